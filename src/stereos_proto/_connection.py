@@ -1,0 +1,239 @@
+"""The protocol for one connection and one end of it: bytes in, events and bytes out (`docs/protocol.md`).
+
+No sockets, no clock, no randomness, no threads. The caller brings bytes and takes bytes, one thread at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Literal, Never, cast
+
+from ._codec import reader, write
+from ._constants import MAX_LINE_SIZE, MAX_PENDING
+from ._errors import (
+    IncompleteLine,
+    InvalidMessage,
+    LineTooLong,
+    LocalProtocolError,
+    MalformedLine,
+    RemoteProtocolError,
+    UnexpectedReply,
+)
+from ._events import (
+    NEED_DATA,
+    ConnectionClosed,
+    Event,
+    MalformedReceived,
+    Need,
+    NotificationReceived,
+    ReplyReceived,
+    RequestReceived,
+    UnknownReceived,
+)
+from ._framing import TOO_LONG, LineReader
+from ._messages import InjectSSHKey, Message, Notification, Reply, Request, UnknownMessage
+from ._registry import BY_CLASS, BY_TYPE, Kind, Role
+from ._state import Conversation, State, Violation
+
+
+class Connection:
+    """One end of one connection between a host and a guest.
+
+    Feed it with `receive_data` and `receive_eof`, ask it with `next_event`, and write what `send` returns:
+    all of it, in that order, and nothing in between. The same class serves both roles.
+
+    `max_line_size` bounds a line in bytes, its ending included, in both directions (§1). `max_pending` bounds
+    the requests that a host has in flight (§1); a guest bounds them by reading no further.
+    """
+
+    def __init__(self, our_role: Role, *, max_line_size: int = MAX_LINE_SIZE, max_pending: int = MAX_PENDING) -> None:
+        """Raises ValueError when a limit is not at least 1 request or 64 bytes, TypeError when the role is no `Role`."""
+        if not isinstance(our_role, Role):
+            raise TypeError("our_role must be Role.HOST or Role.GUEST")
+        # 64 bytes hold the acknowledgement of every known request.
+        if max_line_size < 64 or max_pending < 1:
+            raise ValueError("max_line_size must be at least 64 bytes, and max_pending at least 1 request")
+        self.our_role = our_role
+        self.their_role = our_role.peer
+        self._max_line_size = max_line_size
+        self._max_pending = max_pending
+        self._lines = LineReader(max_line_size)
+        self._read = reader(self.their_role)
+        self._conversation = Conversation()
+        self._is_host = our_role is Role.HOST
+        self._error: RemoteProtocolError | None = None
+        self._eof = False
+        self._said_closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Connection {self.our_role.value} ours={self.our_state.value} theirs={self.their_state.value} "
+            f"pending={len(self._conversation.pending)}>"
+        )
+
+    @property
+    def our_state(self) -> State:
+        """Whether we may still send."""
+        return self._conversation.states[self.our_role]
+
+    @property
+    def their_state(self) -> State:
+        """Whether the peer may still send, as far as events were handed out."""
+        return self._conversation.states[self.their_role]
+
+    @property
+    def pending(self) -> tuple[Request, ...]:
+        """The requests without a reply, oldest first. Host role: ours. Guest role: those that we owe.
+
+        In the guest role, a line that could not be read counts as a `CustomRequest` of its type.
+        """
+        return tuple(self._conversation.pending)
+
+    @property
+    def lifecycle(self) -> str | None:
+        """The state that the guest told last, in a health report or a notification; None before the first."""
+        return self._conversation.lifecycle
+
+    @property
+    def trailing_data(self) -> bytes:
+        """The bytes that were received and not yet handed out as events."""
+        return self._lines.trailing_data
+
+    def send(self, message: Message) -> bytes:
+        """Return the bytes that carry `message`, and count it as sent.
+
+        Raises LocalProtocolError, with no bytes and nothing changed, when it may not be sent now (§3), cannot
+        be written faithfully (§5), or is longer than the limit (§1).
+        """
+        line = write(message, self._max_line_size)
+        if isinstance(line, LocalProtocolError):
+            raise line
+        fault = self._refuse(message)
+        if fault:
+            del line
+            raise LocalProtocolError(f"cannot send {message.type}: {fault}")
+        return line
+
+    def send_eof(self) -> None:
+        """Count our direction as ended: say this when you shut down the writing side of the stream (§1).
+
+        Replies to what was asked before still arrive. Raises nothing; saying it twice is fine.
+        """
+        self._conversation.end(self.our_role)
+
+    def send_failed(self) -> None:
+        """Say that bytes from `send` were not, or not wholly, written. No more can be sent: the peer would
+        see two lines as one (§1).
+        """
+        self._conversation.fail(self.our_role)
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes from the peer. Nothing is looked at before `next_event`; b"" is no end of file.
+
+        After a protocol error they are dropped. Raises RuntimeError after `receive_eof`, which is a bug of
+        the caller.
+        """
+        if self._eof:
+            raise RuntimeError("receive_data was called after receive_eof")
+        if self._error is None:
+            self._lines.feed(data)
+
+    def receive_eof(self) -> None:
+        """Take note that the peer's stream has ended. Saying it twice is fine."""
+        self._eof = True
+        self._lines.feed_eof()
+
+    def events(self) -> Iterator[Event]:
+        """Yield events until more data is needed. The state moves with each event, not before it."""
+        while (event := self.next_event()) is not NEED_DATA:
+            yield event
+
+    def next_event(self) -> Event | Literal[Need.DATA]:
+        """Return the next event, or NEED_DATA when there is none in what has been received.
+
+        Raises RemoteProtocolError when the peer broke the protocol: after every good event before that was
+        handed out, and again whenever it is called after that.
+        """
+        if self._error is not None:
+            raise copy.copy(self._error)
+        line = self._lines.next_line()
+        if line is TOO_LONG:
+            limit = self._max_line_size
+            self._fail(LineTooLong(f"the {self.their_role.value} sent a line longer than {limit} bytes", limit=limit))
+        if line is None:
+            return self._ended() if self._eof and not self._said_closed else NEED_DATA
+        result = self._read(line)
+        del line  # it may hold a secret, and what follows may raise
+        if isinstance(result, Message):
+            return self._received(result)
+        if self._lines.ends_open and isinstance(result, MalformedLine):
+            self._cut(result)
+        if self._is_host:
+            # It could have been the reply to the oldest request; going on would be guessing.
+            self._fail(result)
+        return self._unreadable(result)
+
+    def _refuse(self, message: Message) -> str | None:
+        if isinstance(message, InjectSSHKey) and self._is_host and "\n" in message.public_key.rstrip("\n"):
+            return "the public key has a newline inside, so the guest would store it as two keys"
+        if len(self._conversation.pending) >= self._max_pending and BY_CLASS[type(message)].kind is Kind.REQUEST:
+            return f"{self._max_pending} requests are waiting for their reply already"
+        try:
+            self._conversation.message(self.our_role, message)
+        except Violation as exc:
+            return str(exc)
+        return None
+
+    def _received(self, message: Message) -> Event | Literal[Need.DATA]:
+        try:
+            request = self._conversation.message(self.their_role, message)
+        except Violation as exc:
+            why = str(exc)
+        else:
+            why = ""
+        if why:
+            self._fail(self._violation(message, why))
+        if request is not None:
+            return ReplyReceived(cast("Reply", message), request)
+        if isinstance(message, Request):
+            return RequestReceived(message)
+        if isinstance(message, UnknownMessage):
+            return UnknownReceived(message.type, message.payload)
+        return NotificationReceived(cast("Notification", message))
+
+    def _unreadable(self, error: RemoteProtocolError) -> Event | Literal[Need.DATA]:
+        """Guest role: what the reference refuses and goes on after (§3)."""
+        fault = cast("MalformedLine | InvalidMessage", error)
+        type_ = fault.type if isinstance(fault, InvalidMessage) else ""
+        row = BY_TYPE[Role.HOST].get(type_)
+        if row is not None and row.ignores_bad_payload:
+            return self._received(row.cls())
+        self._conversation.unreadable(type_)
+        return MalformedReceived(fault)
+
+    def _cut(self, error: MalformedLine) -> Never:
+        text = f"the {self.their_role.value} closed the connection in the middle of a line"
+        if not self._is_host:
+            # The reference answers half a line, too: a host that closed its own direction only may read it.
+            self._conversation.unreadable("")
+        elif self._conversation.pending:
+            text += f" while {self._conversation.pending[0].type} was unanswered"
+        self._fail(IncompleteLine(text, reason=error.reason, column=error.column))
+
+    def _ended(self) -> ConnectionClosed:
+        self._said_closed = True
+        self._conversation.end(self.their_role)
+        return ConnectionClosed(self.pending)
+
+    def _violation(self, message: Message, why: str) -> RemoteProtocolError:
+        text = f"the {self.their_role.value} broke the order of the conversation: {why}"
+        if not isinstance(message, Reply):
+            return RemoteProtocolError(text)
+        pending = self._conversation.pending
+        return UnexpectedReply(text, reply=message, request=pending[0] if pending else None)
+
+    def _fail(self, error: RemoteProtocolError) -> Never:
+        self._error = error
+        self._conversation.fail(self.their_role)
+        raise copy.copy(error)

@@ -1,0 +1,219 @@
+"""Everything that can go wrong, as one tree below `StereosError`.
+
+Texts are for the person who drives a guest: they speak of the guest and of the request. They never hold a
+value that was sent or received, because that value may be a secret (`docs/security.md`).
+
+Every class can be rebuilt from its `args` and its `__dict__` (the protocol of `copy.copy`), so that each of
+several callers can be given an exception of its own with a traceback of its own.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Self
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._messages import Message
+
+
+#: Shorter values are not looked for: they stand in ordinary words, and blotting those out would tell more.
+_SHORTEST_SECRET = 4
+
+
+def _without_secrets(text: str, message: Message) -> str:
+    """`text` with the values blotted out that `message` hides in its own repr."""
+    for field in attrs.fields(type(message)):
+        value = getattr(message, field.name)
+        if field.repr is False and isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "[redacted]")
+    return text
+
+
+class StereosError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ProtocolError(StereosError):
+    """Somebody broke the protocol. Abstract: see `LocalProtocolError` and `RemoteProtocolError`."""
+
+    def __new__(cls, *args: object, **_kwargs: object) -> Self:
+        if cls is ProtocolError:
+            raise TypeError("raise LocalProtocolError or RemoteProtocolError, which say whose mistake it was")
+        return super().__new__(cls, *args)
+
+
+class LocalProtocolError(ProtocolError, ValueError):
+    """You asked for something that the protocol forbids. Nothing was sent and no state has changed."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something that the protocol forbids. The connection cannot go on."""
+
+
+class LineTooLong(RemoteProtocolError):
+    """The peer sent a line longer than the limit (`docs/protocol.md` §1).
+
+    `limit` is in bytes, line ending included.
+    """
+
+    def __init__(self, text: str, *, limit: int = 0) -> None:
+        super().__init__(text)
+        self.limit = limit
+
+
+class MalformedLine(RemoteProtocolError):
+    """A line is not a JSON object with a textual `type` (§3).
+
+    `column` is the 1-based column of the first fault, counted in characters, where it is known, else 0.
+    `reason` is the fault alone, without the sentence around it. Where the line is JSON but no envelope,
+    `found` is the JSON type that stands where another should, and `path` the place ("" is the whole line).
+    """
+
+    def __init__(self, text: str, *, reason: str = "", column: int = 0, path: str = "", found: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason or text
+        self.column = column
+        self.path = path
+        self.found = found
+
+
+class IncompleteLine(MalformedLine):
+    """The peer closed the connection in the middle of a line (§1)."""
+
+
+class InvalidMessage(RemoteProtocolError):
+    """A line is an envelope, but its payload does not fit its type (§4).
+
+    `type` is the message type as received, `path` the member at fault (`payload.agents[3].name`), `reason`
+    the fault alone. `missing` says that there is no payload where the type needs one.
+    """
+
+    def __init__(self, text: str, *, type: str = "", path: str = "", reason: str = "", missing: bool = False) -> None:
+        super().__init__(text)
+        self.type = type
+        self.path = path
+        self.reason = reason or text
+        self.missing = missing
+
+
+class UnexpectedReply(RemoteProtocolError):
+    """The guest sent a reply that answers no request, or not the oldest unanswered one (§3).
+
+    `reply` is what came, `request` the oldest unanswered request, or None when nothing had been asked.
+    """
+
+    def __init__(self, text: str, *, reply: Message | None = None, request: Message | None = None) -> None:
+        super().__init__(text)
+        self.reply = reply
+        self.request = request
+
+
+class PreambleFailure(Enum):
+    """Why the bytes before the protocol proper did not lead to it (§8, §9)."""
+
+    NOBODY_LISTENS = "nobody listens"
+    CUT = "cut"
+    GARBAGE = "garbage"
+    TOO_LONG = "too long"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether a later attempt may succeed without anybody changing anything."""
+        return self in (PreambleFailure.NOBODY_LISTENS, PreambleFailure.CUT)
+
+
+class PreambleError(RemoteProtocolError):
+    """The transport's own handshake failed before the first message (§8, §9). `failure` says how."""
+
+    def __init__(self, text: str, *, failure: PreambleFailure = PreambleFailure.GARBAGE) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+class ConnectError(StereosError):
+    """No connection to the guest could be made.
+
+    The text names the address; the operating system's error is chained. `retryable` is False when trying
+    again cannot help (no such address family, a path too long, no permission).
+    """
+
+    def __init__(self, text: str, *, retryable: bool = True) -> None:
+        super().__init__(text)
+        self.retryable = retryable
+
+
+class ConnectionLost(StereosError):
+    """The connection ended before the reply came, or before the request could be sent.
+
+    `unanswered` are the requests that were still waiting, oldest first.
+    """
+
+    def __init__(self, text: str, *, unanswered: Sequence[Message] = ()) -> None:
+        super().__init__(text)
+        self.unanswered = tuple(unanswered)
+
+
+class OutcomeUnknown(ConnectionLost):
+    """The connection ended after `request` was sent and before its reply: it may or may not have been done.
+
+    Only raised for requests that change something in the guest; a lost `ping` or `get_health` is a plain
+    `ConnectionLost` and is safe to repeat.
+    """
+
+    def __init__(self, text: str, *, request: Message | None = None, unanswered: Sequence[Message] = ()) -> None:
+        super().__init__(text, unanswered=unanswered)
+        self.request = request
+
+
+class RequestFailed(StereosError):
+    """The guest read the request and said no. `error` is the guest's own sentence.
+
+    Should the guest quote a secret that the request carried, it is blotted out here.
+    """
+
+    def __init__(self, request: Message, error: str) -> None:
+        clean = _without_secrets(error, request)
+        super().__init__(request, clean)
+        self.request = request
+        self.error = clean
+
+    def __str__(self) -> str:
+        return f"the guest refused {self.request.type}: {self.error or 'it gave no reason'}"
+
+
+class RequestTimeout(StereosError, TimeoutError):
+    """The reply did not come in time.
+
+    `sent` tells whether the request had left: if it had, the guest may still carry it out, and the reply, if
+    it comes, is swallowed. If it had not, nothing happened.
+    """
+
+    def __init__(self, text: str, *, request: Message | None = None, sent: bool = False) -> None:
+        super().__init__(text)
+        self.request = request
+        self.sent = sent
+
+
+class NotReady(StereosError):
+    """The guest did not get ready: the deadline passed, or it said that it is shutting down.
+
+    `last_state` is the last state that it reported (None: it never did), `last_error` the last error that a
+    try ended in, `tries` the number of probes.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        last_state: str | None = None,
+        last_error: BaseException | None = None,
+        tries: int = 0,
+    ) -> None:
+        super().__init__(text)
+        self.last_state = last_state
+        self.last_error = last_error
+        self.tries = tries

@@ -1,0 +1,104 @@
+"""What `Connection.next_event` hands out. An event wraps a message, or says what happened to the stream."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final, Literal
+
+import attrs
+
+from ._errors import InvalidMessage, MalformedLine
+from ._messages import Ack, Message, Notification, Reply, Request
+from ._registry import BY_TYPE, Role
+
+
+class Need(Enum):
+    """The type of `NEED_DATA`. An enum, so that type checkers can tell it from an event."""
+
+    DATA = "data"
+
+    def __repr__(self) -> str:
+        return "NEED_DATA"
+
+
+#: No complete event is buffered: receive more bytes, then ask again.
+NEED_DATA: Final[Literal[Need.DATA]] = Need.DATA
+
+
+# Made for every message that is read: an instance dictionary is filled faster than frozen slots.
+@attrs.frozen(slots=False)
+class ReplyReceived:
+    """Host role: `message` answers `request`, which was the oldest unanswered one (§3).
+
+    An `Ack` with `ok=False` is an answer too: the guest said no.
+    """
+
+    message: Reply
+    request: Request
+
+
+@attrs.frozen(slots=False)
+class NotificationReceived:
+    """Host role: the guest told something unasked. No request was settled (§3)."""
+
+    message: Notification
+
+
+@attrs.frozen
+class UnknownReceived:
+    """Host role: a message of a type that this library does not know. No request was settled (§2)."""
+
+    type: str
+    payload: Any
+
+
+@attrs.frozen(slots=False)
+class RequestReceived:
+    """Guest role: the host asks for `message`. It is owed exactly one reply, in order (§3)."""
+
+    message: Request
+
+
+@attrs.frozen
+class MalformedReceived:
+    """Guest role: a line that could not be read. It is owed exactly one reply, in order (§3).
+
+    `reply` is the refusal that the reference sends.
+    """
+
+    error: MalformedLine | InvalidMessage
+
+    @property
+    def reply(self) -> Ack:
+        """The refusal that is owed, worded as the reference does (§3, §4)."""
+        if isinstance(self.error, InvalidMessage):
+            return Ack(self.error.type, False, _refusal_of_payload(self.error))
+        return Ack("", False, f"malformed JSON: {_reason(self.error)}")
+
+
+def _refusal_of_payload(error: InvalidMessage) -> str:
+    row = BY_TYPE[Role.HOST].get(error.type)
+    reason = f"envelope {error.type} has no payload" if error.missing else f"{error.path} {error.reason}"
+    return f"decode {row.noun if row else error.type} payload: {reason}"
+
+
+def _reason(error: MalformedLine) -> str:
+    """The fault in the words of the reference, which names its own types."""
+    if not error.found:
+        return error.reason
+    place = f"struct field Envelope.{error.path} of type stereosd.MessageType" if error.path else None
+    return f"json: cannot unmarshal {error.found} into Go {place or 'value of type stereosd.Envelope'}"
+
+
+@attrs.frozen
+class ConnectionClosed:
+    """The peer will send no more. Handed out once, after everything that came before it.
+
+    `unanswered` are the requests without a reply, oldest first. In the guest role they can still be answered:
+    the host may have closed its own direction only (§1).
+    """
+
+    unanswered: tuple[Message, ...] = ()
+
+
+Event = ReplyReceived | NotificationReceived | UnknownReceived | RequestReceived | MalformedReceived | ConnectionClosed

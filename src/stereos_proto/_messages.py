@@ -1,0 +1,242 @@
+"""The messages of the wire, as plain frozen values (`docs/protocol.md` §2).
+
+A message is checked when it is sent, not when it is made: validators here would run again on every line that
+is read. A class body is the whole definition of a message: its fields in wire order, their types, which are
+left out when zero, which are secret. Codec, strategies and documentation are derived from it.
+
+The classes keep their instance dictionary (`slots=False`). That is on purpose: msgspec fills such classes in
+three quarters of the time that it needs for slotted ones, and slotted ones make it slower than `json.loads`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+
+import attrs
+from msgspec import Meta
+
+from ._constants import I64_MAX, I64_MIN, SECRET_MODE, U32_MAX
+
+U32 = Annotated[int, Meta(ge=0, le=U32_MAX)]
+I64 = Annotated[int, Meta(ge=I64_MIN, le=I64_MAX)]
+
+#: Key of a field's metadata: the field is left out of the line when it is zero (§2).
+OMIT_ZERO: Final = "omit_zero"
+_OMIT: Final = {OMIT_ZERO: True}
+
+
+class MessageType(StrEnum):
+    """The message types of the reference (§2). The set is open: guests of other makes have more."""
+
+    PING = "ping"
+    GET_HEALTH = "get_health"
+    SET_CONFIG = "set_config"
+    INJECT_SECRET = "inject_secret"  # noqa: S105  (a message type, not a secret)
+    INJECT_SSH_KEY = "inject_ssh_key"
+    MOUNT = "mount"
+    SHUTDOWN = "shutdown"
+    PONG = "pong"
+    ACK = "ack"
+    HEALTH = "health"
+    LIFECYCLE = "lifecycle"
+
+
+class LifecycleState(StrEnum):
+    """The states that a guest reports (§2). The set is open: a state that is not here stays a plain `str`."""
+
+    BOOTING = "booting"
+    READY = "ready"
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    SHUTDOWN = "shutdown"
+
+
+_STATES: Final[dict[str, LifecycleState]] = {state.value: state for state in LifecycleState}
+
+
+def _name_known_state(message: Health | Lifecycle) -> None:
+    # msgspec cannot decode "an enum member, else a string", and calls this hook of attrs instead.
+    state: Any = message.state
+    if type(state) is str:
+        message.__dict__["state"] = _STATES.get(state, state)
+
+
+@attrs.frozen(slots=False)
+class Message:
+    """What stands on one line. `type` is its name on the wire."""
+
+    if TYPE_CHECKING:
+        # A class variable of most messages, a field of the open ones. Only declared: a real property here
+        # would hide the field.
+        @property
+        def type(self) -> str:
+            """The message's name on the wire."""
+            ...
+
+
+@attrs.frozen(slots=False)
+class Request(Message):
+    """A message that the host sends and the guest answers."""
+
+
+@attrs.frozen(slots=False)
+class Reply(Message):
+    """A message that the guest sends as the answer to the oldest unanswered request."""
+
+
+@attrs.frozen(slots=False)
+class Notification(Message):
+    """A message that the guest sends whenever it likes."""
+
+
+@attrs.frozen(slots=False)
+class Ping(Request):
+    """Ask whether anybody is there. Answered by `Pong` (§2)."""
+
+    type: ClassVar[str] = MessageType.PING
+
+
+@attrs.frozen(slots=False)
+class GetHealth(Request):
+    """Ask for the guest's state. Answered by `Health` (§2)."""
+
+    type: ClassVar[str] = MessageType.GET_HEALTH
+
+
+@attrs.frozen(slots=False)
+class SetConfig(Request):
+    """Replace the guest's jcard.toml by `content` (§6). Answered by `Ack`.
+
+    The guest stores it readable by everybody. `content` counts as secret all the same: it is kept out of
+    reprs and errors.
+    """
+
+    type: ClassVar[str] = MessageType.SET_CONFIG
+    content: str = attrs.field(repr=False)
+
+
+@attrs.frozen(slots=False)
+class InjectSecret(Request):
+    """Store `value` in the file `name` below the guest's secrets folder (§6). Answered by `Ack`.
+
+    `name` is a simple file name. `mode` holds the file's permission bits, 0 to 4294967295; 0 lets the guest
+    choose, which is 0600.
+    """
+
+    type: ClassVar[str] = MessageType.INJECT_SECRET
+    name: str
+    value: str = attrs.field(repr=False)
+    mode: U32 = attrs.field(default=SECRET_MODE, metadata=_OMIT, repr=oct)
+
+
+@attrs.frozen(slots=False)
+class InjectSSHKey(Request):
+    """*Replace* the authorized keys of `user` by `public_key`, one line in OpenSSH's format (§6).
+
+    Answered by `Ack`. A host does not send a key with a newline inside it: the guest would store two keys.
+    """
+
+    type: ClassVar[str] = MessageType.INJECT_SSH_KEY
+    user: str
+    public_key: str
+
+
+@attrs.frozen(slots=False)
+class Mount(Request):
+    """Mount the shared folder `tag` at the absolute path `guest_path` (§6). Answered by `Ack`.
+
+    `fs_type` is `"9p"` or `"virtiofs"`. Mounting is not idempotent: a second mount lies over the first.
+    """
+
+    type: ClassVar[str] = MessageType.MOUNT
+    tag: str
+    guest_path: str
+    fs_type: str
+    read_only: bool = attrs.field(default=False, metadata=_OMIT)
+
+
+@attrs.frozen(slots=False)
+class Shutdown(Request):
+    """Power the guest off (§6). Answered by `Ack`, which may be lost in the race with the power."""
+
+    type: ClassVar[str] = MessageType.SHUTDOWN
+    reason: str = attrs.field(default="", metadata=_OMIT)
+
+
+@attrs.frozen(slots=False)
+class CustomRequest(Request):
+    """A request of a type that is not in the registry (§2, §3). Answered by `Ack`.
+
+    `payload` is any JSON value, None for no payload. It may carry a secret, so it is kept out of the repr.
+    """
+
+    type: str
+    payload: Any = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(slots=False)
+class Pong(Reply):
+    """The answer to `Ping` (§2)."""
+
+    type: ClassVar[str] = MessageType.PONG
+
+
+@attrs.frozen(slots=False)
+class Ack(Reply):
+    """Done (`ok`) or refused, with the guest's reason in `error` (§3).
+
+    `reply_to` is the *type* of the request, or "" when the guest could not read the line.
+    """
+
+    type: ClassVar[str] = MessageType.ACK
+    reply_to: str
+    ok: bool
+    error: str = attrs.field(default="", metadata=_OMIT)
+
+
+@attrs.frozen(slots=False)
+class AgentStatus:
+    """One agent in a `Health` (§2). `restarts` counts since the guest booted."""
+
+    name: str
+    running: bool
+    session: str = attrs.field(default="", metadata=_OMIT)
+    restarts: I64 = 0
+    error: str = attrs.field(default="", metadata=_OMIT)
+
+
+@attrs.frozen(slots=False)
+class Health(Reply):
+    """The answer to `GetHealth` (§2, §6). `uptime_seconds` are whole seconds since the daemon started.
+
+    `state` is a `LifecycleState` where it is a known one, else the string that the guest sent.
+    """
+
+    type: ClassVar[str] = MessageType.HEALTH
+    state: str
+    agents: tuple[AgentStatus, ...] = attrs.field(default=(), metadata=_OMIT, converter=tuple)
+    uptime_seconds: I64 = 0
+
+    def __attrs_post_init__(self) -> None:
+        _name_known_state(self)
+
+
+@attrs.frozen(slots=False)
+class Lifecycle(Notification):
+    """The guest has entered `state` (§3). Today's guest never sends it; a host survives it anywhere."""
+
+    type: ClassVar[str] = MessageType.LIFECYCLE
+    state: str
+    message: str = attrs.field(default="", metadata=_OMIT)
+
+    def __attrs_post_init__(self) -> None:
+        _name_known_state(self)
+
+
+@attrs.frozen(slots=False)
+class UnknownMessage(Notification):
+    """A message from the guest of a type that is not in the registry (§2). `payload` is any JSON value."""
+
+    type: str
+    payload: Any = None

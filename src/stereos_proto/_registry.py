@@ -1,0 +1,126 @@
+"""The one table of the wire: type ↔ class ↔ sender ↔ kind ↔ reply (`docs/protocol.md` §2, §3).
+
+Codec, state machine, strategies, command line and documentation all read it, so a new message is one class
+in `_messages` and one row here.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import attrs
+
+from ._messages import (
+    Ack,
+    CustomRequest,
+    GetHealth,
+    Health,
+    InjectSecret,
+    InjectSSHKey,
+    Lifecycle,
+    Message,
+    Mount,
+    Ping,
+    Pong,
+    Reply,
+    SetConfig,
+    Shutdown,
+    UnknownMessage,
+)
+
+
+class Role(Enum):
+    """Which end of the connection: the host asks, the guest answers."""
+
+    HOST = "host"
+    GUEST = "guest"
+
+    # Members are singletons, so identity is their hash; Enum's own is a Python function, and these are keys
+    # of the tables on the way of every message.
+    __hash__ = object.__hash__
+
+    @property
+    def peer(self) -> Role:
+        """The other end."""
+        return Role.GUEST if self is Role.HOST else Role.HOST
+
+    def __repr__(self) -> str:
+        return f"Role.{self.name}"
+
+
+class Kind(Enum):
+    """What a message is for. It settles who sends it."""
+
+    REQUEST = "request"
+    REPLY = "reply"
+    NOTIFICATION = "notification"
+
+    __hash__ = object.__hash__
+
+    @property
+    def sender(self) -> Role:
+        """The end that sends messages of this kind."""
+        return Role.HOST if self is Kind.REQUEST else Role.GUEST
+
+    def __repr__(self) -> str:
+        return f"Kind.{self.name}"
+
+
+@attrs.frozen
+class Row:
+    """One message type.
+
+    `reply` is the class that answers a request. `needs_payload` says that the guest refuses the message
+    without a payload (§4), and `noun` is what the guest calls it then. `has_effect` is False where a request
+    whose reply was lost can be repeated without a thought. `ignores_bad_payload`: the guest carries the
+    request out although its payload does not fit, as if it had none (§4). `tells_state`: its `state` is the
+    guest's lifecycle state. `type` is the name on the wire, `sender` the end that sends it.
+    """
+
+    cls: type[Message]
+    kind: Kind
+    reply: type[Reply] | None = None
+    needs_payload: bool = False
+    noun: str = ""
+    has_effect: bool = False
+    ignores_bad_payload: bool = False
+    tells_state: bool = False
+    type: str = attrs.field(init=False, default=attrs.Factory(lambda row: _type_of(row.cls), takes_self=True))
+    sender: Role = attrs.field(init=False, default=attrs.Factory(lambda row: row.kind.sender, takes_self=True))
+
+
+def _type_of(cls: type[Message]) -> str:
+    # The open classes have a field of that name instead, which a class does not show.
+    return str(getattr(cls, "type", ""))
+
+
+def _acked(cls: type[Message], *, noun: str) -> Row:
+    return Row(cls, Kind.REQUEST, reply=Ack, needs_payload=True, noun=noun, has_effect=True)
+
+
+REGISTRY: Final[tuple[Row, ...]] = (
+    Row(Ping, Kind.REQUEST, reply=Pong),
+    Row(GetHealth, Kind.REQUEST, reply=Health),
+    _acked(SetConfig, noun="config"),
+    _acked(InjectSecret, noun="secret"),
+    _acked(InjectSSHKey, noun="ssh key"),
+    _acked(Mount, noun="mount"),
+    Row(Shutdown, Kind.REQUEST, reply=Ack, has_effect=True, ignores_bad_payload=True),
+    Row(Pong, Kind.REPLY),
+    Row(Ack, Kind.REPLY),
+    Row(Health, Kind.REPLY, tells_state=True),
+    Row(Lifecycle, Kind.NOTIFICATION, tells_state=True),
+)
+
+#: The open ends of the table: what a type that has no row is read as, by sender. A custom request is answered
+#: by an ack, as every guest does with a type that it does not know (§3).
+OPEN_ROWS: Final[dict[Role, Row]] = {
+    Role.HOST: Row(CustomRequest, Kind.REQUEST, reply=Ack, has_effect=True),
+    Role.GUEST: Row(UnknownMessage, Kind.NOTIFICATION),
+}
+
+BY_CLASS: Final[dict[type[Message], Row]] = {row.cls: row for row in (*REGISTRY, *OPEN_ROWS.values())}
+BY_TYPE: Final[dict[Role, dict[str, Row]]] = {
+    role: {row.type: row for row in REGISTRY if row.sender is role} for role in Role
+}

@@ -1,0 +1,162 @@
+"""Everything that changes the state of a connection is in this file, as data.
+
+Nothing here knows which end of the connection we are: what we send and what we receive go through the same
+tables, so we hold ourselves to the rules that we hold the peer to. (The idea is h11's.)
+
+The docs draw their diagrams from `TRANSITIONS` and `REQUIREMENTS`; a test walks their whole product.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Final, cast
+
+from ._messages import Ack, CustomRequest, Message, Request
+from ._registry import BY_CLASS, BY_TYPE, Kind, Role
+
+
+class State(Enum):
+    """The state of one end: it may send, it has finished, or it broke the protocol (or its writes broke)."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    ERROR = "error"
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"State.{self.name}"
+
+
+class Happening(Enum):
+    """What can happen to one end: it sends a message, ends its stream, or fails."""
+
+    MESSAGE = "message"
+    END = "end"
+    FAILURE = "failure"
+
+    __hash__ = object.__hash__
+
+
+#: State of one end × what it does → its next state. What is missing is forbidden.
+TRANSITIONS: Final[dict[tuple[State, Happening], State]] = {
+    (State.OPEN, Happening.MESSAGE): State.OPEN,
+    (State.OPEN, Happening.END): State.CLOSED,
+    (State.OPEN, Happening.FAILURE): State.ERROR,
+    (State.CLOSED, Happening.END): State.CLOSED,
+    (State.CLOSED, Happening.FAILURE): State.ERROR,
+    (State.ERROR, Happening.END): State.ERROR,
+    (State.ERROR, Happening.FAILURE): State.ERROR,
+}
+
+#: Kind of message → the states of the *other* end in which it may be sent. Nobody is left to answer a request
+#: once the guest has ended its stream; a host that has ended its own still listens to replies (§1), and the
+#: requests that came before its fault are still answered.
+REQUIREMENTS: Final[dict[Kind, frozenset[State]]] = {
+    Kind.REQUEST: frozenset({State.OPEN}),
+    Kind.REPLY: frozenset(State),
+    Kind.NOTIFICATION: frozenset(State),
+}
+
+
+class Violation(Exception):
+    """A message that may not be sent now. Never leaves the package: whose mistake it is, the caller knows."""
+
+
+#: Why an end that is not open may not send.
+_ENDED: Final[dict[State, str]] = {
+    State.CLOSED: "the {} has closed its side of the connection",
+    State.ERROR: "the connection broke on the {}'s side",
+}
+
+
+def answers(reply: Message, request: Request) -> bool:
+    """Whether `reply` can be the answer to `request` (§3).
+
+    An ack names the type that it answers. A refusal answers any request; it names "" when the guest could not
+    read the line.
+    """
+    expected = BY_CLASS[type(request)].reply
+    if type(reply) is not Ack:
+        return type(reply) is expected
+    if reply.ok:
+        return expected is Ack and reply.reply_to == request.type
+    return reply.reply_to in (request.type, "")
+
+
+class Conversation:
+    """The state of both ends, the requests that wait for their reply, and what is known of the guest."""
+
+    __slots__ = ("_both_open", "lifecycle", "pending", "states")
+
+    def __init__(self) -> None:
+        self.states = dict.fromkeys(Role, State.OPEN)
+        self.pending: deque[Request] = deque()
+        self.lifecycle: str | None = None
+        self._both_open = True
+
+    def end(self, role: Role) -> None:
+        """`role` sends no more."""
+        self._happen(role, Happening.END)
+
+    def fail(self, role: Role) -> None:
+        """`role` broke the protocol, or its writes broke."""
+        self._happen(role, Happening.FAILURE)
+
+    def unreadable(self, type_: str) -> None:
+        """The host sent a line that the guest could not read, and must refuse. `type_` is "" if it is unknown."""
+        self.pending.append(CustomRequest(type_))
+
+    def message(self, sender: Role, message: Message) -> Request | None:
+        """`sender` sends `message`; return the request that it answers, if it answers one.
+
+        Raises Violation, and changes nothing, when it may not be sent now.
+        """
+        row = BY_CLASS.get(type(message))
+        if row is None or row.sender is not sender:
+            raise Violation(f"the {sender.value} does not send {type(message).__name__}")
+        # With both ends open the tables forbid nothing; asking them for every message would be the largest
+        # cost of a ping.
+        if not self._both_open:
+            self._permit(sender, row.kind)
+        request = None
+        if row.kind is Kind.REQUEST:
+            self._ask(message)
+        elif row.kind is Kind.REPLY:
+            request = self._answer(message)
+        if row.tells_state:
+            self.lifecycle = getattr(message, "state", None)
+        return request
+
+    def _happen(self, role: Role, happening: Happening) -> None:
+        self.states[role] = TRANSITIONS[self.states[role], happening]
+        self._both_open = all(state is State.OPEN for state in self.states.values())
+
+    def _permit(self, sender: Role, kind: Kind) -> None:
+        for role, allowed in ((sender, _MAY_SEND), (sender.peer, REQUIREMENTS[kind])):
+            if self.states[role] not in allowed:
+                raise Violation(_ENDED[self.states[role]].format(role.value))
+
+    def _ask(self, message: Message) -> None:
+        if type(message) is CustomRequest and message.type in BY_TYPE[Role.HOST]:
+            raise Violation(f"{message.type!r} has a class of its own, {BY_TYPE[Role.HOST][message.type].cls.__name__}")
+        self.pending.append(cast("Request", message))
+
+    def _answer(self, reply: Message) -> Request:
+        if not self.pending:
+            raise Violation(f"{describe(reply)} answers nothing: no request is waiting")
+        if not answers(reply, self.pending[0]):
+            raise Violation(f"{describe(reply)} does not answer {self.pending[0].type}, the oldest unanswered request")
+        return self.pending.popleft()
+
+
+_MAY_SEND: Final = frozenset(state for state, happening in TRANSITIONS if happening is Happening.MESSAGE)
+
+
+def describe(reply: Message) -> str:
+    """A reply in a few words, without anything that the guest wrote but the type it names."""
+    if isinstance(reply, Ack):
+        named = reply.reply_to if len(reply.reply_to) <= 40 else f"{reply.reply_to[:40]}…"
+        return f"ack of {named!r}"
+    return reply.type
