@@ -59,6 +59,7 @@ from ._messages import (
     UnknownMessage,
 )
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
+from ._provision import JcardError, ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus, load_jcard
 from ._registry import Role
 from ._state import State
 
@@ -84,6 +85,7 @@ __all__ = [
     "InjectSSHKey",
     "InjectSecret",
     "InvalidMessage",
+    "JcardError",
     "Lifecycle",
     "LifecycleState",
     "LineTooLong",
@@ -103,6 +105,9 @@ __all__ = [
     "PreambleError",
     "PreambleFailure",
     "ProtocolError",
+    "ProvisionPlan",
+    "ProvisionReport",
+    "ProvisionStep",
     "RemoteProtocolError",
     "Reply",
     "ReplyReceived",
@@ -115,10 +120,12 @@ __all__ = [
     "SetConfig",
     "Shutdown",
     "State",
+    "StepStatus",
     "StereosError",
     "UnexpectedReply",
     "UnknownMessage",
     "UnknownReceived",
     "decode",
     "encode",
+    "load_jcard",
 ]
