@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import attrs
 
-from ._errors import ConnectError, ConnectionLost, NotReady, PreambleError, RequestFailed, RequestTimeout, StereosError
+from ._errors import ConnectError, ConnectionLost, NotReady, RequestFailed, RequestTimeout, StereosError
 from ._messages import Ack, GetHealth, Health, LifecycleState, Reply, Request, Shutdown
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
 
@@ -34,7 +34,7 @@ ATTEMPT_TIMEOUT: Final = 5.0
 
 @attrs.frozen
 class Connect:
-    """Make a new connection, within `timeout` seconds. Errors: ConnectError, PreambleError, RequestTimeout."""
+    """Make a new connection, within `timeout` seconds. Errors: ConnectError."""
 
     timeout: float
 
@@ -154,10 +154,10 @@ class ReadyWait:
                     yield Connect(self.attempt_timeout)
                     connected = True
                 reply = yield Send(GetHealth(), self.attempt_timeout if redial else None)
-            except (ConnectError, ConnectionLost, PreambleError, RequestTimeout) as exc:
+            except (ConnectError, ConnectionLost, RequestTimeout) as exc:
                 connected = False
                 self._note(None, exc)
-                if not redial or not _may_pass(exc):
+                if not redial or (isinstance(exc, ConnectError) and not exc.retryable):
                     raise
             else:
                 if isinstance(reply, Health):
@@ -188,12 +188,6 @@ class ReadyWait:
             running = {agent.name for agent in health.agents if agent.running}
             return running.issuperset(self.agents)
         return health.state in self.states
-
-
-def _may_pass(error: StereosError) -> bool:
-    if isinstance(error, ConnectError):
-        return error.retryable
-    return not isinstance(error, PreambleError) or error.failure.retryable
 
 
 def wait_ready(wait: ReadyWait | None = None, *, redial: bool = False) -> Generator[Action, Any, Health]:

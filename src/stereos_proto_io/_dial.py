@@ -1,0 +1,60 @@
+"""What the drivers have in common when they dial: socket families, and the bytes before the protocol (§8, §9)."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from stereos_proto import HybridVsockPreamble, Preamble, ResyncPreamble
+
+from ._errors import no_vsock
+from .addresses import TCP, Address, HybridVsock, UnixSocket, VirtioSerial, Vsock
+
+SocketAddress = TCP | Vsock | UnixSocket | VirtioSerial | HybridVsock
+
+#: Seconds after which a hybrid-vsock host that does not answer CONNECT is given up (§8).
+HYBRID_VSOCK_PATIENCE: Final = 5.0
+
+#: Seconds after which a resynchronisation is repeated: what was written before the guest opened its port may
+#: be lost (§9).
+RESYNC_PATIENCE: Final = 1.0
+
+
+def socket_target(address: SocketAddress) -> tuple[int, Any]:
+    """The family and the address to hand to `connect`. A TCP host is not looked up.
+
+    Raises ConnectError where this Python has no AF_VSOCK.
+    """
+    if isinstance(address, TCP):
+        return socket.AF_INET, (address.host, address.port)
+    if isinstance(address, Vsock):
+        family = getattr(socket, "AF_VSOCK", None)
+        if family is None:
+            raise no_vsock(address)
+        return family, (address.cid, address.port)
+    return socket.AF_UNIX, address.path
+
+
+def is_device(address: Address) -> bool:
+    """Whether the address is a character device, as a virtio-serial port is in a guest."""
+    if not isinstance(address, VirtioSerial):
+        return False
+    try:
+        return stat.S_ISCHR(Path(address.path).stat().st_mode)
+    except OSError:
+        return False
+
+
+def preambles(address: Address) -> Iterator[tuple[Preamble, float]]:
+    """Yield the preambles to try on a fresh stream, each with the seconds to wait for it. Most need none.
+
+    The stream stays the same from try to try; a try that is followed by another was only too early.
+    """
+    if isinstance(address, HybridVsock):
+        yield HybridVsockPreamble(address.port), HYBRID_VSOCK_PATIENCE
+    while isinstance(address, VirtioSerial):
+        yield ResyncPreamble(secrets.token_hex(8)), RESYNC_PATIENCE

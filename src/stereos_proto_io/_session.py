@@ -1,0 +1,337 @@
+"""What the three drivers have in common, without IO: who waits for which reply, and why the connection ended.
+
+A driver does four things: it reads bytes into `receive`, writes what `next_write` returns, wakes the waiters
+that `wake` tells it to, and keeps deadlines. Everything that could be got wrong three times is here.
+
+**A call keeps its place.** Replies carry no number; the oldest unanswered request gets the next one
+(`docs/protocol.md` §3). A caller that gives up leaves its `Call` in the queue, where its reply, if it comes, is
+swallowed. That is what makes "off by one for ever after" impossible.
+
+**Every call settles once**: with its reply, with an error when the connection ends, or by `abandon`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+
+from stereos_proto import (
+    NEED_DATA,
+    Ack,
+    Connection,
+    ConnectionClosed,
+    ConnectionLost,
+    IncompleteLine,
+    LocalProtocolError,
+    NotificationReceived,
+    OutcomeUnknown,
+    RemoteProtocolError,
+    Reply,
+    ReplyReceived,
+    Request,
+    RequestFailed,
+    RequestTimeout,
+    Role,
+    StereosError,
+    UnknownMessage,
+    UnknownReceived,
+)
+from stereos_proto._constants import MAX_PENDING
+from stereos_proto._messages import Notification
+from stereos_proto._registry import BY_CLASS
+
+#: Notifications that are kept for a reader that is slower than the guest; older ones are dropped and counted.
+MAX_NOTIFICATIONS: Final = 1024
+
+#: Bytes that one read asks for.
+READ_SIZE: Final = 64 * 1024
+
+#: Bytes of requests that are joined into one write.
+_JOIN: Final = 64 * 1024
+
+
+def _ignore() -> None:
+    """Nobody waits."""
+
+
+@attrs.define(eq=False)
+class Call:
+    """One request and what becomes of it. `wake` is called once, when `outcome` is there.
+
+    `sent` turns true when the request is handed to the wire, and may from then on be carried out.
+    """
+
+    request: Request
+    wake: Callable[[], None] = attrs.field(default=_ignore, repr=False)
+    outcome: Reply | StereosError | None = None
+    sent: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is there."""
+        return self.outcome is not None
+
+    def settle(self, outcome: Reply | StereosError) -> None:
+        """Give the outcome to whoever waits. Only the first one counts."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.wake()
+
+    def result(self) -> Reply:
+        """Return the reply. Raises what the call ended in; a refusal is a RequestFailed."""
+        outcome = self.outcome
+        if isinstance(outcome, Ack) and not outcome.ok:
+            raise RequestFailed(self.request, outcome.error)
+        if isinstance(outcome, Reply):
+            return outcome
+        if outcome is None:
+            raise RuntimeError("the call has not settled yet")
+        raise outcome
+
+
+def check_sendable(requests: Sequence[Request]) -> None:
+    """Raise the LocalProtocolError that sending one of `requests` would raise."""
+    trial = Connection(Role.HOST, max_pending=len(requests) + 1)
+    for request in requests:
+        trial.send(request)
+
+
+class Session:
+    """One connection to one guest, as seen by everybody who asks something over it. Not thread-safe.
+
+    `label` names the guest in errors. `on_notification` is called whenever there is something new to
+    `take_notification`, or the session has ended. `closed` tells that its own user ended it; `heard` counts the
+    notifications that came, `dropped_notifications` those of them that nobody took in time.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        *,
+        max_pending: int = MAX_PENDING,
+        max_notifications: int = MAX_NOTIFICATIONS,
+        on_notification: Callable[[], None] = _ignore,
+    ) -> None:
+        self.label = label
+        self.connection = Connection(Role.HOST, max_pending=max_pending)
+        self.dropped_notifications = 0
+        self.heard = 0
+        self.closed = False
+        self.on_notification = on_notification
+        self._max_pending = max_pending
+        self._sent: deque[Call] = deque()  # in step with connection.pending
+        self._waiting: deque[Call] = deque()  # not yet given to the connection
+        self._outgoing = b""
+        self._written = 0
+        self._notifications: deque[Notification] = deque(maxlen=max_notifications)
+        self._end: StereosError | None = None
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def start(self, request: Request, wake: Callable[[], None] = _ignore) -> Call:
+        """Take a request. Write what `next_write` returns, then wait for `wake`.
+
+        Raises LocalProtocolError when it cannot be sent as it is, ConnectionLost when the session has ended;
+        either way nothing was sent.
+        """
+        if self._end is not None:
+            raise self._not_sent(request)
+        call = Call(request, wake)
+        if self._waiting or self._outgoing or len(self._sent) >= self._max_pending:
+            # Its turn comes later; what is wrong with it is said now.
+            check_sendable([request])
+            self._waiting.append(call)
+        else:
+            self._outgoing = self.connection.send(request)
+            self._enlist(call)
+        return call
+
+    def start_many(self, requests: Sequence[Request], wake: Callable[[], None] = _ignore) -> list[Call]:
+        """Take several requests at once, or none of them. See `start`."""
+        check_sendable(requests)
+        return [self.start(request, wake) for request in requests]
+
+    def abandon(self, call: Call) -> RequestTimeout:
+        """The caller gives up; return the error that says so.
+
+        A request that has not been given to the wire is withdrawn. One that is partly written ends the
+        session: the rest of it can neither be sent, as it is no longer wanted, nor left out (§1).
+        """
+        if not call.sent:
+            if call in self._waiting:
+                self._waiting.remove(call)
+        elif self._torn(call):
+            self.connection.send_failed()
+            self.end(ConnectionLost(f"the connection to {self.label} was ended in the middle of writing a request"))
+        sent = call.sent and not isinstance(call.outcome, StereosError)
+        what = "it may still be carried out" if sent else "it was not carried out"
+        error = RequestTimeout(
+            f"{self.label} did not answer {call.request.type} in time; {what}", request=call.request, sent=sent
+        )
+        call.wake = _ignore
+        call.settle(error)
+        return error
+
+    def _enlist(self, call: Call) -> None:
+        call.sent = True
+        self._sent.append(call)
+
+    def _torn(self, call: Call) -> bool:
+        """Whether a part of this call's line is written, and a part is not."""
+        unwritten = self._unwritten()
+        return bool(unwritten) and call is unwritten[0] and not self._boundary
+
+    @property
+    def _boundary(self) -> bool:
+        """Whether what is written so far ends with a whole line."""
+        return self._written == 0 or self._outgoing[self._written - 1] == 10
+
+    def _unwritten(self) -> list[Call]:
+        """The calls whose line is not wholly written: the newest, as many as line ends are left."""
+        lines = self._outgoing.count(b"\n", self._written)
+        return list(self._sent)[len(self._sent) - lines :]
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def broken(self, cause: OSError) -> None:
+        """Take note that reading or writing failed."""
+        if self._outgoing:
+            self.connection.send_failed()
+        lost = ConnectionLost(f"the connection to {self.label} broke ({cause.strerror or cause})")
+        lost.__cause__ = cause
+        self.end(lost)
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether `next_write` would return bytes."""
+        return bool(self._outgoing) or (bool(self._waiting) and len(self._sent) < self._max_pending)
+
+    def next_write(self) -> bytes | memoryview:
+        """Return the bytes to write next, b"" when there are none. Say `wrote` before asking again."""
+        if not self._outgoing and self._waiting:
+            self._fill()
+        return memoryview(self._outgoing)[self._written :] if self._written else self._outgoing
+
+    def wrote(self, size: int) -> None:
+        """Take note that the first `size` bytes of `next_write` are written."""
+        self._written += size
+        if self._written >= len(self._outgoing):
+            self._outgoing = b""
+            self._written = 0
+
+    def _fill(self) -> None:
+        lines: list[bytes] = []
+        size = 0
+        while self._waiting and len(self._sent) < self._max_pending and size < _JOIN:
+            call = self._waiting.popleft()
+            try:
+                line = self.connection.send(call.request)
+            except LocalProtocolError as exc:
+                call.settle(exc)
+                continue
+            lines.append(line)
+            size += len(line)
+            self._enlist(call)
+        self._outgoing = b"".join(lines)
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes from the guest and settle what they settle. b"" is the end of the stream."""
+        if self._end is not None:
+            return
+        connection = self.connection
+        if data:
+            connection.receive_data(data)
+        else:
+            connection.receive_eof()
+        try:
+            while (event := connection.next_event()) is not NEED_DATA:
+                if type(event) is ReplyReceived:
+                    self._sent.popleft().settle(event.message)
+                elif isinstance(event, ConnectionClosed):
+                    self.end(ConnectionLost(f"{self.label} closed the connection"))
+                elif isinstance(event, NotificationReceived):
+                    self._notify(event.message)
+                elif isinstance(event, UnknownReceived):
+                    self._notify(UnknownMessage(event.type, event.payload))
+        except IncompleteLine as exc:
+            # Half a reply tells no more than none: the guest, or what is between us, went away.
+            lost = ConnectionLost(f"{self.label} closed the connection in the middle of a line")
+            lost.__cause__ = exc
+            self.end(lost)
+        except RemoteProtocolError as exc:
+            self.end(exc)
+
+    def _notify(self, message: Notification) -> None:
+        self.heard += 1
+        if len(self._notifications) == self._notifications.maxlen:
+            self.dropped_notifications += 1
+        self._notifications.append(message)
+        self.on_notification()
+
+    @property
+    def has_notification(self) -> bool:
+        """Whether `take_notification` would return one."""
+        return bool(self._notifications)
+
+    def take_notification(self) -> Notification | None:
+        """Return the oldest notification that nobody took, None when there is none."""
+        return self._notifications.popleft() if self._notifications else None
+
+    # -- ending ------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> StereosError | None:
+        """Why the session has ended; None while it goes on."""
+        return self._end
+
+    def close(self) -> None:
+        """End the session because its user wants to."""
+        self.closed = self._end is None or self.closed
+        self.end(ConnectionLost(f"the connection to {self.label} was closed"))
+
+    def end(self, reason: StereosError) -> None:
+        """End the session: settle every call with the error that fits it. Saying it twice is fine."""
+        if self._end is not None:
+            return
+        self._end = reason
+        unwritten = self._unwritten()
+        # A line of which a part is written may be complete but for its newline, and then it counts (§1).
+        not_sent = {id(call) for call in (unwritten if self._boundary else unwritten[1:])}
+        unanswered = tuple(call.request for call in self._sent if not call.settled and id(call) not in not_sent)
+        for call in (*self._sent, *self._waiting):
+            if not call.sent or id(call) in not_sent:
+                call.settle(self._not_sent(call.request))
+            else:
+                call.settle(self._lost(call.request, unanswered))
+        self._waiting.clear()
+        self._outgoing = b""
+        self._written = 0
+        self.on_notification()
+
+    def _not_sent(self, request: Request) -> ConnectionLost:
+        reason = self._end
+        text = f"{request.type} was not sent: {reason or 'the connection has ended'}"
+        error = ConnectionLost(text)
+        error.__cause__ = None if type(reason) is ConnectionLost else reason
+        return error
+
+    def _lost(self, request: Request, unanswered: tuple[Request, ...]) -> StereosError:
+        """The error for a request that may have been carried out, and whose reply will not come."""
+        reason = self._end
+        if isinstance(reason, RemoteProtocolError):
+            # What the guest did wrong tells more than that the connection ended over it.
+            return copy.copy(reason)
+        error: ConnectionLost
+        if BY_CLASS[type(request)].has_effect:
+            text = f"{reason} while {request.type} was unanswered: it may or may not have been carried out"
+            error = OutcomeUnknown(text, request=request, unanswered=unanswered)
+        else:
+            error = ConnectionLost(f"{reason} while {request.type} was unanswered", unanswered=unanswered)
+        error.__cause__ = reason.__cause__ if reason else None
+        return error
