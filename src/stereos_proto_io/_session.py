@@ -60,15 +60,19 @@ def _ignore() -> None:
 
 @attrs.define(eq=False)
 class Call:
-    """One request and what becomes of it. `wake` is called once, when `outcome` is there.
+    """One request and what becomes of it. `wake` is called when `outcome` is there, or there may
+    be something to write for it.
 
-    `sent` turns true when the request is handed to the wire, and may from then on be carried out.
+    `sent` turns true when the request is handed to the wire, and may from then on be carried out. `start` and
+    `end` are the place of its line in all that the session has written, in bytes.
     """
 
     request: Request
     wake: Callable[[], None] = attrs.field(default=_ignore, repr=False)
     outcome: Reply | StereosError | None = None
     sent: bool = False
+    start: int = 0
+    end: int = 0
 
     @property
     def settled(self) -> bool:
@@ -81,16 +85,21 @@ class Call:
             self.outcome = outcome
             self.wake()
 
-    def result(self) -> Reply:
-        """Return the reply. Raises what the call ended in; a refusal is a RequestFailed."""
+    def reply(self) -> Reply:
+        """Return the reply, a refusal included. Raises what the call ended in instead."""
         outcome = self.outcome
-        if isinstance(outcome, Ack) and not outcome.ok:
-            raise RequestFailed(self.request, outcome.error)
         if isinstance(outcome, Reply):
             return outcome
         if outcome is None:
             raise RuntimeError("the call has not settled yet")
         raise outcome
+
+
+def accepted(request: Request, reply: Reply) -> Reply:
+    """Return `reply`. Raises RequestFailed when it refuses `request`."""
+    if isinstance(reply, Ack) and not reply.ok:
+        raise RequestFailed(request, reply.error)
+    return reply
 
 
 def check_sendable(requests: Sequence[Request]) -> None:
@@ -126,7 +135,8 @@ class Session:
         self._sent: deque[Call] = deque()  # in step with connection.pending
         self._waiting: deque[Call] = deque()  # not yet given to the connection
         self._outgoing = b""
-        self._written = 0
+        self._queued = 0  # bytes that were ever put into _outgoing
+        self._written = 0  # bytes that were ever written
         self._notifications: deque[Notification] = deque(maxlen=max_notifications)
         self._end: StereosError | None = None
 
@@ -146,8 +156,7 @@ class Session:
             check_sendable([request])
             self._waiting.append(call)
         else:
-            self._outgoing = self.connection.send(request)
-            self._enlist(call)
+            self._outgoing = self._line(call)
         return call
 
     def start_many(self, requests: Sequence[Request], wake: Callable[[], None] = _ignore) -> list[Call]:
@@ -176,24 +185,16 @@ class Session:
         call.settle(error)
         return error
 
-    def _enlist(self, call: Call) -> None:
+    def _line(self, call: Call) -> bytes:
+        line = self.connection.send(call.request)
         call.sent = True
+        call.start = self._queued
+        call.end = self._queued = call.start + len(line)
         self._sent.append(call)
+        return line
 
     def _torn(self, call: Call) -> bool:
-        """Whether a part of this call's line is written, and a part is not."""
-        unwritten = self._unwritten()
-        return bool(unwritten) and call is unwritten[0] and not self._boundary
-
-    @property
-    def _boundary(self) -> bool:
-        """Whether what is written so far ends with a whole line."""
-        return self._written == 0 or self._outgoing[self._written - 1] == 10
-
-    def _unwritten(self) -> list[Call]:
-        """The calls whose line is not wholly written: the newest, as many as line ends are left."""
-        lines = self._outgoing.count(b"\n", self._written)
-        return list(self._sent)[len(self._sent) - lines :]
+        return call.start < self._written < call.end
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -210,18 +211,22 @@ class Session:
         """Whether `next_write` would return bytes."""
         return bool(self._outgoing) or (bool(self._waiting) and len(self._sent) < self._max_pending)
 
+    def is_written(self, call: Call) -> bool:
+        """Whether the whole line of `call` is written."""
+        return call.sent and call.end <= self._written
+
     def next_write(self) -> bytes | memoryview:
         """Return the bytes to write next, b"" when there are none. Say `wrote` before asking again."""
         if not self._outgoing and self._waiting:
             self._fill()
-        return memoryview(self._outgoing)[self._written :] if self._written else self._outgoing
+        left = self._queued - self._written
+        return self._outgoing if left == len(self._outgoing) else memoryview(self._outgoing)[-left:]
 
     def wrote(self, size: int) -> None:
         """Take note that the first `size` bytes of `next_write` are written."""
         self._written += size
-        if self._written >= len(self._outgoing):
+        if self._written == self._queued:
             self._outgoing = b""
-            self._written = 0
 
     def _fill(self) -> None:
         lines: list[bytes] = []
@@ -229,13 +234,11 @@ class Session:
         while self._waiting and len(self._sent) < self._max_pending and size < _JOIN:
             call = self._waiting.popleft()
             try:
-                line = self.connection.send(call.request)
+                lines.append(self._line(call))
             except LocalProtocolError as exc:
                 call.settle(exc)
-                continue
-            lines.append(line)
-            size += len(line)
-            self._enlist(call)
+            else:
+                size += len(lines[-1])
         self._outgoing = b"".join(lines)
 
     # -- reading -----------------------------------------------------------------------------------------
@@ -266,6 +269,9 @@ class Session:
             self.end(lost)
         except RemoteProtocolError as exc:
             self.end(exc)
+        if self._waiting and len(self._sent) < self._max_pending:
+            # There is room in flight again; whoever waits for it may have to write by itself.
+            self._waiting[0].wake()
 
     def _notify(self, message: Notification) -> None:
         self.heard += 1
@@ -300,18 +306,16 @@ class Session:
         if self._end is not None:
             return
         self._end = reason
-        unwritten = self._unwritten()
-        # A line of which a part is written may be complete but for its newline, and then it counts (§1).
-        not_sent = {id(call) for call in (unwritten if self._boundary else unwritten[1:])}
-        unanswered = tuple(call.request for call in self._sent if not call.settled and id(call) not in not_sent)
+        # A line of which only a part is written may be complete but for its newline, and then it counts (§1).
+        lost = [call for call in self._sent if call.start < self._written]
+        unanswered = tuple(call.request for call in lost if not call.settled)
+        for call in lost:
+            call.settle(self._lost(call.request, unanswered))
         for call in (*self._sent, *self._waiting):
-            if not call.sent or id(call) in not_sent:
-                call.settle(self._not_sent(call.request))
-            else:
-                call.settle(self._lost(call.request, unanswered))
+            call.settle(self._not_sent(call.request))
         self._waiting.clear()
         self._outgoing = b""
-        self._written = 0
+        self._queued = self._written
         self.on_notification()
 
     def _not_sent(self, request: Request) -> ConnectionLost:

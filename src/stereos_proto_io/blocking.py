@@ -21,14 +21,12 @@ from typing import Any, Final, Self
 import attrs
 
 from stereos_proto import (
-    Ack,
     Connection,
     Health,
     Preamble,
     PreambleError,
     Reply,
     Request,
-    RequestFailed,
     RequestTimeout,
     StereosError,
 )
@@ -38,7 +36,7 @@ from stereos_proto.dialogues import READY_STATES, Backoff, ReadyWait, WaitProgre
 
 from ._dial import is_device, preambles, socket_target
 from ._errors import connect_error
-from ._session import MAX_NOTIFICATIONS, READ_SIZE, Call, Session
+from ._session import MAX_NOTIFICATIONS, READ_SIZE, Call, Session, accepted
 from ._verbs import READY_TIMEOUT, Dialogue, Outcome, Result, SyncActor, SyncVerbs, ready_wait
 from .addresses import TCP, Address, Dial
 
@@ -151,7 +149,7 @@ class Client(SyncVerbs):
 
     def request(self, message: Request, *, timeout: float | None = None) -> Reply:
         """Send `message` and return its reply. See `SyncVerbs` for the errors."""
-        return self._ask(message, self._deadline(timeout))
+        return accepted(message, self._ask(message, self._deadline(timeout)))
 
     def request_many(self, messages: Iterable[Request], *, timeout: float | None = None) -> list[Reply]:
         """Send `messages` in one flight and return their replies in order; a refusal is an Ack with ok=False.
@@ -219,7 +217,7 @@ class Client(SyncVerbs):
             with self._lock:
                 if call.outcome is None:
                     raise self._session.abandon(call)
-        return call.result()
+        return call.reply()
 
     def _many(
         self, messages: Sequence[Request], deadline: float, report: Callable[[int, Outcome], None]
@@ -229,8 +227,6 @@ class Client(SyncVerbs):
             outcome: Outcome
             try:
                 outcome = self._finish(started, deadline)
-            except RequestFailed as exc:
-                outcome = Ack(exc.request.type, False, exc.error)
             except StereosError as exc:
                 outcome = exc
             outcomes.append(outcome)
