@@ -1,0 +1,313 @@
+"""A guest's server with threads: one that accepts, and two for each connection."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Self
+
+from stereos_proto import Lifecycle, Reply
+from stereos_proto_io.addresses import Address
+
+from ._actions import Action, Close, Pause, PowerOff, Reboot
+from ._blocking_streams import DeviceStream, SocketStream, Stream
+from ._device import Device
+from ._listen import Endpoint, bind_all
+from ._served import Guest, Handler, as_guest, session_for
+from ._session import GuestSession, Owed, refusal
+from .faults import Fault
+
+Sleep = Callable[[float], object]
+
+
+def serve(
+    address: Address | Sequence[Address],
+    handler: Handler | Guest,
+    *,
+    faults: Iterable[Fault | str] = (),
+    sleep: Sleep | None = None,
+) -> GuestServer:
+    """Serve `handler` at one address or several, until the server is closed or the guest has shut down.
+
+    `handler` takes a request and returns its reply, or a `concurrent.futures.Future` of it: then the next
+    request is handled meanwhile. It may raise RequestRefused. Or it is an object like `GuestSimulator`, which
+    has `faults` of its own. Requests of one connection are handled in turn, those of several at once.
+
+    `sleep` replaces the waiting that faults ask for, which `close` otherwise interrupts.
+
+    Raises OSError when an address cannot be had, ValueError when a guest cannot listen on it. The result is a
+    context manager.
+    """
+    return GuestServer(bind_all(address), as_guest(handler, faults), sleep)
+
+
+class GuestServer:
+    """What `serve` returns: a guest that is up. `addresses` are those bound, port 0 resolved."""
+
+    def __init__(self, endpoints: list[Endpoint], guest: Guest, sleep: Sleep | None) -> None:
+        self.addresses = tuple(endpoint.address for endpoint in endpoints)
+        self.guest = guest
+        self._sleep = sleep
+        self._endpoints = endpoints
+        self._links: set[GuestLink] = set()
+        self._lasting: dict[Address, tuple[GuestSession, threading.Condition]] = {}
+        self._stopping = threading.Event()
+        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._bell, self._hears = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._hears, selectors.EVENT_READ)
+        self._desk = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
+        if not guest.faults.refuse_time:
+            self._open()
+        self._desk.start()
+
+    @property
+    def address(self) -> Address:
+        """The first address, port 0 resolved."""
+        return self.addresses[0]
+
+    @property
+    def connections(self) -> tuple[GuestLink, ...]:
+        """The connections that are open now. Each has `push`."""
+        return tuple(self._links)
+
+    def push(self, notification: Lifecycle) -> int:
+        """Send `notification` to every connection; return how many took it."""
+        return sum(link.push(notification) for link in self.connections)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the guest has shut down, or for `timeout` seconds; return whether it has."""
+        self._desk.join(timeout)
+        return not self._desk.is_alive()
+
+    def close(self) -> None:
+        """Stop listening, end every connection, and wait until all threads have ended. Twice is fine."""
+        self._stopping.set()
+        self._tell(lambda: None)
+        self.join()
+        self._bell.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # ----------------------------------------------------------------------- the thread that accepts
+
+    def _tell(self, order: Callable[[], None]) -> None:
+        self._orders.put(order)
+        with suppress(OSError):
+            self._bell.send(b"!")
+
+    def _run(self) -> None:
+        if self.guest.faults.refuse_time:
+            self.pause(self._stopping, self.guest.faults.refuse_time)
+            self._open()
+        while not self._stopping.is_set():
+            for key, _ in self._selector.select():
+                if key.fileobj is not self._hears:
+                    self._accept(key.data)
+                elif self._hears.recv(1):
+                    self._orders.get()()
+        self._shut(self._endpoints)
+        self._selector.close()
+        self._hears.close()
+
+    def _open(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.listen()
+            if endpoint.device:
+                self._start(endpoint, DeviceStream(Device(endpoint.device)))
+            else:
+                self._watch(endpoint)
+
+    def _watch(self, endpoint: Endpoint) -> None:
+        self._selector.register(endpoint.listener, selectors.EVENT_READ, endpoint)
+
+    def _accept(self, endpoint: Endpoint) -> None:
+        try:
+            sock, _ = endpoint.listener.accept()
+        except OSError:  # the host was faster away than we were there
+            return
+        if endpoint.boundless:
+            self._selector.unregister(endpoint.listener)
+        self._start(endpoint, SocketStream(sock))
+
+    def _start(self, endpoint: Endpoint, stream: Stream) -> None:
+        if endpoint.boundless:
+            if endpoint.address not in self._lasting:
+                self._lasting[endpoint.address] = (session_for(endpoint, self.guest), threading.Condition())
+            session, changed = self._lasting[endpoint.address]
+        else:
+            session, changed = session_for(endpoint, self.guest), threading.Condition()
+        link = GuestLink(self, endpoint, stream, session, changed)
+        self._links.add(link)
+        link.start()
+
+    def _shut(self, endpoints: list[Endpoint]) -> None:
+        for endpoint in endpoints:
+            if endpoint.sock in self._selector.get_map():
+                self._selector.unregister(endpoint.listener)
+            endpoint.close()
+        links = [link for link in self._links if link.endpoint in endpoints]
+        for link in links:
+            link.end()
+        for link in links:
+            link.join()
+
+    def _power_off(self) -> None:
+        self.guest.power_off()
+        self._stopping.set()
+
+    def _reboot(self, seconds: float) -> None:
+        # A serial port is the hypervisor's: it stays, with the host on it, while the guest is away.
+        fleeting = [endpoint for endpoint in self._endpoints if not endpoint.boundless]
+        self._shut(fleeting)
+        self.pause(self._stopping, seconds)
+        self.guest.reboot()
+        for endpoint in fleeting:
+            endpoint.bind()
+            endpoint.listen()
+            self._watch(endpoint)
+        for session, changed in self._lasting.values():
+            with changed:
+                session.restart()
+                changed.notify_all()
+
+    # ------------------------------------------------------------------ for the connections' threads
+
+    def pause(self, until: threading.Event, seconds: float) -> None:
+        """Wait for `seconds`, at most until `until` is set."""
+        if self._sleep:
+            self._sleep(seconds)
+        else:
+            until.wait(seconds)
+
+    def obey(self, order: PowerOff | Reboot) -> None:
+        """Let the accepting thread end everything."""
+        self._tell(self._power_off if isinstance(order, PowerOff) else partial(self._reboot, order.seconds))
+
+    def left(self, link: GuestLink) -> None:
+        """Take note that the thread of `link` is about to end."""
+        self._links.discard(link)
+        if link.endpoint.boundless and link.endpoint.sock and not self._stopping.is_set():
+            self._tell(partial(self._watch, link.endpoint))
+
+
+class GuestLink:
+    """One connection from a host."""
+
+    def __init__(
+        self,
+        server: GuestServer,
+        endpoint: Endpoint,
+        stream: Stream,
+        session: GuestSession,
+        changed: threading.Condition,
+    ) -> None:
+        self.endpoint = endpoint
+        self._server = server
+        self._stream = stream
+        self._session = session
+        self._changed = changed
+        self._over = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="guest writes", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="guest reads", daemon=True)
+        self.start, self.join = self._reader.start, self._reader.join
+
+    def push(self, notification: Lifecycle) -> bool:
+        """Send `notification` after what is queued; False if the host has left too much unread."""
+        with self._changed:
+            self._changed.notify_all()
+            return self._session.push(notification)
+
+    def end(self, *, reset: bool = False) -> None:
+        """End the connection. Its threads end soon after."""
+        with self._changed:
+            self._over.set()
+            self._changed.notify_all()
+        self._stream.end(reset=reset)
+
+    def _read(self) -> None:
+        self._writer.start()
+        while not self._over.is_set():
+            with self._changed:
+                step = self._session.next_request()
+                self._changed.notify_all()
+                if step is None and not self._session.wants_data:
+                    self._changed.wait_for(lambda: self._over.is_set() or self._session.wants_data)
+                    continue
+            if isinstance(step, Pause):
+                self._server.pause(self._over, step.seconds)
+            elif step is None:
+                self._receive()
+            else:
+                self._handle(step)
+        self._writer.join()
+        self._stream.close()
+        self._server.left(self)
+
+    def _receive(self) -> None:
+        try:
+            data: bytes | None = self._stream.receive()
+        except OSError:
+            data = None
+        if not data and (data is None or self._session.boundless):
+            self.end()
+        with self._changed:
+            if data:
+                self._session.receive_data(data)
+            else:
+                self._session.receive_eof()
+
+    def _handle(self, owed: Owed) -> None:
+        try:
+            result = self._server.guest.handle(owed.request)
+        except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
+            result = refusal(owed.request, exc)
+        if isinstance(result, Future):
+            result.add_done_callback(partial(self._settle, owed))
+        else:
+            self._answer(owed, result)
+
+    def _settle(self, owed: Owed, future: Future[Reply]) -> None:
+        try:
+            result = future.result()
+        except (Exception, CancelledError) as exc:  # noqa: BLE001
+            result = refusal(owed.request, exc)
+        self._answer(owed, result)
+
+    def _answer(self, owed: Owed, reply: Reply) -> None:
+        with self._changed:
+            self._session.answer(owed, reply)
+            self._changed.notify_all()
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._over.is_set() or self._session.has_actions)
+                if self._over.is_set():
+                    return
+                action = self._session.next_action()
+                self._changed.notify_all()
+            try:
+                self._perform(action)
+            except OSError:
+                self.end()
+
+    def _perform(self, action: Action | None) -> None:
+        if isinstance(action, bytes):
+            self._stream.send(action)
+        elif isinstance(action, Pause):
+            self._server.pause(self._over, action.seconds)
+        elif isinstance(action, Close):
+            self.end(reset=action.reset)
+        elif isinstance(action, (PowerOff, Reboot)):
+            self._server.obey(action)
