@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import stat
@@ -37,6 +38,34 @@ def socket_target(address: SocketAddress) -> tuple[int, Any]:
             raise no_vsock(address)
         return family, (address.cid, address.port)
     return socket.AF_UNIX, address.path
+
+
+class Device:
+    """A character device with the five methods of a socket that the client needs."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when it is closed."""
+        return self._fd
+
+    def setblocking(self, _flag: bool) -> None:
+        """It never blocks."""
+
+    def recv(self, size: int) -> bytes:
+        """Read up to `size` bytes. Raises BlockingIOError when there are none."""
+        return os.read(self._fd, size)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Write, and return how many bytes were taken. Raises BlockingIOError when none can be."""
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        """Close it. Closing twice is fine."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def is_device(address: Address) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import select
 import socket
 import threading
@@ -34,7 +33,7 @@ from stereos_proto._constants import DEFAULT_TIMEOUT, MAX_PENDING
 from stereos_proto._messages import Notification
 from stereos_proto.dialogues import READY_STATES, Backoff, ReadyWait, WaitProgress
 
-from ._dial import is_device, preambles, socket_target
+from ._dial import Device, is_device, preambles, socket_target
 from ._errors import connect_error
 from ._session import MAX_NOTIFICATIONS, READ_SIZE, Call, Session, accepted
 from ._verbs import READY_TIMEOUT, Dialogue, Outcome, Result, SyncActor, SyncVerbs, ready_wait
@@ -44,25 +43,6 @@ __all__ = ["Client", "connect", "connect_when_ready"]
 
 #: Seconds after which a wait on a stream that cannot be shut down looks whether it was closed.
 _LOOK_AGAIN: Final = 0.5
-
-
-class _Device:
-    """A character device with the five methods of a socket that the client needs."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def recv(self, size: int) -> bytes:
-        return os.read(self._fd, size)
-
-    def send(self, data: bytes | memoryview) -> int:
-        return os.write(self._fd, data)
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 class _Waiter:
@@ -249,36 +229,41 @@ class Client(SyncVerbs):
 
     def _wait(self, done: Callable[[], bool], waiter: _Waiter, deadline: float) -> bool:
         """Wait until `done`, the end of the session or the deadline; return whether it was not the deadline."""
-        while True:
-            with self._lock:
-                if done() or self._session.ended:
-                    return True
-                leads = self._leader is None
-                writes = self._session.wants_write
+        session = self._session
+        try:
+            while True:
+                with self._lock:
+                    if done() or session.ended:
+                        return True
+                    leads = self._leader is None
+                    writes = session.wants_write
+                    if leads:
+                        self._leader = waiter
+                    elif not writes:
+                        self._followers.append(waiter)
                 if leads:
-                    self._leader = waiter
-                elif not writes:
-                    self._followers.append(waiter)
-            if leads:
-                try:
                     return self._pump(done, deadline)
-                finally:
-                    self._hand_over()
-            if writes:
-                # Somebody else reads, but does not know that there is something to write.
-                self._pump(lambda: done() or not self._session.wants_write, deadline)
-            else:
-                waiter.wait(deadline - time.monotonic())
-                with self._lock, suppress(ValueError):
-                    self._followers.remove(waiter)
-            if time.monotonic() >= deadline:
-                return done()
+                if writes:
+                    # Somebody else reads, but does not know that there is something to write.
+                    self._pump(lambda: done() or not session.wants_write, deadline)
+                else:
+                    waiter.wait(deadline - time.monotonic())
+                    with self._lock:
+                        self._followers.remove(waiter)
+                if time.monotonic() >= deadline:
+                    return done()
+        finally:
+            self._leave(waiter)
 
-    def _hand_over(self) -> None:
+    def _leave(self, waiter: _Waiter) -> None:
         with self._lock:
-            self._leader = None
-            if self._followers:
-                self._followers.pop(0).wake()
+            if waiter in self._followers:
+                self._followers.remove(waiter)
+            if self._leader is waiter:
+                self._leader = None
+            # Also when this thread only followed: it may be the one that was woken to lead.
+            if self._leader is None and self._followers:
+                self._followers[0].wake()
 
     def _pump(self, done: Callable[[], bool], deadline: float) -> bool:
         """Read and write for everybody until `done`. The stream is read under the lock only."""
@@ -457,7 +442,7 @@ def _dial(address: Address, deadline: float) -> Any:
         if isinstance(address, Dial):
             return address.function()
         if is_device(address):
-            return _Device(socket_target(address)[1])
+            return Device(socket_target(address)[1])
         if isinstance(address, TCP):
             sock = socket.create_connection((address.host, address.port), min(left, threading.TIMEOUT_MAX))
             # A request is one write: there is nothing to wait for that would fill the segment.

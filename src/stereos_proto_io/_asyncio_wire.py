@@ -1,0 +1,237 @@
+"""Between asyncio's transports and a session: the protocol, and one way to dial per kind of address."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import attrs
+
+from stereos_proto import Preamble, PreambleError
+
+from ._dial import is_device, preambles, socket_target
+from ._errors import connect_error
+from ._session import Session
+from .addresses import TCP, Address, Dial, Vsock
+
+
+class Wire(asyncio.Protocol):
+    """What a transport calls. It feeds a preamble first, where there is one, and then the session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.transport: Any = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._paused = False
+        self._take: Callable[[bytes], None] = session.receive
+        self._break: Callable[[OSError], None] = session.broken
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the guest."""
+        self._take(data)
+        if self.session.wants_write:
+            self.flush()
+
+    def eof_received(self) -> None:
+        """Take note of the end of the stream; the transport closes by itself then."""
+        self._take(b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that the transport is gone."""
+        if isinstance(exc, OSError):
+            self._break(exc)
+        self._take(b"")
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Leave what is to be written in the session: the transport's buffer is full."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        self._paused = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand whole lines to the transport, which buffers what the system does not take."""
+        session = self.session
+        while not self._paused and (data := session.next_write()):
+            session.wrote(len(data))
+            self.transport.write(data)
+
+    async def open(self, address: Address) -> None:
+        """Run what the transport wants before the protocol. Raises PreambleError, OSError."""
+        tried = False
+        for preamble, patience in preambles(address):
+            tried = True
+            opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._take = partial(_advance, preamble, opened)
+            self._break = partial(_fail, opened)
+            self.transport.write(preamble.data_to_send())
+            await asyncio.wait([opened], timeout=patience)
+            if opened.done():
+                opened.result()
+                self._take, self._break = self.session.receive, self.session.broken
+                if trailing := preamble.trailing_data:
+                    self.data_received(trailing)
+                return
+        if tried:
+            raise TimeoutError
+
+
+def _advance(preamble: Preamble, opened: asyncio.Future[None], data: bytes) -> None:
+    try:
+        if data:
+            preamble.receive_data(data)
+        else:
+            preamble.receive_eof()
+    except PreambleError as exc:
+        _fail(opened, exc)
+    else:
+        if preamble.done and not opened.done():
+            opened.set_result(None)
+
+
+def _fail(opened: asyncio.Future[None], error: Exception) -> None:
+    if not opened.done():
+        opened.set_exception(error)
+
+
+async def dial(address: Address, wire: Wire) -> None:
+    """Connect `wire` to a guest. Raises ConnectError."""
+    try:
+        await _connect(address, wire)
+        await wire.open(address)
+    except (OSError, PreambleError) as exc:
+        abort(wire)
+        raise connect_error(address, exc) from exc
+    except BaseException:
+        abort(wire)
+        raise
+
+
+def abort(wire: Wire) -> None:
+    """Close the transport without waiting for its buffer."""
+    if wire.transport is not None:
+        wire.transport.abort()
+
+
+async def _connect(address: Address, wire: Wire) -> None:
+    loop = asyncio.get_running_loop()
+    if isinstance(address, Dial):
+        stream = address.function()
+        await adopt(await stream if inspect.isawaitable(stream) else stream, wire)
+    elif is_device(address):
+        await _open_device(socket_target(address)[1], wire)
+    elif isinstance(address, TCP):
+        await loop.create_connection(lambda: wire, address.host, address.port)
+    elif isinstance(address, Vsock):
+        await adopt(await _connected(*socket_target(address)), wire)
+    else:
+        await loop.create_unix_connection(lambda: wire, address.path)
+
+
+async def adopt(stream: Any, wire: Wire) -> None:
+    """Connect `wire` to a socket, a transport, or a `(StreamReader, StreamWriter)` that is connected already."""
+    loop = asyncio.get_running_loop()
+    if isinstance(stream, socket.socket):
+        stream.setblocking(False)
+        # Unix sockets are refused by the one call, and all other families by the other.
+        create: Any = loop.create_unix_connection if stream.family == socket.AF_UNIX else loop.create_connection
+        await create(lambda: wire, sock=stream)
+        return
+    reader, transport = (stream[0], stream[1].transport) if isinstance(stream, tuple) else (None, stream)
+    transport.set_protocol(wire)
+    wire.connection_made(transport)
+    if reader is not None:
+        # The writer closes its transport when it is collected.
+        wire.lost.add_done_callback(lambda _future: stream[1])
+        ended = reader.at_eof()
+        reader.feed_eof()
+        if early := await reader.read():
+            wire.data_received(early)
+        if ended:
+            wire.eof_received()
+    with suppress(RuntimeError, AttributeError):
+        transport.resume_reading()
+
+
+async def _connected(family: int, target: Any) -> socket.socket:
+    """Connect without `loop.sock_connect`, which uvloop has for IP and unix sockets only (§8)."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(target)
+        if code == errno.EINPROGRESS:
+            await _writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    except BaseException:
+        sock.close()
+        raise
+    if code:
+        sock.close()
+        raise OSError(code, os.strerror(code))
+    return sock
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    writable = loop.create_future()
+    loop.add_writer(sock.fileno(), _fulfil, writable)
+    try:
+        await writable
+    finally:
+        loop.remove_writer(sock.fileno())
+
+
+def _fulfil(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+@attrs.frozen
+class _DeviceTransport:
+    """The two transports that asyncio wants for one character device, as one."""
+
+    reading: Any
+    writing: Any
+
+    def write(self, data: bytes) -> None:
+        self.writing.write(data)
+
+    def abort(self) -> None:
+        self.reading.close()
+        self.writing.abort()
+
+
+class _WriteEnd(asyncio.BaseProtocol):
+    def __init__(self, wire: Wire) -> None:
+        self.pause_writing = wire.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = wire.resume_writing  # type: ignore[method-assign]
+
+
+async def _open_device(path: str, wire: Wire) -> None:
+    loop = asyncio.get_running_loop()
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    source, sink = os.fdopen(fd, "rb", buffering=0), os.fdopen(os.dup(fd), "wb", buffering=0)
+    reading = writing = None
+    try:
+        reading, _ = await loop.connect_read_pipe(lambda: wire, source)
+        writing, _ = await loop.connect_write_pipe(lambda: _WriteEnd(wire), sink)
+    except BaseException:
+        (reading or source).close()
+        sink.close()
+        raise
+    wire.transport = _DeviceTransport(reading, writing)

@@ -1,0 +1,175 @@
+"""The client for asyncio, uvloop included. Any number of tasks of one loop may share it.
+
+It is an `asyncio.Protocol`: the loop hands over bytes as they come, so there is no reader task to supervise
+and no stream buffer in between. Reading never stops, so a write cannot block both ends for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection, Generator
+from typing import Any, Self
+
+import attrs
+
+from stereos_proto import RequestTimeout
+from stereos_proto._constants import MAX_PENDING
+from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+
+from ._async_client import Actor, AsyncClient
+from ._asyncio_wire import Wire, abort, adopt, dial
+from ._session import MAX_NOTIFICATIONS, Call, Session
+from ._verbs import Result, ready_wait
+from .addresses import Address
+
+__all__ = ["Client", "connect", "connect_when_ready"]
+
+
+class _Waiter:
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+
+    def wake(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        await self._future
+        self._future = self._loop.create_future()
+
+
+class Client(AsyncClient):
+    """A connection to a guest. `connect` or `Client.attach` make one; `aclose` it, or use it in `async with`.
+
+    It belongs to the event loop in which it was made.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire.session)
+        self._wire = wire
+
+    @classmethod
+    async def attach(
+        cls,
+        stream: Any,
+        *,
+        label: str = "the guest",
+        max_pending: int = MAX_PENDING,
+        max_notifications: int = MAX_NOTIFICATIONS,
+    ) -> Self:
+        """Return a client over what is connected already, and is the client's from then on.
+
+        `stream` is a socket, an asyncio transport, or the pair of `StreamReader` and `StreamWriter` that
+        `asyncio.open_connection` returns.
+        """
+        wire = Wire(Session(label, max_pending=max_pending, max_notifications=max_notifications))
+        await adopt(stream, wire)
+        return cls(wire)
+
+    def _waiter(self) -> _Waiter:
+        return _Waiter()
+
+    async def _flush(self, _call: Call) -> None:
+        self._wire.flush()
+
+    async def _until(self, done: Callable[[], bool], waiter: _Waiter) -> None:
+        while not done() and self._session.ended is None:
+            await waiter.wait()
+
+    def _hang_up(self) -> None:
+        abort(self._wire)
+
+    async def _closed(self) -> None:
+        await asyncio.shield(self._wire.lost)
+
+    @staticmethod
+    async def bounded(seconds: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+        """Await `function(*args)`. Raises RequestTimeout when `seconds` have passed first."""
+        try:
+            async with asyncio.timeout(None if seconds == math.inf else seconds) as scope:
+                return await function(*args)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        raise RequestTimeout("the time is up")
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        """Sleep."""
+        await asyncio.sleep(seconds)
+
+
+@attrs.frozen
+class _Connecting:
+    """A client to come: `await` it, or enter it with `async with`."""
+
+    make: Callable[[], Awaitable[Client]]
+    made: list[Client] = attrs.field(factory=list, init=False)
+
+    def __await__(self) -> Generator[Any, Any, Client]:
+        return self.make().__await__()
+
+    async def __aenter__(self) -> Client:
+        self.made.append(await self.make())
+        return self.made[-1]
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.made.pop().aclose()
+
+
+def connect(
+    address: Address, *, max_pending: int = MAX_PENDING, max_notifications: int = MAX_NOTIFICATIONS
+) -> _Connecting:
+    """Dial a guest. Await it for a client, or enter it: `async with connect(…) as client`.
+
+    `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for
+    `Client.notifications`. A connection does not mean that the guest is there (§8): see `connect_when_ready`.
+
+    Raises ConnectError.
+    """
+
+    async def make() -> Client:
+        wire = Wire(Session(str(address), max_pending=max_pending, max_notifications=max_notifications))
+        await dial(address, wire)
+        return Client(wire)
+
+    return _Connecting(make)
+
+
+def connect_when_ready(
+    address: Address,
+    *,
+    timeout: float | None = None,
+    states: Collection[str] = READY_STATES,
+    agents: Collection[str] = (),
+    backoff: Backoff | None = None,
+    on_progress: Callable[[WaitProgress], None] | None = None,
+    max_pending: int = MAX_PENDING,
+    max_notifications: int = MAX_NOTIFICATIONS,
+) -> _Connecting:
+    """Dial until there is a guest, and wait until it is ready; to be awaited or entered like `connect`.
+
+    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again.
+    `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`. `timeout` bounds it all,
+    in seconds; a scope of your own does as well, and then shows where the wait stood in a note on its error.
+
+    Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
+    RemoteProtocolError when what answers does not speak the protocol.
+    """
+    wait = ready_wait(states, agents, backoff, on_progress)
+    connecting = connect(address, max_pending=max_pending, max_notifications=max_notifications)
+
+    async def make() -> Client:
+        actor = Actor(Client, dial=connecting.make)
+        try:
+            await actor.wait(wait, timeout, redial=True)
+        except BaseException:
+            await actor.close()
+            raise
+        return actor.found(Client)
+
+    return _Connecting(make)
