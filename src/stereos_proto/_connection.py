@@ -6,8 +6,8 @@ No sockets, no clock, no randomness, no threads. The caller brings bytes and tak
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Literal, Never, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, Never, cast
 
 from ._codec import reader, write
 from ._constants import MAX_LINE_SIZE, MAX_PENDING
@@ -32,9 +32,21 @@ from ._events import (
     UnknownReceived,
 )
 from ._framing import TOO_LONG, LineReader
-from ._messages import InjectSSHKey, Message, Notification, Reply, Request, UnknownMessage
+from ._messages import InjectSSHKey, Message, Reply, Request, UnknownMessage
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role
 from ._state import Conversation, State, Violation
+
+#: What tells of a message: by its kind, but for the open class, which has an event of its own.
+_BY_KIND: Final[dict[Kind, type[Any]]] = {
+    Kind.REQUEST: RequestReceived,
+    Kind.REPLY: ReplyReceived,
+    Kind.NOTIFICATION: NotificationReceived,
+}
+_EVENTS: Final[dict[type[Any], type[Any]]] = {
+    **{row.cls: _BY_KIND[row.kind] for row in BY_CLASS.values()},
+    UnknownMessage: UnknownReceived,
+}
+_new: Final[Callable[[type[Any]], Any]] = object.__new__
 
 
 class Connection:
@@ -48,7 +60,7 @@ class Connection:
     """
 
     def __init__(self, our_role: Role, *, max_line_size: int = MAX_LINE_SIZE, max_pending: int = MAX_PENDING) -> None:
-        """Raises ValueError when a limit is not at least 1 request or 64 bytes, TypeError when the role is no `Role`."""
+        """Raises ValueError when a limit is below 1 request or 64 bytes, TypeError when the role is no `Role`."""
         if not isinstance(our_role, Role):
             raise TypeError("our_role must be Role.HOST or Role.GUEST")
         # 64 bytes hold the acknowledgement of every known request.
@@ -58,9 +70,13 @@ class Connection:
         self.their_role = our_role.peer
         self._max_line_size = max_line_size
         self._max_pending = max_pending
-        self._lines = LineReader(max_line_size)
+        self._lines = lines = LineReader(max_line_size)
+        self._conversation = conversation = Conversation()
+        # Bound once: these four are called for every message.
+        self._feed = lines.feed
+        self._next_line = lines.next_line
         self._read = reader(self.their_role)
-        self._conversation = Conversation()
+        self._take = conversation.message
         self._is_host = our_role is Role.HOST
         self._error: RemoteProtocolError | None = None
         self._eof = False
@@ -137,7 +153,7 @@ class Connection:
         if self._eof:
             raise RuntimeError("receive_data was called after receive_eof")
         if self._error is None:
-            self._lines.feed(data)
+            self._feed(data)
 
     def receive_eof(self) -> None:
         """Take note that the peer's stream has ended. Saying it twice is fine."""
@@ -157,22 +173,35 @@ class Connection:
         """
         if self._error is not None:
             raise copy.copy(self._error)
-        line = self._lines.next_line()
+        line = self._next_line()
         if line is TOO_LONG:
             limit = self._max_line_size
             self._fail(LineTooLong(f"the {self.their_role.value} sent a line longer than {limit} bytes", limit=limit))
         if line is None:
             return self._ended() if self._eof and not self._said_closed else NEED_DATA
-        result = self._read(line)
+        message: Any = self._read(line)
         del line  # it may hold a secret, and what follows may raise
-        if isinstance(result, Message):
-            return self._received(result)
-        if self._lines.ends_open and isinstance(result, MalformedLine):
-            self._cut(result)
-        if self._is_host:
-            # It could have been the reply to the oldest request; going on would be guessing.
-            self._fail(result)
-        return self._unreadable(result)
+        cls = _EVENTS.get(type(message))
+        if cls is None:
+            message = self._unreadable(message)
+            if type(message) is MalformedReceived:
+                return message
+            cls = RequestReceived
+        try:
+            request = self._take(self.their_role, message)
+        except Violation as exc:
+            why = str(exc)
+        else:
+            if cls is UnknownReceived:
+                return UnknownReceived(message.type, message.payload)
+            # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
+            event: Event = _new(cls)
+            fields = event.__dict__
+            fields["message"] = message
+            if request is not None:
+                fields["request"] = request
+            return event
+        return self._fail(self._violation(message, why))
 
     def _refuse(self, message: Message) -> str | None:
         if isinstance(message, InjectSSHKey) and self._is_host and "\n" in message.public_key.rstrip("\n"):
@@ -185,30 +214,19 @@ class Connection:
             return str(exc)
         return None
 
-    def _received(self, message: Message) -> Event | Literal[Need.DATA]:
-        try:
-            request = self._conversation.message(self.their_role, message)
-        except Violation as exc:
-            why = str(exc)
-        else:
-            why = ""
-        if why:
-            self._fail(self._violation(message, why))
-        if request is not None:
-            return ReplyReceived(cast("Reply", message), request)
-        if isinstance(message, Request):
-            return RequestReceived(message)
-        if isinstance(message, UnknownMessage):
-            return UnknownReceived(message.type, message.payload)
-        return NotificationReceived(cast("Notification", message))
-
-    def _unreadable(self, error: RemoteProtocolError) -> Event | Literal[Need.DATA]:
-        """Guest role: what the reference refuses and goes on after (§3)."""
+    def _unreadable(self, error: RemoteProtocolError) -> MalformedReceived | Request:
+        """What follows from a line that could not be read: an event, or the request that it stands for."""
+        if self._lines.ends_open and isinstance(error, MalformedLine):
+            self._cut(error)
+        if self._is_host:
+            # It could have been the reply to the oldest request; going on would be guessing.
+            self._fail(error)
+        # Guest role: what the reference refuses, and goes on after (§3).
         fault = cast("MalformedLine | InvalidMessage", error)
         type_ = fault.type if isinstance(fault, InvalidMessage) else ""
         row = BY_TYPE[Role.HOST].get(type_)
         if row is not None and row.ignores_bad_payload:
-            return self._received(row.cls())
+            return cast("Request", row.cls())
         self._conversation.unreadable(type_)
         return MalformedReceived(fault)
 

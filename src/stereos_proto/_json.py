@@ -204,7 +204,7 @@ class _Loop:
     def _take(self, step: str, token: str) -> None:
         if step == "push":
             self._open.append((token, []))
-            self._expect = "first" if token == "[" else "name or end"
+            self._expect = {"[": "first", "{": "name or end"}[token]
         elif step == "pop":
             bracket, items = self._open.pop()
             value = items if bracket == "[" else Members(items)

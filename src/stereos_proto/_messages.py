@@ -52,14 +52,23 @@ class LifecycleState(StrEnum):
     SHUTDOWN = "shutdown"
 
 
+if TYPE_CHECKING:
+    StateName = str
+else:
+    #: A `LifecycleState`, or a plain `str` when the guest has one that is not there. The canonical lane goes by
+    #: the enum, and leaves the others to the tolerant lane: msgspec knows no "member of an enum, else a string".
+    StateName = LifecycleState
+
 _STATES: Final[dict[str, LifecycleState]] = {state.value: state for state in LifecycleState}
 
 
-def _name_known_state(message: Health | Lifecycle) -> None:
-    # msgspec cannot decode "an enum member, else a string", and calls this hook of attrs instead.
-    state: Any = message.state
-    if type(state) is str:
-        message.__dict__["state"] = _STATES.get(state, state)
+def name_state(state: str) -> str:
+    """`state` as the `LifecycleState` that it names, else as it is."""
+    return _STATES.get(state, state) if type(state) is str else state
+
+
+#: Type of a field → the value that an absent or null member has (§4). Lists are empty.
+ZERO: Final[dict[Any, Any]] = {str: "", StateName: "", bool: False, U32: 0, I64: 0}
 
 
 @attrs.frozen(slots=False)
@@ -67,12 +76,8 @@ class Message:
     """What stands on one line. `type` is its name on the wire."""
 
     if TYPE_CHECKING:
-        # A class variable of most messages, a field of the open ones. Only declared: a real property here
-        # would hide the field.
-        @property
-        def type(self) -> str:
-            """The message's name on the wire."""
-            ...
+        # Only declared: the open classes have a field of this name instead.
+        type: ClassVar[str]
 
 
 @attrs.frozen(slots=False)
@@ -171,7 +176,7 @@ class CustomRequest(Request):
     `payload` is any JSON value, None for no payload. It may carry a secret, so it is kept out of the repr.
     """
 
-    type: str
+    type: str  # type: ignore[misc]  # pyright: ignore[reportIncompatibleVariableOverride]
     payload: Any = attrs.field(default=None, repr=False)
 
 
@@ -214,12 +219,9 @@ class Health(Reply):
     """
 
     type: ClassVar[str] = MessageType.HEALTH
-    state: str
+    state: StateName = attrs.field(converter=name_state)
     agents: tuple[AgentStatus, ...] = attrs.field(default=(), metadata=_OMIT, converter=tuple)
     uptime_seconds: I64 = 0
-
-    def __attrs_post_init__(self) -> None:
-        _name_known_state(self)
 
 
 @attrs.frozen(slots=False)
@@ -227,16 +229,18 @@ class Lifecycle(Notification):
     """The guest has entered `state` (§3). Today's guest never sends it; a host survives it anywhere."""
 
     type: ClassVar[str] = MessageType.LIFECYCLE
-    state: str
+    state: StateName = attrs.field(converter=name_state)
     message: str = attrs.field(default="", metadata=_OMIT)
-
-    def __attrs_post_init__(self) -> None:
-        _name_known_state(self)
 
 
 @attrs.frozen(slots=False)
 class UnknownMessage(Notification):
     """A message from the guest of a type that is not in the registry (§2). `payload` is any JSON value."""
 
-    type: str
+    type: str  # type: ignore[misc]  # pyright: ignore[reportIncompatibleVariableOverride]
     payload: Any = None
+
+
+def wire_fields(cls: type[Any]) -> tuple[attrs.Attribute[Any], ...]:
+    """The fields of a message class in wire order, with types instead of annotations."""
+    return tuple(attrs.fields(attrs.resolve_types(cls, include_extras=True)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import Final, cast
+from typing import Any, Final
 
 from ._messages import Ack, CustomRequest, Message, Request
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role
@@ -58,6 +58,11 @@ REQUIREMENTS: Final[dict[Kind, frozenset[State]]] = {
     Kind.REPLY: frozenset(State),
     Kind.NOTIFICATION: frozenset(State),
 }
+
+
+# Looking a member up in its Enum takes CPython 3.11 as long as a whole function; these are asked for every message.
+_REQUEST: Final = Kind.REQUEST
+_REPLY: Final = Kind.REPLY
 
 
 class Violation(Exception):
@@ -108,7 +113,7 @@ class Conversation:
         """The host sent a line that the guest could not read, and must refuse. `type_` is "" if it is unknown."""
         self.pending.append(CustomRequest(type_))
 
-    def message(self, sender: Role, message: Message) -> Request | None:
+    def message(self, sender: Role, message: Any) -> Request | None:
         """`sender` sends `message`; return the request that it answers, if it answers one.
 
         Raises Violation, and changes nothing, when it may not be sent now.
@@ -120,13 +125,13 @@ class Conversation:
         # cost of a ping.
         if not self._both_open:
             self._permit(sender, row.kind)
-        request = None
-        if row.kind is Kind.REQUEST:
+        kind = row.kind
+        if kind is _REQUEST:
             self._ask(message)
-        elif row.kind is Kind.REPLY:
-            request = self._answer(message)
+            return None
+        request = self._answered_by(message) if kind is _REPLY else None
         if row.tells_state:
-            self.lifecycle = getattr(message, "state", None)
+            self.lifecycle = message.state
         return request
 
     def _happen(self, role: Role, happening: Happening) -> None:
@@ -138,17 +143,18 @@ class Conversation:
             if self.states[role] not in allowed:
                 raise Violation(_ENDED[self.states[role]].format(role.value))
 
-    def _ask(self, message: Message) -> None:
+    def _ask(self, message: Any) -> None:
         if type(message) is CustomRequest and message.type in BY_TYPE[Role.HOST]:
             raise Violation(f"{message.type!r} has a class of its own, {BY_TYPE[Role.HOST][message.type].cls.__name__}")
-        self.pending.append(cast("Request", message))
+        self.pending.append(message)
 
-    def _answer(self, reply: Message) -> Request:
-        if not self.pending:
+    def _answered_by(self, reply: Message) -> Request:
+        pending = self.pending
+        if not pending:
             raise Violation(f"{describe(reply)} answers nothing: no request is waiting")
-        if not answers(reply, self.pending[0]):
-            raise Violation(f"{describe(reply)} does not answer {self.pending[0].type}, the oldest unanswered request")
-        return self.pending.popleft()
+        if not answers(reply, pending[0]):
+            raise Violation(f"{describe(reply)} does not answer {pending[0].type}, the oldest unanswered request")
+        return pending.popleft()
 
 
 _MAY_SEND: Final = frozenset(state for state, happening in TRANSITIONS if happening is Happening.MESSAGE)
