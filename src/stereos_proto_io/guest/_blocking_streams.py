@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import threading
 from contextlib import suppress
 from typing import Final, Protocol
 
 from ._device import AWAY_PAUSE, Device
+from ._listen import RESET
 
 _CHUNK: Final = 64 * 1024
-_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Stream(Protocol):
@@ -56,7 +55,7 @@ class SocketStream:
         """Let `receive` and `send` return in every thread; the host sees the end now, or a reset at `close`."""
         with suppress(OSError):
             if reset:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             # Reading alone: the end of writing would be told to the host before the reset.
             self._socket.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
 
@@ -95,12 +94,13 @@ class DeviceStream:
                 self._wait(select.POLLOUT)
 
     def _wait(self, event: int) -> None:
+        if self._device.is_away:
+            self._over.wait(AWAY_PAUSE)
+            return
         poll = select.poll()
         poll.register(self._device.fileno(), event)
         poll.register(self._waking, select.POLLIN)
-        if any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll()):
-            # Poll returns at once for as long as the host is away.
-            self._over.wait(AWAY_PAUSE)
+        poll.poll()
 
     def end(self, *, reset: bool = False) -> None:  # noqa: ARG002  (a port knows no reset)
         """Let `receive` and `send` return in every thread."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from typing import Final
 
 #: Seconds between looks at a port whose host is away.
@@ -45,6 +46,13 @@ class Device:
             return os.write(self._fd, data[:LARGEST_WRITE])
         except BlockingIOError:
             return 0
+
+    @property
+    def is_away(self) -> bool:
+        """Whether there is no host. As long as that is so, waiting on the descriptor returns at once."""
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        return any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll(0))
 
     def close(self) -> None:
         """Close the port."""

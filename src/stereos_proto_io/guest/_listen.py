@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import stat
+import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,9 @@ from stereos_proto_io.addresses import TCP, Address, Dial, HybridVsock, UnixSock
 
 #: What Linux takes at most, and what thousands of hosts that come at once need.
 BACKLOG: Final = 4096
+
+#: The value of SO_LINGER that makes `close` a reset.
+RESET: Final = struct.pack("ii", 1, 0)
 
 #: Any context id of this machine (VMADDR_CID_ANY). The CID in an address is what the *host* calls the guest, so
 #: a guest that binds it would have to know it; it does not.

@@ -1,15 +1,16 @@
-"""What a server serves: a simulator, or anybody's handler."""
+"""What the three servers have in common: what they serve, where, and whom they know."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import attrs
 
-from stereos_proto import Request
+from stereos_proto import Lifecycle, Request
+from stereos_proto_io.addresses import Address
 
-from ._listen import Endpoint
+from ._listen import Endpoint, bind_all
 from ._session import GuestSession
 from .faults import Fault, FaultPlan
 
@@ -22,7 +23,7 @@ class Guest(Protocol):
 
     faults: FaultPlan
 
-    def handle(self, request: Request) -> Any:
+    def handle(self, request: Request, /) -> Any:
         """Carry `request` out, and return its reply."""
         ...
 
@@ -52,12 +53,61 @@ class _Plain:
 def as_guest(handler: Handler | Guest, faults: Iterable[Fault | str]) -> Guest:
     """Return `handler` as a guest. A guest has its own faults; a function is given `faults`."""
     if not hasattr(handler, "handle"):
-        return _Plain(cast("Handler", handler), FaultPlan(faults))
+        function: Any = handler
+        return _Plain(function, FaultPlan(faults))
     if faults:
         raise TypeError("give the faults to the guest object itself: it has some of its own")
     return cast("Guest", handler)
 
 
-def session_for(endpoint: Endpoint, guest: Guest) -> GuestSession:
-    """Return a new session for a stream that came to `endpoint`."""
-    return GuestSession(plan=guest.faults, hybrid_ports=endpoint.ports, boundless=endpoint.boundless)
+class Link(Protocol):
+    """One connection from a host, or one stream that has none."""
+
+    endpoint: Endpoint
+
+    def push(self, notification: Lifecycle) -> bool:
+        """Send `notification` after what is queued; False if the host has left too much unread."""
+        ...
+
+
+LinkT = TypeVar("LinkT", bound=Link)
+LastingT = TypeVar("LastingT")
+
+
+class Server(Generic[LinkT, LastingT]):
+    """A guest that is up, or about to be. `addresses` are those bound, port 0 resolved."""
+
+    def __init__(self, address: Address | Sequence[Address], guest: Guest) -> None:
+        self.guest = guest
+        self._endpoints = bind_all(address)
+        self._links: set[LinkT] = set()
+        self._lasting: dict[Address, LastingT] = {}
+        self.addresses = tuple(endpoint.address for endpoint in self._endpoints)
+
+    @property
+    def address(self) -> Address:
+        """The first address, port 0 resolved."""
+        return self.addresses[0]
+
+    @property
+    def connections(self) -> tuple[LinkT, ...]:
+        """The connections that are open now. Each has `push`."""
+        return tuple(self._links)
+
+    def push(self, notification: Lifecycle) -> int:
+        """Send `notification` to every connection; return how many took it."""
+        return sum(link.push(notification) for link in self.connections)
+
+    def _state_for(self, endpoint: Endpoint, make: Callable[[GuestSession], LastingT]) -> LastingT:
+        """What a stream that came to `endpoint` works on: something new, or what the last host left behind (§8)."""
+        if endpoint.address in self._lasting:
+            return self._lasting[endpoint.address]
+        state = make(GuestSession(plan=self.guest.faults, hybrid_ports=endpoint.ports, boundless=endpoint.boundless))
+        if endpoint.boundless:
+            self._lasting[endpoint.address] = state
+        return state
+
+    @property
+    def _fleeting(self) -> list[Endpoint]:
+        """The endpoints that a reboot closes. A serial port is the hypervisor's: it stays, with the host on it."""
+        return [endpoint for endpoint in self._endpoints if not endpoint.boundless]

@@ -12,14 +12,16 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Self
 
+import attrs
+
 from stereos_proto import Lifecycle, Reply
 from stereos_proto_io.addresses import Address
 
 from ._actions import Action, Close, Pause, PowerOff, Reboot
 from ._blocking_streams import DeviceStream, SocketStream, Stream
-from ._device import Device
-from ._listen import Endpoint, bind_all
-from ._served import Guest, Handler, as_guest, session_for
+from ._device import AWAY_PAUSE, Device
+from ._listen import Endpoint
+from ._served import Guest, Handler, Server, as_guest
 from ._session import GuestSession, Owed, refusal
 from .faults import Fault
 
@@ -44,19 +46,23 @@ def serve(
     Raises OSError when an address cannot be had, ValueError when a guest cannot listen on it. The result is a
     context manager.
     """
-    return GuestServer(bind_all(address), as_guest(handler, faults), sleep)
+    return GuestServer(address, as_guest(handler, faults), sleep)
 
 
-class GuestServer:
-    """What `serve` returns: a guest that is up. `addresses` are those bound, port 0 resolved."""
+@attrs.define(eq=False)
+class _Shared:
+    """A session, and what its threads wait on. It outlives a connection where the stream has none."""
 
-    def __init__(self, endpoints: list[Endpoint], guest: Guest, sleep: Sleep | None) -> None:
-        self.addresses = tuple(endpoint.address for endpoint in endpoints)
-        self.guest = guest
+    session: GuestSession
+    changed: threading.Condition = attrs.field(factory=threading.Condition)
+
+
+class GuestServer(Server["GuestLink", _Shared]):
+    """What `serve` returns: a guest that is up."""
+
+    def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep | None) -> None:
+        super().__init__(address, guest)
         self._sleep = sleep
-        self._endpoints = endpoints
-        self._links: set[GuestLink] = set()
-        self._lasting: dict[Address, tuple[GuestSession, threading.Condition]] = {}
         self._stopping = threading.Event()
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._bell, self._hears = socket.socketpair()
@@ -64,22 +70,8 @@ class GuestServer:
         self._selector.register(self._hears, selectors.EVENT_READ)
         self._desk = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
         if not guest.faults.refuse_time:
-            self._open()
+            self._open(self._endpoints)
         self._desk.start()
-
-    @property
-    def address(self) -> Address:
-        """The first address, port 0 resolved."""
-        return self.addresses[0]
-
-    @property
-    def connections(self) -> tuple[GuestLink, ...]:
-        """The connections that are open now. Each has `push`."""
-        return tuple(self._links)
-
-    def push(self, notification: Lifecycle) -> int:
-        """Send `notification` to every connection; return how many took it."""
-        return sum(link.push(notification) for link in self.connections)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the guest has shut down, or for `timeout` seconds; return whether it has."""
@@ -109,7 +101,7 @@ class GuestServer:
     def _run(self) -> None:
         if self.guest.faults.refuse_time:
             self.pause(self._stopping, self.guest.faults.refuse_time)
-            self._open()
+            self._open(self._endpoints)
         while not self._stopping.is_set():
             for key, _ in self._selector.select():
                 if key.fileobj is not self._hears:
@@ -120,12 +112,12 @@ class GuestServer:
         self._selector.close()
         self._hears.close()
 
-    def _open(self) -> None:
-        for endpoint in self._endpoints:
-            endpoint.listen()
+    def _open(self, endpoints: list[Endpoint]) -> None:
+        for endpoint in endpoints:
             if endpoint.device:
                 self._start(endpoint, DeviceStream(Device(endpoint.device)))
             else:
+                endpoint.listen()
                 self._watch(endpoint)
 
     def _watch(self, endpoint: Endpoint) -> None:
@@ -134,20 +126,16 @@ class GuestServer:
     def _accept(self, endpoint: Endpoint) -> None:
         try:
             sock, _ = endpoint.listener.accept()
-        except OSError:  # the host was faster away than we were there
+        except OSError:
+            # The host has gone again, or we are out of descriptors: the next one comes when one is free.
+            self._stopping.wait(AWAY_PAUSE)
             return
         if endpoint.boundless:
             self._selector.unregister(endpoint.listener)
         self._start(endpoint, SocketStream(sock))
 
     def _start(self, endpoint: Endpoint, stream: Stream) -> None:
-        if endpoint.boundless:
-            if endpoint.address not in self._lasting:
-                self._lasting[endpoint.address] = (session_for(endpoint, self.guest), threading.Condition())
-            session, changed = self._lasting[endpoint.address]
-        else:
-            session, changed = session_for(endpoint, self.guest), threading.Condition()
-        link = GuestLink(self, endpoint, stream, session, changed)
+        link = GuestLink(self, endpoint, stream, self._state_for(endpoint, _Shared))
         self._links.add(link)
         link.start()
 
@@ -156,7 +144,7 @@ class GuestServer:
             if endpoint.sock in self._selector.get_map():
                 self._selector.unregister(endpoint.listener)
             endpoint.close()
-        links = [link for link in self._links if link.endpoint in endpoints]
+        links = [link for link in self.connections if link.endpoint in endpoints]
         for link in links:
             link.end()
         for link in links:
@@ -167,19 +155,16 @@ class GuestServer:
         self._stopping.set()
 
     def _reboot(self, seconds: float) -> None:
-        # A serial port is the hypervisor's: it stays, with the host on it, while the guest is away.
-        fleeting = [endpoint for endpoint in self._endpoints if not endpoint.boundless]
-        self._shut(fleeting)
+        self._shut(self._fleeting)
         self.pause(self._stopping, seconds)
         self.guest.reboot()
-        for endpoint in fleeting:
+        for endpoint in self._fleeting:
             endpoint.bind()
-            endpoint.listen()
-            self._watch(endpoint)
-        for session, changed in self._lasting.values():
-            with changed:
-                session.restart()
-                changed.notify_all()
+        self._open(self._fleeting)
+        for shared in self._lasting.values():
+            with shared.changed:
+                shared.session.restart()
+                shared.changed.notify_all()
 
     # ------------------------------------------------------------------ for the connections' threads
 
@@ -197,26 +182,19 @@ class GuestServer:
     def left(self, link: GuestLink) -> None:
         """Take note that the thread of `link` is about to end."""
         self._links.discard(link)
-        if link.endpoint.boundless and link.endpoint.sock and not self._stopping.is_set():
+        if link.endpoint.boundless and link.endpoint.sock:
             self._tell(partial(self._watch, link.endpoint))
 
 
 class GuestLink:
     """One connection from a host."""
 
-    def __init__(
-        self,
-        server: GuestServer,
-        endpoint: Endpoint,
-        stream: Stream,
-        session: GuestSession,
-        changed: threading.Condition,
-    ) -> None:
+    def __init__(self, server: GuestServer, endpoint: Endpoint, stream: Stream, shared: _Shared) -> None:
         self.endpoint = endpoint
         self._server = server
         self._stream = stream
-        self._session = session
-        self._changed = changed
+        self._session = shared.session
+        self._changed = shared.changed
         self._over = threading.Event()
         self._writer = threading.Thread(target=self._write, name="guest writes", daemon=True)
         self._reader = threading.Thread(target=self._read, name="guest reads", daemon=True)
