@@ -1,0 +1,52 @@
+# What a developer runs. Every target makes, or reuses, the virtual environment that it needs.
+#
+#   make demo PYTHON=python3.12     another Python
+#   make test ARGS="-k provision"   arguments for what a target runs
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+# The Python is part of the name, so that asking for another one makes the environment anew.
+STAMP := made-with-$(subst /,_,$(PYTHON))
+RUN := $(VENV)/.run-$(STAMP)
+DEV := $(VENV)/.dev-$(STAMP)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fuzz bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUN) ## boot a simulated guest, provision it, look at it, shut it down
+	@$(BIN)/stereosctl demo $(ARGS)
+
+test: $(DEV) ## run all tests, and check that each test file covers its module of the core
+	@$(BIN)/python tools/run_tests.py $(ARGS)
+
+lint: $(DEV) ## check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+fuzz: $(DEV) ## throw random input at the core and at both ends
+	@$(BIN)/python fuzz $(ARGS)
+
+bench: $(DEV) ## measure, and print the figures as ratios
+	@$(BIN)/python bench $(ARGS)
+
+clean: ## remove the virtual environments and what tools leave behind
+	rm -rf .venv .venv-* .coverage* .mypy_cache .ruff_cache .hypothesis build dist
+
+$(RUN): pyproject.toml tools/make_venv
+	@tools/make_venv "$(PYTHON)" "$(VENV)" run
+	@touch $@
+
+$(DEV): pyproject.toml tools/make_venv
+	@tools/make_venv "$(PYTHON)" "$(VENV)" dev
+	@touch $(RUN) $@
+
+# Rooms that bring targets of their own (docs, virtual machines, soak tests) have a file with them.
+include $(wildcard */targets.mk tests/*/targets.mk)

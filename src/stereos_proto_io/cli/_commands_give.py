@@ -1,0 +1,274 @@
+"""Commands that give a guest something: config, secrets, SSH keys, mounts, or all of them from a jcard.toml.
+
+A secret comes from standard input, a file, the environment or a hidden prompt: never from the command line,
+which every process on the machine can read.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from cyclopts import App, Parameter
+from rich.text import Text
+
+from stereos_proto import (
+    InjectSecret,
+    InjectSSHKey,
+    Mount,
+    OutcomeUnknown,
+    ProvisionPlan,
+    ProvisionReport,
+    ProvisionStep,
+    Request,
+    SetConfig,
+    StepStatus,
+    load_jcard,
+)
+
+from ._context import DEFAULT_GUEST, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
+from ._documents import report_document
+from ._errors import SaidNo, UsageError
+from ._output import STEP_MARKS, clean, print_result, say, step_line, write_json
+
+FsType = Literal["9p", "virtiofs"]
+
+_STDIN: Final = "-"
+
+
+def register(app: App) -> None:
+    """Add the commands of this module."""
+    app.command(provision)
+    app.command(mount)
+    for name, text, commands in (
+        ("config", "The guest's jcard.toml.", {"set": config_set}),
+        ("secret", "Secrets, which the guest keeps in memory.", {"set": secret_set}),
+        ("ssh-key", "Who may log in.", {"add": ssh_key_add}),
+    ):
+        group = App(name=name, help=text)
+        for verb, command in commands.items():
+            group.command(command, name=verb)
+        app.command(group)
+
+
+def read_text(source: str) -> str:
+    """The text of a file, or of standard input for `-`. Raises UsageError, without what stands in it."""
+    try:
+        data = sys.stdin.buffer.read() if source == _STDIN else Path(source).read_bytes()
+        return data.decode()
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+    raise UsageError(f"cannot read {'standard input' if source == _STDIN else source}: {reason}")
+
+
+def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
+    deadline = guest.deadline()
+    with connect(guest, deadline) as client:
+        client.request(request, timeout=deadline.left)
+    if json:
+        write_json({"ok": True, "request": request.type, "label": label})
+    else:
+        mark, style = STEP_MARKS[StepStatus.DONE]
+        print_result(Text.assemble((mark, style), " ", clean(label)))
+
+
+def config_set(file: str, guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
+    """Replace the guest's jcard.toml.
+
+    It is sent as it is, and the guest stores it readable by everybody. A file with a [secrets] table is
+    refused: `stereosctl provision` takes the secrets out.
+
+    Example: stereosctl config set jcard.toml --vm dev
+
+    Parameters
+    ----------
+    file: The file, - for standard input.
+    json: Print one JSON document.
+    """
+    content = read_text(file)
+    if load_jcard(content, env=_AnyValue(), source=file).secrets:
+        raise UsageError(
+            f"{file} has [secrets], which the guest would store readable by everybody; "
+            "use `stereosctl provision`, which sends them as secrets"
+        )
+    _give(guest, SetConfig(content), "config", json=json)
+
+
+class _AnyValue(dict[str, str]):
+    """An environment in which every variable is set: to look at a jcard.toml without using it."""
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+    def __missing__(self, _name: str) -> str:
+        return ""
+
+
+def secret_set(
+    name: str,
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    file: Path | None = None,
+    env: Annotated[str | None, Parameter(name="--env")] = None,
+    mode: str = "0600",
+    json: Json = False,
+) -> None:
+    """Store a secret in the guest.
+
+    Its value is never an argument. Without --file or --env it is asked for on a terminal, unseen, and else
+    read from standard input, less one
+    newline at its end.
+
+    Example: stereosctl secret set GITHUB_TOKEN --vm dev < token
+
+    Parameters
+    ----------
+    name: The secret's name in the guest.
+    file: Read the value from this file, every byte of it.
+    env: Take the value of this environment variable.
+    mode: The permission bits of the secret's file in the guest, in octal.
+    json: Print one JSON document.
+    """
+    if file is not None and env is not None:
+        raise UsageError("--file and --env exclude each other")
+    value = _secret_value(name, file, env)
+    try:
+        bits = int(mode, 8)
+    except ValueError:
+        raise UsageError("--mode takes octal permission bits, such as 0600") from None
+    _give(guest, InjectSecret(name, value, bits), f"secret {name}", json=json)
+
+
+def _secret_value(name: str, file: Path | None, env: str | None) -> str:
+    if file is not None:
+        return read_text(str(file))
+    if env is not None:
+        try:
+            return os.environ[env]
+        except KeyError:
+            raise UsageError(f"the environment variable {env} is not set") from None
+    if sys.stdin.isatty():
+        return getpass.getpass(f"Value of {clean(name)} (not shown): ", stream=sys.stderr)
+    return read_text(_STDIN).removesuffix("\n").removesuffix("\r")
+
+
+def ssh_key_add(file: str, guest: Guest = DEFAULT_GUEST, *, user: str, json: Json = False) -> None:
+    """Let the owner of a public key log in.
+
+    It replaces the keys that the user had.
+
+    Example: stereosctl ssh-key add ~/.ssh/id_ed25519.pub --user agent --vm dev
+
+    Parameters
+    ----------
+    file: The public key, - for standard input.
+    user: The guest's user, such as admin or agent.
+    json: Print one JSON document.
+    """
+    key = read_text(file)
+    if "PRIVATE KEY" in key:
+        raise UsageError(f"{file} is a private key; the guest is to have the public one, which ends in .pub")
+    _give(guest, InjectSSHKey(user, key.strip()), f"SSH key of {user}", json=json)
+
+
+def mount(
+    tag: str,
+    path: str,
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    fs: FsType,
+    read_only: bool = False,
+    json: Json = False,
+) -> None:
+    """Mount a folder that the hypervisor shares.
+
+    Mounting twice lays one mount over the other.
+
+    Example: stereosctl mount share0 /workspace --fs virtiofs --vm dev
+
+    Parameters
+    ----------
+    tag: The tag under which the hypervisor shares it.
+    path: Where it is to be in the guest.
+    fs: 9p under QEMU, virtiofs under Apple's framework.
+    read_only: Mount it read-only.
+    json: Print one JSON document.
+    """
+    _give(guest, Mount(tag, path, fs, read_only), f"mount {tag} at {path}", json=json)
+
+
+def provision(
+    file: str,
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    fs: FsType = "9p",
+    ssh_key: Annotated[Path | None, Parameter(name="--ssh-key")] = None,
+    user: str = "admin",
+    dry_run: bool = False,
+    json: Json = False,
+) -> None:
+    """Give the guest all that a jcard.toml asks for.
+
+    It waits for the guest, then sends mounts, secrets, the key and the config in one flight. Secrets take
+    ${NAME} from the environment; the config goes without them, and last, since agents start with it.
+
+    Example: stereosctl provision jcard.toml --vm dev --ssh-key ~/.ssh/id_ed25519.pub
+
+    Parameters
+    ----------
+    file: The jcard.toml, - for standard input.
+    fs: How the hypervisor shares folders: 9p under QEMU, virtiofs under Apple's framework.
+    ssh_key: A public key that may log in.
+    user: Whom the key is for.
+    dry_run: Show the steps, and send nothing.
+    json: Print one JSON document.
+    """
+    plan = read_plan(file, fs, ssh_key, user)
+    if dry_run:
+        steps = [ProvisionStep(request, StepStatus.NOT_SENT) for request in plan.requests]
+        _show_report(ProvisionReport(tuple(steps)), json=json, each=True)
+        return
+    deadline = guest.deadline(WAIT_SECONDS)
+    with connect_when_ready(guest, deadline) as client:
+        result = client.provision(plan, on_step=None if json else _show_step, timeout=deadline.left)
+    _show_report(result, json=json)
+    judge(result)
+
+
+def read_plan(file: str, fs: FsType, ssh_key: Path | None, user: str) -> ProvisionPlan:
+    """The plan that a jcard.toml describes."""
+    keys = () if ssh_key is None else (InjectSSHKey(user, read_text(str(ssh_key)).strip()),)
+    return load_jcard(read_text(file), env=os.environ, fs_type=fs, ssh_keys=keys, source=file)
+
+
+def _show_step(step: ProvisionStep) -> None:
+    print_result(step_line(step))
+
+
+def _show_report(report: ProvisionReport, *, json: bool, each: bool = False) -> None:
+    if json:
+        write_json(report_document(report))
+        return
+    for step in report.steps if each else ():
+        print_result(step_line(step))
+    done = len(report.steps) - len(report.failed)
+    if not each:
+        say(f"{done} of {len(report.steps)} steps done")
+
+
+def judge(report: ProvisionReport) -> None:
+    """Raise what a provisioning that did not go well ends in; its steps have been shown."""
+    failed = report.failed
+    if not failed:
+        return
+    if any(step.status is StepStatus.REFUSED for step in failed):
+        raise SaidNo
+    for step in failed:
+        if isinstance(step.error, OutcomeUnknown):
+            raise step.error
+    report.raise_for_failure()

@@ -1,0 +1,137 @@
+"""Commands around the simulated guest: simulate, demo, conformance."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, Final
+
+from cyclopts import App, Parameter
+from rich.text import Text
+
+from stereos_proto import Ack, AgentStatus, Reply, Request
+
+from ._context import address_of
+from ._errors import UsageError
+from ._output import clean, error_console, print_result, say
+
+#: A free port of this machine only.
+_ANYWHERE: Final = "tcp://127.0.0.1:0"
+
+
+def register(app: App) -> None:
+    """Add the commands of this module."""
+    app.command(simulate)
+    app.command(demo)
+
+
+def simulate(
+    *,
+    listen: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (_ANYWHERE,),
+    fault: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    agent: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    boot_time: float = 0.0,
+    poll_interval: float = 5.0,
+    attached: bool = False,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
+) -> None:
+    """Be a guest to try things on.
+
+    It prints its address on stdout and each request on stderr, and ends when it is shut down, or by Ctrl-C.
+
+    Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`, `refuse:3s`, `reset#1`.
+
+    Example: stereosctl simulate --listen unix:///tmp/guest.sock --boot-time 3 --fault late:2s@ping
+
+    Parameters
+    ----------
+    listen: Where it listens; give it again for more. By default a free TCP port of this machine.
+    fault: What goes wrong; give it again for more.
+    agent: An agent that runs from the start; give it again for more. By default those of the config run, once it came.
+    boot_time: Seconds that it says `booting`.
+    poll_interval: Seconds between its looks at config and agents.
+    attached: End with standard input, so that it cannot outlive whoever started it.
+    quiet: Say nothing but the address.
+    """
+    from stereos_proto_io.guest.blocking import serve  # noqa: PLC0415  (the server is loaded where it is used)
+
+    addresses = [address_of(text) for text in listen]
+    guest = _guest(fault, agent, boot_time, poll_interval, quiet=quiet)
+    with _terminated_politely() as stop:
+        try:
+            server = serve(addresses, guest)
+        except (OSError, ValueError) as exc:
+            raise UsageError(f"cannot listen on {', '.join(map(str, addresses))}: {exc}") from None
+        if attached:
+            threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
+        with server:
+            for address in server.addresses:
+                print_result(str(address))
+            # Waiting in short turns, so that a signal is noticed between them.
+            while not stop.is_set() and not server.join(0.2):
+                pass
+    if not stop.is_set() and not quiet:
+        say("the guest has powered off")
+
+
+def _guest(
+    faults: tuple[str, ...], agents: tuple[str, ...], boot_time: float, poll_interval: float, *, quiet: bool
+) -> Any:
+    from stereos_proto_io.guest import GuestSimulator  # noqa: PLC0415
+
+    class Shown(GuestSimulator):
+        def handle(self, request: Request) -> Reply:
+            reply = super().handle(request)
+            if not quiet:
+                _show_request(request, reply)
+            return reply
+
+    running = [AgentStatus(name, running=True, session=name) for name in agents] or None
+    try:
+        return Shown(faults=faults, agents=running, boot_time=boot_time, poll_interval=poll_interval)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+
+
+def _show_request(request: Request, reply: Reply) -> None:
+    # A message's repr hides its secrets.
+    line = Text.assemble(("→", "cyan"), " ", clean(repr(request)))
+    if isinstance(reply, Ack) and not reply.ok:
+        line.append("  refused", "red")
+    error_console().print(line)
+
+
+def _until_stdin_ends(stop: threading.Event) -> None:
+    # Below Python's own buffer: a thread that waits in that one keeps the interpreter from ending cleanly.
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    stop.set()
+
+
+@contextmanager
+def _terminated_politely() -> Iterator[threading.Event]:
+    """Turn SIGTERM into an event, so that sockets are closed and their files removed."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda _signal, _frame: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def demo(file: str | None = None) -> None:
+    """Boot a simulated guest, provision it, look at it, shut it down.
+
+    Example: stereosctl demo
+
+    Parameters
+    ----------
+    file: The jcard.toml to provision. By default one with two mounts, three secrets and two agents.
+    """
+    from ._demo import play  # noqa: PLC0415
+
+    play(file)

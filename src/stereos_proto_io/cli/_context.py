@@ -1,0 +1,124 @@
+"""What the commands have in common: which guest, until when, with or without a trace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Final
+
+import attrs
+from cyclopts import Group, Parameter
+
+from stereos_proto.dialogues import READY_STATES
+from stereos_proto_io.addresses import Address, parse_address
+
+from ._errors import UsageError
+
+if TYPE_CHECKING:
+    from stereos_proto_io.blocking import Client
+
+#: Seconds that a command has where it only asks, and where it waits for a guest.
+ASK_SECONDS: Final = 10.0
+WAIT_SECONDS: Final = 60.0
+
+_GUEST: Final = Group("Guest", sort_key=10)
+_OUTPUT: Final = Group("Output", sort_key=20)
+
+
+@Parameter(name="*")
+@attrs.frozen
+class Guest:
+    """Which guest, how long, and whether to show the wire. The same for every command."""
+
+    address: Annotated[str | None, Parameter(group=_GUEST, env_var="STEREOS_ADDRESS", show_default=False)] = None
+    """Where the guest is: tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT, serial:///PATH."""
+
+    vm: Annotated[str | None, Parameter(name="--vm", group=_GUEST, show_default=False)] = attrs.field(
+        default=None, kw_only=True
+    )
+    """The name of a virtual machine of mb's, instead of an address. `stereosctl ls` lists them."""
+
+    timeout: Annotated[float | None, Parameter(name="--timeout", group=_GUEST, show_default=False)] = attrs.field(
+        default=None, kw_only=True
+    )
+    """Seconds for everything together, dialling included. By default 10, or 60 for what waits for a guest."""
+
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], group=_OUTPUT)] = attrs.field(
+        default=False, kw_only=True
+    )
+    """Trace the wire on stderr, without secrets."""
+
+    def resolve(self) -> Address:
+        """The address that was given in one of the ways. Raises UsageError."""
+        if self.vm is not None:
+            from ._machines import find  # noqa: PLC0415  (only where it is asked for)
+
+            return find(self.vm)
+        if not self.address:
+            raise UsageError(
+                "which guest? Give its address (tcp://127.0.0.1:1024), --vm NAME, or set STEREOS_ADDRESS; "
+                "`stereosctl ls` lists mb's virtual machines, `stereosctl simulate` makes a guest to try"
+            )
+        return address_of(self.address)
+
+    def deadline(self, default: float = ASK_SECONDS) -> Deadline:
+        """When the command has to be done. Raises UsageError."""
+        seconds = default if self.timeout is None else self.timeout
+        if not seconds > 0:
+            raise UsageError(f"--timeout must be more than 0 seconds, not {seconds:g}")
+        return Deadline(time.monotonic() + seconds)
+
+
+#: What a command's `guest` is when nothing was said about it.
+DEFAULT_GUEST: Final = Guest()
+
+Json = Annotated[bool, Parameter(name="--json", group=_OUTPUT)]
+JsonLines = Annotated[bool, Parameter(name="--jsonl", group=_OUTPUT)]
+
+
+def address_of(text: str) -> Address:
+    """`parse_address`, with a UsageError."""
+    try:
+        return parse_address(text)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+
+
+@attrs.frozen
+class Deadline:
+    """A point in time, by the monotonic clock."""
+
+    at: float
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, 0 at least."""
+        return max(self.at - time.monotonic(), 0.0)
+
+    def within(self, seconds: float) -> float:
+        """`seconds`, or what is left where that is less."""
+        return min(seconds, self.left)
+
+
+def connect(guest: Guest, deadline: Deadline) -> Client:
+    """A connection to the guest. Raises ConnectError."""
+    from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+
+    return dial(guest.resolve(), deadline, trace=guest.verbose)
+
+
+def connect_when_ready(
+    guest: Guest,
+    deadline: Deadline,
+    *,
+    states: Collection[str] = READY_STATES,
+    agents: Collection[str] = (),
+    quiet: bool = False,
+) -> Client:
+    """A connection to a guest that may still boot. The wait is shown."""
+    from ._dialling import dial_when_ready  # noqa: PLC0415
+    from ._progress import waiting  # noqa: PLC0415
+
+    address = guest.resolve()
+    with waiting(address, quiet=quiet) as report:
+        return dial_when_ready(address, deadline, states=states, agents=agents, on_progress=report, trace=guest.verbose)

@@ -1,0 +1,145 @@
+"""How things look: results on stdout, everything else on stderr.
+
+What a guest sends is not trusted: a control character in an agent's name must not steer the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stereos_proto import AgentStatus, Health, LifecycleState, ProvisionStep, StepStatus
+
+from ._errors import BrokenOutput
+
+STATE_STYLES: Final[dict[str, str]] = {
+    LifecycleState.BOOTING: "yellow",
+    LifecycleState.READY: "green",
+    LifecycleState.HEALTHY: "bold green",
+    LifecycleState.DEGRADED: "bold yellow",
+    LifecycleState.SHUTDOWN: "red",
+}
+STEP_MARKS: Final[dict[StepStatus, tuple[str, str]]] = {
+    StepStatus.DONE: ("✓", "green"),
+    StepStatus.REFUSED: ("✗", "bold red"),
+    StepStatus.UNKNOWN: ("?", "bold yellow"),
+    StepStatus.NOT_SENT: ("–", "dim"),
+}
+
+
+class _Console(Console):
+    """Leaves a broken pipe to us: rich would end the process with an exit code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenOutput
+
+
+def console() -> Console:
+    """For results: stdout."""
+    return _Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def error_console() -> Console:
+    """For progress and errors: stderr."""
+    return _Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def clean(text: str) -> str:
+    """`text` with what could steer a terminal written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def write_json(document: object, *, indent: bool = True) -> None:
+    """Write one JSON document: indented for `--json`, on one line for `--jsonl`."""
+    text = json.dumps(document, indent=2 if indent else None, separators=None if indent else (",", ":"))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise BrokenOutput from None
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Tell the person at the terminal something that is no result."""
+    error_console().print(Text(clean(text), style))
+
+
+def state_text(state: str) -> Text:
+    """A lifecycle state in its colour."""
+    return Text(clean(state), STATE_STYLES.get(state, ""))
+
+
+def duration(seconds: float) -> str:
+    """`3 d 4 h`, `5 min 6 s`, `7 s`: the two largest units, in whole numbers."""
+    left = int(seconds)
+    parts: list[str] = []
+    for name, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (name == "s" and not parts):
+            parts.append(f"{count} {name}")
+    return " ".join(parts[:2])
+
+
+def columns(*headers: str) -> Table:
+    """An empty table with the look of all our tables."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def agents_table(agents: Iterable[AgentStatus]) -> Table:
+    """The agents of a guest, one a row. The columns that say why are left out while all is well."""
+    agents = tuple(agents)
+    restarts = any(agent.restarts for agent in agents)
+    errors = any(agent.error for agent in agents)
+    headers = ["AGENT", "STATUS", "SESSION", *(["RESTARTS"] if restarts else []), *(["ERROR"] if errors else [])]
+    table = columns(*headers)
+    for agent in agents:
+        row = [
+            Text(clean(agent.name), "bold"),
+            Text("● running", "green") if agent.running else Text("○ stopped", "red"),
+            Text(clean(agent.session)),
+        ]
+        if restarts:
+            row.append(Text(str(agent.restarts)))
+        if errors:
+            row.append(Text(clean(agent.error), "red"))
+        table.add_row(*row)
+    return table
+
+
+def health_line(label: object, health: Health) -> Text:
+    """A guest in one line: where, its state, since when, how many agents run."""
+    running = sum(agent.running for agent in health.agents)
+    line = Text.assemble((clean(str(label)), "bold"), "  ", state_text(health.state))
+    line.append(f"  up {duration(health.uptime_seconds)}")
+    if health.agents:
+        line.append(f"  {running} of {len(health.agents)} agents running")
+    else:
+        line.append("  no agents", "dim")
+    return line
+
+
+def step_line(step: ProvisionStep) -> Text:
+    """One step of a provisioning, and why it did not work."""
+    mark, style = STEP_MARKS[step.status]
+    line = Text.assemble((mark, style), " ", clean(step.label))
+    if step.status is not StepStatus.DONE:
+        line.append(f"  {step.status.value}", style)
+        line.append(f": {clean(str(step.error))}" if step.error else "")
+    return line
+
+
+def print_result(*parts: Any) -> None:
+    """Print parts of a result on stdout, each on its own line."""
+    target = console()
+    for part in parts:
+        target.print(part)

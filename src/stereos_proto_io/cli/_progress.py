@@ -1,0 +1,76 @@
+"""What a person sees while a guest is waited for: state, tries, seconds, the last error. On stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from stereos_proto.dialogues import WaitProgress
+
+from ._output import clean, error_console, state_text
+
+Report = Callable[[WaitProgress], None]
+
+
+class _Waiting:
+    """One line that is drawn again and again; the seconds go on between two tries."""
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+        self._start = time.monotonic()
+        self._spinner = Spinner("dots", style="cyan")
+        self.progress = WaitProgress()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def line(self) -> Text:
+        progress = self.progress
+        line = Text.assemble("waiting for ", (clean(self._subject), "bold"))
+        if progress.state is not None:
+            line.append("  state ").append_text(state_text(progress.state))
+        line.append(f"  {progress.tries} {'try' if progress.tries == 1 else 'tries'}  {self.seconds:.1f} s", "dim")
+        if progress.error is not None:
+            line.append(f"  {clean(str(progress.error))}", "yellow")
+        return line
+
+    def __rich__(self) -> Spinner:
+        self._spinner.update(text=self.line())
+        return self._spinner
+
+
+@contextmanager
+def waiting(subject: object, *, quiet: bool = False) -> Iterator[Report]:
+    """Show a wait for its length: a moving line on a terminal, else a line per change. Yields what to report to."""
+    shown = _Waiting(str(subject))
+    console = Console(quiet=True) if quiet else error_console()
+    if not console.is_terminal or quiet:
+        yield _line_per_change(shown, console)
+        return
+    with Live(shown, console=console, transient=True, refresh_per_second=12):
+
+        def report(progress: WaitProgress) -> None:
+            shown.progress = progress
+
+        yield report
+
+
+def _line_per_change(shown: _Waiting, console: Console) -> Report:
+    last: object = None
+
+    def report(progress: WaitProgress) -> None:
+        nonlocal last
+        shown.progress = progress
+        seen = (progress.state, type(progress.error))
+        if seen != last:
+            last = seen
+            console.print(shown.line(), soft_wrap=True)
+
+    return report

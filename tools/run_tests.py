@@ -1,0 +1,93 @@
+"""Run all tests, and hold each module of the core to its own test file.
+
+Every module of `stereos_proto` has one test file, which covers it wholly, branches included. To know that it
+is this file that does it, each runs in an interpreter of its own, several at a time. The other tests follow
+under pytest-xdist. Arguments are for pytest; with any, coverage is not measured.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import coverage
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CORE: Final = ROOT / "src" / "stereos_proto"
+#: Tests marked `vm` need a machine that was booted for them.
+PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "--no-header", "-m", "not vm")
+
+
+def test_file(module: Path) -> Path:
+    """The one test file of a module: `_framing.py` has test_framing.py, `testing/strategies.py` has
+    test_testing_strategies.py, and `testing/__init__.py` has test_testing.py.
+    """
+    parts = [part.strip("_") for part in module.relative_to(CORE).with_suffix("").parts]
+    if len(parts) > 1 and parts[-1] == "init":
+        parts.pop()
+    return ROOT / "tests" / f"test_{'_'.join(parts)}.py"
+
+
+def check_module(module: Path, folder: Path) -> tuple[Path, str]:
+    """Run a module's test file, and return what is wrong with it: "" if nothing is."""
+    tests = test_file(module)
+    if not tests.exists():
+        return module, f"it has no test file: {tests.relative_to(ROOT)} is missing"
+    data = folder / ".".join(module.relative_to(CORE).parts)
+    command = (sys.executable, "-m", "coverage", "run", "--branch", f"--include={module}", *PYTEST[1:], str(tests))
+    run = subprocess.run(  # noqa: S603  (this interpreter, and our own files)
+        command,
+        cwd=ROOT,
+        env={**os.environ, "COVERAGE_FILE": str(data)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        return module, run.stdout
+    table = io.StringIO()
+    measured = coverage.Coverage(data_file=str(data), config_file=str(ROOT / "pyproject.toml"))
+    measured.load()
+    if measured.report(include=str(module), show_missing=True, file=table) < 100:
+        return module, f"{tests.relative_to(ROOT)} does not cover it:\n{table.getvalue()}"
+    return module, ""
+
+
+def check_core() -> list[Path]:
+    """Check every module of the core; return those with a fault."""
+    modules = sorted(CORE.rglob("*.py"), key=lambda path: (path.parent, path.name))
+    faulty = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for module, fault in pool.map(lambda module: check_module(module, Path(folder)), modules):
+            print(f"{'FAILED' if fault else 'ok':6}  {module.relative_to(CORE.parent)}", flush=True)
+            if fault:
+                faulty.append(module)
+                print(fault, flush=True)
+    return faulty
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests; return the exit code."""
+    if arguments:
+        return subprocess.run((*PYTEST, *arguments), cwd=ROOT, check=False).returncode  # noqa: S603
+    start = time.monotonic()
+    faulty = check_core()
+    print(f"core: each module covered to 100 % by its own test file, {len(faulty)} faulty", flush=True)
+    covered = {test_file(module) for module in CORE.rglob("*.py")}
+    ignored = [f"--ignore={path}" for path in covered if path.exists()]
+    rest = subprocess.run((*PYTEST, "-n", "auto", *ignored), cwd=ROOT, check=False).returncode  # noqa: S603
+    print(f"{'FAILED' if faulty or rest else 'all green'} in {time.monotonic() - start:.0f} s", flush=True)
+    return int(bool(faulty or rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
