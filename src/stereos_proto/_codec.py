@@ -159,20 +159,20 @@ def _writer(row: Row) -> Callable[[Any], bytes]:
         line = _ENCODER.encode({"type": row.type}) + b"\n"
         return lambda _message: line
     payload: Any = _payload_struct(row.cls)
-    envelope: Any = _struct(f"{row.cls.__name__}Line", [("payload", payload)], tag_field="type", tag=row.type)
-    lists = [(field.name, {item}) for field in fields if (item := _item_class(field.type))]
+    start = b'{"type":"%b","payload":' % row.type.encode()
+    lists = [(operator.attrgetter(field.name), {item}) for field in fields if (item := _item_class(field.type))]
     convert, encode_json = msgspec.convert, _ENCODER.encode
 
     def write_line(message: Any) -> bytes:
         try:
-            checked = envelope(convert(message, payload, from_attributes=True))
+            checked = convert(message, payload, from_attributes=True)
         except msgspec.ValidationError:
             return _write_tolerantly(message)
-        # msgspec takes anything with the right attributes for an item.
-        for name, wanted in lists:
-            if not wanted.issuperset(map(type, getattr(message, name))):
+        for items_of, wanted in lists:
+            # msgspec takes anything with the right attributes for an item.
+            if (items := items_of(message)) and not wanted.issuperset(map(type, items)):
                 return _write_tolerantly(message)
-        return encode_json(checked) + b"\n"
+        return start + encode_json(checked) + b"}\n"
 
     return write_line
 

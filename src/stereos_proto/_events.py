@@ -66,7 +66,8 @@ class MalformedReceived:
     `reply` is the refusal that the reference sends.
     """
 
-    error: MalformedLine | InvalidMessage
+    # Exceptions compare by identity, and two events that say the same shall be equal.
+    error: MalformedLine | InvalidMessage = attrs.field(eq=lambda error: (type(error), str(error)))
 
     @property
     def reply(self) -> Ack:

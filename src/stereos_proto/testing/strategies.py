@@ -1,0 +1,245 @@
+"""Hypothesis strategies for messages, lines and conversations.
+
+They are derived from the registry and from the fields of the classes: a new message appears here by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import attrs
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from .._codec import encode
+from .._constants import I64_MAX, I64_MIN, U32_MAX
+from .._messages import (
+    I64,
+    U32,
+    Ack,
+    CustomRequest,
+    LifecycleState,
+    Message,
+    Reply,
+    Request,
+    StateName,
+    UnknownMessage,
+    wire_fields,
+)
+from .._registry import BY_CLASS, BY_TYPE, Kind, Role
+
+if TYPE_CHECKING:
+    from random import Random
+
+__all__ = [
+    "Exchange",
+    "conversations",
+    "cuts",
+    "envelopes",
+    "from_message_class",
+    "json_values",
+    "lines",
+    "malformed_lines",
+    "message_classes",
+    "messages",
+    "nearly_valid_lines",
+    "partitions",
+    "replies_to",
+    "states",
+]
+
+
+def states() -> SearchStrategy[str]:
+    """Lifecycle states: those that are known, and others."""
+    return st.sampled_from(LifecycleState) | st.text(max_size=12)
+
+
+_LEAVES: Final[dict[Any, Callable[[], SearchStrategy[Any]]]] = {
+    str: st.text,
+    bool: st.booleans,
+    U32: lambda: st.integers(0, U32_MAX),
+    I64: lambda: st.integers(I64_MIN, I64_MAX),
+    StateName: states,
+}
+
+
+def json_values(*, max_leaves: int = 8) -> SearchStrategy[Any]:
+    """JSON values as Python data: what the payload of an open type may be."""
+    scalars = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=12)
+    )
+    return st.recursive(
+        scalars,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+        max_leaves=max_leaves,
+    )
+
+
+def from_message_class(cls: type[Any], **fields: SearchStrategy[Any]) -> SearchStrategy[Any]:
+    """Instances of a message class, or of a part like `AgentStatus`; `fields` replace strategies of single fields."""
+    if cls in _OPEN:
+        fields = {"type": st.text(max_size=12).filter(lambda name: name not in BY_TYPE[_OPEN[cls]]), **fields}
+    return st.builds(cls, **{field.name: fields.get(field.name) or _of_type(field.type) for field in wire_fields(cls)})
+
+
+_OPEN: Final = {CustomRequest: Role.HOST, UnknownMessage: Role.GUEST}
+
+
+def _of_type(type_: Any) -> SearchStrategy[Any]:
+    if type_ is Any:
+        return json_values()
+    if type_ in _LEAVES:
+        return _LEAVES[type_]()
+    return st.lists(from_message_class(get_args(type_)[0]), max_size=4).map(tuple)
+
+
+def message_classes(*, sender: Role | None = None, kind: Kind | None = None) -> tuple[type[Message], ...]:
+    """The message classes, the open ones among them, that `sender` sends and that are of `kind`."""
+    return tuple(row.cls for row in BY_CLASS.values() if sender in (None, row.sender) and kind in (None, row.kind))
+
+
+def messages(*, sender: Role | None = None, kind: Kind | None = None) -> SearchStrategy[Any]:
+    """Messages that can be encoded, of `sender` and `kind` where they are given."""
+    return st.sampled_from(message_classes(sender=sender, kind=kind)).flatmap(from_message_class)
+
+
+def replies_to(request: Request) -> SearchStrategy[Reply]:
+    """Replies that answer `request`: the class that it expects, or a refusal."""
+    refusals = from_message_class(Ack, reply_to=st.sampled_from((request.type, "")), ok=st.just(value=False))
+    expected = BY_CLASS[type(request)].reply
+    if expected is None or expected is Ack:
+        return refusals | from_message_class(Ack, reply_to=st.just(request.type), ok=st.just(value=True))
+    return refusals | from_message_class(expected)
+
+
+# Lines, without their ending
+
+
+def envelopes(*, sender: Role) -> SearchStrategy[bytes]:
+    """Lines that are messages of `sender`, written in any way that JSON allows."""
+    return st.builds(_rewritten, messages(sender=sender), st.randoms(use_true_random=False), st.booleans())
+
+
+def _rewritten(message: Message, chance: Random, ascii_only: bool) -> bytes:
+    value = _shuffled(json.loads(encode(message)), chance, depth=2)
+    separators = chance.choice([(",", ":"), (", ", ": "), (" ,\t", " :\r")])
+    # An isolated surrogate cannot be here: messages that can be encoded have none.
+    return json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
+
+
+def _shuffled(value: Any, chance: Random, *, depth: int) -> Any:
+    if not isinstance(value, dict) or depth == 0:
+        return value
+    members = [(name, _shuffled(member, chance, depth=depth - 1)) for name, member in value.items()]
+    if "type" in value or depth == 1:
+        members.append(("unknown member", chance.choice([None, 1, [[]], {"type": "x"}])))
+    chance.shuffle(members)
+    return dict(members)
+
+
+def nearly_valid_lines(*, sender: Role) -> SearchStrategy[bytes]:
+    """Lines that have one thing wrong with them, or nothing: a byte changed, a value of another type, a cut."""
+    return st.builds(_byte_changed, envelopes(sender=sender), st.randoms(use_true_random=False)) | st.builds(
+        _value_changed, messages(sender=sender), json_values(), st.randoms(use_true_random=False)
+    )
+
+
+def _byte_changed(line: bytes, chance: Random) -> bytes:
+    start = chance.randrange(len(line))
+    end = chance.choice([start, start + 1, start + 1, len(line)])
+    # A newline would make two lines of it.
+    put = bytes([chance.choice(b'"\\{}[],:0-.eEtfn \x00\x1f\x7f\x80\xc0\xed\xff')]) * chance.randrange(3)
+    return line[:start] + put + line[end:]
+
+
+def _value_changed(message: Message, value: Any, chance: Random) -> bytes:
+    envelope = json.loads(encode(message))
+    payload = envelope.get("payload")
+    place = chance.choice([envelope, payload]) if isinstance(payload, dict) and payload else envelope
+    place[chance.choice(list(place))] = value
+    return json.dumps(envelope).encode()
+
+
+def malformed_lines() -> SearchStrategy[bytes]:
+    """Lines that are no message of anybody: no JSON, or JSON that is no envelope."""
+    return st.binary(min_size=1, max_size=40).map(_on_one_line).filter(_is_no_json) | st.sampled_from(
+        [
+            b"[]",
+            b"5",
+            b'"ping"',
+            b"true",
+            b'{"type":5}',
+            b'{"type":{}}',
+            b"\xef\xbb\xbf{}",
+            b'{"type":"ping"}{}',
+            b"NaN",
+        ]
+    )
+
+
+def _on_one_line(line: bytes) -> bytes:
+    return line.replace(b"\n", b"?").replace(b"\r", b"?")
+
+
+def _is_no_json(line: bytes) -> bool:
+    try:
+        json.loads(line.decode("utf-8", "replace"))
+    except ValueError:
+        return True
+    return False
+
+
+def lines(*, sender: Role) -> SearchStrategy[bytes]:
+    """Lines of every sort: messages of either end, nearly valid ones, malformed ones."""
+    return st.one_of(
+        envelopes(sender=sender),
+        envelopes(sender=sender.peer),
+        nearly_valid_lines(sender=sender),
+        malformed_lines(),
+    )
+
+
+# Streams
+
+
+@attrs.frozen
+class Exchange:
+    """One step of a conversation: what the guest says unasked, a request, its reply."""
+
+    before: tuple[Message, ...]
+    request: Request
+    reply: Reply
+
+
+def _sendable(request: Any) -> bool:
+    return "\n" not in getattr(request, "public_key", "").rstrip("\n")
+
+
+@st.composite
+def _exchanges(draw: st.DrawFn) -> Exchange:
+    told = draw(st.lists(messages(kind=Kind.NOTIFICATION), max_size=2))
+    request = draw(messages(kind=Kind.REQUEST).filter(_sendable))
+    return Exchange(tuple(told), request, draw(replies_to(request)))
+
+
+def conversations(*, max_size: int = 8) -> SearchStrategy[list[Exchange]]:
+    """Conversations as both ends may lead them, notifications in between."""
+    return st.lists(_exchanges(), max_size=max_size)
+
+
+def cuts(data: bytes) -> SearchStrategy[list[int]]:
+    """Positions at which `data` may be cut, in order."""
+    return st.lists(st.integers(0, len(data)), max_size=12).map(sorted)
+
+
+def partitions(data: bytes) -> SearchStrategy[list[bytes]]:
+    """`data` in pieces, some of them empty."""
+    return cuts(data).map(
+        lambda positions: [data[i:j] for i, j in zip([0, *positions], [*positions, len(data)], strict=True)]
+    )
