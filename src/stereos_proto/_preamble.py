@@ -128,6 +128,7 @@ class ResyncPreamble(_Preamble):
             raise ValueError("a nonce is 1 to 64 ASCII letters, digits, '-' or '_'")
         self._type = f"sync:{nonce}"
         self._searched = 0
+        self._skipping = False
         super().__init__(b'\n{"type":"%s"}\n' % self._type.encode())
 
     def receive_data(self, data: bytes) -> None:
@@ -137,15 +138,18 @@ class ResyncPreamble(_Preamble):
         while not self._done:
             end = buffer.find(b"\n", self._searched)
             if end < 0:
-                # Longer than any line: its start is of no use. Dropped, so that memory stays bounded.
-                if len(buffer) > MAX_LINE_SIZE:
-                    del buffer[:-1]
+                # No line of the guest's is that long. Dropped, so that memory stays bounded, up to its end: the
+                # rest could be taken for a line.
+                if len(buffer) >= MAX_LINE_SIZE:
+                    buffer.clear()
+                    self._skipping = True
                 self._searched = len(buffer)
                 return
             line = bytes(buffer[:end])
             del buffer[: end + 1]
             self._searched = 0
-            self._done = self._is_ours(line)
+            self._done = not self._skipping and end < MAX_LINE_SIZE and self._is_ours(line)
+            self._skipping = False
 
     def _is_ours(self, line: bytes) -> bool:
         try:
