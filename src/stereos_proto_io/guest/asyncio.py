@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Self, cast
 
+import attrs
+
 from stereos_proto import Lifecycle
 from stereos_proto_io.addresses import Address
 
@@ -41,7 +43,20 @@ def serve(
     return GuestServer(address, as_guest(handler, faults), sleep)
 
 
-class GuestServer(Server["GuestLink", GuestSession]):
+@attrs.define(eq=False)
+class _Shared:
+    """A session, and the connection that it is on now. It outlives one where the stream has none."""
+
+    session: GuestSession
+    link: GuestLink | None = None
+
+    def pump(self) -> None:
+        """Do all that can be done now."""
+        if self.link:
+            self.link.pump()
+
+
+class GuestServer(Server["GuestLink", _Shared]):
     """What `serve` returns: a guest that is up from `async with` on, until its end or the guest's shutdown."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep) -> None:
@@ -127,7 +142,7 @@ class GuestServer(Server["GuestLink", GuestSession]):
         return link
 
     def _link(self, endpoint: Endpoint) -> GuestLink:
-        link = GuestLink(self, endpoint, self._state_for(endpoint, lambda session: session))
+        link = GuestLink(self, endpoint, self._state_for(endpoint, _Shared))
         self._links.add(link)
         return link
 
@@ -158,10 +173,9 @@ class GuestServer(Server["GuestLink", GuestSession]):
         for endpoint in self._fleeting:
             endpoint.bind()
         self._open(self._fleeting)
-        for session in self._lasting.values():
-            session.restart()
-        for link in self.connections:
-            link.pump()
+        for shared in self._lasting.values():
+            shared.session.restart()
+            shared.pump()
 
     def left(self, link: GuestLink) -> None:
         """Take note that `link` has ended."""
@@ -171,11 +185,12 @@ class GuestServer(Server["GuestLink", GuestSession]):
 class GuestLink(asyncio.Protocol):
     """One connection from a host."""
 
-    def __init__(self, server: GuestServer, endpoint: Endpoint, session: GuestSession) -> None:
+    def __init__(self, server: GuestServer, endpoint: Endpoint, shared: _Shared) -> None:
         self.endpoint = endpoint
         self.closed = asyncio.Event()
         self._server = server
-        self._session = session
+        self._session = shared.session
+        self._shared = shared
         self._transport: asyncio.Transport | None = None
         self._may_write = True
         self._handling = self._acting = self._reading = True
@@ -207,6 +222,7 @@ class GuestLink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
+        self._shared.link = self
         self.pump()
 
     def data_received(self, data: bytes) -> None:
@@ -231,7 +247,7 @@ class GuestLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the connection. What is being handled is carried out all the same."""
-        self._transport = None
+        self._transport = self._shared.link = None
         self._server.left(self)
         self.closed.set()
 
@@ -239,11 +255,15 @@ class GuestLink(asyncio.Protocol):
 
     def pump(self) -> None:
         """Do all that can be done now."""
-        while self._transport is not None and (self._take() or self._act()):
+        while self._is_open and (self._take() or self._act()):
             pass
-        if self._transport is not None and self._session.wants_data is not self._reading:
+        if self._transport is not None and self._is_open and self._session.wants_data is not self._reading:
             self._reading = not self._reading
             (self._transport.resume_reading if self._reading else self._transport.pause_reading)()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
 
     def _take(self) -> bool:
         step = self._session.next_request() if self._handling else None
@@ -258,7 +278,7 @@ class GuestLink(asyncio.Protocol):
 
     def _handle_on(self) -> None:
         self._handling = True
-        self.pump()
+        self._shared.pump()
 
     def _handle(self, owed: Owed) -> None:
         try:
@@ -276,7 +296,7 @@ class GuestLink(asyncio.Protocol):
         except Exception as exc:  # noqa: BLE001
             reply = refusal(owed.request, exc)
         self._session.answer(owed, reply)
-        self.pump()
+        self._shared.pump()
 
     def _act(self) -> bool:
         action = self._session.next_action() if self._may_write and self._acting else None

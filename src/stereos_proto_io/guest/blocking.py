@@ -139,9 +139,15 @@ class GuestServer(Server["GuestLink", _Shared]):
         self._links.add(link)
         link.start()
 
+    def _forget(self, link: GuestLink) -> None:
+        link.join()
+        self._links.discard(link)
+        if link.endpoint.boundless and link.endpoint.sock:
+            self._watch(link.endpoint)
+
     def _shut(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
-            if endpoint.sock in self._selector.get_map():
+            if endpoint.sock and endpoint.sock in self._selector.get_map():
                 self._selector.unregister(endpoint.listener)
             endpoint.close()
         links = [link for link in self.connections if link.endpoint in endpoints]
@@ -181,9 +187,7 @@ class GuestServer(Server["GuestLink", _Shared]):
 
     def left(self, link: GuestLink) -> None:
         """Take note that the thread of `link` is about to end."""
-        self._links.discard(link)
-        if link.endpoint.boundless and link.endpoint.sock:
-            self._tell(partial(self._watch, link.endpoint))
+        self._tell(partial(self._forget, link))
 
 
 class GuestLink:

@@ -90,7 +90,7 @@ class FolderEffects(Effects):
         with _refusing(doing, "open", draft):
             # The mode is set before there is anything to read.
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as stream:
+            with os.fdopen(descriptor, "wb") as stream:
                 os.fchmod(descriptor, mode & _PERMISSIONS)
                 stream.write(text.encode())
             draft.replace(file)

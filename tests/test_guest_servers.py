@@ -1,0 +1,610 @@
+"""The three servers, over real sockets and devices: order, limits, ends, and what they leave behind (nothing)."""
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import stat
+import threading
+import tty
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, descriptors, running
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    Ack,
+    CustomRequest,
+    Lifecycle,
+    Mount,
+    Ping,
+    Pong,
+    SetConfig,
+    Shutdown,
+    encode,
+)
+from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
+from stereos_proto_io.guest import GuestSimulator, RequestRefused, _listen
+from stereos_proto_io.guest import blocking as blocking_guest
+from stereos_proto_io.guest._session import MAX_OWED
+
+pytestmark = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A function that makes an address of each kind; the folder is the current one, as paths must be short."""
+    monkeypatch.chdir(tmp_path)
+    return {
+        "tcp": TCP("127.0.0.1", 0),
+        "unix": UnixSocket("guest"),
+        "serial": VirtioSerial("port"),
+        "hybrid": HybridVsock("muxer"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(kind):
+    before = descriptors()
+    yield
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("guest")]
+    # Event loops keep nothing either; a descriptor that is new may have been given to something old.
+    assert len(descriptors()) <= len(before)
+
+
+def hello(address):
+    """A host that has got through what the address wants first."""
+    host = Host(address)
+    if isinstance(address, HybridVsock):
+        host.send(b"CONNECT %d\n" % address.port)
+        assert host.line().startswith(b"OK ")
+    return host
+
+
+# --------------------------------------------------------------------------------------- all addresses
+
+
+@pytest.mark.parametrize("where", ["tcp", "unix", "hybrid", "serial"])
+def test_every_address(kind, where, place):
+    simulator = GuestSimulator()
+    with running(kind, place[where], simulator) as guest:
+        with hello(guest.address) as host:
+            host.send(Ping(), b"\r\n\n", Mount("t", "/w", "9p"), b"nonsense\n", CustomRequest("x"), Ping())
+            assert [host.reply() for _ in range(5)] == [
+                PONG,
+                ack("mount"),
+                ack("", "malformed JSON: invalid character 'o' in literal null (expecting 'u')"),
+                ack("x", "unknown message type: x"),
+                PONG,
+            ]
+        assert simulator.mounts == (Mount("t", "/w", "9p"),)
+    if where != "tcp":
+        assert not Path(guest.address.path).exists()
+
+
+def test_several_addresses_are_one_guest(kind, place):
+    simulator = GuestSimulator()
+    with running(kind, list(place.values()), simulator) as guest:
+        assert guest.address == guest.addresses[0]
+        for number, address in enumerate(guest.addresses):
+            with hello(address) as host:
+                host.send(Mount(f"t{number}", "/w", "9p"))
+                assert host.reply() == ack("mount")
+        assert [mount.tag for mount in simulator.mounts] == ["t0", "t1", "t2", "t3"]
+
+
+def test_many_hosts_at_once(kind):
+    with running(kind, None, GuestSimulator()) as guest, ExitStack() as stack:
+        hosts = [stack.enter_context(Host(guest.address)) for _ in range(20)]
+        for number, host in enumerate(hosts):
+            host.send(CustomRequest(f"nonce-{number}"))
+        for number, host in reversed([*enumerate(hosts)]):
+            assert host.reply() == ack(f"nonce-{number}", f"unknown message type: nonce-{number}")
+
+
+def test_vsock_is_bound_by_port_on_any_cid(kind, monkeypatch):
+    """No socket of that family is ever made here: the one that is asked for is a TCP socket in disguise."""
+    made, real = [], socket.socket
+
+    class Pretended(real):
+        def __init__(self, family=-1, *rest, **more):
+            made.append(family)
+            super().__init__(socket.AF_INET if family == 40 else family, *rest, **more)
+
+        def bind(self, place):
+            made.append(place)
+            super().bind(("127.0.0.1", 0))
+
+    monkeypatch.setattr(_listen, "_AF_VSOCK", 40)
+    monkeypatch.setattr(_listen.socket, "socket", Pretended)
+    endpoint = _listen.Endpoint(Vsock(3, 2048))
+    endpoint.bind()
+    endpoint.close()
+    assert made == [40, (0xFFFFFFFF, 2048)]
+
+
+def test_a_python_without_vsock_says_so(kind, monkeypatch):
+    monkeypatch.setattr(_listen, "_AF_VSOCK", None)
+    with pytest.raises(OSError, match="no AF_VSOCK") as caught, running(kind, Vsock(), GuestSimulator()):
+        raise AssertionError
+    assert caught.value.errno == errno.EAFNOSUPPORT
+
+
+def test_a_dial_is_no_place_to_listen(kind):
+    with pytest.raises(ValueError, match="cannot listen on dial://x"), running(kind, Dial(int, "x"), GuestSimulator()):
+        raise AssertionError
+
+
+def test_no_address_at_all(kind):
+    with pytest.raises(ValueError, match="needs an address"), running(kind, [], GuestSimulator()):
+        raise AssertionError
+
+
+def test_stale_socket_file_is_replaced(kind, place):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind("guest")
+    assert stat.S_ISSOCK(Path("guest").stat().st_mode)
+    with running(kind, place["unix"], GuestSimulator()) as guest:
+        assert ask(guest.address, Ping()) == [PONG]
+
+
+def test_live_socket_file_is_not_replaced(kind, place):
+    with running(kind, place["unix"], GuestSimulator()) as guest:
+        with pytest.raises(OSError, match="in use"), running(kind, place["unix"], GuestSimulator()):
+            raise AssertionError
+        assert ask(guest.address, Ping()) == [PONG]
+
+
+def test_other_files_are_not_replaced(kind, place):
+    Path("guest").write_text("precious")
+    with pytest.raises(OSError, match="in use"), running(kind, place["unix"], GuestSimulator()):
+        raise AssertionError
+    assert Path("guest").read_text() == "precious"
+
+
+def test_all_addresses_or_none(kind, place):
+    Path("muxer").touch()
+    with pytest.raises(OSError, match="in use"), running(kind, [place["unix"], place["hybrid"]], GuestSimulator()):
+        raise AssertionError
+    assert not Path("guest").exists()
+
+
+# --------------------------------------------------------------------------------------- hybrid vsock
+
+
+@pytest.mark.parametrize(
+    "opening", [b"CONNECT 1025\n", b"CONNECT\n", b"GET / HTTP/1.0\n", b"CONNECT 1x\n", b"\n", b"CONNECT 10", b"x" * 99]
+)
+def test_muxer_refuses_without_a_byte(kind, opening, place):
+    with running(kind, place["hybrid"], GuestSimulator()) as guest, Host(guest.address) as host:
+        host.send(opening)
+        assert host.rest() == b""
+
+
+@pytest.mark.parametrize("port", [0, 1024, 2**32 - 1])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_muxer_connects(kind, port, ending, place):
+    with running(kind, HybridVsock("muxer", port), GuestSimulator()) as guest, Host(guest.address) as host:
+        host.send(b"CONNECT %d" % port + ending)
+        word, number = host.line().split()
+        assert word == b"OK"
+        assert int(number) != port
+        host.send(Ping())
+        assert host.reply() == PONG
+
+
+# --------------------------------------------------------------------------------------- virtio-serial
+
+
+def test_serial_socket_glues_half_lines(kind, place):
+    simulator = GuestSimulator()
+    with running(kind, place["serial"], simulator) as guest:
+        with Host(guest.address) as first:
+            first.send(Ping())
+            assert first.reply() == PONG
+            first.send(b'{"type":"moun')
+        with Host(guest.address) as second:
+            second.send(b't","payload":{"tag":"t","guest_path":"/w","fs_type":"9p"}}\n')
+            assert second.reply() == ack("mount")
+    assert simulator.mounts == (Mount("t", "/w", "9p"),)
+
+
+def test_serial_socket_gives_stale_replies_to_the_next_host(kind, place):
+    entered, release = threading.Event(), threading.Event()
+    answer = _deferred(kind, entered, release)
+    with running(kind, place["serial"], answer) as guest:
+        with Host(guest.address) as first:
+            first.send(Mount("t", "/w", "9p"))
+            assert entered.wait(PATIENCE)
+        with Host(guest.address) as second:
+            second.send(Ping())
+            assert second.is_silent()
+            release.set()
+            assert [second.reply(), second.reply()] == [ack("mount"), PONG]
+
+
+def _deferred(kind, entered, release):
+    """A handler that answers a mount when released, and lets the server go on meanwhile."""
+    simulator = GuestSimulator()
+
+    def wait():
+        entered.set()
+        assert release.wait(PATIENCE)
+
+    def blocking(request):
+        if not isinstance(request, Mount):
+            return simulator.handle(request)
+        future = Future()
+
+        def work():
+            wait()
+            future.set_result(simulator.handle(request))
+
+        threading.Thread(target=work).start()
+        return future
+
+    async def on_asyncio(request):
+        if isinstance(request, Mount):
+            await asyncio.to_thread(wait)
+        return simulator.handle(request)
+
+    async def on_trio(request):
+        if isinstance(request, Mount):
+            await trio.to_thread.run_sync(wait)
+        return simulator.handle(request)
+
+    return {"blocking": blocking, "asyncio": on_asyncio, "trio": on_trio}[kind]
+
+
+def test_serial_socket_serves_one_host_at_a_time(kind, place):
+    with running(kind, place["serial"], GuestSimulator()) as guest, Host(guest.address) as first:
+        first.send(Ping())
+        assert first.reply() == PONG
+        with Host(guest.address) as second:
+            second.send(CustomRequest("sync:2"))
+            assert second.is_silent()
+            first.send(Ping())
+            assert first.reply() == PONG
+            first.socket.close()
+            assert second.reply() == ack("sync:2", "unknown message type: sync:2")
+
+
+def test_serial_survives_an_over_long_line(kind, place):
+    with running(kind, place["serial"], GuestSimulator()) as guest, Host(guest.address) as host:
+        host.send(Ping(), b"x" * MAX_LINE_SIZE, b"\n")
+        assert host.reply() == PONG
+        # What came with the end of that line may be lost with it: a host repeats, with a new nonce.
+        for attempt in range(100):
+            host.send(b"\n", CustomRequest(f"sync:{attempt}"))
+            if not host.is_silent(0.2):
+                break
+        replies = [host.reply()]
+        while not replies[-1]["payload"]["reply_to"]:
+            replies.append(host.reply())
+        assert replies[-1]["payload"]["reply_to"].startswith("sync:")
+
+
+@contextmanager
+def terminal():
+    """A character device like the guest's port, and the descriptor of its other end."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    try:
+        yield master, os.ttyname(slave), slave
+    finally:
+        for descriptor in (master, slave):
+            os.close(descriptor)
+
+
+def read_lines(descriptor, count):
+    data = b""
+    while data.count(b"\n") < count:
+        data += os.read(descriptor, 65536)
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def test_character_device(kind):
+    simulator = GuestSimulator()
+    with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), simulator) as guest:
+        assert guest.address == VirtioSerial(path)
+        os.write(master, encode(Ping()) + b'{"type":"pi')
+        assert read_lines(master, 1) == [PONG]
+        os.write(master, b'ng"}\n')
+        assert read_lines(master, 1) == [PONG]
+        assert guest.push(Lifecycle("ready")) == 1
+        assert read_lines(master, 1) == [{"type": "lifecycle", "payload": {"state": "ready"}}]
+
+
+def test_character_device_takes_long_replies_in_pieces(kind):
+    long = "x" * 200_000
+    with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), lambda r: Ack(r.type, False, long)):
+        os.write(master, encode(CustomRequest("a")) + encode(CustomRequest("b")))
+        assert read_lines(master, 2) == [ack("a", long), ack("b", long)]
+
+
+def test_character_device_powers_off(kind):
+    with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator()) as guest:
+        os.write(master, encode(Shutdown()))
+        assert read_lines(master, 1) == [ack("shutdown")]
+        assert guest.join()
+
+
+# ------------------------------------------------------------------------------------ order and replies
+
+
+def test_handler_may_refuse_fail_and_err(kind):
+    def handler(request):
+        match request.type:
+            case "refuse":
+                raise RequestRefused("no such thing")
+            case "fail":
+                raise ZeroDivisionError("with a secret in its text")
+            case "nothing":
+                return None
+            case "long":
+                return Ack(request.type, False, "x" * MAX_LINE_SIZE)
+            case "other":
+                return Pong()
+        return Ack(request.type, True)
+
+    types = ["refuse", "fail", "nothing", "long", "other", "fine"]
+    with running(kind, None, handler) as guest:
+        replies = ask(guest.address, *map(CustomRequest, types))
+    errors = [reply["payload"].get("error") for reply in replies]
+    assert [reply["payload"]["reply_to"] for reply in replies] == types
+    assert errors[:3] == [
+        "no such thing",
+        "internal error: ZeroDivisionError",
+        "internal error: the handler returned a NoneType, no reply",
+    ]
+    assert errors[3].startswith("internal error: cannot send ack: the line would be")
+    assert errors[4] == "internal error: cannot send pong: pong does not answer other, the oldest unanswered request"
+    assert errors[5] is None
+
+
+def test_answers_in_any_order_go_out_in_the_order_of_the_requests(kind):
+    asked, answers = [], []
+    all_asked = threading.Event()
+
+    def note(request):
+        asked.append(request.type)
+        if len(asked) == 5:
+            all_asked.set()
+
+    def blocking(request):
+        future = Future()
+        answers.append((request, future))
+        note(request)
+        if all_asked.is_set():
+            for waiting, it in reversed(answers):
+                it.set_result(Ack(waiting.type, True))
+        return future
+
+    def later(make_event):
+        events = []
+
+        async def handler(request):
+            mine = make_event()
+            events.append(mine)
+            note(request)
+            if len(events) == 5:
+                events[-1].set()
+            await mine.wait()
+            answers.append(request)
+            index = events.index(mine)
+            if index:
+                events[index - 1].set()
+            return Ack(request.type, True)
+
+        return handler
+
+    handler = blocking if kind == "blocking" else later(asyncio.Event if kind == "asyncio" else trio.Event)
+    types = [f"t{number}" for number in range(5)]
+    with running(kind, None, handler) as guest:
+        assert ask(guest.address, *map(CustomRequest, types)) == [ack(type_) for type_ in types]
+    assert sorted(asked) == types
+
+
+def test_pushes_reach_one_or_all(kind):
+    with running(kind, None, GuestSimulator()) as guest, Host(guest.address) as one, Host(guest.address) as two:
+        for host in (one, two):
+            host.send(Ping())
+            assert host.reply() == PONG
+        assert guest.connections == 2
+        assert guest.push(Lifecycle("healthy", "agents run")) == 2
+        told = {"type": "lifecycle", "payload": {"state": "healthy", "message": "agents run"}}
+        assert (one.reply(), two.reply()) == (told, told)
+        assert guest.push_to(0, Lifecycle("degraded"))
+        for host in (one, two):
+            host.send(Ping())
+        replies = [[host.reply()] for host in (one, two)]
+        alone = {"type": "lifecycle", "payload": {"state": "degraded"}}
+        for host, heard in zip((one, two), replies, strict=True):
+            while heard[-1] != PONG:
+                heard.append(host.reply())
+        assert sorted(replies, key=len) == [[PONG], [alone, PONG]]
+
+
+# ------------------------------------------------------------------------------------------------ ends
+
+
+def test_half_close_still_gets_its_replies(kind):
+    entered, release = threading.Event(), threading.Event()
+    with running(kind, None, _deferred(kind, entered, release)) as guest, Host(guest.address) as host:
+        host.send(Mount("t", "/w", "9p"), encode(Ping()).rstrip(b"\n"))
+        host.end()
+        assert entered.wait(PATIENCE)
+        release.set()
+        assert [json.loads(line) for line in host.rest().splitlines()] == [ack("mount"), PONG]
+
+
+def test_half_a_line_at_the_end_is_answered(kind):
+    with running(kind, None, GuestSimulator()) as guest:
+        assert ask(guest.address, Ping(), b'{"type":') == [
+            PONG,
+            ack("", "malformed JSON: unexpected end of JSON input"),
+        ]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("over", [0, 1])
+def test_longest_line(kind, ending, over):
+    """1,048,575 bytes of content and a newline, one less before "\\r\\n", as many before the end (§1)."""
+    room = MAX_LINE_SIZE - max(len(ending), 1)
+    start, end = b'{"type":"x","payload":"', b'"}'
+    line = start + b"v" * (room - len(start) - len(end) + over) + end + ending
+    with running(kind, None, GuestSimulator()) as guest, Host(guest.address) as host:
+        host.send(Ping())
+        try:
+            host.send(line)
+            if not ending:
+                host.end()
+        except OSError:
+            assert over  # it closed while we were still writing
+        assert host.reply() == PONG
+        try:
+            assert host.reply() == (None if over else ack("x", "unknown message type: x"))
+        except ConnectionResetError:
+            assert over
+
+
+def test_vanishing_hosts_cost_nothing(kind):
+    """Also those that vanish in mid-request, in mid-reply, and without a word."""
+    long = "x" * 100_000
+    with running(kind, None, lambda r: Ack(r.type, False, long)) as guest:
+        for reset in (True, False):
+            for sent in (b"", b'{"type', b'{"type":"x"}\n' * 100):
+                host = Host(guest.address)
+                host.send(sent)
+                if reset:
+                    host.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _listen.RESET)
+                host.socket.close()
+        assert ask(guest.address, CustomRequest("x")) == [ack("x", long)]
+        for _ in range(PATIENCE * 100):
+            if not guest.connections:
+                break
+            threading.Event().wait(0.01)
+        assert guest.connections == 0
+
+
+def test_shutdown_acks_first_then_ends_everything(kind, place):
+    simulator = GuestSimulator()
+    with running(kind, [place["tcp"], place["unix"], place["hybrid"], place["serial"]], simulator) as guest:
+        with ExitStack() as stack:
+            hosts = [stack.enter_context(hello(address)) for address in guest.addresses]
+            for host in hosts:
+                host.send(Ping())
+                assert host.reply() == PONG
+            hosts[0].send(Shutdown("bye"))
+            assert hosts[0].reply() == ack("shutdown")
+            assert [host.rest() for host in hosts] == [b""] * 4
+        assert guest.join()
+        assert simulator.shutdown_reason == "bye"
+        for address in guest.addresses:
+            with pytest.raises(OSError, match=r"refused|No such file"):
+                Host(address)
+
+
+def test_a_refused_shutdown_ends_nothing(kind):
+    with running(kind, None, lambda r: Ack("shutdown", False, "not now")) as guest:
+        assert ask(guest.address, Shutdown(), Shutdown()) == [ack("shutdown", "not now")] * 2
+
+
+def test_closing_with_hosts_that_do_not_read(kind):
+    """Nobody reads the replies, and the guest goes all the same."""
+    with running(kind, None, lambda r: Ack(r.type, False, "x" * 500_000)) as guest:
+        host = Host(guest.address)
+        host.socket.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                host.socket.send(b'{"type":"x"}\n' * 1000)
+    host.socket.close()
+
+
+# ---------------------------------------------------------------------------------------- backpressure
+
+
+def test_reading_stops_while_too_much_is_owed(kind):
+    """The guest holds a bounded number of requests, whatever the host sends; and answers them all in the end."""
+    count = MAX_OWED * 4
+    entered, release = threading.Event(), threading.Event()
+    handled = []
+    inner = _deferred(kind, entered, release)
+
+    def counted(request):
+        handled.append(request)
+        return inner(request)
+
+    with running(kind, None, counted) as guest, Host(guest.address) as host:
+        host.send(Mount("t", "/w", "9p"), *[CustomRequest(f"n{number}") for number in range(count)])
+        assert entered.wait(PATIENCE)
+        host.end()
+        assert len(handled) <= MAX_OWED
+        release.set()
+        types = [json.loads(line)["payload"]["reply_to"] for line in host.rest().splitlines()]
+    assert types == ["mount", *[f"n{number}" for number in range(count)]]
+    assert len(handled) == count + 1
+
+
+def test_reading_stops_while_the_host_does_not_read(kind):
+    handled = []
+    size = 64 * 1024
+
+    def handler(request):
+        handled.append(request)
+        return Ack(request.type, False, "x" * size)
+
+    request = encode(CustomRequest("x", "y" * size))
+    with running(kind, None, handler) as guest, Host(guest.address) as host:
+        host.socket.setblocking(False)
+        sent = stuck = 0
+        while stuck < 20:
+            try:
+                sent += host.socket.send((request * 2)[sent % len(request) :])
+                stuck = 0
+            except BlockingIOError:
+                stuck += 1
+                threading.Event().wait(0.01)
+        read_by_guest = len(handled) * len(request)
+        assert sent > read_by_guest  # it has stopped, and what is left is the kernel's to keep
+        host.socket.settimeout(PATIENCE)
+        for _ in range(sent // len(request)):
+            assert host.reply()["payload"]["reply_to"] == "x"
+
+
+def test_pushes_nobody_reads_are_dropped(kind):
+    with running(kind, None, GuestSimulator()) as guest, Host(guest.address) as host:
+        host.send(Ping())
+        assert host.reply() == PONG
+        pushed = 0
+        while guest.push(Lifecycle("ready", "x" * 100_000)):
+            pushed += 1
+            assert pushed < 10_000
+        for _ in range(pushed):
+            assert host.reply()["type"] == "lifecycle"
+
+
+def test_config_of_a_megabyte(kind):
+    simulator = GuestSimulator()
+    content = "# " + "x" * 1_000_000
+    with running(kind, None, simulator) as guest:
+        assert ask(guest.address, SetConfig(content), Ping()) == [ack("set_config"), PONG]
+    assert simulator.config == content
+
+
+def test_faults_belong_to_the_guest(kind):
+    with pytest.raises(TypeError, match="to the guest object"), running(kind, None, GuestSimulator(), faults=["reset"]):
+        raise AssertionError
+
+
+def test_join_has_a_timeout(kind):
+    with blocking_guest.serve(TCP("127.0.0.1", 0), GuestSimulator()) as server:
+        assert not server.join(0)
+        server.close()
+        assert server.join(0)
+        assert server.connections == ()
