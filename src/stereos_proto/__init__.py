@@ -36,6 +36,7 @@ from ._events import (
     RequestReceived,
     UnknownReceived,
 )
+from ._jcard import JcardError, load_jcard
 from ._messages import (
     Ack,
     AgentStatus,
@@ -59,7 +60,7 @@ from ._messages import (
     UnknownMessage,
 )
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
-from ._provision import JcardError, ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus, load_jcard
+from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
 from ._registry import Role
 from ._state import State
 

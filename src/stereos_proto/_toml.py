@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
 
+Path = tuple[str | int, ...]
+
+# Possessive throughout: what has matched once is never looked at again, so the time is linear in the text.
 _PIECE: Final = re.compile(
-    r'"""(?:[^\\]|\\.)*?"{3,5}'  # strings, whose brackets, hashes and newlines do not count
-    r"|'''.*?'{3,5}"
-    r'|"(?:[^"\\\n]|\\.)*"'
-    r"|'[^'\n]*'"
-    r"|#[^\n]*"
-    r"|[\[{]|[\]}]|\n",
+    r'"""(?:[^"\\]++|\\.|""?(?!"))*+"{3,5}'  # strings, whose brackets, hashes and newlines do not count
+    r"|'''(?:[^']++|''?(?!'))*+'{3,5}"
+    r'|"(?:[^"\\]++|\\.)*+"'
+    r"|'[^']*+'"
+    r"|#[^\n]*+"
+    r"|[\[\]{}\n]",
     re.DOTALL,
 )
-_HEADER: Final = re.compile(r"\s*\[\[?")
-_ASSIGNMENT: Final = re.compile(r"\s*#+\s*[\w\"'.-]+\s*=")
+_KEY_PIECE: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|\'[^\']*+\'|[\]=]')
+_DEPTH: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 @attrs.frozen
@@ -33,91 +37,85 @@ class Statement:
     its place in the text, from the start of its line to the start of the line after it.
     """
 
-    path: tuple[str | int, ...]
+    path: Path
     line: int
     start: int
     end: int
-    is_header: bool
 
 
 def statements(text: str) -> tuple[Statement, ...]:
     """Divide `text` into its statements. Blank lines and comments between them belong to none."""
     found: list[Statement] = []
-    table: tuple[str | int, ...] = ()
-    counts: dict[tuple[str | int, ...], int] = {}
-    position = 0
-    while position < len(text):
-        end = _end_of_statement(text, position)
-        source = text[position:end]
-        stripped = source.strip()
-        if stripped and not stripped.startswith("#"):
-            is_header = bool(_HEADER.match(source))
-            if is_header:
-                table = _header_path(stripped, counts)
-                path = table
-            else:
-                path = (*table, *_key_path(source, "="))
-            line = text.count("\n", 0, position) + 1
-            found.append(Statement(path, line, position, end, is_header))
-        position = end
+    table: Path = ()
+    counts: dict[Path, int] = {}
+    for start, end, line in _segments(text):
+        source = text[start:end].strip()
+        if source.startswith("["):
+            path = table = _header_path(source, counts)
+        elif source and not source.startswith("#"):
+            path = (*table, *_key_path(source, "="))
+        else:
+            continue
+        found.append(Statement(path, line, start, end))
     return tuple(found)
 
 
 def without_table(text: str, name: str) -> str:
     """`text` without the top-level table `name`, in whichever way it is written.
 
-    What stands between its statements goes with it, and so do comments that look like one of its settings:
-    a secret that was commented out is still a secret. Every other byte stays.
+    The table reaches to the next statement outside it, less the comment that stands right above that one. So
+    the comments inside go too: a secret that was commented out is still a secret. Every other byte stays.
     """
     kept: list[str] = []
     position = 0
     inside = False
     for statement in statements(text):
         gap = text[position : statement.start]
-        ours = statement.path[0] == name
-        if inside:
-            kept.append("" if ours else _after_table(gap))
-        else:
+        if statement.path[0] != name:
+            kept += (_comment_above(gap) if inside else gap, text[statement.start : statement.end])
+            inside = False
+        elif not inside:
             kept.append(gap)
-        if not ours:
-            kept.append(text[statement.start : statement.end])
-        inside = ours
+            inside = True
         position = statement.end
-    rest = text[position:]
-    return "".join([*kept, _after_table(rest) if inside else rest])
+    if not inside:
+        kept.append(text[position:])
+    return "".join(kept)
 
 
-def _after_table(gap: str) -> str:
-    """What is kept of the lines between the end of a removed table and the next statement."""
-    lines = gap.splitlines(keepends=True)
-    # Comments right below the last setting belong to it.
-    first_blank = next((index for index, line in enumerate(lines) if not line.strip()), len(lines))
-    return "".join(line for line in lines[first_blank:] if not _ASSIGNMENT.match(line))
+def _comment_above(gap: str) -> str:
+    """What is kept of the lines between a removed table and the next statement."""
+    # Not splitlines, to which a comment may hold ends of line that are none to TOML.
+    lines = gap.split("\n")[:-1]
+    blank = next((index for index in reversed(range(len(lines))) if not lines[index].strip()), None)
+    # Right below the last setting, or with a setting in it, a comment is rather the table's.
+    if blank is None or "=" in (comment := "\n".join([*lines[blank:], ""])):
+        return ""
+    return comment
 
 
-def _end_of_statement(text: str, start: int) -> int:
-    """The start of the line after the statement (or comment, or blank line) that starts at `start`."""
-    depth = 0
-    for match in _PIECE.finditer(text, start):
+def _segments(text: str) -> Iterator[tuple[int, int, int]]:
+    """Yield the start, the end and the first line of each statement, comment or blank line."""
+    start = depth = 0
+    first = line = 1
+    for match in _PIECE.finditer(text):
         piece = match[0]
-        if piece in "[{":
-            depth += 1
-        elif piece in "]}":
-            depth -= 1
-        elif piece == "\n" and depth == 0:
-            return match.end()
-    return len(text)
+        line += piece.count("\n")
+        depth += _DEPTH.get(piece, 0)
+        if piece == "\n" and depth == 0:
+            yield start, match.end(), first
+            start, first = match.end(), line
+    if start < len(text):
+        yield start, len(text), first
 
 
-def _header_path(header: str, counts: dict[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
+def _header_path(header: str, counts: dict[Path, int]) -> Path:
     """The place that a header leads to. `counts` has the tables of each array so far, and is brought up to date."""
-    is_array = header.startswith("[[")
-    names = _key_path(header.strip("[ \t"), "]")
-    path: tuple[str | int, ...] = ()
+    names = _key_path(header.lstrip("[ \t"), "]")
+    path: Path = ()
     for position, name in enumerate(names):
         path += (name,)
-        last = position == len(names) - 1
-        if last and is_array:
+        if position == len(names) - 1 and header.startswith("[["):
             counts[path] = counts.get(path, -1) + 1
         if path in counts:
             path += (counts[path],)
@@ -126,11 +124,7 @@ def _header_path(header: str, counts: dict[tuple[str | int, ...], int]) -> tuple
 
 def _key_path(source: str, stop: str) -> tuple[str, ...]:
     """The names of a dotted key, which ends at `stop`. Quoted names are read by tomllib itself."""
-    end = 0
-    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|[\]=]', source):
-        if match[0] == stop:
-            end = match.start()
-            break
+    end = next(match.start() for match in _KEY_PIECE.finditer(source) if match[0] == stop)
     names: list[str] = []
     table: Any = tomllib.loads(f"{source[:end]} = 0")
     while isinstance(table, dict):

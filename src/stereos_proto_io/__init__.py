@@ -9,6 +9,7 @@ from stereos_proto import (
     ConnectionLost,
     IncompleteLine,
     InvalidMessage,
+    JcardError,
     LineTooLong,
     LocalProtocolError,
     MalformedLine,
@@ -23,6 +24,7 @@ from stereos_proto import (
     UnexpectedReply,
 )
 
+from ._files import read_jcard
 from .addresses import TCP, Address, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, parse_address
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "HybridVsock",
     "IncompleteLine",
     "InvalidMessage",
+    "JcardError",
     "LineTooLong",
     "LocalProtocolError",
     "MalformedLine",
@@ -50,4 +53,5 @@ __all__ = [
     "VirtioSerial",
     "Vsock",
     "parse_address",
+    "read_jcard",
 ]
