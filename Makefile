@@ -14,7 +14,7 @@ RUN := $(VENV)/.run-$(STAMP)
 DEV := $(VENV)/.dev-$(STAMP)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fuzz bench clean
+.PHONY: help demo test lint fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,9 +33,6 @@ lint: $(DEV) ## check format, style and types
 
 fuzz: $(DEV) ## throw random input at the core and at both ends
 	@$(BIN)/python fuzz $(ARGS)
-
-bench: $(DEV) ## measure, and print the figures as ratios
-	@$(BIN)/python bench $(ARGS)
 
 clean: ## remove the virtual environments and what tools leave behind
 	rm -rf .venv .venv-* .coverage* .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,105 @@
+"""A driver's `ping` beside the same exchange written by hand on the runtime's own socket, protocol or stream.
+
+The exchange by hand does as little as one can: it writes a constant, and takes whatever ends in a newline for
+the reply. It has no deadline, no other callers, and nothing checks what came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any
+
+import trio
+
+from stereos_proto_io import asyncio as stereos_asyncio
+from stereos_proto_io import blocking
+from stereos_proto_io import trio as stereos_trio
+
+from .harness import Report, compare, compare_async
+from .peer import peer
+
+SECTION = "round trip: ping, by hand and with a driver"
+
+PING = b'{"type":"ping"}\n'
+
+#: What the design allows (trio's own waiting varies more).
+TARGET, TRIO_TARGET = 1.15, 1.3
+
+
+def run(report: Report) -> None:
+    """Compare the three drivers, and asyncio's on uvloop, with exchanges by hand."""
+    with ExitStack() as stack:
+        _blocking(report, *_two(stack))
+        asyncio.run(_on_asyncio(report, "asyncio", *_two(stack)))
+        try:
+            import uvloop
+        except ImportError:
+            report.note(SECTION, "uvloop is not installed")
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_on_asyncio(report, "asyncio on uvloop", *_two(stack)))
+        trio.run(_on_trio, report, *_two(stack))
+
+
+def _two(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    ends = [stack.enter_context(peer("stereos")).dup() for _ in range(2)]
+    return ends[0], ends[1]
+
+
+def _blocking(report: Report, bare: socket.socket, other: socket.socket) -> None:
+    def by_hand() -> None:
+        bare.sendall(PING)
+        data = b""
+        while not data.endswith(b"\n"):
+            data += bare.recv(65536)
+
+    with bare, blocking.Client.attach(other) as client:
+        report.add(SECTION, compare("blocking", {"by hand": by_hand, "driver": client.ping}, target=TARGET, turns=41))
+
+
+class _Bare(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.loop = asyncio.get_running_loop()
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        if self.data.endswith(b"\n"):
+            self.reply.set_result(self.data)
+
+    async def ask(self) -> bytes:
+        self.data = b""
+        self.reply: asyncio.Future[bytes] = self.loop.create_future()
+        self.transport.write(PING)
+        return await self.reply
+
+
+async def _on_asyncio(report: Report, title: str, bare: socket.socket, other: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    transport, by_hand = await loop.create_unix_connection(_Bare, sock=bare)
+    async with await stereos_asyncio.Client.attach(other) as client:
+        await _report(report, title, by_hand.ask, client.ping, TARGET)
+    transport.abort()
+
+
+async def _on_trio(report: Report, bare: socket.socket, other: socket.socket) -> None:
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(bare))
+
+    async def by_hand() -> None:
+        await stream.send_all(PING)
+        data = b""
+        while not data.endswith(b"\n"):
+            data += await stream.receive_some(65536)
+
+    async with stream, stereos_trio.Client.attach(other) as client:
+        await _report(report, "trio", by_hand, client.ping, TRIO_TARGET)
+
+
+async def _report(
+    report: Report, title: str, by_hand: Callable[[], Awaitable[Any]], ping: Callable[[], Awaitable[Any]], target: float
+) -> None:
+    contenders = {"by hand": by_hand, "driver": ping}
+    report.add(SECTION, await compare_async(title, contenders, target=target, turns=41))
