@@ -22,7 +22,7 @@ import msgspec
 
 from ._constants import MAX_LINE_SIZE, MAX_NESTING, U32_MAX
 from ._errors import LocalProtocolError, RemoteProtocolError
-from ._messages import OMIT_ZERO, U32, ZERO, Ack, Message, wire_fields
+from ._messages import OMIT_ZERO, U32, ZERO, Ack, Message, named, wire_fields
 from ._registry import BY_TYPE, OPEN_ROWS, REGISTRY, Role, Row
 from ._tolerant import Unfit, read_tolerantly, written
 
@@ -63,14 +63,14 @@ def write(message: Message, limit: int = MAX_LINE_SIZE) -> bytes | LocalProtocol
     try:
         line = writer(message)
     except Unfit as exc:
-        return LocalProtocolError(f"cannot send {message.type}: {exc}")
+        return LocalProtocolError(f"cannot send {named(message)}: {exc}")
     except UnicodeEncodeError:
         return LocalProtocolError(
-            f"cannot send {message.type}: a text in it holds a lone surrogate, which has no UTF-8"
+            f"cannot send {named(message)}: a text in it holds a lone surrogate, which has no UTF-8"
         )
     if len(line) > limit:
         return LocalProtocolError(
-            f"cannot send {message.type}: the line would be {len(line)} bytes long, and the guest closes the "
+            f"cannot send {named(message)}: the line would be {len(line)} bytes long, and the guest closes the "
             f"connection on lines over {limit} bytes"
         )
     return line
@@ -205,9 +205,19 @@ def _envelope(row: Row) -> type[msgspec.Struct]:
         # zero. The payload is read as a struct whose defaults are zero, and the message made from that.
         twin: Any = _struct(f"{row.cls.__name__}Twin", [_twin(field) for field in fields])
         members = [("twin", twin, msgspec.field(name="payload"))]
-        values = operator.attrgetter(*twin.__struct_fields__)
-        namespace = {"payload": property(lambda self: row.cls(*values(self.twin)))}
+        namespace = {"payload": property(_filler(row.cls))}
     return _struct(f"{row.cls.__name__}Line", members, namespace=namespace, tag_field="type", tag=row.type)
+
+
+def _filler(cls: type[Any]) -> Callable[[Any], Any]:
+    new, members = object.__new__, msgspec.structs.asdict
+
+    def payload(line: Any) -> Any:
+        message = new(cls)
+        message.__dict__.update(members(line.twin))
+        return message
+
+    return payload
 
 
 def _twin(field: attrs.Attribute[Any]) -> Any:

@@ -32,7 +32,7 @@ from ._events import (
     UnknownReceived,
 )
 from ._framing import TOO_LONG, LineReader
-from ._messages import InjectSSHKey, Message, Reply, Request, UnknownMessage
+from ._messages import InjectSSHKey, Message, Reply, Request, UnknownMessage, named
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role
 from ._state import Conversation, State, Violation
 
@@ -128,7 +128,7 @@ class Connection:
         fault = self._refuse(message)
         if fault:
             del line
-            raise LocalProtocolError(f"cannot send {message.type}: {fault}")
+            raise LocalProtocolError(f"cannot send {named(message)}: {fault}")
         return line
 
     def send_eof(self) -> None:
@@ -236,7 +236,7 @@ class Connection:
             # The reference answers half a line, too: a host that closed its own direction only may read it.
             self._conversation.unreadable("")
         elif self._conversation.pending:
-            text += f" while {self._conversation.pending[0].type} was unanswered"
+            text += f" while {named(self._conversation.pending[0])} was unanswered"
         self._fail(IncompleteLine(text, reason=error.reason, column=error.column))
 
     def _ended(self) -> ConnectionClosed:

@@ -244,3 +244,19 @@ class UnknownMessage(Notification):
 def wire_fields(cls: type[Any]) -> tuple[attrs.Attribute[Any], ...]:
     """The fields of a message class in wire order, with types instead of annotations."""
     return tuple(attrs.fields(attrs.resolve_types(cls, include_extras=True)))
+
+
+def named(message: Message) -> str:
+    """The type of `message` as it stands in a sentence, whatever it is: short, printable, on one line."""
+    type_: Any = message.type
+    return shortened(type_) if isinstance(type_, str) else type(message).__name__
+
+
+def shortened(text: str) -> str:
+    """A text that the peer or the caller chose, as it stands in a sentence."""
+    if len(text) > _LONGEST_NAME:
+        return f"{ascii(text[:_LONGEST_NAME])}…"
+    return text if text.isprintable() and text else ascii(text)
+
+
+_LONGEST_NAME: Final = 40

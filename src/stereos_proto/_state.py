@@ -12,7 +12,7 @@ from collections import deque
 from enum import Enum
 from typing import Any, Final
 
-from ._messages import Ack, CustomRequest, Message, Request
+from ._messages import Ack, CustomRequest, Message, Request, named, shortened
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role
 
 
@@ -153,7 +153,7 @@ class Conversation:
         if not pending:
             raise Violation(f"{describe(reply)} answers nothing: no request is waiting")
         if not answers(reply, pending[0]):
-            raise Violation(f"{describe(reply)} does not answer {pending[0].type}, the oldest unanswered request")
+            raise Violation(f"{describe(reply)} does not answer {named(pending[0])}, the oldest unanswered request")
         return pending.popleft()
 
 
@@ -163,6 +163,5 @@ _MAY_SEND: Final = frozenset(state for state, happening in TRANSITIONS if happen
 def describe(reply: Message) -> str:
     """A reply in a few words, without anything that the guest wrote but the type it names."""
     if isinstance(reply, Ack):
-        named = reply.reply_to if len(reply.reply_to) <= 40 else f"{reply.reply_to[:40]}…"
-        return f"ack of {named!r}"
+        return f"ack of {shortened(reply.reply_to)}"
     return reply.type

@@ -18,7 +18,7 @@ import cattrs
 from ._constants import I64_MAX, I64_MIN, MAX_KEPT_NESTING, U32_MAX
 from ._errors import InvalidMessage, MalformedLine, RemoteProtocolError
 from ._json import MalformedJSON, Members, NegativeZero, clean_text, clean_value, json_type, parse
-from ._messages import I64, OMIT_ZERO, U32, ZERO, CustomRequest, Message, StateName, UnknownMessage, wire_fields
+from ._messages import I64, OMIT_ZERO, U32, ZERO, CustomRequest, Message, StateName, UnknownMessage, shortened, wire_fields
 from ._registry import BY_TYPE, Role, Row
 
 
@@ -48,7 +48,7 @@ def read_tolerantly(line: bytes, sender: Role) -> Message | RemoteProtocolError:
     except Unfit as exc:
         fault = exc.below("payload")
     return InvalidMessage(
-        f"the {sender.value} sent {type_!r} with a payload that does not fit: {fault}",
+        f"the {sender.value} sent {shortened(type_)} with a payload that does not fit: {fault}",
         type=type_,
         path=fault.path,
         reason=fault.reason,

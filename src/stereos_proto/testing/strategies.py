@@ -85,7 +85,8 @@ def from_message_class(cls: type[Any], **fields: SearchStrategy[Any]) -> SearchS
     """Instances of a message class, or of a part like `AgentStatus`; `fields` replace strategies of single fields."""
     if cls in _OPEN:
         fields = {"type": st.text(max_size=12).filter(lambda name: name not in BY_TYPE[_OPEN[cls]]), **fields}
-    return st.builds(cls, **{field.name: fields.get(field.name) or _of_type(field.type) for field in wire_fields(cls)})
+    derived = {field.name: _of_type(field.type) for field in wire_fields(cls) if field.name not in fields}
+    return st.builds(cls, **derived, **fields)
 
 
 _OPEN: Final = {CustomRequest: Role.HOST, UnknownMessage: Role.GUEST}
