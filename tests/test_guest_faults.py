@@ -1,0 +1,451 @@
+"""Each fault, as data, as text, and as what a host sees of it on a real socket."""
+
+import json
+import threading
+from contextlib import suppress
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guest_harness import KINDS, PONG, Host, ack, ask, running
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    AgentStatus,
+    CustomRequest,
+    GetHealth,
+    InjectSecret,
+    Mount,
+    Ping,
+    SetConfig,
+    Shutdown,
+    encode,
+)
+from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io.guest import FAULTS, OLD_TYPES, FaultPlan, GuestSimulator, faults, parse_fault
+from stereos_proto_io.guest._actions import Pause
+from stereos_proto_io.guest._session import GuestSession
+
+MOUNT = Mount("t", "/w", "9p")
+READY = {"type": "health", "payload": {"state": "ready", "uptime_seconds": 0}}
+TOLD = {"type": "lifecycle", "payload": {"state": "degraded", "message": "a: b"}}
+
+
+# ------------------------------------------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("drop", faults.Drop()),
+        ("drop@mount", faults.Drop(type="mount")),
+        ("drop#3", faults.Drop(number=3)),
+        ("drop@mount#3", faults.Drop(type="mount", number=3)),
+        ("drop@", faults.Drop(type="")),
+        ("late:2s@ping", faults.Late(seconds=2.0, type="ping")),
+        ("delay:0.25s", faults.Delay(seconds=0.25)),
+        ("reboot", faults.Restart()),
+        ("reboot:1.5s#2", faults.Restart(seconds=1.5, number=2)),
+        ("cut:0#1", faults.Cut(size=0, number=1)),
+        ("push:degraded:a: b@ping", faults.Push(state="degraded", message="a: b", type="ping")),
+        ("fail:50%25 %40 %23%0A@mount", faults.Fail(text="50% @ #\n", type="mount")),
+        ("omit:restarts@get_health", faults.Omit(member="restarts", type="get_health")),
+        ("refuse:3s", faults.Refuse(seconds=3.0)),
+        ("never-ready", faults.NeverReady()),
+    ],
+)
+def test_text(text, fault):
+    assert parse_fault(text) == fault
+    assert str(fault) == text
+
+
+def test_times_may_be_written_without_their_unit():
+    assert parse_fault("late:2") == parse_fault("late:2s") == parse_fault("late:2.0s")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is no fault; there are refuse, "),
+        ("dorp", "is no fault"),
+        ("Drop", "is no fault"),
+        ("drop:2s", "takes no argument"),
+        ("drop#0", "'number' must be >= 1"),
+        ("drop#x", "'x' is no number"),
+        ("drop#", "'' is no number"),
+        ("late", "could not convert"),
+        ("late:soon", "could not convert"),
+        ("late:-1s", "is no time"),
+        ("late:nan", "is no time"),
+        ("late:inf", "is no time"),
+        ("cut", "invalid literal"),
+        ("cut:-1", "'size' must be >= 0"),
+        ("omit", "needs the name"),
+        ("refuse:1s#1", "does not strike at a request"),
+        ("never-ready@ping", "does not strike at a request"),
+        ("reset@ping", "does not strike at a request"),
+    ],
+)
+def test_bad_text(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse_fault(text)
+
+
+@st.composite
+def any_fault(draw):
+    cls = draw(st.sampled_from([*FAULTS.values()]))
+    words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+    values = {
+        "seconds": st.floats(0, 1e9, exclude_min=True),
+        "size": st.integers(0, 10**12),
+        "text": words,
+        "member": words,
+        "state": words.filter(lambda text: ":" not in text),
+        "message": words,
+    }
+    given_ = {field.name: draw(values[field.name]) for field in attrs.fields(cls) if field.name in values}
+    if not issubclass(cls, faults.GuestFault):
+        given_["number"] = draw(st.none() | st.integers(1, 10**9))
+    if issubclass(cls, faults.RequestFault):
+        given_["type"] = draw(st.none() | words)
+    return cls(**given_)
+
+
+@given(any_fault())
+def test_text_round_trips(fault):
+    assert parse_fault(str(fault)) == fault
+    assert str(fault).isprintable()
+
+
+@given(st.text())
+def test_bad_text_is_a_value_error(text):
+    with suppress(ValueError):
+        assert parse_fault(parse_fault(text).__str__()) == parse_fault(text)
+
+
+@pytest.mark.parametrize("bad", [-1, float("inf"), float("nan")])
+def test_times_are_checked(bad):
+    with pytest.raises(ValueError, match="seconds must be 0 or more"):
+        faults.Late(seconds=bad)
+
+
+def test_each_fault_is_documented_by_its_name():
+    for name, cls in FAULTS.items():
+        assert cls.name == name
+        assert cls.__doc__.startswith(f"`{name}"), cls
+
+
+# ------------------------------------------------------------------------------------------------- plan
+
+
+def test_numbers_count_by_type_and_over_all():
+    plan = FaultPlan(["drop@mount#2", "blank#3", "garbage"])
+    struck = [[fault.name for fault in plan.on_request(request)] for request in [Ping(), MOUNT, MOUNT, MOUNT, Ping()]]
+    assert struck == [["garbage"], ["garbage"], ["drop", "blank", "garbage"], ["garbage"], ["garbage"]]
+
+
+def test_connections_are_counted():
+    plan = FaultPlan(["reset#2", "cut:5"])
+    assert [[fault.name for fault in plan.on_connection()] for _ in range(3)] == [["cut"], ["reset", "cut"], ["cut"]]
+
+
+def test_boot_and_refusal_times_add_up():
+    plan = FaultPlan(["refuse:1s", "slow-boot:2s", faults.SlowBoot(seconds=3), "refuse:0.5s"])
+    assert (plan.refuse_time, plan.boot_time) == (1.5, 5.0)
+    assert FaultPlan(["slow-boot:2s", "never-ready"]).boot_time == float("inf")
+    assert "slow-boot:2s" in repr(FaultPlan(["slow-boot:2s"]))
+
+
+# -------------------------------------------------------------------------------------- without sockets
+
+
+def exchange(faults_, *requests, boundless=False):
+    """What a guest with those faults does: its actions, bytes joined."""
+    simulator = GuestSimulator(faults=faults_, clock=lambda: 0.0)
+    session = GuestSession(plan=simulator.faults, boundless=boundless)
+    session.receive_data(b"".join(part if isinstance(part, bytes) else encode(part) for part in requests))
+    done = []
+    while (step := session.next_request()) is not None:
+        if isinstance(step, Pause):
+            done.append(("before", step.seconds))
+        else:
+            session.answer(step, simulator.handle(step.request))
+    while (action := session.next_action()) is not None:
+        if isinstance(action, bytes) and done and isinstance(done[-1], bytes):
+            done[-1] += action
+        else:
+            done.append(action)
+    return done, simulator, session
+
+
+def test_faults_compose_in_their_order():
+    pong = encode(Ping()).replace(b"ping", b"pong")
+    blank = b"\n\r\n\n"
+    assert exchange(["duplicate", "blank"], Ping())[0] == [blank + pong + pong]
+    assert exchange(["blank", "duplicate"], Ping())[0] == [blank + pong + blank + pong]
+    assert exchange(["late:1s", "late:2s"], Ping())[0] == [Pause(2.0), Pause(1.0), pong]
+    assert exchange(["delay:1s", "delay:2s"], Ping())[0] == [("before", 3.0), pong]
+
+
+def test_a_delayed_request_is_carried_out_later_and_a_late_one_at_once():
+    simulator = GuestSimulator(faults=["delay:5s@mount", "late:5s@inject_secret"])
+    session = GuestSession(plan=simulator.faults)
+    session.receive_data(encode(MOUNT) + encode(InjectSecret("a", "v")))
+    assert session.next_request() == Pause(5.0)
+    assert simulator.mounts == ()
+    session.answer(mount := session.next_request(), simulator.handle(mount.request))
+    session.answer(secret := session.next_request(), simulator.handle(secret.request))
+    assert "a" in simulator.secrets
+    assert isinstance(session.next_action(), bytes)
+    assert session.next_action() == Pause(5.0)
+
+
+@pytest.mark.parametrize("size", range(40))
+def test_cut_at_every_byte(size):
+    whole = exchange([], Ping(), Ping(), Ping())[0][0]
+    actions, _, session = exchange([faults.Cut(size=size)], Ping(), Ping(), Ping())
+    assert b"".join(action for action in actions if isinstance(action, bytes)) == whole[:size]
+    assert session.ended is (size <= len(whole))
+
+
+def test_swapping_the_last_reply_holds_it_for_ever():
+    assert exchange(["swap"], Ping())[0] == []
+    assert exchange(["swap#1"], Ping(), CustomRequest("a"), Ping())[0][0].count(b"\n") == 3
+
+
+def test_a_boundless_stream_never_closes():
+    done, _, session = exchange(["close#1", "reset"], Ping(), Ping(), boundless=True)
+    assert not session.ended
+    assert done == [encode(Ping()).replace(b"ping", b"pong")]  # what came with the end is lost with it
+    session.receive_data(encode(Ping()))
+    assert session.next_request().request == Ping()
+
+
+def test_a_line_that_cannot_be_read_is_a_request_without_a_type():
+    done, _, _ = exchange(["drop@#1", "fail:oh@#2"], b"x\n", Ping(), b"y\n")
+    assert [json.loads(line) for line in done[0].splitlines()] == [PONG, ack("", "oh")]
+
+
+# ------------------------------------------------------------------------------------------ over sockets
+
+GARBAGE = "garbage line"
+
+#: Faults → requests, what the host reads until the guest closes, and whether it closes by itself.
+SEEN = {
+    "": ([Ping(), MOUNT], [PONG, ack("mount")], False),
+    "late:3s@ping": ([Ping(), MOUNT], [PONG, ack("mount")], False),
+    "delay:3s@ping": ([Ping(), MOUNT], [PONG, ack("mount")], False),
+    "stall@mount": ([Ping(), MOUNT, Ping()], [PONG], False),
+    "drop@ping#1": ([Ping(), MOUNT, Ping()], [ack("mount"), PONG], False),
+    "duplicate@ping": ([Ping(), MOUNT], [PONG, PONG, ack("mount")], False),
+    "swap@ping": ([Ping(), MOUNT], [ack("mount"), PONG], False),
+    "push:degraded:a: b@ping": ([Ping(), MOUNT], [TOLD, PONG, ack("mount")], False),
+    "half@ping": ([MOUNT, Ping(), MOUNT], [ack("mount"), '{"type":'], False),
+    "garbage@ping": ([Ping(), MOUNT], [GARBAGE, PONG, ack("mount")], False),
+    "blank@ping": ([Ping(), MOUNT], ["", "", "", PONG, ack("mount")], False),
+    "over-long@ping": ([Ping(), MOUNT], [MAX_LINE_SIZE, ack("mount")], False),
+    "wrong-type": ([Ping(), MOUNT], [READY, PONG], False),
+    "fail:exit status 32@mount": ([MOUNT, Ping()], [ack("mount", "exit status 32"), PONG], False),
+    "omit:restarts@get_health": (
+        [GetHealth()],
+        [
+            {
+                "type": "health",
+                "payload": {"state": "ready", "agents": [{"name": "a", "running": True}], "uptime_seconds": 0},
+            }
+        ],
+        False,
+    ),
+    "cut:20": ([Ping(), MOUNT], [PONG, '{"ty'], True),
+    "close@ping": ([Ping(), MOUNT], [PONG], True),
+    "power-off@ping": ([Ping(), MOUNT], [PONG], True),
+    "hang-up": ([Ping()], [], True),
+    "never-ready": (
+        [GetHealth()],
+        [{"type": "health", "payload": {"state": "booting", "uptime_seconds": 0}}],
+        False,
+    ),
+    "slow-boot:9s": (
+        [GetHealth()],
+        [{"type": "health", "payload": {"state": "booting", "uptime_seconds": 0}}],
+        False,
+    ),
+}
+
+
+def understood(line):
+    if len(line) > MAX_LINE_SIZE:
+        return MAX_LINE_SIZE
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError:
+        return GARBAGE
+    except ValueError:
+        return line.decode().strip("\r")
+
+
+@pytest.mark.parametrize("text", SEEN)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_host_sees(kind, text):
+    requests, seen, closes = SEEN[text]
+    slept = []
+    agents = [AgentStatus("a", running=True)] if "omit" in text else []
+    simulator = GuestSimulator(faults=[text] if text else [], clock=lambda: 0.0, agents=agents)
+    with running(kind, None, simulator, sleep=sleeper(kind, slept)) as guest, Host(guest.address) as host:
+        with suppress(OSError):  # it may have closed before we have sent all
+            host.send(*requests)
+            if not closes:
+                host.end()
+        data = b""
+        with suppress(ConnectionResetError):  # requests that it has not read when it closes
+            data = host.rest()
+    assert [understood(line) for line in data.removesuffix(b"\n").split(b"\n") if data] == seen
+    assert slept == ([3.0] if "3s" in text else [])
+    if not closes:
+        assert len(simulator.requests) == len(requests)  # whatever became of the replies
+
+
+def sleeper(kind, slept):
+    """A sleep that only takes note."""
+    if kind == "blocking":
+        return slept.append
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    return sleep
+
+
+def test_every_fault_is_seen_somewhere():
+    elsewhere = {"reset", "refuse", "reboot"}
+    assert {text.partition(":")[0].partition("@")[0].partition("#")[0] for text in SEEN} | elsewhere == {"", *FAULTS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reset_is_a_reset(kind):
+    with running(kind, None, GuestSimulator(faults=["reset#1"])) as guest:
+        with pytest.raises(ConnectionResetError), Host(guest.address) as host:  # noqa: PT012
+            host.send(Ping())
+            host.rest()
+        assert ask(guest.address, Ping()) == [PONG]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_guest_that_refuses_listens_later(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gate = Gate(kind)
+    simulator = GuestSimulator(faults=["refuse:7s"])
+    with running(kind, UnixSocket("g"), simulator, sleep=gate.sleep) as guest:
+        for _ in range(3):
+            with pytest.raises(ConnectionRefusedError):
+                Host(guest.address)
+        gate.open()
+        assert ask_patiently(guest.address, Ping()) == [PONG]
+        assert gate.slept == [7.0]
+
+
+class Gate:
+    """A sleep that lasts until the test says so."""
+
+    def __init__(self, kind):
+        self.slept = []
+        self._opened = threading.Event()
+        self.sleep = self._blocking if kind == "blocking" else self._asyncio if kind == "asyncio" else self._trio
+
+    def open(self):
+        self._opened.set()
+
+    def _blocking(self, seconds):
+        self.slept.append(seconds)
+        assert self._opened.wait(20)
+
+    async def _asyncio(self, seconds):
+        import asyncio
+
+        await asyncio.to_thread(self._blocking, seconds)
+
+    async def _trio(self, seconds):
+        import trio
+
+        await trio.to_thread.run_sync(self._blocking, seconds)
+
+
+def ask_patiently(address, *requests):
+    for _ in range(2000):
+        try:
+            return ask(address, *requests)
+        except (ConnectionRefusedError, FileNotFoundError):
+            threading.Event().wait(0.01)
+    raise AssertionError(f"nobody came back to {address}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reboot(kind):
+    gate = Gate(kind)
+    simulator = GuestSimulator(faults=["reboot:4s@mount#1"])
+    with running(kind, None, simulator, sleep=gate.sleep) as guest:
+        with Host(guest.address) as bystander, Host(guest.address) as host:
+            bystander.send(Ping())
+            assert bystander.reply() == PONG
+            host.send(InjectSecret("a", "v"), SetConfig("c"), MOUNT)
+            assert [host.reply() for _ in range(3)] == [ack("inject_secret"), ack("set_config"), ack("mount")]
+            assert (host.rest(), bystander.rest()) == (b"", b"")
+        with pytest.raises(OSError, match="refused"):
+            Host(guest.address)
+        gate.open()
+        assert ask_patiently(guest.address, MOUNT) == [ack("mount")]
+        assert gate.slept == [4.0]
+    assert (simulator.secrets, simulator.config, len(simulator.mounts)) == ({}, "c", 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reboot_in_mid_request(kind):
+    with running(kind, None, GuestSimulator(faults=["drop@mount#1", "reboot@mount#1"])) as guest:
+        assert ask(guest.address, MOUNT) == []
+        assert ask_patiently(guest.address, MOUNT) == [ack("mount")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reboot_is_invisible_on_a_serial_port(kind, tmp_path, monkeypatch):
+    """No end of the stream: the same connection goes on, without the half line (§8)."""
+    monkeypatch.chdir(tmp_path)
+    simulator = GuestSimulator(faults=["reboot@mount#1"])
+    with running(kind, VirtioSerial("p"), simulator) as guest, Host(guest.address) as host:
+        host.send(MOUNT)
+        assert host.reply() == ack("mount")
+        for attempt in range(200):
+            host.send(b"\n", CustomRequest(f"sync:{attempt}"))
+            if not host.is_silent(0.1):
+                break
+        assert host.reply()["payload"]["reply_to"].startswith("sync:")
+    assert simulator.mounts == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_faults_of_a_plain_handler(kind):
+    with running(kind, None, GuestSimulator().handle, faults=["drop@ping#1", faults.Duplicate(type="ping")]) as guest:
+        assert ask(guest.address, Ping(), Ping()) == [PONG, PONG]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_does_not_wait_for_a_fault(kind):
+    """Nobody waits for the hour, on any side of a request, nor for the guest to listen."""
+    for text in ("delay:3600s", "late:3600s", "refuse:3600s", "reboot:3600s", "stall"):
+        with running(kind, None, GuestSimulator(faults=[text])) as guest:
+            if text != "refuse:3600s":
+                with Host(guest.address) as host:
+                    host.send(Ping())
+                    assert host.is_silent() or text.startswith("reboot")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_old_guest(kind):
+    simulator = GuestSimulator(types=OLD_TYPES)
+    with running(kind, None, simulator) as guest:
+        assert ask(guest.address, Ping(), GetHealth(), InjectSecret("a", "v"), Shutdown()) == [
+            PONG,
+            ack("get_health", "unknown message type: get_health"),
+            ack("inject_secret"),
+            ack("shutdown"),
+        ]
