@@ -235,7 +235,7 @@ class _Loop:
         elif "scalar" in grammar and rest and rest in "-0123456789":
             position, place = _fault_in_number(self._text, position, after)
         elif "scalar" in grammar and rest and rest in "tfn":
-            position, place = _fault_in_literal(self._text, position, after)
+            position, place = _fault_in_literal(self._text, position)
         if position >= len(self._text):
             return MalformedJSON("unexpected end of JSON input", len(self._text) + 1)
         return MalformedJSON(f"invalid character {_quoted(self._text[position])} {place}", position + 1)
@@ -268,12 +268,10 @@ def _fault_in_number(text: str, start: int, after: str) -> tuple[int, str]:
     return match.end(), after
 
 
-def _fault_in_literal(text: str, start: int, after: str) -> tuple[int, str]:
+def _fault_in_literal(text: str, start: int) -> tuple[int, str]:
     word = {"t": "true", "f": "false", "n": "null"}[text[start]]
-    for offset, letter in enumerate(word):
-        if text[start + offset : start + offset + 1] != letter:
-            return start + offset, f"in literal {word} (expecting '{letter}')"
-    return start + len(word), after
+    offset = next(offset for offset, letter in enumerate(word) if text[start + offset : start + offset + 1] != letter)
+    return start + offset, f"in literal {word} (expecting '{word[offset]}')"
 
 
 def _quoted(character: str) -> str:

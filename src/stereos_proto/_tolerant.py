@@ -18,7 +18,18 @@ import cattrs
 from ._constants import I64_MAX, I64_MIN, MAX_KEPT_NESTING, U32_MAX
 from ._errors import InvalidMessage, MalformedLine, RemoteProtocolError
 from ._json import MalformedJSON, Members, NegativeZero, clean_text, clean_value, json_type, parse
-from ._messages import I64, OMIT_ZERO, U32, ZERO, CustomRequest, Message, StateName, UnknownMessage, shortened, wire_fields
+from ._messages import (
+    I64,
+    OMIT_ZERO,
+    U32,
+    ZERO,
+    CustomRequest,
+    Message,
+    StateName,
+    UnknownMessage,
+    shortened,
+    wire_fields,
+)
 from ._registry import BY_TYPE, Role, Row
 
 
@@ -79,7 +90,7 @@ def _members(value: Any) -> Members:
 def _payload(row: Row, members: Members) -> Message:
     if row.needs_payload and "payload" not in members:
         raise Unfit("is missing")
-    payload = members.get("payload") if wire_fields(row.cls) else None
+    payload = members.get("payload") if attrs.fields(row.cls) else None
     message: Message = _converter.get_structure_hook(row.cls)(payload, row.cls)
     return message
 
