@@ -1,0 +1,62 @@
+"""Bring up many guests at once, with a live table: python fleet_asyncio.py JCARD ADDRESS ..."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from stereos_proto import StereosError, load_jcard
+from stereos_proto_io import parse_address
+from stereos_proto_io.asyncio import connect_when_ready
+
+
+async def bring_up(address, plan, show):
+    """Wait for the guest, provision it, wait for its agents. Raises StereosError."""
+    show(0, "dialling")
+    async with connect_when_ready(
+        address, timeout=120, on_progress=lambda progress: show(0, progress.state or str(progress.error))
+    ) as guest:
+        done = 0
+
+        def on_step(step):
+            nonlocal done
+            done += 1
+            show(done, f"{step.label}: {step.status.value}")
+
+        report = await guest.provision(plan, on_step=on_step)
+        report.raise_for_failure()
+        show(done, "waiting for its agents")
+        await guest.wait_ready(agents=plan.agents, timeout=60)
+        show(done, "up")
+
+
+async def try_one(address, plan, show):
+    try:
+        await bring_up(address, plan, show)
+    except StereosError as exc:
+        show(None, f"failed: {exc}")
+        return False
+    return True
+
+
+async def main(plan, *addresses):
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}")
+    with Progress(*columns) as progress:
+        tries = []
+        for name in addresses:
+            row = progress.add_task(name, total=len(plan.requests), what="")
+
+            def show(done, what, row=row):
+                progress.update(row, completed=done, what=what)
+
+            tries.append(try_one(parse_address(name), plan, show))
+        up = await asyncio.gather(*tries)
+    print(f"{sum(up)} of {len(up)} guests are up")
+    return 0 if all(up) else 1
+
+
+if __name__ == "__main__":
+    plan = load_jcard(Path(sys.argv[1]).read_text(), env=os.environ)
+    sys.exit(asyncio.run(main(plan, *sys.argv[2:])))

@@ -1,0 +1,62 @@
+"""Bring up many guests at once, with a live table, under trio: python fleet_trio.py JCARD ADDRESS ..."""
+
+import os
+import sys
+from pathlib import Path
+
+import trio
+from rich.progress import BarColumn, Progress, TextColumn
+
+from stereos_proto import StereosError, load_jcard
+from stereos_proto_io import parse_address
+from stereos_proto_io.trio import connect_when_ready
+
+
+async def bring_up(address, plan, show):
+    """Wait for the guest, provision it, wait for its agents. Raises StereosError."""
+    show(0, "dialling")
+    async with connect_when_ready(
+        address, timeout=120, on_progress=lambda progress: show(0, progress.state or str(progress.error))
+    ) as guest:
+        done = 0
+
+        def on_step(step):
+            nonlocal done
+            done += 1
+            show(done, f"{step.label}: {step.status.value}")
+
+        report = await guest.provision(plan, on_step=on_step)
+        report.raise_for_failure()
+        show(done, "waiting for its agents")
+        await guest.wait_ready(agents=plan.agents, timeout=60)
+        show(done, "up")
+
+
+async def main(plan, *addresses):
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}")
+    up = []
+
+    async def try_one(name, progress, row):
+        def show(done, what):
+            progress.update(row, completed=done, what=what)
+
+        try:
+            await bring_up(parse_address(name), plan, show)
+        except StereosError as exc:
+            # Kept here: an exception in a nursery would cancel the other guests.
+            show(None, f"failed: {exc}")
+        else:
+            up.append(name)
+
+    with Progress(*columns) as progress:
+        async with trio.open_nursery() as nursery:
+            for name in addresses:
+                row = progress.add_task(name, total=len(plan.requests), what="")
+                nursery.start_soon(try_one, name, progress, row)
+    print(f"{len(up)} of {len(addresses)} guests are up")
+    return 0 if len(up) == len(addresses) else 1
+
+
+if __name__ == "__main__":
+    plan = load_jcard(Path(sys.argv[1]).read_text(), env=os.environ)
+    sys.exit(trio.run(main, plan, *sys.argv[2:]))

@@ -1,0 +1,42 @@
+"""A guest under uvloop, by the asyncio driver, which needs no change: python loop_uvloop.py tcp://HOST:PORT."""
+
+import asyncio
+import sys
+
+import uvloop
+
+from stereos_proto import ConnectionLost, GetHealth, Mount, Ping, Shutdown
+from stereos_proto_io import parse_address
+from stereos_proto_io.asyncio import connect
+
+
+async def listen(client):
+    async for message in client.notifications():
+        print(message.type, message.state)
+
+
+async def main(place):
+    async with connect(place) as client, asyncio.TaskGroup() as tasks:
+        listening = tasks.create_task(listen(client))
+
+        batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
+        for request, reply in zip(batch, await client.request_many(batch), strict=True):
+            print(request.type, "->", reply.type)
+
+        asking = tasks.create_task(client.get_health())
+        await asyncio.sleep(0)  # lets it send
+        asking.cancel()
+        print("get_health given up")
+        print("ping ->", (await client.ping()).type)
+
+        listening.cancel()
+        down, health = (asyncio.ensure_future(client.request(ask)) for ask in (Shutdown("done"), GetHealth()))
+        print("shutdown ->", (await down).type)
+        try:
+            await health
+        except ConnectionLost:
+            print("get_health: the connection ended without a reply")
+
+
+if __name__ == "__main__":
+    uvloop.run(main(parse_address(sys.argv[1])))

@@ -1,0 +1,38 @@
+"""Give all guests a new value of a secret: python rotate_secret.py NAME ADDRESS ... < value
+
+The value comes from standard input: arguments can be read by every process of the machine.
+"""
+
+import asyncio
+import sys
+
+from stereos_proto import OutcomeUnknown, StereosError
+from stereos_proto_io import parse_address
+from stereos_proto_io.asyncio import connect
+
+SECONDS = 10
+
+
+async def rotate(address, name, value):
+    """Store the secret in one guest; return what came of it."""
+    try:
+        async with asyncio.timeout(SECONDS), connect(address) as guest:
+            await guest.inject_secret(name, value)
+    except OutcomeUnknown as exc:
+        # Storing a secret twice does no harm, so this may simply be run again.
+        return f"unknown, run it again: {exc}"
+    except (StereosError, TimeoutError) as exc:
+        return f"failed: {exc}"
+    return "done"
+
+
+async def main(name, *addresses):
+    value = sys.stdin.read().removesuffix("\n")
+    outcomes = await asyncio.gather(*(rotate(parse_address(address), name, value) for address in addresses))
+    for address, outcome in zip(addresses, outcomes, strict=True):
+        print(f"{address}: {outcome}")
+    return 0 if set(outcomes) == {"done"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(*sys.argv[1:])))

@@ -1,0 +1,338 @@
+"""Every example, run as its reader would run it, against a guest that shows whether it keeps its promises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from stereos_proto import AgentStatus, GetHealth, Lifecycle, Mount, Ping, Shutdown
+from stereos_proto_io import TCP, UnixSocket
+from stereos_proto_io.guest import GuestSimulator
+from stereos_proto_io.guest.asyncio import serve
+from stereos_proto_io.testing import simulated_guest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+#: Seconds after which an example counts as stuck.
+PATIENCE = 60
+MOUNT = Mount("share0", "/workspace", "virtiofs")
+ASKED = (Ping(), GetHealth(), MOUNT, GetHealth(), Ping(), Shutdown("done"), GetHealth())
+#: How many requests must have come before those up to there are answered.
+GATES = (3, 5, 7)
+SAID = [
+    "lifecycle healthy",
+    "ping -> pong",
+    "get_health -> health",
+    "mount -> ack",
+    "get_health given up",
+    "ping -> pong",
+    "shutdown -> ack",
+    "get_health: the connection ended without a reply",
+]
+#: The client of this one takes several guests, asks them everything at once, and says what becomes of each event.
+SELECTORS_SAID = [
+    "lifecycle healthy",
+    "ping -> pong",
+    "get_health -> health",
+    "mount -> ack",
+    "get_health -> given up",
+    "ping -> pong",
+    "shutdown -> ack",
+    "has ended, unanswered: get_health",
+]
+
+
+class StrictGuest:
+    """A guest that answers nothing until all requests of a flight are there: only pipelining gets it to talk.
+
+    It pushes a notification between the first flight and its replies. A request that its caller gave up is
+    answered with the next flight, after the giving up. The last request stays unanswered: the guest has gone.
+    """
+
+    def __init__(self, address):
+        self.simulator = GuestSimulator()
+        self.asked = []
+        self.gates = [asyncio.Event() for _ in GATES]
+        self.server = serve(address, self.handle)
+
+    async def handle(self, request):
+        flight = next(index for index, gate in enumerate(GATES) if len(self.asked) < gate)
+        self.asked.append(request)
+        if len(self.asked) == GATES[0]:
+            assert self.server.push(Lifecycle("healthy")) == 1
+        if len(self.asked) == GATES[flight]:
+            self.gates[flight].set()
+        await self.gates[flight].wait()
+        return self.simulator.handle(request)
+
+
+def command(name, *arguments, python=sys.executable):
+    return [str(python), str(EXAMPLES / name), *map(str, arguments)]
+
+
+@contextlib.asynccontextmanager
+async def running(*line, env=None, stdin=None):
+    """A process for the length of an `async with`."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *line, env={**os.environ, **(env or {})}, stdin=stdin, stdout=pipe, stderr=pipe
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def run(*line, code=0, env=None, text=None):
+    """Run a command to its end; return the lines that it said. It must not complain."""
+    async with running(*line, env=env, stdin=asyncio.subprocess.PIPE) as process:
+        out, err = await process.communicate(text and text.encode())
+    assert (process.returncode, err.decode()) == (code, ""), out.decode()
+    return out.decode().splitlines()
+
+
+async def converse(address, *line, guests=1, env=None):
+    """Run an example against strict guests; return what it said, and what the guests were asked."""
+    guests = [StrictGuest(address) for _ in range(guests)]
+    async with contextlib.AsyncExitStack() as stack:
+        places = [str((await stack.enter_async_context(guest.server)).address) for guest in guests]
+        said = await run(*line, *places, env=env)
+    return said, [tuple(guest.asked) for guest in guests]
+
+
+@pytest.mark.parametrize("name", ["gevent", "handmade", "threads", "tornado", "twisted", "uvloop"])
+def test_an_event_loop(name):
+    said, asked = asyncio.run(converse(TCP("127.0.0.1", 0), *command(f"loop_{name}.py")))
+    assert said == SAID
+    assert asked == [ASKED]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_anyio(backend):
+    said, asked = asyncio.run(converse(TCP("127.0.0.1", 0), *command("loop_anyio.py", backend)))
+    assert said == SAID
+    assert asked == [ASKED]
+
+
+def test_qt(tmp_path):
+    line = command("loop_qt.py")
+    env = {"QT_QPA_PLATFORM": "offscreen"}
+    said, asked = asyncio.run(converse(UnixSocket(tmp_path / "guest"), *line, env=env))
+    assert said == SAID
+    assert asked == [ASKED]
+
+
+def python_with_gi():
+    """A Python that has PyGObject, which is no wheel but the system's, and can load what this one has installed."""
+    folders = [str(ROOT / "src"), *(path for path in sys.path if path.endswith("site-packages"))]
+    env = {"PYTHONPATH": os.pathsep.join(folders)}
+    for python in (sys.executable, "/usr/bin/python3"):
+        line = [python, "-c", "import gi.repository.GLib, stereos_proto"]
+        with contextlib.suppress(FileNotFoundError):
+            if not subprocess.run(line, env={**os.environ, **env}, capture_output=True, check=False).returncode:
+                return python, env
+    version = ".".join(map(str, sys.version_info[:2]))
+    pytest.skip(f"PyGObject is neither in this Python nor in a /usr/bin/python3 of version {version} (apt: python3-gi)")
+
+
+def test_glib():
+    python, env = python_with_gi()
+    line = command("loop_glib.py", python=python)
+    said, asked = asyncio.run(converse(TCP("127.0.0.1", 0), *line, env=env))
+    assert said == SAID
+    assert asked == [ASKED]
+
+
+def test_many_guests_with_selectors():
+    assert len((EXAMPLES / "loop_selectors.py").read_text().splitlines()) <= 40
+    said, asked = asyncio.run(converse(TCP("127.0.0.1", 0), *command("loop_selectors.py"), guests=3))
+    by_guest = {}
+    for line in said:
+        name, _, rest = line.partition(" ")
+        by_guest.setdefault(name, []).append(rest)
+    assert list(by_guest.values()) == [SELECTORS_SAID] * 3
+    assert asked == [ASKED] * 3
+
+
+async def through_proxy():
+    guest = StrictGuest(TCP("127.0.0.1", 0))
+    async with guest.server as server:
+        line = command("proxy.py", "tcp://127.0.0.1:0", server.address)
+        async with running(*line, env={"PYTHONUNBUFFERED": "1"}) as proxy:
+            place = (await proxy.stdout.readline()).decode().rpartition(" ")[2].strip()
+            heard = await run(*command("loop_twisted.py", place))
+            said = [(await proxy.stdout.readline()).decode().strip() for _ in range(15)]
+    return heard, said, guest.asked
+
+
+def test_a_proxy_shows_what_passes():
+    heard, said, asked = asyncio.run(through_proxy())
+    assert heard == SAID
+    assert asked == list(ASKED)
+    assert [line for line in said if line.startswith("host ->")] == [f"host -> {request}" for request in ASKED]
+    assert "guest -> Lifecycle(state=<LifecycleState.HEALTHY: 'healthy'>, message='')" in said
+    assert sum(line.startswith("guest ->") for line in said) == 7
+    assert said[-1] == "the guest has gone"
+
+
+# ---------------------------------------------------------------------------------------- users of the drivers
+
+JCARD = """
+[[shared]]
+host = "."
+guest = "/workspace"
+
+[secrets]
+API_TOKEN = "${FLEET_TOKEN}"
+
+[[agents]]
+name = "coder"
+"""
+
+
+@pytest.fixture
+def jcard(tmp_path):
+    path = tmp_path / "jcard.toml"
+    path.write_text(JCARD)
+    return path
+
+
+@pytest.fixture
+def guests():
+    """Two guests whose agents run soon after their config has come."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(simulated_guest(poll_interval=0.05)) for _ in range(2)]
+
+
+def expect_provisioned(guest, token):
+    simulator = guest.simulator
+    assert [mount.guest_path for mount in simulator.mounts] == ["/workspace"]
+    assert {name: secret.value for name, secret in simulator.secrets.items()} == {"API_TOKEN": token}
+    assert token not in simulator.config
+    assert [agent.name for agent in simulator.agents] == ["coder"]
+
+
+@pytest.mark.parametrize("name", ["fleet_asyncio.py", "fleet_trio.py"])
+def test_a_fleet_with_live_progress(name, guests, jcard):
+    places = [guest.address for guest in guests]
+    env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "120"}
+    said = asyncio.run(run(*command(name, jcard, *places), env=env))
+    assert said[-1] == "2 of 2 guests are up"
+    for guest, line in zip(guests, said, strict=False):
+        assert line.startswith(str(guest.address))
+        assert line.endswith(" up")
+        expect_provisioned(guest, "tok-12345")
+
+
+@pytest.mark.parametrize("name", ["fleet_asyncio.py", "fleet_trio.py"])
+def test_a_fleet_says_which_guest_failed(name, guests, jcard):
+    with simulated_guest(types={"ping", "get_health"}) as poor:
+        places = [poor.address, guests[0].address]
+        env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "160"}
+        said = asyncio.run(run(*command(name, jcard, *places), code=1, env=env))
+    assert said[-1] == "1 of 2 guests are up"
+    assert "failed: the guest refused mount: unknown message type: mount" in said[0]
+    expect_provisioned(guests[0], "tok-12345")
+
+
+def test_wait_for_an_agent():
+    with simulated_guest(agents=[AgentStatus("coder", running=True, session="s1", restarts=2)]) as guest:
+        said = asyncio.run(run(*command("wait_for_agent.py", guest.address, "coder")))
+    assert said == ["coder runs in session s1, restarts: 2"]
+
+
+def test_wait_for_an_agent_in_vain():
+    with simulated_guest(agents=[AgentStatus("coder", running=False)]) as guest:
+        line = command("wait_for_agent.py", guest.address, "coder", "0.2")
+        done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    assert "last state: ready" in done.stderr
+
+
+def test_rotate_a_secret(guests):
+    places = [guest.address for guest in guests]
+    said = asyncio.run(run(*command("rotate_secret.py", "API_TOKEN", *places), text="new-value\n"))
+    assert said == [f"{place}: done" for place in places]
+    assert [guest.simulator.secrets["API_TOKEN"].value for guest in guests] == ["new-value"] * 2
+
+
+def test_rotate_a_secret_where_one_guest_goes_away(guests):
+    with simulated_guest(faults=["reset#1"]) as lost:
+        places = [guests[0].address, lost.address]
+        said = asyncio.run(run(*command("rotate_secret.py", "API_TOKEN", *places), code=1, text="new-value\n"))
+    assert said[0] == f"{places[0]}: done"
+    assert said[1].startswith((f"{places[1]}: failed", f"{places[1]}: unknown"))
+    assert "new-value" not in said[1]
+
+
+async def scrape(*line):
+    async with running(*line) as process:
+        url = (await process.stdout.readline()).decode().strip()
+        return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=PATIENCE).read().decode())
+
+
+def test_a_prometheus_exporter():
+    agents = [AgentStatus("coder", running=True, restarts=2), AgentStatus("idle", running=False)]
+    with simulated_guest(agents=agents) as guest, simulated_guest() as gone:
+        place, nowhere = guest.address, gone.address
+        gone.server.close()
+        lines = asyncio.run(scrape(*command("prometheus_exporter.py", 0, place, nowhere))).splitlines()
+    assert f'stereos_guest_up{{guest="{place}"}} 1.0' in lines
+    assert f'stereos_guest_up{{guest="{nowhere}"}} 0.0' in lines
+    assert f'stereos_guest_state{{guest="{place}",state="ready"}} 1.0' in lines
+    assert f'stereos_agent_running{{agent="coder",guest="{place}"}} 1.0' in lines
+    assert f'stereos_agent_running{{agent="idle",guest="{place}"}} 0.0' in lines
+    assert f'stereos_agent_restarts_total{{agent="coder",guest="{place}"}} 2.0' in lines
+    assert not any(line.startswith("stereos_guest_uptime_seconds{") and str(nowhere) in line for line in lines)
+
+
+#: Two workers, each the host of one guest, each with a token of its own in its environment.
+HOSTS = """
+import subprocess, sys
+from distributed import Nanny, Scheduler, SpecCluster
+
+def host(name):
+    env = {"FLEET_TOKEN": f"token-of-{name}"}
+    return {"cls": Nanny, "options": {"name": name, "nthreads": 1, "env": env, "host": "127.0.0.1"}}
+
+if __name__ == "__main__":
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+    with SpecCluster({name: host(name) for name in ("host-a", "host-b")}, scheduler) as cluster:
+        example, *arguments = sys.argv[1:]
+        sys.exit(subprocess.run([sys.executable, example, cluster.scheduler_address, *arguments]).returncode)
+"""
+
+
+def test_a_fleet_over_many_hosts(guests, jcard, tmp_path):
+    (tmp_path / "hosts.py").write_text(HOSTS)
+    places = [f"host-{letter}={guest.address}" for letter, guest in zip("ab", guests, strict=True)]
+    line = [sys.executable, str(tmp_path / "hosts.py"), *command("fleet_dask.py", jcard, *places)[1:]]
+    assert "FLEET_TOKEN" not in os.environ
+    said = asyncio.run(run(*line, env={"DASK_LOGGING__DISTRIBUTED": "critical"}))
+    assert sorted(said[:-1]) == [f"{place}: up" for place in places]
+    assert said[-1] == "2 of 2 guests are up"
+    for name, guest in zip(("host-a", "host-b"), guests, strict=True):
+        expect_provisioned(guest, f"token-of-{name}")
+
+
+def test_the_fixture_in_tests_of_your_own():
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_orchestrator.py")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_example_has_a_test():
+    text = Path(__file__).read_text()
+    names = {path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("vm_")}
+    loops = {f"loop_{name}.py" for name in ("gevent", "handmade", "threads", "tornado", "twisted", "uvloop")}
+    assert {name for name in names - loops if name not in text} == set()
