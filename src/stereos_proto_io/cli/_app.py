@@ -12,7 +12,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 from rich.text import Text
 
-from . import _commands_ask, _commands_give, _commands_local, _commands_simulate
+from . import _commands_ask, _commands_give, _commands_local, _commands_simulate, _commands_wire
 from ._errors import EXIT_CODES, BrokenOutput, SaidNo, exit_code
 from ._output import clean, error_console
 
@@ -21,7 +21,7 @@ See and steer StereOS guests: what the guest itself says, and what it is given.
 
 A guest is named by its address, by `--vm NAME` (a virtual machine of mb's), or by STEREOS_ADDRESS.
 
-Examples:
+For example:
 
     stereosctl demo
     stereosctl health tcp://127.0.0.1:1024
@@ -33,6 +33,13 @@ def _epilogue() -> str:
     return "Exit codes: " + " · ".join(f"{code} {meaning}" for code, meaning, _ in EXIT_CODES)
 
 
+def _default(value: Any) -> str | None:
+    """What the help says of a default: nothing of what is off or empty."""
+    if value in (False, None, ()):
+        return None
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def make_app() -> App:
     """Every command of `stereosctl`."""
     app = App(
@@ -40,14 +47,18 @@ def make_app() -> App:
         help=_HELP,
         help_epilogue=_epilogue(),
         version=lambda: version("stereos-proto"),
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative=(), show_default=_default),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
         exit_on_error=False,
         print_error=False,
     )
-    for module in (_commands_ask, _commands_give, _commands_local, _commands_simulate):
+    for module in (_commands_ask, _commands_give, _commands_wire, _commands_simulate, _commands_local):
         module.register(app)
+    for name in app:
+        if not name.startswith("-"):
+            # What holds for all of them is said once, by `stereosctl --help`.
+            app[name].help_epilogue = ""
     return app
 
 
@@ -55,8 +66,8 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
     """Run a command and return its exit code. What goes wrong is said in one line on stderr."""
     with suppress(AttributeError, ValueError):
         # A terminal that cannot show a character gets another one, rather than no output at all.
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-        sys.stderr.reconfigure(errors="replace")  # type: ignore[union-attr]
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return _run(arguments, app)
     except (BrokenOutput, BrokenPipeError):

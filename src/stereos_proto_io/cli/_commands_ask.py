@@ -21,6 +21,7 @@ from ._documents import agent_document, health_document
 from ._errors import SaidNo, UsageError
 from ._output import agents_table, health_line, print_result, say, write_json
 from ._progress import Report, waiting
+from ._watch import watch
 
 #: Seconds between two looks at a guest that is to go away.
 _LOOK_AGAIN: Final = 0.25
@@ -28,7 +29,7 @@ _LOOK_AGAIN: Final = 0.25
 
 def register(app: App) -> None:
     """Add the commands of this module."""
-    for command in (ping, health, agents, wait, shutdown):
+    for command in (ping, health, agents, wait, watch, shutdown):
         app.command(command)
 
 
@@ -41,13 +42,15 @@ def ping(
 ) -> None:
     """See whether the guest answers, and how fast.
 
-    Example: stereosctl ping tcp://127.0.0.1:1024 -c 5 -i 0.2
+    For example:
 
-    Parameters
-    ----------
-    count: How many times; 0 is until Ctrl-C.
-    interval: Seconds between two pings.
-    json: Print one JSON document.
+        stereosctl ping tcp://127.0.0.1:1024 -c 5 -i 0.2
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        count: How many times; 0 is until Ctrl-C.
+        interval: Seconds between two pings.
+        json: Print one JSON document.
     """
     if count < 0 or not interval >= 0:
         raise UsageError("--count and --interval cannot be negative")
@@ -82,11 +85,13 @@ def _show_times(address: str, times: list[float], *, json: bool) -> None:
 def health(guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
     """Show what the guest says of itself.
 
-    Example: stereosctl health unix:///run/vm/stereos.sock --json
+    For example:
 
-    Parameters
-    ----------
-    json: Print one JSON document.
+        stereosctl health unix:///run/vm/stereos.sock --json
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        json: Print one JSON document.
     """
     address = guest.resolve()
     deadline = guest.deadline()
@@ -95,7 +100,7 @@ def health(guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
     if json:
         write_json({"address": str(address), **health_document(report)})
         return
-    print_result(health_line(address, report))
+    print_result(health_line(report, address))
     if report.agents:
         print_result("", agents_table(report.agents))
 
@@ -105,11 +110,13 @@ def agents(guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
 
     Exit code 1 when one of them does not run.
 
-    Example: stereosctl agents --vm dev
+    For example:
 
-    Parameters
-    ----------
-    json: Print one JSON document.
+        stereosctl agents --vm dev
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        json: Print one JSON document.
     """
     deadline = guest.deadline()
     with connect(guest, deadline) as client:
@@ -132,13 +139,15 @@ def wait(
 ) -> None:
     """Wait for a state, an agent, or the end.
 
-    Example: stereosctl wait --vm dev --for agent=coder --for agent=reviewer --timeout 120
+    For example:
 
-    Parameters
-    ----------
-    for_: What to wait for: `state=STATE`, `agent=NAME` (give it again for more) or `shutdown`. Whoever is
-        `healthy` is `ready`, too.
-    json: Print the guest's last health as one JSON document.
+        stereosctl wait --vm dev --for agent=coder --for agent=reviewer --timeout 120
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        for_: What to wait for: `state=STATE`, `agent=NAME` (give it again for more) or `shutdown`. Whoever is
+            `healthy` is `ready`, too.
+        json: Print the guest's last health as one JSON document.
     """
     states, names, gone = _conditions(for_)
     deadline = guest.deadline(WAIT_SECONDS)
@@ -150,7 +159,7 @@ def wait(
     if json:
         write_json({"address": str(guest.resolve()), "health": report and health_document(report)})
     elif report:
-        print_result(health_line(guest.resolve(), report))
+        print_result(health_line(report, guest.resolve()))
     else:
         print_result(f"{guest.resolve()}  gone")
 
@@ -222,13 +231,15 @@ def shutdown(
 
     The guest acknowledges and goes at once, so its answer can be lost on the way; that counts as done.
 
-    Example: stereosctl shutdown --vm dev --wait
+    For example:
 
-    Parameters
-    ----------
-    reason: What the guest writes in its log.
-    wait: Wait until nobody answers any more.
-    json: Print one JSON document.
+        stereosctl shutdown --vm dev --wait
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        reason: What the guest writes in its log.
+        wait: Wait until nobody answers any more.
+        json: Print one JSON document.
     """
     deadline = guest.deadline(WAIT_SECONDS if wait else 10.0)
     with connect(guest, deadline) as client:

@@ -77,18 +77,20 @@ def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
         print_result(Text.assemble((mark, style), " ", clean(label)))
 
 
-def config_set(file: str, guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
+def config_set(file: str, /, guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
     """Replace the guest's jcard.toml.
 
     It is sent as it is, and the guest stores it readable by everybody. A file with a [secrets] table is
     refused: `stereosctl provision` takes the secrets out.
 
-    Example: stereosctl config set jcard.toml --vm dev
+    For example:
 
-    Parameters
-    ----------
-    file: The file, - for standard input.
-    json: Print one JSON document.
+        stereosctl config set jcard.toml --vm dev
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        file: The file, - for standard input.
+        json: Print one JSON document.
     """
     content = read_text(file)
     if load_jcard(content, env=_AnyValue(), source=file).secrets:
@@ -111,6 +113,7 @@ class _AnyValue(dict[str, str]):
 
 def secret_set(
     name: str,
+    /,
     guest: Guest = DEFAULT_GUEST,
     *,
     file: Path | None = None,
@@ -124,15 +127,17 @@ def secret_set(
     read from standard input, less one
     newline at its end.
 
-    Example: stereosctl secret set GITHUB_TOKEN --vm dev < token
+    For example:
 
-    Parameters
-    ----------
-    name: The secret's name in the guest.
-    file: Read the value from this file, every byte of it.
-    env: Take the value of this environment variable.
-    mode: The permission bits of the secret's file in the guest, in octal.
-    json: Print one JSON document.
+        stereosctl secret set GITHUB_TOKEN --vm dev < token
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        name: The secret's name in the guest.
+        file: Read the value from this file, every byte of it.
+        env: Take the value of this environment variable.
+        mode: The permission bits of the secret's file in the guest, in octal.
+        json: Print one JSON document.
     """
     if file is not None and env is not None:
         raise UsageError("--file and --env exclude each other")
@@ -151,24 +156,27 @@ def _secret_value(name: str, file: Path | None, env: str | None) -> str:
         try:
             return os.environ[env]
         except KeyError:
-            raise UsageError(f"the environment variable {env} is not set") from None
+            # Not named: somebody may have written the value instead.
+            raise UsageError("the environment variable that --env names is not set") from None
     if sys.stdin.isatty():
         return getpass.getpass(f"Value of {clean(name)} (not shown): ", stream=sys.stderr)
     return read_text(_STDIN).removesuffix("\n").removesuffix("\r")
 
 
-def ssh_key_add(file: str, guest: Guest = DEFAULT_GUEST, *, user: str, json: Json = False) -> None:
+def ssh_key_add(file: str, /, guest: Guest = DEFAULT_GUEST, *, user: str, json: Json = False) -> None:
     """Let the owner of a public key log in.
 
     It replaces the keys that the user had.
 
-    Example: stereosctl ssh-key add ~/.ssh/id_ed25519.pub --user agent --vm dev
+    For example:
 
-    Parameters
-    ----------
-    file: The public key, - for standard input.
-    user: The guest's user, such as admin or agent.
-    json: Print one JSON document.
+        stereosctl ssh-key add ~/.ssh/id_ed25519.pub --user agent --vm dev
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        file: The public key, - for standard input.
+        user: The guest's user, such as admin or agent.
+        json: Print one JSON document.
     """
     key = read_text(file)
     if "PRIVATE KEY" in key:
@@ -179,6 +187,7 @@ def ssh_key_add(file: str, guest: Guest = DEFAULT_GUEST, *, user: str, json: Jso
 def mount(
     tag: str,
     path: str,
+    /,
     guest: Guest = DEFAULT_GUEST,
     *,
     fs: FsType,
@@ -189,21 +198,24 @@ def mount(
 
     Mounting twice lays one mount over the other.
 
-    Example: stereosctl mount share0 /workspace --fs virtiofs --vm dev
+    For example:
 
-    Parameters
-    ----------
-    tag: The tag under which the hypervisor shares it.
-    path: Where it is to be in the guest.
-    fs: 9p under QEMU, virtiofs under Apple's framework.
-    read_only: Mount it read-only.
-    json: Print one JSON document.
+        stereosctl mount share0 /workspace --fs virtiofs --vm dev
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        tag: The tag under which the hypervisor shares it.
+        path: Where it is to be in the guest.
+        fs: 9p under QEMU, virtiofs under Apple's framework.
+        read_only: Mount it read-only.
+        json: Print one JSON document.
     """
     _give(guest, Mount(tag, path, fs, read_only), f"mount {tag} at {path}", json=json)
 
 
 def provision(
     file: str,
+    /,
     guest: Guest = DEFAULT_GUEST,
     *,
     fs: FsType = "9p",
@@ -217,16 +229,18 @@ def provision(
     It waits for the guest, then sends mounts, secrets, the key and the config in one flight. Secrets take
     ${NAME} from the environment; the config goes without them, and last, since agents start with it.
 
-    Example: stereosctl provision jcard.toml --vm dev --ssh-key ~/.ssh/id_ed25519.pub
+    For example:
 
-    Parameters
-    ----------
-    file: The jcard.toml, - for standard input.
-    fs: How the hypervisor shares folders: 9p under QEMU, virtiofs under Apple's framework.
-    ssh_key: A public key that may log in.
-    user: Whom the key is for.
-    dry_run: Show the steps, and send nothing.
-    json: Print one JSON document.
+        stereosctl provision jcard.toml --vm dev --ssh-key ~/.ssh/id_ed25519.pub
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        file: The jcard.toml, - for standard input.
+        fs: How the hypervisor shares folders: 9p under QEMU, virtiofs under Apple's framework.
+        ssh_key: A public key that may log in.
+        user: Whom the key is for.
+        dry_run: Show the steps, and send nothing.
+        json: Print one JSON document.
     """
     plan = read_plan(file, fs, ssh_key, user)
     if dry_run:

@@ -1,9 +1,9 @@
-"""Commands about this machine: ls."""
+"""Commands of this machine: ls, doctor, shell, completion."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 from cyclopts import App
@@ -12,6 +12,7 @@ from rich.text import Text
 from stereos_proto import Health, StereosError
 
 from ._context import Guest, Json
+from ._doctor import doctor
 from ._documents import error_document, health_document
 from ._errors import UsageError
 from ._machines import Machine, machines, machines_folder
@@ -24,7 +25,25 @@ _AT_ONCE: Final = 32
 
 def register(app: App) -> None:
     """Add the commands of this module."""
-    app.command(ls, name="ls")
+    from ._shell import shell  # noqa: PLC0415  (the shell runs the app, so it comes after it)
+
+    app.command(ls)
+    app.command(doctor)
+    app.command(shell)
+
+    def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+        """Print the completion script of a shell.
+
+        For example:
+
+            stereosctl completion bash > ~/.local/share/bash-completion/completions/stereosctl
+
+        Args:
+            shell: Which one.
+        """
+        print_result(Text(app.generate_completion(shell=shell)))
+
+    app.command(completion)
 
 
 @attrs.frozen
@@ -53,12 +72,13 @@ def ls(*, timeout: float = _PATIENCE, json: Json = False) -> None:
 
     All are asked at once.
 
-    Example: stereosctl ls
+    For example:
 
-    Parameters
-    ----------
-    timeout: Seconds that each of them has to answer.
-    json: Print one JSON document.
+        stereosctl ls
+
+    Args:
+        timeout: Seconds that each of them has to answer.
+        json: Print one JSON document.
     """
     if not timeout > 0:
         raise UsageError(f"--timeout must be more than 0 seconds, not {timeout:g}")

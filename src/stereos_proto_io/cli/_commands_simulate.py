@@ -44,17 +44,18 @@ def simulate(
 
     Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`, `refuse:3s`, `reset#1`.
 
-    Example: stereosctl simulate --listen unix:///tmp/guest.sock --boot-time 3 --fault late:2s@ping
+    For example:
 
-    Parameters
-    ----------
-    listen: Where it listens; give it again for more. By default a free TCP port of this machine.
-    fault: What goes wrong; give it again for more.
-    agent: An agent that runs from the start; give it again for more. By default those of the config run, once it came.
-    boot_time: Seconds that it says `booting`.
-    poll_interval: Seconds between its looks at config and agents.
-    attached: End with standard input, so that it cannot outlive whoever started it.
-    quiet: Say nothing but the address.
+        stereosctl simulate --listen unix:///tmp/guest.sock --boot-time 3 --fault late:2s@ping
+
+    Args:
+        listen: Where it listens; give it again for more. By default a free TCP port of this machine.
+        fault: What goes wrong; give it again for more.
+        agent: An agent that runs from the start; give it again for more. By default those of the config run.
+        boot_time: Seconds that it says `booting`.
+        poll_interval: Seconds between its looks at config and agents.
+        attached: End with standard input, so that it cannot outlive whoever started it.
+        quiet: Say nothing but the address.
     """
     from stereos_proto_io.guest.blocking import serve  # noqa: PLC0415  (the server is loaded where it is used)
 
@@ -123,14 +124,15 @@ def _terminated_politely() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def demo(file: str | None = None) -> None:
+def demo(file: str | None = None, /) -> None:
     """Boot a simulated guest, provision it, look at it, shut it down.
 
-    Example: stereosctl demo
+    For example:
 
-    Parameters
-    ----------
-    file: The jcard.toml to provision. By default one with two mounts, three secrets and two agents.
+        stereosctl demo
+
+    Args:
+        file: The jcard.toml to provision. By default one with two mounts, three secrets and two agents.
     """
     from ._demo import play  # noqa: PLC0415
 

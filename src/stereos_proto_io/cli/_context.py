@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ASK_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 60.0
 
+_SCHEMES: Final = frozenset({"tcp", "vsock", "unix", "serial", "hvsock"})
+
 _GUEST: Final = Group("Guest", sort_key=10)
 _OUTPUT: Final = Group("Output", sort_key=20)
 
@@ -66,7 +68,7 @@ class Guest:
         seconds = default if self.timeout is None else self.timeout
         if not seconds > 0:
             raise UsageError(f"--timeout must be more than 0 seconds, not {seconds:g}")
-        return Deadline(time.monotonic() + seconds)
+        return Deadline.after(seconds)
 
 
 #: What a command's `guest` is when nothing was said about it.
@@ -77,7 +79,15 @@ JsonLines = Annotated[bool, Parameter(name="--jsonl", group=_OUTPUT)]
 
 
 def address_of(text: str) -> Address:
-    """`parse_address`, with a UsageError."""
+    """`parse_address`, with a UsageError.
+
+    What does not even begin like an address is not repeated: it may be a secret in the wrong place.
+    """
+    if text.partition("://")[0].lower() not in _SCHEMES:
+        raise UsageError(
+            "what was given as the guest's address is none; one looks like tcp://HOST:PORT, vsock://CID:PORT, "
+            "unix:///PATH, serial:///PATH or hvsock:///PATH:PORT"
+        )
     try:
         return parse_address(text)
     except ValueError as exc:
@@ -89,6 +99,11 @@ class Deadline:
     """A point in time, by the monotonic clock."""
 
     at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The point in time `seconds` from now."""
+        return cls(time.monotonic() + seconds)
 
     @property
     def left(self) -> float:

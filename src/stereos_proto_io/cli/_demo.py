@@ -107,7 +107,7 @@ def _look(screen: Console, client: Client, address: Address, plan: ProvisionPlan
     _title(screen, "3", "Its agents start", "the guest looks at its config from time to time")
     with waiting(f"the agents {', '.join(plan.agents)}") as report:
         health = client.wait_ready(agents=plan.agents, on_progress=report, timeout=_PATIENCE)
-    screen.print(Text("  ").append_text(health_line(address, health)))
+    screen.print(Text("  ").append_text(health_line(health, address)))
     screen.print(Padding(agents_table(health.agents), (1, 0, 0, 2), expand=False))
 
 

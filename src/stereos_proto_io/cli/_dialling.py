@@ -50,7 +50,7 @@ def dial_when_ready(
     """Connect to a guest that may still boot. Raises what `connect_when_ready` raises."""
     actor = _actor(address, deadline, trace=trace)
     try:
-        actor.wait(ready_wait(states, agents, None, on_progress), deadline.left, redial=True)
+        actor.wait(ready_wait(states, agents, None, on_progress), round(deadline.left, 1), redial=True)
     except BaseException:
         if actor.client is not None:
             actor.client.close()

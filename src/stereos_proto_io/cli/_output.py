@@ -116,10 +116,10 @@ def agents_table(agents: Iterable[AgentStatus]) -> Table:
     return table
 
 
-def health_line(label: object, health: Health) -> Text:
+def health_line(health: Health, label: object = "") -> Text:
     """A guest in one line: where, its state, since when, how many agents run."""
     running = sum(agent.running for agent in health.agents)
-    line = Text.assemble((clean(str(label)), "bold"), "  ", state_text(health.state))
+    line = Text.assemble((f"{clean(str(label))}  " if label else "", "bold"), state_text(health.state))
     line.append(f"  up {duration(health.uptime_seconds)}")
     if health.agents:
         line.append(f"  {running} of {len(health.agents)} agents running")

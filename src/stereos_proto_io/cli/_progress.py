@@ -64,13 +64,18 @@ def waiting(subject: object, *, quiet: bool = False) -> Iterator[Report]:
 
 def _line_per_change(shown: _Waiting, console: Console) -> Report:
     last: object = None
+    waits: Text | None = None
 
     def report(progress: WaitProgress) -> None:
-        nonlocal last
+        nonlocal last, waits
+        if waits is not None:
+            # Only now it is known that the wait went on: a guest that is ready at once is no news.
+            console.print(waits, soft_wrap=True)
+            waits = None
         shown.progress = progress
         seen = (progress.state, type(progress.error))
         if seen != last:
             last = seen
-            console.print(shown.line(), soft_wrap=True)
+            waits = shown.line()
 
     return report

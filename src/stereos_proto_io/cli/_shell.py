@@ -1,0 +1,163 @@
+"""`stereosctl shell`: one guest, many commands, with line editing, completion, and a history without secrets."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from cyclopts import App
+
+from ._app import make_app, run
+from ._context import DEFAULT_GUEST, Guest
+from ._output import clean, say
+
+_LEAVE: Final = frozenset({"exit", "quit"})
+#: Commands whose lines never go to the history: somebody may type a secret where it does not belong.
+_FORGOTTEN: Final = frozenset({"secret", "send"})
+_HISTORY_LINES: Final = 1000
+_USAGE: Final = 2
+
+
+def shell(guest: Guest = DEFAULT_GUEST) -> int:
+    """Type commands for one guest.
+
+    Every command of stereosctl works, without its first word; Tab completes. `exit` or Ctrl-D leaves, Ctrl-C ends
+    a command. Lines may come from a pipe; the exit code is then that of the last command.
+
+    For example:
+
+        stereosctl shell --vm dev
+    """
+    address = str(guest.resolve())
+    before = os.environ.get("STEREOS_ADDRESS")
+    os.environ["STEREOS_ADDRESS"] = address
+    try:
+        return _loop(f"{clean(address)}> ", make_app())
+    finally:
+        if before is None:
+            del os.environ["STEREOS_ADDRESS"]
+        else:
+            os.environ["STEREOS_ADDRESS"] = before
+
+
+def _loop(prompt: str, app: App) -> int:
+    code = 0
+    with _editing(app) as remember:
+        while True:
+            try:
+                line = input(prompt) if sys.stdin.isatty() else next(_piped())
+            except KeyboardInterrupt:
+                say("")
+                continue
+            except (EOFError, StopIteration):
+                return code
+            words = _words(line)
+            if words and words[0] in _LEAVE:
+                return code
+            if words:
+                code = run(words, app)
+                if code != _USAGE and words[0] not in _FORGOTTEN:
+                    remember(line)
+
+
+def _piped() -> Iterator[str]:
+    line = sys.stdin.readline()
+    if line:
+        yield line
+
+
+def _words(line: str) -> list[str]:
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError as exc:
+        say(f"{exc}", style="red")
+        return []
+    if words[:1] == ["shell"]:
+        say("this is a shell already", style="red")
+        return []
+    return ["--help"] if words == ["help"] else words
+
+
+@contextmanager
+def _editing(app: App) -> Iterator[Any]:
+    """Line editing for the length of a `with`. Yields what remembers a line."""
+    readline = _readline()
+    if readline is None or not sys.stdin.isatty():
+        yield lambda _line: None
+        return
+    path = history_file()
+    # Otherwise every line is remembered before it is known whether it may be.
+    readline.set_auto_history(False)
+    readline.clear_history()
+    with suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_completer(_Completer(app))
+    readline.set_completer_delims(" ")
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
+    try:
+        yield readline.add_history
+    finally:
+        readline.set_completer(None)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+            readline.set_history_length(_HISTORY_LINES)
+            readline.write_history_file(path)
+
+
+def _readline() -> ModuleType | None:
+    # Some builds of Python have none.
+    try:
+        import readline  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return None
+    return readline
+
+
+def history_file() -> Path:
+    """Where the shell's history is kept."""
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "stereosctl" / "history"
+
+
+class _Completer:
+    """Completes commands, their options, and file names."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._found: list[str] = []
+
+    def __call__(self, text: str, state: int) -> str | None:
+        if state == 0:
+            readline = _readline()
+            begun = readline.get_line_buffer()[: readline.get_begidx()].split() if readline else []
+            self._found = completions(self._app, begun, text)
+        return self._found[state] if state < len(self._found) else None
+
+
+def completions(app: App, begun: Sequence[str], text: str) -> list[str]:
+    """What `text` may become after the words `begun`."""
+    while begun and not begun[0].startswith("-") and begun[0] in set(app):
+        app, begun = app[begun[0]], begun[1:]
+    if text.startswith("-"):
+        names = [name for argument in app.assemble_argument_collection() for name in argument.names]
+        choices = [name for name in (*names, "--help") if name.startswith("--") and not name.startswith("--no-")]
+    elif app.default_command is None:
+        choices = [name for name in app if not name.startswith("-")]
+    else:
+        choices = [f"{path}/" if path.is_dir() else str(path) for path in _paths(text)]
+    return sorted(choice for choice in set(choices) if choice.startswith(text))
+
+
+def _paths(text: str) -> list[Path]:
+    folder = Path(text if text.endswith("/") else Path(text).parent)
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
