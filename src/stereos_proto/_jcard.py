@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import tomllib
@@ -153,13 +154,17 @@ def _item(type_: Any, item_type: Any, place: int | str, value: Any) -> Any:
         raise cattrs.IterableValidationError("", [exc], type_) from None  # pyright: ignore[reportCallIssue]
 
 
+def _is(origin: Any, type_: Any) -> bool:
+    return get_origin(type_) is origin
+
+
 # Stock cattrs coerces: it takes a string for an array, and whatever is true for `true`.
 _converter: Final = cattrs.Converter()
 for _type, _name in ((str, "a string"), (bool, "true or false"), (int, "a whole number")):
     _converter.register_structure_hook(_type, _scalar(_type, _name))
 _converter.register_structure_hook_factory(attrs.has, _table_hook)
-_converter.register_structure_hook_factory(lambda type_: get_origin(type_) is list, _array_hook)
-_converter.register_structure_hook_factory(lambda type_: get_origin(type_) is dict, _dict_hook)
+for _kind, _factory in ((list, _array_hook), (dict, _dict_hook)):
+    _converter.register_structure_hook_factory(functools.partial(_is, _kind), _factory)
 
 
 def _first_fault(error: Any) -> tuple[str, Path]:

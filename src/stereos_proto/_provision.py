@@ -63,12 +63,12 @@ class ProvisionPlan:
         agents: Iterable[str] = (),
     ) -> None:
         try:
-            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents)  # pyright: ignore[reportAttributeAccessIssue]
+            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
             return
         except (LocalProtocolError, TypeError) as exc:
-            # Its frames, and this one, hold the config.
+            # Its frames, and this one, hold secrets; and half a plan has no repr.
             error = exc.with_traceback(None)
-        del config
+        del config, secrets, self
         raise error
 
     def __attrs_post_init__(self) -> None:
