@@ -26,16 +26,16 @@ def stereos(sock: socket.socket) -> None:
 
 
 def qmp(sock: socket.socket) -> None:
-    """Greet, then answer every command with an empty return."""
+    """Greet, then answer every command with an empty return. A command ends where its object ends."""
     sock.sendall(b'{"QMP":{"version":{"qemu":{"micro":0,"minor":2,"major":7},"package":""},"capabilities":[]}}\r\n')
-    rest = b""
+    decode = json.JSONDecoder().raw_decode
     while data := sock.recv(1 << 16):
-        lines = (rest + data).split(b"\n")
-        rest = lines.pop()
-        for line in lines:
-            if line.strip():
-                request = json.loads(line)
-                sock.sendall(json.dumps({"return": {}, "id": request.get("id")}).encode() + b"\r\n")
+        text = data.decode()
+        while text:
+            request, end = decode(text)
+            text = text[end:].lstrip()
+            reply = {"return": {}} | ({"id": request["id"]} if "id" in request else {})
+            sock.sendall(json.dumps(reply).encode() + b"\r\n")
 
 
 def dbus(sock: socket.socket) -> None:

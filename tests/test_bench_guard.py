@@ -1,7 +1,6 @@
 """The number of calls that fixed scenarios make stays within 5 % of the figures that are kept."""
 
 import pytest
-
 from bench import guard
 
 
