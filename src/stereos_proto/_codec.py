@@ -118,7 +118,16 @@ def _is_shallow(line: bytes) -> bool:
 # Writing
 # ---------------------------------------------------------------------------------------------------------
 
-_ENCODER: Final = msgspec.json.Encoder()
+
+def _plain(value: Any) -> Any:
+    """What msgspec does not write by itself: a text or number of a derived class."""
+    for cls, convert in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
+        if isinstance(value, cls):
+            return convert(value)
+    raise NotImplementedError
+
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def _zero(field: attrs.Attribute[Any]) -> Any:

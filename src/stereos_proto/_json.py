@@ -31,8 +31,8 @@ _BAD_NUMBER: Final = re.compile(rf"(?:{_DIGITS})?+(?P<point>\.[0-9]*+)?+(?P<expo
 _ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
-#: Digits that `int` takes by default (a guard of CPython against quadratic work).
-_MAX_DIGITS: Final = 4300
+#: Digits that `int` takes however low a program has set CPython's guard against quadratic work.
+_MAX_DIGITS: Final = 640
 
 
 class MalformedJSON(ValueError):

@@ -315,10 +315,10 @@ def _check_json(payload: Any) -> None:
         elif isinstance(value, float) and not math.isfinite(value):
             raise Unfit("holds a number that is not finite").below("payload")
         elif isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
-            raise Unfit("holds a number of more than 4300 digits").below("payload")
+            raise Unfit("holds a number of more than 640 digits").below("payload")
         elif not (value is None or isinstance(value, (str, int, float))):
             raise Unfit(f"holds a {type(value).__name__}, which is no JSON").below("payload")
 
 
-#: Integers of up to this many bits have at most the 4300 digits that CPython turns into text by default.
-_MAX_BITS: Final = 14_281
+#: Integers of up to this many bits have at most the 640 digits that CPython turns into text whatever its settings.
+_MAX_BITS: Final = 2_126
