@@ -108,10 +108,10 @@ def _is_shallow(line: bytes) -> bool:
 
     msgspec's own limit depends on the interpreter's stack, and ours must not. Counting a whole health report
     would cost a tenth of reading it, so only what may be too deep is counted: a level that is an object takes
-    six bytes (`{"":` and `}`).
+    five bytes (`{"":` and `}`).
     """
     arrays = line.count(b"[")
-    return arrays + len(line) // 6 < MAX_NESTING or arrays + line.count(b"{") <= MAX_NESTING
+    return arrays + len(line) // 5 < MAX_NESTING or arrays + line.count(b"{") <= MAX_NESTING
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -119,12 +119,11 @@ def _is_shallow(line: bytes) -> bool:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
-    """What msgspec does not write by itself: a text or number of a derived class."""
-    for cls, convert in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
-        if isinstance(value, cls):
-            return convert(value)
-    raise NotImplementedError
+def _plain(value: str | float) -> str | float:
+    """What msgspec does not write by itself: a text or number of a derived class. All else was refused before."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int.__int__(value) if isinstance(value, int) else float.__float__(value)
 
 
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)

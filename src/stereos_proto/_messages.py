@@ -71,6 +71,11 @@ def name_state(state: str) -> str:
 ZERO: Final[dict[Any, Any]] = {str: "", StateName: "", bool: False, U32: 0, I64: 0}
 
 
+def _octal(mode: object) -> str:
+    # A value in the wrong place may be the secret: only what it is, is shown.
+    return oct(mode) if isinstance(mode, int) else type(mode).__name__
+
+
 @attrs.frozen(slots=False)
 class Message:
     """What stands on one line. `type` is its name on the wire."""
@@ -132,7 +137,7 @@ class InjectSecret(Request):
     type: ClassVar[str] = MessageType.INJECT_SECRET
     name: str
     value: str = attrs.field(repr=False)
-    mode: U32 = attrs.field(default=SECRET_MODE, metadata=_OMIT, repr=oct)
+    mode: U32 = attrs.field(default=SECRET_MODE, metadata=_OMIT, repr=_octal)
 
 
 @attrs.frozen(slots=False)
@@ -255,7 +260,7 @@ def named(message: Message) -> str:
 def shortened(text: str) -> str:
     """A text that the peer or the caller chose, as it stands in a sentence."""
     if len(text) > _LONGEST_NAME:
-        return f"{ascii(text[:_LONGEST_NAME])}…"
+        return f"{text[:_LONGEST_NAME]!a}…"
     return text if text.isprintable() and text else ascii(text)
 
 
