@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Final
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from stereos_proto import (
     ConnectError,
@@ -21,16 +21,9 @@ from ._documents import agent_document, health_document
 from ._errors import SaidNo, UsageError
 from ._output import agents_table, health_line, print_result, say, write_json
 from ._progress import Report, waiting
-from ._watch import watch
 
 #: Seconds between two looks at a guest that is to go away.
 _LOOK_AGAIN: Final = 0.25
-
-
-def register(app: App) -> None:
-    """Add the commands of this module."""
-    for command in (ping, health, agents, wait, watch, shutdown):
-        app.command(command)
 
 
 def ping(
@@ -229,7 +222,8 @@ def shutdown(
 ) -> None:
     """Power the guest off.
 
-    The guest acknowledges and goes at once, so its answer can be lost on the way; that counts as done.
+    The guest acknowledges and goes at once, so its answer can be lost on the way;
+    that counts as done.
 
     For example:
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.text import Text
 
 from stereos_proto import (
@@ -37,21 +37,6 @@ from ._output import STEP_MARKS, clean, print_result, say, step_line, write_json
 FsType = Literal["9p", "virtiofs"]
 
 _STDIN: Final = "-"
-
-
-def register(app: App) -> None:
-    """Add the commands of this module."""
-    app.command(provision)
-    app.command(mount)
-    for name, text, commands in (
-        ("config", "The guest's jcard.toml.", {"set": config_set}),
-        ("secret", "Secrets, which the guest keeps in memory.", {"set": secret_set}),
-        ("ssh-key", "Who may log in.", {"add": ssh_key_add}),
-    ):
-        group = App(name=name, help=text)
-        for verb, command in commands.items():
-            group.command(command, name=verb)
-        app.command(group)
 
 
 def read_text(source: str) -> str:
@@ -80,8 +65,8 @@ def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
 def config_set(file: str, /, guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
     """Replace the guest's jcard.toml.
 
-    It is sent as it is, and the guest stores it readable by everybody. A file with a [secrets] table is
-    refused: `stereosctl provision` takes the secrets out.
+    It is sent as it is, and the guest stores it readable by everybody. A file with
+    a [secrets] table is refused: `stereosctl provision` takes the secrets out.
 
     For example:
 
@@ -123,9 +108,9 @@ def secret_set(
 ) -> None:
     """Store a secret in the guest.
 
-    Its value is never an argument. Without --file or --env it is asked for on a terminal, unseen, and else
-    read from standard input, less one
-    newline at its end.
+    Its value is never an argument. Without --file or --env it is asked for on a
+    terminal, unseen, and else read from standard input, less one newline at its
+    end.
 
     For example:
 
@@ -226,8 +211,9 @@ def provision(
 ) -> None:
     """Give the guest all that a jcard.toml asks for.
 
-    It waits for the guest, then sends mounts, secrets, the key and the config in one flight. Secrets take
-    ${NAME} from the environment; the config goes without them, and last, since agents start with it.
+    It waits for the guest, then sends mounts, secrets, the key and the config in
+    one flight. Secrets take ${NAME} from the environment; the config goes without
+    them, and last, since agents start with it.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""Commands of this machine: ls, doctor, shell, completion."""
+"""Commands of this machine: ls, completion."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Literal
 
 import attrs
-from cyclopts import App
 from rich.text import Text
 
 from stereos_proto import Health, StereosError
 
 from ._context import Guest, Json
-from ._doctor import doctor
 from ._documents import error_document, health_document
 from ._errors import UsageError
 from ._machines import Machine, machines, machines_folder
@@ -21,29 +19,6 @@ from ._output import clean, columns, duration, print_result, say, state_text, wr
 #: Seconds that each virtual machine has to answer, and how many are asked at once.
 _PATIENCE: Final = 2.0
 _AT_ONCE: Final = 32
-
-
-def register(app: App) -> None:
-    """Add the commands of this module."""
-    from ._shell import shell  # noqa: PLC0415  (the shell runs the app, so it comes after it)
-
-    app.command(ls)
-    app.command(doctor)
-    app.command(shell)
-
-    def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-        """Print the completion script of a shell.
-
-        For example:
-
-            stereosctl completion bash > ~/.local/share/bash-completion/completions/stereosctl
-
-        Args:
-            shell: Which one.
-        """
-        print_result(Text(app.generate_completion(shell=shell)))
-
-    app.command(completion)
 
 
 @attrs.frozen
@@ -119,3 +94,18 @@ def _row(seen: _Seen) -> list[Text]:
         Text(clean(agent.name), "green" if agent.running else "red strike") for agent in seen.health.agents
     )
     return [name, state_text(seen.health.state), Text(duration(seen.health.uptime_seconds)), agents, address]
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print the completion script of a shell.
+
+    For example:
+
+        stereosctl completion fish > ~/.config/fish/completions/stereosctl.fish
+
+    Args:
+        shell: Which one.
+    """
+    from ._app import make_app  # noqa: PLC0415  (it is what loads this file)
+
+    print_result(Text(make_app().generate_completion(shell=shell)))

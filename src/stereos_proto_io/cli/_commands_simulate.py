@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, Final
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
@@ -20,12 +20,6 @@ from ._output import clean, error_console, print_result, say
 
 #: A free port of this machine only.
 _ANYWHERE: Final = "tcp://127.0.0.1:0"
-
-
-def register(app: App) -> None:
-    """Add the commands of this module."""
-    app.command(simulate)
-    app.command(demo)
 
 
 def simulate(
@@ -40,9 +34,11 @@ def simulate(
 ) -> None:
     """Be a guest to try things on.
 
-    It prints its address on stdout and each request on stderr, and ends when it is shut down, or by Ctrl-C.
+    It prints its address on stdout and each request on stderr, and ends when it is
+    shut down, or by Ctrl-C.
 
-    Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`, `refuse:3s`, `reset#1`.
+    Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`,
+    `refuse:3s`, `reset#1`.
 
     For example:
 

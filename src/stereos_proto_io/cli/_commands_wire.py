@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import attrs
-from cyclopts import App
 from rich.text import Text
 
 from stereos_proto import (
@@ -40,12 +39,6 @@ from ._transcript import DIRECTIONS, Entry, Recorder, is_transcript, read_transc
 _STDIN: Final = "-"
 
 
-def register(app: App) -> None:
-    """Add the commands of this module."""
-    for command in (send, decode, record, replay):
-        app.command(command)
-
-
 # --------------------------------------------------------------------------------------------------- send
 
 
@@ -59,7 +52,8 @@ def send(
 ) -> None:
     """Send a request of any type, and show the reply.
 
-    A payload that holds a secret is read from standard input: what stands on a command line is no secret.
+    A payload that holds a secret is read from standard input: what stands on a
+    command line is no secret.
 
     For example:
 
@@ -119,9 +113,10 @@ def _request(type_: str, payload: str | None) -> Request:
 
 
 def decode(file: str, /, *, keep_secrets: bool = False, jsonl: JsonLines = False) -> None:
-    """Show a transcript, or lines of the wire, with directions, times and what is wrong.
+    """Show a transcript, or lines of the wire.
 
-    The exit code is 4 when a line breaks the protocol.
+    With directions, times, and what is wrong. The exit code is 4 when a line
+    breaks the protocol.
 
     For example:
 
@@ -207,9 +202,10 @@ def record(
     listen: str = "tcp://127.0.0.1:0",
     keep_secrets: bool = False,
 ) -> None:
-    """Stand between hosts and a guest, and write down what they say. Until Ctrl-C.
+    """Stand between hosts and a guest, and write down what they say.
 
-    Prints the address that hosts are to use. Secrets are left out of the transcript.
+    It ends with Ctrl-C. It prints the address that hosts are to use. Secrets are
+    left out of the transcript.
 
     For example:
 
@@ -255,8 +251,8 @@ def _meta(address: object) -> dict[str, Any]:
 def replay(file: str, /, guest: Guest = DEFAULT_GUEST, *, conn: int = 0, json: Json = False) -> None:
     """Say to a guest what a recorded host said, and compare the answers.
 
-    What was redacted is not sent: the guest would store the redaction. Exit code 1 when an answer differs; uptimes
-    may.
+    What was redacted is not sent: the guest would store the redaction. Exit code 1
+    when an answer differs; uptimes may.
 
     For example:
 

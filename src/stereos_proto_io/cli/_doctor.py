@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -66,8 +67,8 @@ class Finding:
 def doctor(guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> int:
     """Find out why a guest cannot be reached.
 
-    It looks at this machine, then goes the way to the guest step by step. Nothing in the guest is changed.
-    The exit code is that of the first step that failed.
+    It looks at this machine, then goes the way to the guest step by step. Nothing
+    in the guest is changed. The exit code is that of the first step that failed.
 
     For example:
 
@@ -125,8 +126,6 @@ def _machine() -> Iterator[Finding]:
 
 
 def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415
-
     return version("stereos-proto")
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.live import Live
-from rich.spinner import Spinner
 from rich.text import Text
 
 from stereos_proto.dialogues import WaitProgress
 
 from ._output import clean, error_console, state_text
+
+_MOVING: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 Report = Callable[[WaitProgress], None]
 
@@ -24,7 +26,6 @@ class _Waiting:
     def __init__(self, subject: str) -> None:
         self._subject = subject
         self._start = time.monotonic()
-        self._spinner = Spinner("dots", style="cyan")
         self.progress = WaitProgress()
 
     @property
@@ -41,9 +42,9 @@ class _Waiting:
             line.append(f"  {clean(str(progress.error))}", "yellow")
         return line
 
-    def __rich__(self) -> Spinner:
-        self._spinner.update(text=self.line())
-        return self._spinner
+    def __rich__(self) -> Text:
+        moving = _MOVING[int(self.seconds * 12) % len(_MOVING)]
+        return Text.assemble((moving, "cyan"), " ", self.line())
 
 
 @contextmanager

@@ -27,8 +27,9 @@ _USAGE: Final = 2
 def shell(guest: Guest = DEFAULT_GUEST) -> int:
     """Type commands for one guest.
 
-    Every command of stereosctl works, without its first word; Tab completes. `exit` or Ctrl-D leaves, Ctrl-C ends
-    a command. Lines may come from a pipe; the exit code is then that of the last command.
+    Every command of stereosctl works, without its first word; Tab completes.
+    `exit` or Ctrl-D leaves, Ctrl-C ends a command. Lines may come from a pipe; the
+    exit code is then that of the last command.
 
     For example:
 

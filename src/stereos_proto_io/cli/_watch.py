@@ -37,7 +37,8 @@ def watch(
 ) -> None:
     """Watch the guest's state and agents, until Ctrl-C.
 
-    On a terminal the table is drawn anew; elsewhere each change is a line. A guest that goes away is dialled again.
+    On a terminal the table is drawn anew; elsewhere each change is a line. A guest
+    that goes away is dialled again.
 
     For example:
 
