@@ -1,0 +1,513 @@
+"""The conformance suite: good guests pass it, and each case fails against a guest with just that fault."""
+
+import json
+import re
+import socket
+import xml.etree.ElementTree as ElementTree
+
+import attrs
+import pytest
+
+from guest_harness import running
+from stereos_proto import MAX_LINE_SIZE, AgentStatus
+from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
+from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _blocking_streams, _served
+from stereos_proto_io.guest._actions import Close
+from stereos_proto_io.guest._session import GuestSession
+from stereos_proto_io.guest.conformance import CASES, Need, Outcome, Report, Result, run
+
+EVERYTHING = {"allow_effects": True, "allow_shutdown": True}
+BY_NAME = {case.name: case for case in CASES}
+
+
+def names(report, outcome):
+    return [result.name for result in report.results if result.outcome is outcome]
+
+
+# --------------------------------------------------------------------------------------------- good guests
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio", "trio"])
+@pytest.mark.parametrize(
+    ("address", "skipped"),
+    [
+        (None, 0),
+        (UnixSocket("guest"), 0),
+        (HybridVsock("muxer"), 2),
+        (VirtioSerial("port"), 5),
+    ],
+    ids=str,
+)
+def test_every_server_conforms_on_every_transport(kind, address, skipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agents = [AgentStatus("a", running=True, session="s"), AgentStatus("b", running=False, error="e")]
+    with running(kind, address, GuestSimulator(agents=agents)) as guest:
+        report = run(guest.address, **EVERYTHING)
+    assert report.ok, report.as_table()
+    assert len(names(report, Outcome.SKIPPED)) == skipped
+    assert len(names(report, Outcome.PASSED)) == len(CASES) - skipped
+
+
+def test_a_fork_conforms():
+    with running("blocking", None, GuestSimulator(types=FORK_TYPES)) as guest:
+        assert run(guest.address, **EVERYTHING).ok
+
+
+def test_an_old_guest_conforms_as_far_as_it_goes():
+    with running("blocking", None, GuestSimulator(types=OLD_TYPES)) as guest:
+        report = run(guest.address, **EVERYTHING)
+    assert report.ok, report.as_table()
+    reasons = {result.reason for result in report.results if result.outcome is Outcome.SKIPPED}
+    assert reasons == {f"the guest does not know {type_}" for type_ in ("get_health", "set_config", "inject_ssh_key")}
+
+
+def test_nothing_changes_without_leave():
+    simulator = GuestSimulator()
+    with running("blocking", None, simulator) as guest:
+        report = run(guest.address)
+        assert report.ok
+        assert not guest.server.join(0)
+    assert (simulator.secrets, simulator.ssh_keys, simulator.config) == ({}, {}, None)
+    assert (simulator.mounts, simulator.shutdown_reason) == ((), None)
+    skipped = {result.reason for result in report.results if result.outcome is Outcome.SKIPPED}
+    assert skipped == {"needs leave: effects", "needs leave: shutdown"}
+
+
+def test_a_dial_is_an_address_too():
+    with running("blocking", None, GuestSimulator()) as guest:
+        place = (guest.address.host, guest.address.port)
+        assert run(Dial(lambda: socket.create_connection(place), "mine")).ok
+
+
+# ---------------------------------------------------------------------------------------------- bad guests
+
+
+@attrs.define
+class Mutant:
+    """One fault of a guest: lines that it reads as others, replies that it garbles, or worse."""
+
+    read: object = None
+    say: object = None
+    faults: tuple = ()
+    session: object = None
+    chunk: int = 65536
+
+
+def reads(old, new):
+    """A guest that reads the lines `old` as `new`: whole lines, or what stands in them."""
+    return Mutant(read=lambda line: new if line == old else line)
+
+
+def reads_in(old, new):
+    return Mutant(read=lambda line: line.replace(old, new))
+
+
+def says_in(old, new):
+    return Mutant(say=lambda line: line.replace(old, new))
+
+
+def with_faults(*faults):
+    return Mutant(faults=faults)
+
+
+class Tampered(GuestSession):
+    """A session that hears and says what its mutant makes of it."""
+
+    mutant: Mutant
+    alive: list
+
+    def __init__(self, **options):
+        self._heard = b""
+        super().__init__(**options)
+
+    def receive_data(self, data):
+        if self.mutant.read is None:
+            super().receive_data(data)
+            return
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for line in lines:
+            super().receive_data(self.mutant.read(line) + b"\n")
+
+    def receive_eof(self):
+        if self._heard:
+            super().receive_data(self.mutant.read(self._heard))
+        super().receive_eof()
+
+    def _queue_bytes(self, data):
+        super()._queue_bytes(self.mutant.say(data) if self.mutant.say else data)
+
+
+class HalfADeafOne(Tampered):
+    """Forgets a last line that has no newline."""
+
+    def receive_data(self, data):
+        whole, newline, self._rest = data.rpartition(b"\n")
+        super().receive_data(whole + newline)
+
+
+class ClosesAtHalfClose(Tampered):
+    """Takes a half-close for the end."""
+
+    def receive_eof(self):
+        self._actions.clear()
+        self._queue([Close()])
+
+
+class OneAtATime(Tampered):
+    """Serves a second host when the first has gone."""
+
+    def next_request(self):
+        self.alive[:] = [session for session in self.alive if not session.ended]
+        if self not in self.alive:
+            self.alive.append(self)
+        return super().next_request() if self.alive[0] is self else None
+
+
+class TakesChunksForLines(Tampered):
+    """Ends a line where a read ends."""
+
+    def receive_data(self, data):
+        super().receive_data(data if data.endswith(b"\n") else data + b"\n")
+
+
+class Stays(Tampered):
+    """Acks a shutdown, and goes on."""
+
+    def _close(self, action):
+        if isinstance(action, Close):
+            super()._close(action)
+        else:
+            self._queue([b'{"type":"pong"}\n'])
+
+
+def reversed_keys(line):
+    message = json.loads(line)
+    return json.dumps({key: message[key] for key in reversed(message)}).encode() + b"\n"
+
+
+def reversed_payload(line):
+    message = json.loads(line)
+    payload = message.get("payload", {})
+    return json.dumps({**message, "payload": {key: payload[key] for key in reversed(payload)}}).encode() + b"\n"
+
+
+PING = b'{"type":"ping"}'
+LONG = MAX_LINE_SIZE - 1
+
+MUTANTS = {
+    "An empty line is ignored.": [reads(b"", b"x"), reads(b"\r", b"x"), with_faults("blank")],
+    "One trailing carriage return is stripped.": [Mutant(read=lambda line: b"x" if line[-1:] == b"\r" else line)],
+    "A line of blanks only is malformed.": [
+        Mutant(read=lambda line: line.strip(b" ")),
+        Mutant(read=lambda line: line.strip(b"\t")),
+    ],
+    "Only a newline separates lines.": [
+        reads_in(b"}\r{", b"}\n{"),
+        reads_in(b"}\v{", b"}\n{"),
+        reads_in("}\u2028{".encode(), b"}\n{"),
+    ],
+    "A line may arrive in pieces of any size.": [Mutant(session=TakesChunksForLines, chunk=1)],
+    "A line may have 1,048,575 bytes and its newline.": [
+        Mutant(read=lambda line: line + b"x" * (len(line) == LONG)),
+        Mutant(read=lambda line: line + b"x" * (len(line) == LONG and line[-1:] == b"\r")),
+    ],
+    "A longer line closes the connection with no ack.": [
+        Mutant(read=lambda line: b"{}" if len(line) > LONG else line),
+        Mutant(read=lambda line: b"{}" if len(line) > LONG and line[-1:] == b"\r" else line),
+    ],
+    "Lines before one that is too long are answered.": [with_faults("drop@ping#2")],
+    "An unterminated last line is a line.": [Mutant(session=HalfADeafOne)],
+    "After a half-close the outstanding replies still arrive.": [
+        Mutant(session=ClosesAtHalfClose),
+        with_faults("close#3"),
+    ],
+    "`ping` is answered by `pong`, which has no payload.": [
+        with_faults("wrong-type@ping"),
+        says_in(b'{"type":"pong"}', b'{"type":"pong","payload":{}}'),
+        with_faults("half@ping"),
+        with_faults("stall@ping"),
+        with_faults("garbage@ping"),
+        with_faults("over-long@ping"),
+    ],
+    "`get_health` is answered by `health`.": [
+        with_faults("wrong-type@get_health"),
+        with_faults("omit:state@get_health"),
+        with_faults("omit:uptime_seconds@get_health"),
+        says_in(b'"uptime_seconds":0', b'"uptime_seconds":0.5'),
+        with_faults("fail:no@get_health"),
+    ],
+    "An agent has a name, and says whether it runs.": [
+        says_in(b'"running":true', b'"running":1'),
+        with_faults("omit:name@get_health"),
+        with_faults("omit:running@get_health"),
+        says_in(b'"restarts":0', b'"restarts":"0"'),
+        says_in(b'"agents":[', b'"agents":[],"more":['),
+    ],
+    "Keys are emitted in the order of the table.": [Mutant(say=reversed_keys), Mutant(say=reversed_payload)],
+    "Message types are case-sensitive.": [reads_in(b"PING", b"ping"), reads_in(b"Get_Health", b"get_health")],
+    "Each line gets one reply, in order.": [
+        with_faults("swap#5"),
+        with_faults("drop@ping#40"),
+        with_faults("duplicate@ping#40"),
+    ],
+    "Connections run in parallel.": [Mutant(session=OneAtATime), with_faults("reset#2"), with_faults("hang-up#2")],
+    "An unknown type is refused by its name.": [
+        says_in(b"unknown message type", b"unknown type"),
+        Mutant(say=lambda line: line.replace(b'"a<b>&c"', b'"a"')),
+        reads_in(b'"ping "', b'"ping"'),
+    ],
+    "Types that a guest sends are unknown to it.": [
+        reads_in(b'"pong"', b'"ping"'),
+        Mutant(read=lambda line: b"" if b'"lifecycle"' in line else line),
+        Mutant(read=lambda line: b"" if b'"reply_to":"x"' in line else line),
+        reads(b'{"type":"health"}', b'{"type":"get_health"}'),
+    ],
+    'A type that is missing, null or empty is the unknown type "".': [
+        reads(b"{}", b""),
+        reads(b"null", b"x"),
+        reads(b'{"type":null}', b'{"type":1}'),
+        reads(b'{"type":""}', b"x"),
+    ],
+    "A malformed line is refused, and the connection goes on.": [
+        reads(b"nonsense", b""),
+        reads(b"nonsense", b"x" * MAX_LINE_SIZE),
+        reads(b'{"type":"ping",}', PING),
+        reads(b"{'type':'ping'}", PING),
+    ],
+    "Arrays, strings, numbers and booleans are malformed.": [
+        reads(b"[]", b"{}"),
+        reads(b"[" + PING + b"]", PING),
+        reads(b'"ping"', PING),
+        reads(b"5", b"{}"),
+        reads(b"false", b"{}"),
+    ],
+    "A type that is no string is malformed.": [
+        reads(b'{"type":5}', b'{"type":"5"}'),
+        reads(b'{"type":["ping"]}', PING),
+        reads(b'{"type":{}}', b"{}"),
+    ],
+    "Unknown members are ignored.": [reads_in(b'"id":7', b'"id":x'), reads_in(b'"more":[1]', b'"mode":[1]')],
+    "The last duplicate member wins.": [reads(b'{"type":"x","type":"ping"}', b'{"type":"x"}')],
+    "A missing member is the zero value.": [
+        reads(b'{"type":"inject_secret","payload":{}}', b'{"type":"inject_secret"}'),
+    ],
+    "A member that is null is the zero value.": [
+        reads_in(b'"name":null', b'"name":"None"'),
+        reads_in(b'"mode":null', b'"mode":"None"'),
+    ],
+    "A payload that is null is all zero values.": [reads_in(b',"payload":null', b"")],
+    "An absent payload is an error where one is needed.": [
+        reads(b'{"type":"%b"}' % type_, b'{"type":"%b","payload":{}}' % type_)
+        for type_ in (b"set_config", b"inject_secret", b"inject_ssh_key", b"mount")
+    ],
+    "A value of the wrong type is refused, not coerced.": [
+        reads_in(b'"mode":"384"', b'"mode":384'),
+        reads_in(b'"mode":true', b'"mode":1'),
+        reads_in(b'"name":0', b'"name":"0"'),
+        reads_in(b'"read_only":"true"', b'"read_only":true'),
+        reads_in(b'"read_only":0', b'"read_only":false'),
+        reads_in(b'"payload":[]', b'"payload":{}'),
+    ],
+    "A number that is no integer in range is refused.": [
+        reads_in(b'"mode":%b' % old, b'"mode":%b' % new)
+        for old, new in ((b"-1", b"1"), (b"-0", b"0"), (b"3.0", b"3"), (b"1e2", b"100"), (b"4294967296", b"0"))
+    ],
+    "An invalid byte, and a lone surrogate, is U+FFFD.": [
+        reads_in(b"\xff", b"?"),
+        reads_in(b"\\ud800", b"?"),
+        reads_in(b"\xe2\x82", "\ufffd".encode()),
+        reads_in(b"\xff", b"\n"),
+    ],
+    "Arrays and objects may nest 10,000 levels.": [Mutant(read=lambda line: b"x" if line.count(b"[") > 999 else line)],
+    "Deeper nesting is malformed.": [Mutant(read=lambda line: PING if line.count(b"[") > 9999 else line)],
+    "What is not quite JSON is malformed.": [
+        Mutant(read=lambda line: line.removeprefix(b"\xef\xbb\xbf")),
+        reads_in(b"NaN", b"0"),
+        reads_in(b"Infinity", b"0"),
+        reads_in(b":01}", b":1}"),
+        reads_in(b" //", b""),
+        reads_in(b"pi\tng", b"ping"),
+        reads(PING + PING, PING),
+        Mutant(read=lambda line: line.replace(b"\xff\xfe", b"").replace(b"\0", b"")),
+    ],
+    "`ping` and `get_health` ignore their payload.": [
+        reads(b'{"type":"ping","payload":5}', b"x"),
+        reads(b'{"type":"get_health","payload":[]}', b"x"),
+    ],
+    "A secret's name is a simple file name.": [
+        says_in(b" (must be a simple filename)", b""),
+        says_in(b"cannot be empty", b"is empty"),
+        reads_in(b'"a/b"', b'"ab"'),
+        reads_in(b'"a..b"', b'"ab"'),
+        says_in(b'\\"../a\\\\n\\"', b"'../a\\n'"),
+    ],
+    "A key needs a user, a text and a known key type.": [
+        says_in(b"recognized", b"known"),
+        reads_in(b'" ssh-ed25519', b'"ssh-ed25519'),
+        reads_in(b"ssh-dss", b"ssh-rsa"),
+        says_in(b"user cannot be empty", b"public_key cannot be empty"),
+    ],
+    "Keys are for users of the guest.": [
+        says_in(b"unknown user", b"no user"),
+        says_in(b"\\\\x00", b"\\\\u0000"),
+        reads_in(b"conformance-nobody", b"admin"),
+    ],
+    "A mount is checked in the order of the table.": [
+        says_in(b"virtiofs or 9p", b"9p or virtiofs"),
+        reads_in(b'"9P"', b'"9p"'),
+        reads_in(b'"./x"', b'"/x"'),
+        says_in(b"mount tag cannot", b"mount fs_type cannot"),
+    ],
+    "Nothing is mounted over a system directory.": [
+        *(reads_in(b'"/%b"' % name, b'"/opt"') for name in (b"nix", b"etc", b"bin", b"boot", b"dev", b"run")),
+        reads_in(b'"/w/../etc/x"', b'"/w"'),
+        says_in(b'\\"/etc\\"', b'\\"//etc\\"'),
+    ],
+    "A secret is stored.": [with_faults("fail:disk full@inject_secret"), with_faults("fail:no@inject_secret#2")],
+    "A key replaces the keys of a user.": [with_faults("fail:no such file@inject_ssh_key#3")],
+    "A config is stored without being read.": [with_faults("fail:bad TOML@set_config#1")],
+    "A mount succeeds, or fails with the status of mount(8).": [
+        with_faults("fail:no@mount"),
+        with_faults("fail:mount conformance at /tmp//conformance/: exit status 32@mount"),
+        with_faults("drop@mount"),
+    ],
+    "A shutdown, even with a bad payload, is acked; then the guest goes.": [
+        with_faults("fail:busy@shutdown"),
+        with_faults("drop@shutdown"),
+        reads_in(b'"shutdown","payload":5', b'"shut_down","payload":5'),
+        Mutant(session=Stays),
+    ],
+}
+
+
+def test_every_case_has_a_mutant():
+    assert [*MUTANTS] == [case.name for case in CASES]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"),
+    [
+        pytest.param(name, mutant, id=f"{name}{n}")
+        for name, mutants in MUTANTS.items()
+        for n, mutant in enumerate(mutants)
+    ],
+)
+def test_each_case_finds_its_fault(name, mutant, monkeypatch):
+    session = type("Session", (mutant.session or Tampered,), {"mutant": mutant, "alive": []})
+    monkeypatch.setattr(_served, "GuestSession", session)
+    monkeypatch.setattr(_blocking_streams, "_CHUNK", mutant.chunk)
+    agents = [AgentStatus("a", running=True)]
+    simulator = GuestSimulator(agents=agents, clock=lambda: 0.0, faults=mutant.faults)
+    with running("blocking", None, simulator) as guest:
+        report = run(guest.address, cases=[BY_NAME[name]], timeout=0.3, **EVERYTHING)
+    assert [result.outcome for result in report.results] == [Outcome.FAILED]
+    assert report.failed[0].reason
+
+
+def test_the_mutants_are_sound_but_for_their_fault(monkeypatch):
+    """What tampers with nothing passes: the failures above are the faults', not the tampering's."""
+    heard = Mutant(read=lambda line: line, say=lambda line: line)
+    monkeypatch.setattr(_served, "GuestSession", type("Session", (Tampered,), {"mutant": heard}))
+    monkeypatch.setattr(_blocking_streams, "_CHUNK", 1000)
+    with running("blocking", None, GuestSimulator(agents=[AgentStatus("a", running=True)])) as guest:
+        # A mutant hears whole lines only, so it sees the end of one that is too long.
+        report = run(guest.address, **EVERYTHING)
+    assert report.ok, report.as_table()
+
+
+def test_a_mount_may_fail_with_a_status():
+    fault = "fail:mount conformance at /tmp/conformance: exit status 32@mount"
+    with running("blocking", None, GuestSimulator(faults=[fault])) as guest:
+        case = BY_NAME["A mount succeeds, or fails with the status of mount(8)."]
+        assert run(guest.address, cases=[case], allow_effects=True).ok
+
+
+def test_nobody_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = run(UnixSocket("nobody"))
+    assert not report.ok
+    assert {result.outcome for result in report.failed} == {Outcome.FAILED}
+    assert len(report.failed) == sum(case.need is Need.NOTHING for case in CASES)
+    assert all("No such file" in result.reason for result in report.failed)
+
+
+def test_a_serial_port_that_stays_silent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with running("blocking", VirtioSerial("port"), GuestSimulator(faults=["stall"])) as guest:
+        report = run(guest.address, cases=CASES[:1], timeout=0.1)
+    assert report.failed[0].reason == "it did not answer the resynchronisation"
+
+
+def test_a_muxer_without_a_guest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with running("blocking", HybridVsock("muxer", 1), GuestSimulator()):
+        report = run(HybridVsock("muxer", 2), cases=CASES[:1])
+    assert report.failed[0].reason == "nobody listens on vsock port 2 of the guest yet"
+
+
+# ------------------------------------------------------------------------------------------------ reports
+
+REPORT = Report(
+    "tcp://127.0.0.1:1024",
+    (
+        Result("One.", "§1", Outcome.PASSED, seconds=0.25),
+        Result("Two & <three>.", "§2", Outcome.FAILED, 'it said \0\x1b\ufffe "x" & <y>', 0.5),
+        Result("Four.", "§6", Outcome.SKIPPED, "needs leave: effects"),
+    ),
+)
+
+
+def test_table():
+    assert REPORT.as_table() == (
+        "passed  §1  One.\n"
+        "failed  §2  Two & <three>.\n"
+        '            it said \0\x1b\ufffe "x" & <y>\n'
+        "skipped §6  Four.\n"
+        "            needs leave: effects\n"
+        "tcp://127.0.0.1:1024: 1 passed, 1 failed, 1 skipped in 0.75 s\n"
+    )
+
+
+def test_json():
+    document = json.loads(REPORT.as_json())
+    assert (document["ok"], document["counts"]) == (False, {"passed": 1, "failed": 1, "skipped": 1})
+    assert document["results"][0] == {
+        "name": "One.",
+        "section": "§1",
+        "outcome": "passed",
+        "reason": "",
+        "seconds": 0.25,
+    }
+
+
+def test_junit():
+    suite = ElementTree.fromstring(REPORT.as_junit().encode())
+    assert suite.attrib == {
+        "name": "stereos conformance",
+        "hostname": "tcp://127.0.0.1:1024",
+        "tests": "3",
+        "failures": "1",
+        "skipped": "1",
+        "errors": "0",
+        "time": "0.750",
+    }
+    assert [[child.tag for child in case] for case in suite] == [[], ["failure"], ["skipped"]]
+    assert suite[1].attrib["name"] == "Two & <three>."
+    assert suite[1][0].attrib["message"] == 'it said \ufffd\ufffd\ufffd "x" & <y>'
+
+
+def test_results_are_told_as_they_come():
+    told = []
+    with running("blocking", None, GuestSimulator()) as guest:
+        report = run(guest.address, on_result=told.append)
+    assert tuple(told) == report.results
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_names_are_sentences_with_a_section(case):
+    assert re.fullmatch(r"§[1-9]", case.section)
+    assert re.fullmatch(r"[A-Z`].*\.", case.name)
+
+
+def test_an_address_is_text_in_the_report():
+    assert run(TCP("127.0.0.1", 1), cases=CASES[:1]).address == "tcp://127.0.0.1:1"
