@@ -217,6 +217,16 @@ def test_the_interpreters_stack_sets_no_limit(member):
         sys.setrecursionlimit(limit)
 
 
+def test_brackets_in_texts_and_lists_that_stand_twice():
+    agent = AgentStatus("[a]", True, "[s]")
+    assert decode(encode(Health("ready", (agent,))), sender=Role.GUEST).agents == (agent,)
+    line = (
+        b'{"type":"health","payload":{"state":"a","agents":[{"name":"a","running":true,"session":"s","restarts":1}],'
+        b'"agents":[{"name":"b","running":true,"restarts":0}],"uptime_seconds":1}}'
+    )
+    assert decode(line, sender=Role.GUEST).agents == (AgentStatus("b", True, "s"),)
+
+
 def test_long_lines_that_are_shallow_are_read():
     agents = tuple(AgentStatus(f"agent-{i}", True, "", i) for i in range(3_000))
     message = Health("ready", agents, 1)

@@ -97,6 +97,14 @@ HOSTILE = [
     b'{"type":"ack","type":5,"payload":{"reply_to":"mount","ok":true}}',
     b'{"type":"ack","type":"pong","payload":{"reply_to":"mount","ok":true}}',
     b'{"payload":{"reply_to":"mount","ok":true},"type":"ack"}',
+    (
+        b'{"type":"health","payload":{"state":"a","agents":[{"name":"a","running":true,"session":"s","restarts":1}],'
+        b'"agents":[{"name":"b","running":true,"restarts":0}],"uptime_seconds":1}}'
+    ),
+    (
+        b'{"type":"health","payload":{"state":"a","agents":[{"name":"a","running":true,"session":"s","restarts":1}],'
+        b'"agent\\u0073":[{"name":"b","running":true,"restarts":0}],"uptime_seconds":1}}'
+    ),
     b'{"type":"ack","payload":{"reply_to":"mount\xff","ok":true}}',
     b'{"type":"ack","payload":{"reply_to":"mount","ok":true,"x\xff":1}}',
     b'{"type":"ack","payload":{"reply_to":"mount","ok":true,"\\ud800":1}}',

@@ -39,6 +39,7 @@ __all__ = [
     "cuts",
     "envelopes",
     "from_message_class",
+    "is_sendable",
     "json_values",
     "lines",
     "malformed_lines",
@@ -218,14 +219,15 @@ class Exchange:
     reply: Reply
 
 
-def _sendable(request: Any) -> bool:
+def is_sendable(request: Request) -> bool:
+    """Whether a host sends `request`: it refuses an SSH key that the guest would store as two."""
     return "\n" not in getattr(request, "public_key", "").rstrip("\n")
 
 
 @st.composite
 def _exchanges(draw: st.DrawFn) -> Exchange:
     told = draw(st.lists(messages(kind=Kind.NOTIFICATION), max_size=2))
-    request = draw(messages(kind=Kind.REQUEST).filter(_sendable))
+    request = draw(messages(kind=Kind.REQUEST).filter(is_sendable))
     return Exchange(tuple(told), request, draw(replies_to(request)))
 
 
