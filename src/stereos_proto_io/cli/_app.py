@@ -12,6 +12,7 @@ from typing import Any, Final
 from cyclopts import App, CycloptsError, Parameter
 from rich.text import Text
 
+from ._context import STDIN
 from ._errors import EXIT_CODES, BrokenOutput, SaidNo, exit_code
 from ._output import clean, error_console
 
@@ -122,7 +123,8 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
 
 def _run(arguments: Sequence[str], app: App | None) -> int:
     try:
-        result: Any = (app or make_app(_first(arguments)))(arguments)
+        words = [STDIN if word == "-" else word for word in arguments]
+        result: Any = (app or make_app(_first(words)))(words)
         sys.stdout.flush()
     except (KeyboardInterrupt, BrokenOutput, BrokenPipeError):
         raise

@@ -10,7 +10,7 @@ import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -29,26 +29,24 @@ from stereos_proto import (
     load_jcard,
 )
 
-from ._context import DEFAULT_GUEST, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
+from ._context import DEFAULT_GUEST, STDIN, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
 from ._documents import report_document
 from ._errors import SaidNo, UsageError
 from ._output import STEP_MARKS, clean, print_result, say, step_line, write_json
 
 FsType = Literal["9p", "virtiofs"]
 
-_STDIN: Final = "-"
-
 
 def read_text(source: str) -> str:
-    """The text of a file, or of standard input for `-`. Raises UsageError, without what stands in it."""
+    """The text of a file, or of standard input for STDIN. Raises UsageError, without what stands in it."""
     try:
-        data = sys.stdin.buffer.read() if source == _STDIN else Path(source).read_bytes()
+        data = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
         return data.decode()
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
-    raise UsageError(f"cannot read {'standard input' if source == _STDIN else source}: {reason}")
+    raise UsageError(f"cannot read {source}: {reason}")
 
 
 def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
@@ -145,7 +143,7 @@ def _secret_value(name: str, file: Path | None, env: str | None) -> str:
             raise UsageError("the environment variable that --env names is not set") from None
     if sys.stdin.isatty():
         return getpass.getpass(f"Value of {clean(name)} (not shown): ", stream=sys.stderr)
-    return read_text(_STDIN).removesuffix("\n").removesuffix("\r")
+    return read_text(STDIN).removesuffix("\n").removesuffix("\r")
 
 
 def ssh_key_add(file: str, /, guest: Guest = DEFAULT_GUEST, *, user: str, json: Json = False) -> None:

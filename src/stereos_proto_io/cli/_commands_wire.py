@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 import attrs
 from rich.text import Text
@@ -28,16 +28,13 @@ from stereos_proto import (
 from stereos_proto._registry import BY_TYPE
 
 from ._commands_give import read_text
-from ._context import DEFAULT_GUEST, Guest, Json, JsonLines, address_of, connect
+from ._context import DEFAULT_GUEST, STDIN, Guest, Json, JsonLines, address_of, connect
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
 from ._output import clean, console, print_result, say, write_json
 from ._redact import REDACTED, Redactor
 from ._trace import wire_line
 from ._transcript import DIRECTIONS, Entry, Recorder, is_transcript, read_transcript
-
-_STDIN: Final = "-"
-
 
 # --------------------------------------------------------------------------------------------------- send
 
@@ -90,9 +87,9 @@ def send(
 def _request(type_: str, payload: str | None) -> Request:
     row = BY_TYPE[Role.HOST].get(type_)
     secret = row is not None and any(field.repr is False for field in attrs.fields(row.cls))
-    if secret and payload not in (None, _STDIN):
+    if secret and payload not in (None, STDIN):
         raise UsageError(f"{type_} carries a secret: give its payload on standard input (send {type_} -)")
-    text = read_text(_STDIN) if payload == _STDIN else payload
+    text = read_text(STDIN) if payload == STDIN else payload
     import json  # noqa: PLC0415  (the commands' own parameter has the name)
 
     envelope = json.dumps({"type": type_}).encode()

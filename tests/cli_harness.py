@@ -1,0 +1,201 @@
+"""Runs `stereosctl` as a person or a program would: in a pseudo-terminal or in pipes, here or as a process."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from contextlib import contextmanager
+
+import attrs
+
+from stereos_proto_io.cli import main
+
+COMMAND = (sys.executable, "-m", "stereos_proto_io.cli")
+
+#: Nothing of the machine that runs the tests decides how things look.
+CLEAN_ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("STEREOS_", "MB_", "XDG_", "TTY_", "COV_"))
+    and name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CI")
+} | {"TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", "LC_ALL": "C.UTF-8"}
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
+
+
+def plain(text: str) -> str:
+    """`text` without what steers a terminal."""
+    return _ESCAPE.sub("", text).replace("\r\n", "\n")
+
+
+@attrs.frozen
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def all(self) -> str:
+        return self.out + self.err
+
+
+class _End:
+    """One output of the command: a pipe or a terminal, read by a thread until it ends."""
+
+    def __init__(self, *, tty: bool, columns: int = 100):
+        if tty:
+            self._read, self.fd = pty.openpty()
+            resize(self.fd, columns)
+        else:
+            self._read, self.fd = os.pipe()
+        self._chunks: list[bytes] = []
+        self._thread = threading.Thread(target=self._collect)
+        self._thread.start()
+
+    def _collect(self):
+        while True:
+            try:
+                data = os.read(self._read, 65536)
+            except OSError:  # how the end of a terminal looks
+                return
+            if not data:
+                return
+            self._chunks.append(data)
+
+    def text(self) -> str:
+        self._thread.join()
+        os.close(self._read)
+        return b"".join(self._chunks).decode("utf-8", "replace")
+
+
+def resize(fd: int, columns: int, rows: int = 40) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def run_cli(
+    monkeypatch, *arguments: str, tty: bool = False, stdin: bytes = b"", env=None, columns: int = 100
+) -> Result:
+    """Run a command in this process, with real descriptors as its standard streams."""
+    out, err = _End(tty=tty, columns=columns), _End(tty=tty, columns=columns)
+    given = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        for name in set(os.environ) - set(CLEAN_ENV):
+            patch.delenv(name, raising=False)
+        for name, value in {**CLEAN_ENV, "COLUMNS": str(columns), **(env or {})}.items():
+            patch.setenv(name, value)
+        streams = [os.fdopen(end.fd, "w", encoding="utf-8") for end in (out, err)]
+        patch.setattr(sys, "stdin", given)
+        patch.setattr(sys, "stdout", streams[0])
+        patch.setattr(sys, "stderr", streams[1])
+        try:
+            code = main(arguments)
+        finally:
+            for stream in streams:
+                stream.close()
+            texts = out.text(), err.text()
+    return Result(code, *texts)
+
+
+def run_process(*arguments: str, stdin: bytes = b"", env=None) -> Result:
+    """Run a command as a process of its own, in pipes."""
+    done = subprocess.run(
+        [*COMMAND, *arguments], input=stdin, capture_output=True, env={**CLEAN_ENV, **(env or {})}, timeout=60
+    )
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class TerminalProcess:
+    """A command in a process with a terminal as its own: what is typed, Ctrl-C included, reaches it."""
+
+    def __init__(self, *arguments: str, env=None, columns: int = 100):
+        self._master, slave = pty.openpty()
+        resize(slave, columns)
+        name = os.ttyname(slave)
+        # The first terminal that a session's leader opens becomes the session's.
+        script = 'exec <>"$0" >"$0" 2>&1; exec "$@"'
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", script, name, *COMMAND, *arguments],
+            env={**CLEAN_ENV, **(env or {})},
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._slave = slave
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def interrupt(self) -> None:
+        self.type("\x03")
+
+    def wait_for(self, text: str) -> None:
+        """Read until `text` is on the screen."""
+        while text not in plain(self.seen):
+            self.seen += self._read()
+
+    def _read(self) -> str:
+        data = os.read(self._master, 65536)
+        if not data:
+            raise EOFError(self.seen)
+        return data.decode("utf-8", "replace")
+
+    def end(self) -> int:
+        """Wait until the command has ended, and return its exit code."""
+        os.close(self._slave)
+        self._slave = -1
+        while True:
+            try:
+                self.seen += self._read()
+            except (OSError, EOFError):
+                return self.process.wait(60)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for fd in (self._master, self._slave):
+            if fd >= 0:
+                os.close(fd)
+
+
+@contextmanager
+def terminal(*arguments: str, **options):
+    process = TerminalProcess(*arguments, **options)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@contextmanager
+def piped(*arguments: str, env=None, **options):
+    """A command as a process, its streams in the caller's hand."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**CLEAN_ENV, **(env or {})},
+        text=True,
+        **options,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def interrupt(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGINT)
