@@ -7,6 +7,7 @@ lane, in both directions. It never coerces: stock cattrs reads `"false"` as True
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -200,6 +201,7 @@ def _class_reader(cls: Any) -> Callable[[Any, Any], Any]:
     """A reader that knows the rules of §4: absent or null is zero, unknown is ignored, the last one wins."""
     hooks = {f.name: (_converter.get_structure_hook(f.type), f.type) for f in wire_fields(cls)}
     zeros = {f.name: ZERO.get(f.type, ()) for f in wire_fields(cls)}
+    known = {f.name: _item_names(f.type) for f in wire_fields(cls)}
 
     def read_member(name: str, value: Any) -> Any:
         if value is None:
@@ -215,21 +217,37 @@ def _class_reader(cls: Any) -> Callable[[Any, Any], Any]:
             return cls(**zeros)
         if not isinstance(value, Members):
             raise _mismatch("an object", value)
+        twice: dict[str, list[Any]] = {}
         for name, shadowed in value.shadowed:
             if name in hooks:
                 read_member(name, shadowed)
-                value[name] = _overlaid(shadowed, value[name])
+                twice.setdefault(name, []).append(shadowed)
+        for name, earlier in twice.items():
+            # Before what stands twice inside it is forgotten.
+            read_member(name, value[name])
+            value[name] = functools.reduce(functools.partial(_overlaid, known[name]), [*earlier, value[name]])
         return cls(**{name: read_member(name, value.get(name)) for name in hooks})
 
     return read_class
 
 
-def _overlaid(earlier: Any, last: Any) -> Any:
-    """The last of two values of one member. The reference reads a list over the earlier one, item by item."""
+def _item_names(type_: Any) -> frozenset[str]:
+    """The members of a list's items; none for what is no list."""
+    items = get_args(type_) if _is_tuple(type_) else ()
+    return frozenset(field.name for field in wire_fields(items[0])) if items else frozenset()
+
+
+def _overlaid(known: frozenset[str], earlier: Any, last: Any) -> Any:
+    """The last of two values of one member. The reference reads a list over the earlier one, item by item.
+
+    Only the members that are `known` go on to the next value: a line may hold thousands of them.
+    """
     if not isinstance(earlier, list) or not isinstance(last, list):
         return last
     return [
-        Members([*old.items(), *new.items()]) if isinstance(old, Members) and isinstance(new, Members) else new
+        Members([pair for item in (old, new) for pair in item.items() if pair[0] in known])
+        if isinstance(old, Members) and isinstance(new, Members)
+        else new
         for old, new in itertools.zip_longest(earlier[: len(last)], last)
     ]
 

@@ -1,0 +1,75 @@
+"""From a jcard.toml to a plan (§10): no secret in the config or in an error, and nothing else is lost."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from stereos_proto import InjectSecret, JcardError, LocalProtocolError, Mount, ProvisionPlan, SetConfig, load_jcard
+from stereos_proto._toml import statements, without_table
+
+from .secrecy import SENTINEL, shown
+from .source import split
+
+HEAD = 1
+BODY = "toml"
+
+ENVIRONMENT = {"TOKEN": f"{SENTINEL}-from-outside", "EMPTY": ""}
+
+
+def check(data: bytes) -> None:
+    """Raise AssertionError when an invariant of reading a jcard does not hold for `data`."""
+    head, body = split(data, HEAD)
+    text = body.decode("utf-8", "surrogateescape" if head[0] & 1 else "replace")
+    try:
+        document: dict[str, Any] | None = tomllib.loads(text, parse_float=str)
+    except (ValueError, RecursionError):
+        document = None
+    try:
+        plan = load_jcard(text, env=ENVIRONMENT)
+    except (JcardError, LocalProtocolError) as exc:
+        if SENTINEL not in str(names(document)):
+            assert SENTINEL not in shown(exc)
+        return
+    assert document is not None
+    check_plan(plan, document)
+    check_cut(text, plan, document)
+
+
+def names(value: Any) -> list[str]:
+    """All keys of a document: those, errors may show."""
+    if isinstance(value, dict):
+        return [name for key, member in value.items() for name in (key, *names(member))]
+    if isinstance(value, list):
+        return [name for item in value for name in names(item)]
+    return []
+
+
+def check_plan(plan: ProvisionPlan, document: dict[str, Any]) -> None:
+    """Every secret and every folder has its request, in the order of the file and in the safe order."""
+    assert [(secret.name, secret.value) for secret in plan.secrets] == [
+        (name, value.replace("${TOKEN}", ENVIRONMENT["TOKEN"]).replace("${EMPTY}", ""))
+        for name, value in document.get("secrets", {}).items()
+    ]
+    assert [(mount.tag, mount.guest_path) for mount in plan.mounts] == [
+        (f"share{index}", shared["guest"]) for index, shared in enumerate(document.get("shared", ()))
+    ]
+    kinds = [type(request) for request in plan.requests]
+    assert kinds == sorted(kinds, key=[Mount, InjectSecret, SetConfig].index)
+    if SENTINEL not in str(names(document)):
+        assert all(SENTINEL not in repr(secret) for secret in plan.secrets)
+
+
+def check_cut(text: str, plan: ProvisionPlan, document: dict[str, Any]) -> None:
+    """The config is the file less its secrets, and not a byte less."""
+    config = plan.config
+    assert config is not None
+    kept = {name: value for name, value in document.items() if name != "secrets"}
+    assert tomllib.loads(config, parse_float=str) == kept
+    assert without_table(config, "secrets") == config
+    if "secrets" not in document:
+        assert config == text
+    places = statements(text)
+    assert all(one.end <= two.start for one, two in zip(places, places[1:], strict=False))
+    rest = iter(text)
+    assert all(character in rest for character in config)

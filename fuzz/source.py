@@ -1,0 +1,43 @@
+"""How a harness reads its input: a head of a few bytes that decides how, and a body that is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def split(data: bytes, size: int) -> tuple[bytes, bytes]:
+    """The head, filled up with zeros, and the body."""
+    return data[:size].ljust(size, b"\0"), data[size:]
+
+
+def cut(stream: bytes, seed: int) -> Iterator[bytes]:
+    """Cut a stream into pieces. Seed 0 makes one piece, 1 single bytes, and each other a cutting of its own."""
+    if seed < 2:
+        size = len(stream) if seed == 0 else 1
+        yield from (stream[start : start + size] for start in range(0, len(stream), size or 1))
+        return
+    start = 0
+    state = seed
+    while start < len(stream):
+        state = (state * 1103515245 + 12345) & 0x7FFFFFFF
+        size = 1 + (state >> 16) % (3 if state & 0x1000 else 40)
+        yield stream[start : start + size]
+        start += size
+
+
+class Choices:
+    """Small decisions, one byte each. After the last byte they are all 0."""
+
+    __slots__ = ("_at", "_data")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def below(self, number: int) -> int:
+        """A number from 0 to `number` - 1."""
+        self._at += 1
+        return self._data[self._at - 1] % number if self._at <= len(self._data) else 0
