@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import attrs
 import pytest
@@ -507,6 +508,12 @@ def test_results_are_told_as_they_come():
 def test_names_are_sentences_with_a_section(case):
     assert re.fullmatch(r"§[1-9]", case.section)
     assert re.fullmatch(r"[A-Z`].*\.", case.name)
+
+
+def test_sections_exist():
+    page = Path(__file__).parent.parent / "docs" / "protocol.md"
+    headings = re.findall(r"^## (\d)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {case.section[1:] for case in CASES} <= {*headings}
 
 
 def test_an_address_is_text_in_the_report():

@@ -59,8 +59,9 @@ class FolderEffects(Effects):
         if self._run is None:
             return
         options = (_9P_OPTIONS if mount.fs_type == "9p" else ()) + (("ro",) if mount.read_only else ())
-        argv = ["mount", "-t", mount.fs_type, *(["-o", ",".join(options)] if options else []), mount.tag, str(path)]
-        status = self._run(argv)
+        argv = ["mount", "-t", mount.fs_type, *(["-o", ",".join(options)] if options else [])]
+        # A host chooses the tag, so it must not be read as an option.
+        status = self._run([*argv, "--", mount.tag, str(path)])
         if status:
             raise RequestRefused(f"mount {mount.tag} at {mount.guest_path}: exit status {status}")
 
@@ -88,12 +89,16 @@ class FolderEffects(Effects):
     def _write(self, file: Path, text: str, mode: int, doing: str) -> None:
         draft = file.with_name(f"{file.name}.tmp")
         with _refusing(doing, "open", draft):
-            # The mode is set before there is anything to read.
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                os.fchmod(descriptor, mode & _PERMISSIONS)
-                stream.write(text.encode())
-            draft.replace(file)
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    # The mode is set before there is anything to read.
+                    os.fchmod(descriptor, mode & _PERMISSIONS)
+                    stream.write(text.encode())
+                draft.replace(file)
+            except OSError:
+                draft.unlink(missing_ok=True)  # it may hold a secret
+                raise
 
 
 @contextmanager

@@ -1,0 +1,144 @@
+"""The fixture `stereos_guest`, as a new user's tests have it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from stereos_proto import Lifecycle
+from stereos_proto_io import TCP, UnixSocket
+from stereos_proto_io.guest import OLD_TYPES
+from stereos_proto_io.testing import simulated_guest
+
+pytest_plugins = ["pytester"]
+
+
+def run(pytester, source, **options):
+    pytester.makepyfile(source)
+    return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", **options)
+
+
+def test_five_lines(pytester):
+    """What the README shows."""
+    result = run(
+        pytester,
+        """
+        from stereos_proto_io.blocking import connect
+
+        def test_secret(stereos_guest):
+            with connect(stereos_guest.address) as client:
+                client.inject_secret("API_KEY", "s3cret")
+            assert stereos_guest.simulator.secrets["API_KEY"].mode == 0o600
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_asyncio(pytester):
+    result = run(
+        pytester,
+        """
+        import asyncio
+        from stereos_proto_io.asyncio import connect
+
+        def test_secret(stereos_guest):
+            async def main():
+                async with connect(stereos_guest.address) as client:
+                    await client.inject_secret("API_KEY", "s3cret")
+            asyncio.run(main())
+            assert stereos_guest.simulator.secrets["API_KEY"].value == "s3cret"
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_trio(pytester):
+    result = run(
+        pytester,
+        """
+        import trio
+        from stereos_proto_io.trio import connect
+
+        def test_secret(stereos_guest):
+            async def main():
+                async with connect(stereos_guest.address) as client:
+                    await client.inject_secret("API_KEY", "s3cret")
+            trio.run(main)
+            assert stereos_guest.simulator.secrets["API_KEY"].value == "s3cret"
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_the_marker_says_what_the_guest_is_like(pytester):
+    result = run(
+        pytester,
+        """
+        import pytest, socket
+        from stereos_proto_io import UnixSocket
+
+        def ask(address, line):
+            with socket.socket(socket.AF_UNIX) as host:
+                host.connect(address.path)
+                host.sendall(line)
+                host.shutdown(socket.SHUT_WR)
+                return host.recv(1000)
+
+        @pytest.mark.stereos_guest(UnixSocket("g"), faults=["fail:no@ping"], users=["me"])
+        def test_it(stereos_guest):
+            assert b'"error":"no"' in ask(stereos_guest.address, b'{"type":"ping"}')
+            assert stereos_guest.simulator.requests
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_the_marker_and_the_fixture_are_announced(pytester):
+    assert "@pytest.mark.stereos_guest(**options)" in pytester.runpytest_subprocess("--markers").stdout.str()
+    assert "A simulated StereOS guest for this test" in pytester.runpytest_subprocess("--fixtures").stdout.str()
+
+
+def test_failing_tests_do_not_show_secrets(pytester):
+    result = run(
+        pytester,
+        """
+        from stereos_proto import InjectSecret, SetConfig
+
+        def test_it(stereos_guest):
+            simulator = stereos_guest.simulator
+            for request in (InjectSecret("a", "very" + "-secret"), SetConfig("also" + "-secret")):
+                simulator.handle(request)
+            assert simulator.requests == simulator.secrets
+        """,
+    )
+    result.assert_outcomes(failed=1)
+    shown = result.stdout.str()
+    assert "very-secret" not in shown
+    assert "also-secret" not in shown
+
+
+def test_importing_the_plugin_is_light():
+    """pytest imports it in every project that has us installed."""
+    code = "import pytest, sys; before = {*sys.modules}; import stereos_proto_io.pytest_plugin; print(*{*sys.modules} - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"trio", "asyncio", "hypothesis", "stereos_proto_io.guest", "stereos_proto_io.testing", "selectors"}
+    assert not heavy & {*done.stdout.split()}
+
+
+# ------------------------------------------------------------------------------------- simulated_guest
+
+
+def test_simulated_guest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with simulated_guest() as guest:
+        assert guest.address == TCP("127.0.0.1", guest.address.port)
+        assert guest.address.port
+        assert guest.simulator.requests == ()
+        assert guest.push(Lifecycle("ready")) == 0
+    with simulated_guest(UnixSocket("g"), types=OLD_TYPES) as guest:
+        assert guest.address == UnixSocket("g")
+
+
+def test_options_are_the_simulators():
+    with pytest.raises(TypeError, match="unexpected keyword"), simulated_guest(colour="red"):
+        raise AssertionError
