@@ -6,6 +6,7 @@ A preamble is a small machine of the same make as `Connection`: write `data_to_s
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from ._codec import decode
@@ -124,7 +125,7 @@ class ResyncPreamble(_Preamble):
 
     def __init__(self, nonce: str) -> None:
         """Raises ValueError when `nonce` is not 1 to 64 ASCII letters, digits, "-" or "_"."""
-        if not (nonce.isascii() and nonce.replace("-", "").replace("_", "").isalnum() and len(nonce) <= 64):
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", nonce):
             raise ValueError("a nonce is 1 to 64 ASCII letters, digits, '-' or '_'")
         self._type = f"sync:{nonce}"
         self._searched = 0

@@ -1,0 +1,116 @@
+"""Messages are plain frozen values."""
+
+import copy
+import pickle
+
+import attrs
+import pytest
+from hypothesis import given
+
+from stereos_proto import (
+    AgentStatus,
+    CustomRequest,
+    Health,
+    InjectSecret,
+    Lifecycle,
+    LifecycleState,
+    Message,
+    MessageType,
+    Mount,
+    Notification,
+    Ping,
+    Reply,
+    Request,
+    SetConfig,
+)
+from stereos_proto._messages import named, shortened, wire_fields
+from stereos_proto._registry import BY_CLASS, REGISTRY, Kind
+from stereos_proto.testing import strategies as stereos
+
+
+@given(stereos.messages())
+def test_messages_can_be_copied(message):
+    # Pickling is open on purpose: a plan, or an error with its request, goes to another process of the same user.
+    for twin in (
+        copy.copy(message),
+        copy.deepcopy(message),
+        pickle.loads(pickle.dumps(message)),
+        attrs.evolve(message),
+    ):
+        assert twin == message
+        assert type(twin) is type(message)
+
+
+@given(stereos.messages().filter(lambda message: not hasattr(message, "payload")))
+def test_equal_messages_hash_alike(message):
+    assert hash(copy.copy(message)) == hash(message)
+
+
+@pytest.mark.parametrize("cls", BY_CLASS)
+def test_messages_are_frozen(cls):
+    message = object.__new__(cls)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        message.anything = 1
+
+
+def test_classes_tell_them_apart():
+    assert Mount("a", "b", "c") != CustomRequest("mount")
+    assert isinstance(Ping(), (Request, Message))
+    for cls, row in BY_CLASS.items():
+        base = {Kind.REQUEST: Request, Kind.REPLY: Reply, Kind.NOTIFICATION: Notification}[row.kind]
+        assert issubclass(cls, base)
+
+
+def test_the_types_of_the_reference():
+    assert {row.type for row in REGISTRY} == set(MessageType)
+    assert all(row.cls.type == row.type for row in REGISTRY)
+
+
+def test_secrets_are_not_shown():
+    assert repr(InjectSecret("a", "hunter2")) == "InjectSecret(name='a', mode=0o600)"
+    assert repr(SetConfig("hunter2")) == "SetConfig()"
+    assert repr(CustomRequest("x", "hunter2")) == "CustomRequest(type='x')"
+    # The arguments in the wrong order.
+    assert repr(InjectSecret("a", 0o600, "hunter2")) == "InjectSecret(name='a', mode=str)"
+
+
+def test_states_that_are_known_are_members():
+    assert Health("ready").state is LifecycleState.READY
+    assert type(Lifecycle("singing").state) is str
+    assert Lifecycle(LifecycleState.BOOTING).state is LifecycleState.BOOTING
+    assert Health(["no state"]).state == ["no state"]
+    assert Health("ready") == Health(LifecycleState.READY)
+
+
+def test_agents_become_a_tuple():
+    assert Health("ready", [AgentStatus("a", True)]).agents == (AgentStatus("a", True),)
+
+
+def test_fields_in_wire_order_with_types():
+    assert [(field.name, field.type) for field in wire_fields(Mount)] == [
+        ("tag", str),
+        ("guest_path", str),
+        ("fs_type", str),
+        ("read_only", bool),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("mount", "mount"),
+        ("", "''"),
+        ("a\nb", r"'a\nb'"),
+        ("\ud800", r"'\ud800'"),
+        ("x" * 40, "x" * 40),
+        ("x" * 41, f"'{'x' * 40}'…"),
+    ],
+)
+def test_texts_of_others_in_a_sentence(text, shown):
+    assert shortened(text) == shown
+    assert named(CustomRequest(text)) == shown
+
+
+def test_a_type_that_is_no_text():
+    assert named(CustomRequest(5)) == "CustomRequest"
+    assert named(Ping()) == "ping"

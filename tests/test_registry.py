@@ -1,0 +1,48 @@
+"""The one table of the wire."""
+
+import pytest
+
+from stereos_proto import Ack, CustomRequest, Health, Pong, Request, Role, UnknownMessage
+from stereos_proto._registry import BY_CLASS, BY_TYPE, OPEN_ROWS, REGISTRY, Kind
+
+#: Type, sender, reply: the table of the wire's description, written out a second time.
+WIRE = {
+    "ping": ("host", Pong),
+    "get_health": ("host", Health),
+    "set_config": ("host", Ack),
+    "inject_secret": ("host", Ack),
+    "inject_ssh_key": ("host", Ack),
+    "mount": ("host", Ack),
+    "shutdown": ("host", Ack),
+    "pong": ("guest", None),
+    "ack": ("guest", None),
+    "health": ("guest", None),
+    "lifecycle": ("guest", None),
+}
+
+
+def test_the_table():
+    assert {row.type: (row.sender.value, row.reply) for row in REGISTRY} == WIRE
+    for role in Role:
+        assert set(BY_TYPE[role]) == {type_ for type_, (sender, _) in WIRE.items() if sender == role.value}
+
+
+def test_the_open_ends():
+    assert {role: row.cls for role, row in OPEN_ROWS.items()} == {Role.HOST: CustomRequest, Role.GUEST: UnknownMessage}
+    assert all(row.type == "" and row.sender is role for role, row in OPEN_ROWS.items())
+
+
+@pytest.mark.parametrize("row", BY_CLASS.values(), ids=lambda row: row.cls.__name__)
+def test_requests_and_nothing_else_are_answered(row):
+    assert (row.reply is not None) == (row.kind is Kind.REQUEST) == issubclass(row.cls, Request)
+    assert bool(row.noun) == row.needs_payload
+    assert BY_CLASS[row.cls] is row
+
+
+def test_roles():
+    assert (Role.HOST.peer, Role.GUEST.peer) == (Role.GUEST, Role.HOST)
+    assert repr(Role.HOST) == "Role.HOST"
+    assert repr(Kind.REPLY) == "Kind.REPLY"
+    # Both are keys of the tables on the way of every message, and Enum's own hash is a Python function.
+    assert hash(Role.HOST) == object.__hash__(Role.HOST)
+    assert hash(Kind.REPLY) == object.__hash__(Kind.REPLY)
