@@ -1,0 +1,235 @@
+"""The test tools that users get."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stereos_proto import (
+    Ack,
+    AgentStatus,
+    Connection,
+    ConnectionClosed,
+    CustomRequest,
+    GetHealth,
+    InjectSecret,
+    Lifecycle,
+    LineTooLong,
+    LocalProtocolError,
+    MalformedLine,
+    MalformedReceived,
+    Mount,
+    NotificationReceived,
+    Ping,
+    Pong,
+    RemoteProtocolError,
+    ReplyReceived,
+    Request,
+    RequestReceived,
+    Role,
+    Shutdown,
+    UnknownMessage,
+    decode,
+    encode,
+    testing,
+)
+from stereos_proto._registry import BY_CLASS, BY_TYPE, Kind
+from stereos_proto.testing import EOF, ConnectionPair, ScriptedGuest, assert_chunking_invariant, feed_in_chunks
+from stereos_proto.testing import strategies as stereos
+
+PING, PONG = encode(Ping()), encode(Pong())
+
+
+def test_a_pair():
+    pair = ConnectionPair(max_pending=2)
+    assert pair[Role.HOST] is pair.host
+    assert pair.send(Role.HOST, Ping(), GetHealth()) == [RequestReceived(Ping()), RequestReceived(GetHealth())]
+    with pytest.raises(LocalProtocolError):
+        pair.send(Role.HOST, Ping())
+    assert pair.send(Role.GUEST, Pong()) == [ReplyReceived(Pong(), Ping())]
+    assert [type(event) for event in pair.send_raw(Role.HOST, b"junk\n")] == [MalformedReceived]
+    assert pair.send_eof(Role.HOST) == [ConnectionClosed((GetHealth(), CustomRequest("")))]
+    with pytest.raises(RemoteProtocolError):
+        pair.send_raw(Role.GUEST, b"junk\n")
+
+
+def test_feeding_in_chunks():
+    connection = Connection(Role.GUEST)
+    assert feed_in_chunks(connection, PING * 2, [20, 3, 16]) == [RequestReceived(Ping())] * 2
+    assert feed_in_chunks(connection, b"", eof=True) == [ConnectionClosed((Ping(), Ping()))]
+    *events, error = feed_in_chunks(Connection(Role.HOST, max_line_size=64), b"x" * 100)
+    assert events == []
+    assert type(error) is LineTooLong
+
+
+def test_chunking_is_asserted(monkeypatch):
+    outcome = assert_chunking_invariant(PONG + b"oops\n", Role.HOST, [3], sent=[Ping()])
+    assert outcome[0] == ReplyReceived(Pong(), Ping())
+    assert type(outcome[1]) is MalformedLine
+    assert assert_chunking_invariant(PING, Role.GUEST, eof=False) == [RequestReceived(Ping())]
+
+    real = testing.feed_in_chunks
+
+    def forgetful(connection, data, cuts=(), *, eof=False):
+        return real(connection, data if 7 not in cuts else data + PING, cuts, eof=eof)
+
+    monkeypatch.setattr(testing, "feed_in_chunks", forgetful)
+    with pytest.raises(AssertionError, match=r"^cut at every byte, the data mean"):
+        assert_chunking_invariant(PING, Role.GUEST)
+    monkeypatch.setattr(
+        testing,
+        "feed_in_chunks",
+        lambda connection, data, cuts=(), *, eof=False: real(connection, data * (1 + (list(cuts) == [2])), eof=eof),
+    )
+    with pytest.raises(AssertionError, match=r"^cut at \[2\], the data mean"):
+        assert_chunking_invariant(PING, Role.GUEST, [1], [2])
+
+
+def test_a_script():
+    guest = ScriptedGuest(
+        [
+            (None, Lifecycle("booting")),
+            (Ping(), Pong()),
+            (Mount, Ack("mount", True), b"half a li", EOF, b"never"),
+        ]
+    )
+    assert guest.data_to_send() == encode(Lifecycle("booting"))
+    assert guest.data_to_send() == b""
+    assert guest.receive_data(PING[:5]) == b""
+    with pytest.raises(
+        AssertionError, match=r"^step 2 of the script expects Ping\(\), and the host sent nothing more$"
+    ):
+        guest.assert_done()
+    assert guest.receive_data(PING[5:]) == PONG
+    assert guest.receive_data(encode(Mount("a", "b", "c")) + PING) == encode(Ack("mount", True)) + b"half a li"
+    assert guest.ended
+    assert guest.receive_data(PING) == b""
+    guest.assert_done()
+
+
+def test_a_script_says_what_comes_after_an_answer():
+    guest = ScriptedGuest([(Ping(), Pong()), (None, Lifecycle("ready")), (None,), (b'{"type":"x"}', b"raw\n")])
+    assert guest.receive_data(PING) == PONG + encode(Lifecycle("ready"))
+    assert guest.receive_data(b'{"type":"x"}\r\n') == b"raw\n"
+    assert repr(EOF) == "EOF"
+
+
+def about_a(message):
+    return getattr(message, "tag", None) == "a"
+
+
+@pytest.mark.parametrize(
+    ("expected", "line", "text"),
+    [
+        (
+            Ping(),
+            encode(Shutdown()),
+            r"^step 1 of the script expects Ping\(\), and the host sent Shutdown\(reason=''\)$",
+        ),
+        (Mount, PING, r"and the host sent Ping\(\)$"),
+        (b"raw", PING, r"^step 1 of the script expects b'raw', and the host sent another line$"),
+        (about_a, encode(Mount("b", "", "")), r"and the host sent Mount"),
+        (Ping(), b"junk\n", r"and the host sent a line that is not JSON: invalid character 'j'"),
+        (Ping(), b"x" * 1_048_576, r"and the host sent a line over the limit$"),
+        (Ping(), PING + PING, r"^the script is at its end, and the host sent Ping\(\)$"),
+        (Ping(), encode(InjectSecret("a", "hunter2")), r"and the host sent InjectSecret\(name='a', mode=0o600\)$"),
+    ],
+)
+def test_a_script_that_is_not_followed(expected, line, text):
+    with pytest.raises(AssertionError, match=text) as caught:
+        ScriptedGuest([(expected, Pong())]).receive_data(line)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_script_with_a_function():
+    assert ScriptedGuest([(about_a, Pong())]).receive_data(encode(Mount("a", "", ""))) == PONG
+
+
+def test_the_tools_need_no_hypothesis():
+    code = "import sys; sys.modules['hypothesis'] = None; import stereos_proto.testing"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Strategies
+
+
+@pytest.mark.parametrize("cls", [*BY_CLASS, AgentStatus])
+def test_every_class_has_its_strategy(cls):
+    @given(stereos.from_message_class(cls))
+    def check(made):
+        assert type(made) is cls
+        if cls is not AgentStatus:
+            assert decode(encode(made), sender=BY_CLASS[cls].sender) == made
+
+    check()
+
+
+def test_a_new_class_needs_nothing_here():
+    @attrs.frozen(slots=False)
+    class Unmount(Request):
+        type = "unmount"
+        guest_path: str
+        lazily: bool = False
+
+    @given(stereos.from_message_class(Unmount, guest_path=st.just("/a")))
+    def check(made):
+        assert (made.guest_path, type(made.lazily)) == ("/a", bool)
+
+    check()
+
+
+@pytest.mark.parametrize("sender", [None, *Role])
+@pytest.mark.parametrize("kind", [None, *Kind])
+def test_which_messages(sender, kind):
+    expected = {cls for cls, row in BY_CLASS.items() if sender in (None, row.sender) and kind in (None, row.kind)}
+    assert set(stereos.message_classes(sender=sender, kind=kind)) == expected
+    if expected:
+
+        @given(stereos.messages(sender=sender, kind=kind))
+        def check(message):
+            assert type(message) in expected
+
+        check()
+
+
+@given(st.data(), st.sampled_from(Role))
+def test_lines(data, sender):
+    message = decode(data.draw(stereos.envelopes(sender=sender)), sender=sender)
+    assert BY_CLASS[type(message)].sender is sender
+    for line in (data.draw(stereos.nearly_valid_lines(sender=sender)), data.draw(stereos.lines(sender=sender))):
+        assert b"\n" not in line
+    with pytest.raises(MalformedLine):
+        decode(data.draw(stereos.malformed_lines()), sender=sender)
+
+
+@given(stereos.conversations())
+def test_conversations(conversation):
+    pair = ConnectionPair()
+    for exchange in conversation:
+        told = pair.send(Role.GUEST, *exchange.before)
+        assert [type(event) for event in told] != [ReplyReceived]
+        assert pair.send(Role.HOST, exchange.request) == [RequestReceived(exchange.request)]
+        assert pair.send(Role.GUEST, exchange.reply) == [ReplyReceived(exchange.reply, exchange.request)]
+
+
+@given(st.binary(), st.data())
+def test_partitions(data, draw):
+    assert b"".join(draw.draw(stereos.partitions(data))) == data
+    cuts = draw.draw(stereos.cuts(data))
+    assert cuts == sorted(cuts)
+
+
+@given(stereos.states() | stereos.json_values())
+def test_values(value):
+    assert decode(encode(CustomRequest("x", value)), sender=Role.HOST).payload == value
+
+
+@given(stereos.from_message_class(UnknownMessage))
+def test_open_types_are_open(message):
+    assert message.type not in BY_TYPE[Role.GUEST]
+    assert NotificationReceived(message) == NotificationReceived(message)
+    assert SimpleNamespace(type=message.type).type == message.type
