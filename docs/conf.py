@@ -1,0 +1,39 @@
+"""How Sphinx builds these pages: `make docs`. What the pages include from `_generated` is made by generate.py."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import generate  # noqa: E402  (found by the line before)
+
+project = "stereos-proto"
+author = "the stereos-proto authors"
+project_copyright = author
+release = version = importlib.metadata.version("stereos-proto")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build", "_generated"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "stereos-proto"
+html_static_path = ["_static"]
+html_css_files = ["stereos.css"]
+
+# Docstrings mark code with single backticks. Where the code is a name that is documented here, it becomes a link.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"U32": "int", "I64": "int", "StateName": "str"}
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+
+
+def setup(_app: Any) -> None:
+    """Make what the pages include, before they are read."""
+    generate.main(HERE / "_generated")

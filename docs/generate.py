@@ -1,0 +1,360 @@
+"""Writes what the pages include: diagrams, tables and lists that stand in the code already.
+
+Nothing here repeats a fact of the code. What has no place there (why an error comes, and what to do about it) is
+checked against it: a new error without a remedy fails the build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from html import escape
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+from remedies import REMEDIES
+
+import stereos_proto
+from stereos_proto import LifecycleState, State, StereosError, dialogues
+from stereos_proto import testing as core_testing
+from stereos_proto._messages import OMIT_ZERO, U32, ZERO, StateName, wire_fields
+from stereos_proto._registry import REGISTRY, Kind, Role
+from stereos_proto._state import REQUIREMENTS, TRANSITIONS
+from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
+from stereos_proto_io.cli import main as stereosctl
+from stereos_proto_io.guest import asyncio as guest_asyncio
+from stereos_proto_io.guest import blocking as guest_blocking
+from stereos_proto_io.guest import faults
+from stereos_proto_io.guest import trio as guest_trio
+
+# ---------------------------------------------------------------------------------------------------------
+# Diagrams
+# ---------------------------------------------------------------------------------------------------------
+
+BOX = (110, 40)
+STEP = 210
+ARROW = (
+    '<marker id="{0}-arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" '
+    'orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z"/></marker>'
+)
+#: Which state of a guest follows on which (docs/protocol.md §2, §6). The code takes any, from any guest.
+LIFECYCLE = (
+    (LifecycleState.BOOTING, LifecycleState.READY),
+    (LifecycleState.READY, LifecycleState.HEALTHY),
+    (LifecycleState.READY, LifecycleState.DEGRADED),
+    (LifecycleState.READY, LifecycleState.SHUTDOWN),
+    (LifecycleState.HEALTHY, LifecycleState.SHUTDOWN),
+    (LifecycleState.DEGRADED, LifecycleState.SHUTDOWN),
+)
+
+
+def row_of_states(name: str, title: str, nodes: Iterable[str], edges: dict[tuple[str, str], list[str]]) -> str:
+    """Draw states in a row: what stays goes over the box, the next is reached straight, others from below."""
+    nodes = list(nodes)
+    depth = max((abs(nodes.index(a) - nodes.index(b)) for a, b in edges), default=0)
+    width, height = STEP * len(nodes), 110 + 34 * max(depth, 1) + 40
+    middle = 95
+    parts = []
+    for index, node in enumerate(nodes):
+        x = STEP * index + STEP // 2
+        parts.append(
+            f'<rect x="{x - BOX[0] // 2}" y="{middle - BOX[1] // 2}" width="{BOX[0]}" height="{BOX[1]}" rx="8"/>'
+            f'<text x="{x}" y="{middle + 5}">{escape(node)}</text>'
+        )
+    for (a, b), labels in edges.items():
+        i, j = nodes.index(a), nodes.index(b)
+        x, y = STEP * i + STEP // 2, STEP * j + STEP // 2
+        if i == j:
+            path = f"M{x - 22} {middle - 20} C{x - 40} {middle - 66} {x + 40} {middle - 66} {x + 22} {middle - 20}"
+            at = (x, middle - 62)
+        elif j == i + 1:
+            path = f"M{x + BOX[0] // 2} {middle} L{y - BOX[0] // 2} {middle}"
+            at = ((x + y) // 2, middle - 8)
+        else:
+            low = middle + 20 + 46 * abs(j - i)
+            path = f"M{x + 14} {middle + 20} C{x + 40} {low} {y - 40} {low} {y - 14} {middle + 20}"
+            at = ((x + y) // 2, middle + 20 + 34 * abs(j - i) + 12)
+        parts.append(f'<path d="{path}" marker-end="url(#{name}-arrow)"/>')
+        parts.append(f'<text class="label" x="{at[0]}" y="{at[1]}">{escape(", ".join(labels))}</text>')
+    return svg(name, title, width, height, parts)
+
+
+def svg(name: str, title: str, width: int, height: int, parts: Iterable[str]) -> str:
+    """An SVG of that size, for being put into a page as it is."""
+    return (
+        f'<div class="diagram"><svg role="img" aria-label="{escape(title)}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}</title>'
+        f"<defs>{ARROW.format(name)}</defs>{''.join(parts)}</svg></div>\n"
+    )
+
+
+def states_diagram() -> str:
+    """The states of one end, from TRANSITIONS."""
+    edges = defaultdict(list)
+    for (before, happening), after in TRANSITIONS.items():
+        edges[before.value, after.value].append(happening.value)
+    return row_of_states("states", "The states of one end of a connection", [s.value for s in State], edges)
+
+
+def lifecycle_diagram() -> str:
+    """The states of a guest, from LifecycleState."""
+    edges: dict[tuple[str, str], list[str]] = {(before.value, after.value): [] for before, after in LIFECYCLE}
+    return row_of_states("lifecycle", "The states of a guest", [s.value for s in LifecycleState], edges)
+
+
+def exchange_diagram() -> str:
+    """Who says what to whom, from REGISTRY."""
+    name, host, guest_at, y = "exchange", 70, 530, 60
+    parts = []
+    for row in REGISTRY:
+        steps = {
+            Kind.REQUEST: [(Role.HOST, row.type), (Role.GUEST, row.reply.type if row.reply else "")],
+            Kind.NOTIFICATION: [(Role.GUEST, row.type)],
+            Kind.REPLY: [],
+        }[row.kind]
+        for sender, label in steps:
+            start, end = (host, guest_at) if sender is Role.HOST else (guest_at, host)
+            dashed = ' class="dashed"' if row.kind is Kind.NOTIFICATION else ""
+            parts.append(f'<line{dashed} x1="{start}" y1="{y}" x2="{end}" y2="{y}" marker-end="url(#{name}-arrow)"/>')
+            parts.append(f'<text class="label" x="300" y="{y - 5}">{escape(label)}</text>')
+            y += 24
+        y += 10 if steps else 0
+    for x, label in ((host, "host"), (guest_at, "guest")):
+        parts.append(f'<text x="{x}" y="24">{label}</text><line x1="{x}" y1="34" x2="{x}" y2="{y}"/>')
+    return svg(name, "Requests and their replies, and the notification", 600, y + 10, parts)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Tables
+# ---------------------------------------------------------------------------------------------------------
+
+TYPES = {str: "text", bool: "bool", StateName: "text", U32: "u32"}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def summary(thing: Any) -> str:
+    """The first paragraph of a docstring, in one line."""
+    return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+
+
+def fields_of(cls: type[Any]) -> str:
+    """The members of a payload, those in brackets that are left out when they are zero."""
+    names = []
+    for field in wire_fields(cls):
+        type_ = TYPES.get(field.type, "i64" if field.type in ZERO else "list")
+        text = f"`{field.name}` {type_}"
+        names.append(f"[{text}]" if OMIT_ZERO in field.metadata else text)
+    return ", ".join(names) or "none"
+
+
+def messages_table() -> str:
+    """Every message of the registry."""
+    rows = (
+        [
+            f"`{row.type}`",
+            f"{{py:class}}`~stereos_proto.{row.cls.__name__}`",
+            row.sender.value,
+            fields_of(row.cls),
+            f"`{row.reply.type}`" if row.reply else "",
+        ]
+        for row in REGISTRY
+    )
+    return table(["type", "class", "sent by", "payload", "answered by"], rows)
+
+
+def requirements_table() -> str:
+    """In which state the other end must be."""
+    rows = (
+        [f"a {kind.value}", kind.sender.value, ", ".join(s.value for s in State if s in allowed)]
+        for kind, allowed in REQUIREMENTS.items()
+    )
+    return table(["to send", "the sender is the", "and the other end is"], rows)
+
+
+def error_classes() -> dict[str, type[StereosError]]:
+    """The errors that are exported, bases first."""
+    exported = {
+        name: getattr(stereos_proto, name)
+        for name in stereos_proto.__all__
+        if inspect.isclass(getattr(stereos_proto, name)) and issubclass(getattr(stereos_proto, name), StereosError)
+    }
+    return dict(sorted(exported.items(), key=lambda item: [cls.__name__ for cls in reversed(item[1].__mro__)]))
+
+
+def errors_list() -> str:
+    """Every error with its cause and its remedy. Raises ValueError when one of these is missing or left over."""
+    classes = error_classes()
+    if set(classes) != set(REMEDIES):
+        raise ValueError(f"remedies.py and the exported errors differ: {set(classes) ^ set(REMEDIES)}")
+    parts = []
+    for name, cls in classes.items():
+        bases = " and ".join(f"`{base.__name__}`" for base in cls.__bases__)
+        cause, remedy = REMEDIES[name]
+        parts.append(f"### {name}\n\n*is a {bases}*\n\n{summary(cls)}\n\n**Cause.** {cause}\n\n**Remedy.** {remedy}\n")
+    return "\n".join(parts)
+
+
+def faults_table() -> str:
+    """Every fault of the simulator."""
+    rows = []
+    for fault in sorted(guest.FAULTS.values(), key=lambda fault: fault.name):
+        form, _, text = summary(fault).partition(" - ")
+        rows.append([form, text])
+    return table(["fault", "what happens"], rows)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# API and command line
+# ---------------------------------------------------------------------------------------------------------
+
+#: Title → the module, and the private modules of it whose names belong there; None for all that are left.
+API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
+    ("core", "The connection", stereos_proto, ("_connection", "_codec", "_state", "_registry")),
+    ("core", "Messages", stereos_proto, ("_messages",)),
+    ("core", "Events", stereos_proto, ("_events",)),
+    ("core", "Preambles", stereos_proto, ("_preamble",)),
+    ("core", "Plans", stereos_proto, ("_provision", "_jcard")),
+    ("core", "Errors", stereos_proto, ("_errors",)),
+    ("core", "Dialogues", dialogues, None),
+    ("core", "Testing", core_testing, None),
+    ("io", "Addresses", addresses, None),
+    ("io", "Blocking", blocking, None),
+    ("io", "asyncio", asyncio, None),
+    ("io", "trio", trio, None),
+    ("guest", "Simulator", guest, None),
+    ("guest", "Faults", faults, None),
+    ("guest", "Servers: blocking", guest_blocking, None),
+    ("guest", "Servers: asyncio", guest_asyncio, None),
+    ("guest", "Servers: trio", guest_trio, None),
+    ("guest", "Testing", testing, None),
+)
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """What a module exports: its `__all__`, or the classes and functions that are its own."""
+    names = getattr(module, "__all__", None)
+    if names is not None:
+        return list(names)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and getattr(value, "__module__", None) == module.__name__
+        and (inspect.isclass(value) or inspect.isfunction(value))
+    ]
+
+
+def api_sections(part: str) -> Iterator[str]:
+    """Sections of autodoc directives."""
+    for which, title, module, homes in API:
+        if which != part:
+            continue
+        own = [
+            (name, value)
+            for name in public_names(module)
+            if inspect.isclass(value := getattr(module, name)) or inspect.isfunction(value)
+        ]
+        wanted = [
+            (name, value)
+            for name, value in own
+            if homes is None or value.__module__.removeprefix(f"{module.__name__}.") in homes
+        ]
+        wanted.sort(key=lambda item: (item[1].__module__, inspect.getsourcelines(item[1])[1]))
+        yield f"## {title}\n\n"
+        if homes is None:
+            yield f"```{{eval-rst}}\n.. automodule:: {module.__name__}\n   :no-members:\n```\n\n"
+        for name, value in wanted:
+            yield autodoc(module, name, value)
+
+
+def autodoc(module: ModuleType, name: str, value: Any) -> str:
+    """One autodoc directive."""
+    if inspect.isfunction(value):
+        return f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{name}\n```\n\n"
+    options = ["members", "show-inheritance"]
+    if name == "Client":
+        options.append("inherited-members")
+    if attrs.has(value):
+        # The fields stand in the signature, and the docstring says what they are for.
+        fields = ", ".join(field.name for field in attrs.fields(value))
+        options.append(f"exclude-members: {fields}" if fields else "")
+    lines = "".join(f"   :{option}:\n" if ":" not in option else f"   :{option}\n" for option in options if option)
+    return f"```{{eval-rst}}\n.. autoclass:: {module.__name__}.{name}\n{lines}```\n\n"
+
+
+def constants_table() -> str:
+    """The numbers that are exported."""
+    names = [name for name in stereos_proto.__all__ if name.isupper() and name != "NEED_DATA"]
+    return table(["name", "value"], ([f"`{name}`", f"{getattr(stereos_proto, name):,}"] for name in sorted(names)))
+
+
+def help_of(*words: str) -> str:
+    """What `stereosctl … --help` says, 80 columns wide."""
+    text = io.StringIO()
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "80"
+    try:
+        with contextlib.redirect_stdout(text):
+            stereosctl([*words, "--help"])
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Every command of `stereosctl`, those below others included."""
+    from stereos_proto_io.cli._app import make_app  # noqa: PLC0415  (its import is what the command line itself delays)
+
+    waiting = [((), make_app())]
+    while waiting:
+        words, app = waiting.pop(0)
+        if words:
+            yield words
+        waiting += [((*words, name), app[name]) for name in app if not name.startswith("-")]
+
+
+def cli_reference() -> str:
+    """The help of every command."""
+    parts = [f"```text\n{help_of()}\n```\n"]
+    parts += [f"## stereosctl {' '.join(words)}\n\n```text\n{help_of(*words)}\n```\n" for words in sorted(commands())]
+    return "\n".join(parts)
+
+
+def main(folder: Path) -> None:
+    """Write everything into `folder`."""
+    folder.mkdir(exist_ok=True)
+    pages = {
+        "states.svg": states_diagram(),
+        "lifecycle.svg": lifecycle_diagram(),
+        "exchange.svg": exchange_diagram(),
+        "messages.md": messages_table(),
+        "requirements.md": requirements_table(),
+        "errors.md": errors_list(),
+        "faults.md": faults_table(),
+        "constants.md": constants_table(),
+        "cli.md": cli_reference(),
+        **{f"api-{part}.md": "".join(api_sections(part)) for part in ("core", "io", "guest")},
+    }
+    for name, text in pages.items():
+        path = folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(__file__).parent / "_generated")

@@ -1,0 +1,232 @@
+"""The pages and the README are held to the code: snippets run, recipes work, links lead somewhere, names exist."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import stereos_proto
+from stereos_proto import StereosError
+from stereos_proto._registry import REGISTRY
+from stereos_proto_io.testing import simulated_guest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "_generated"} & set(path.parts))
+#: Seconds after which a command counts as stuck.
+PATIENCE = 120
+FENCE = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+#: What is shown and not run, because it wants a hypervisor, a network, or a second terminal.
+UNTRIED = ("pip install ", "qemu-system-x86_64 ", "cloud-hypervisor ", "krunkit ", "stereosctl simulate ")
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _docs_modules():
+    """What generates parts of the pages lies beside them."""
+    sys.path.insert(0, str(DOCS))
+    yield
+    sys.path.remove(str(DOCS))
+
+
+# ------------------------------------------------------------------------------------------------- snippets
+
+
+def matches(expected, said):
+    """Whether `said` is what was expected, where "..." stands for anything."""
+    pattern = ".*".join(map(re.escape, expected.strip().split("...")))
+    return re.fullmatch(pattern, said.strip(), re.DOTALL) is not None
+
+
+def run_python(text, namespace, where):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(text, where, "exec"), namespace)
+    return said.getvalue()
+
+
+def run_console(text, env):
+    """Run what follows each `$ `, and compare what it says with the lines up to the next, if there are any."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        if command.startswith("make "):
+            assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+        elif command.startswith("pip install "):
+            extras = re.findall(r"\[(.*?)\]", command)
+            known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            assert set(",".join(extras).split(",")) <= set(known), command
+        else:
+            done = subprocess.run(
+                ["bash", "-c", command], env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            assert not expected.strip() or matches(expected, done.stdout), f"{command}\n{done.stdout}"
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name_of)
+def test_snippets(page, tmp_path, monkeypatch):
+    blocks = list(FENCE.finditer(page.read_text()))
+    (tmp_path / "jcard.toml").write_text('[secrets]\nAPI_KEY = "${API_KEY}"\n\n[[agents]]\nname = "coder"\n')
+    monkeypatch.chdir(tmp_path)
+    with simulated_guest(poll_interval=0.05) as guest:
+        port = guest.address.port
+        machine = tmp_path / "vms" / "dev"
+        machine.mkdir(parents=True)
+        (machine / "state.json").write_text(json.dumps({"name": "dev", "backend": "qemu", "vsock_port": port}))
+        env = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "MB_CONFIG_DIR": str(tmp_path),
+            "API_KEY": "key-123456",
+        }
+        namespace = {"__name__": "snippet"}
+        said = None
+        for block in blocks:
+            language, text = block.groups()
+            text = text.replace("41024", str(port)).replace("127.0.0.1:1024", f"127.0.0.1:{port}")
+            text = text.replace('"127.0.0.1", 1024', f'"127.0.0.1", {port}')
+            where = f"{name_of(page)}:{page.read_text()[: block.start()].count(chr(10)) + 1}"
+            if language == "python":
+                said = run_python(text, namespace, where)
+                continue
+            if language == "text" and said is not None:
+                assert matches(text, said), f"{where}: it says\n{said}"
+            elif language == "console":
+                run_console(text, env)
+            elif language == "sh":
+                assert text.startswith(UNTRIED), f"{where}: a command that nobody has tried"
+            said = None
+
+
+def test_test_functions_in_snippets_run_as_tests(tmp_path):
+    text = "\n".join(
+        body for language, body in FENCE.findall((DOCS / "howto/testing.md").read_text()) if language == "python"
+    )
+    (tmp_path / "test_snippets.py").write_text(text)
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------- pages
+
+
+class Links(HTMLParser):
+    """The links of a page, and the places that can be linked to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.hrefs = []
+        self.ids = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.ids.add(values.get("id"))
+        self.hrefs += [values[name] for name in ("href", "src") if values.get(name)]
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The pages, built with warnings as errors."""
+    folder = tmp_path_factory.mktemp("html")
+    line = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", str(DOCS), str(folder)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+def test_no_link_inside_is_broken(html):
+    pages = {path: Links(path.read_text()) for path in html.rglob("*.html") if "_modules" not in path.parts}
+    broken = []
+    for path, page in pages.items():
+        for href in page.hrefs:
+            if re.match(r"[a-z]+:", href):
+                continue
+            place, _, anchor = href.partition("#")
+            target = (path.parent / place.partition("?")[0]).resolve() if place else path
+            known = pages.get(target)
+            if not target.exists() or (anchor and known and anchor not in known.ids):
+                broken.append(f"{path.relative_to(html)}: {href}")
+    assert broken == []
+
+
+def test_files_that_the_readme_and_the_pages_name_are_there():
+    for page in (README, *PAGES):
+        for name in re.findall(r"`((?:examples|docs|tests)/[\w/.-]+)`", page.read_text()):
+            assert (ROOT / name).exists(), f"{name_of(page)} names {name}"
+    for name in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
+        assert (ROOT / name).exists(), f"README.md links to {name}"
+
+
+def test_what_is_generated_is_in_the_pages(html):
+    states = (html / "states.html").read_text()
+    for row in REGISTRY:
+        assert row.type in states
+        assert f"stereos_proto.{row.cls.__name__}" in states
+    assert states.count("<svg") >= 3
+    errors = (html / "errors.html").read_text()
+    for name in stereos_proto.__all__:
+        thing = getattr(stereos_proto, name)
+        if inspect.isclass(thing) and issubclass(thing, StereosError):
+            assert f'id="{name.lower()}"' in errors, name
+    assert "Exit codes" in (html / "cli.html").read_text()
+
+
+def test_every_public_name_is_in_the_reference(html):
+    text = (html / "api.html").read_text()
+    unions = {"Event", "NEED_DATA"}
+    for module in ("stereos_proto", "stereos_proto_io.addresses", "stereos_proto_io.guest"):
+        __import__(module)
+        for name in getattr(sys.modules[module], "__all__", ()):
+            thing = getattr(sys.modules[module], name)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                assert f'id="{module}.{name}"' in text, f"{module}.{name}"
+            elif name.isupper() and name not in unions and module == "stereos_proto":
+                assert name in text, name
+
+
+def test_an_error_without_a_remedy_fails_the_build(monkeypatch):
+    import generate
+
+    monkeypatch.delitem(generate.REMEDIES, "NotReady")
+    with pytest.raises(ValueError, match="NotReady"):
+        generate.errors_list()
+
+
+def test_the_ten_faults_of_the_reference_are_ten():
+    numbers = re.findall(r"^\| (\d+) \|", (DOCS / "index.md").read_text(), re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, 11)]
+
+
+def test_sections_of_the_protocol_keep_their_numbers():
+    heads = re.findall(r"^## (\d+)\. ", (DOCS / "protocol.md").read_text(), re.MULTILINE)
+    assert heads == [str(number) for number in range(1, 11)]
+
+
+def test_names_in_the_table_of_names_exist():
+    import stereos_proto_io
+    from stereos_proto_io import blocking
+    from stereos_proto_io.asyncio import Client
+
+    rows = re.findall(r"^\| `\w+` \| (.*) \|$", (DOCS / "names.md").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    for name in re.findall(r"`([\w.]+)`", " ".join(rows)):
+        places = (stereos_proto, stereos_proto_io, blocking, blocking.Client, Client)
+        last = name.rpartition(".")[2]
+        assert any(hasattr(place, last) for place in places), name
