@@ -206,7 +206,12 @@ def test_lines(data, sender):
         decode(data.draw(stereos.malformed_lines()), sender=sender)
 
 
-@given(stereos.conversations())
+def test_what_is_json_is_not_malformed():
+    assert not stereos._is_no_json(b" 5")
+    assert stereos._is_no_json(b"05")
+
+
+@given(stereos.conversations(max_size=4))
 def test_conversations(conversation):
     pair = ConnectionPair()
     for exchange in conversation:

@@ -131,7 +131,6 @@ def envelopes(*, sender: Role) -> SearchStrategy[bytes]:
 def _rewritten(message: Message, chance: Random, ascii_only: bool) -> bytes:
     value = _shuffled(json.loads(encode(message)), chance, depth=2)
     separators = chance.choice([(",", ":"), (", ", ": "), (" ,\t", " :\r")])
-    # An isolated surrogate cannot be here: messages that can be encoded have none.
     return json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
 
 
@@ -139,8 +138,7 @@ def _shuffled(value: Any, chance: Random, *, depth: int) -> Any:
     if not isinstance(value, dict) or depth == 0:
         return value
     members = [(name, _shuffled(member, chance, depth=depth - 1)) for name, member in value.items()]
-    if "type" in value or depth == 1:
-        members.append(("unknown member", chance.choice([None, 1, [[]], {"type": "x"}])))
+    members.append(("unknown member", chance.choice([None, 1, [[]], {"type": "x"}])))
     chance.shuffle(members)
     return dict(members)
 
