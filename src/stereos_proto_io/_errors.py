@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import Final
 
 from stereos_proto import ConnectError, PreambleError
@@ -25,10 +26,11 @@ _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
     errno.EPERM: ("permission denied", False),
     errno.ENOTSOCK: ("this is no socket", False),
     errno.ENOTDIR: ("a part of the path is no folder", False),
+    errno.ENAMETOOLONG: ("the path is too long", False),
     errno.EAFNOSUPPORT: ("this system does not know this kind of address", False),
     errno.EPROTOTYPE: ("this is a socket of another kind", False),
 }
-#: Not every failure to look up a name is final, but a wrong name is by far the most frequent one.
+#: What is not known may pass by itself; the deadline bounds the tries.
 _UNKNOWN: Final = ("the system refused it", True)
 
 
@@ -36,6 +38,9 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
     """The error for a dial that failed with `cause`, chained to it."""
     if isinstance(cause, PreambleError):
         text, retryable = str(cause), cause.failure.retryable
+    elif isinstance(cause, socket.gaierror):
+        # Its numbers are a name space of their own, which on macOS overlaps with errno's.
+        text, retryable = f"this name is not known ({cause})", True
     elif isinstance(cause, TimeoutError) and not cause.errno:
         text, retryable = "no answer in time; is the guest booting, or paused?", True
     else:

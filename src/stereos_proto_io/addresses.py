@@ -16,10 +16,12 @@ truncate silently (an AF_VSOCK number over 32 bits, a path over `sun_path`), the
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import attrs
 
@@ -40,17 +42,27 @@ def _whole_number(low: int, high: int) -> Callable[[Any, attrs.Attribute[Any], A
 
 
 def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, str) or not value or value != value.strip() or set(value) & set("/[]\0"):
+    # What is printable holds no blanks but " ".
+    if not isinstance(value, str) or not value or not value.isprintable() or set(value) & set(" /[]@?#"):
         raise ValueError(f"TCP: host must be a name or an IP address, not {value!r}")
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    # Not str, to which None is a fine name.
+    return os.fspath(path)
 
 
 def _path(address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
     kind = type(address).__name__
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"{kind}: path must be text that is not empty and has no NUL, not {value!r}")
+    try:
+        size = len(value.encode("utf-8", "surrogateescape"))
+    except (AttributeError, UnicodeEncodeError):
+        size = 0
+    if not size or "\0" in value:
+        raise ValueError(f"{kind}: path must be the name of a file, not empty and without a NUL, not {value!r}")
     # A serial port in the guest is a device, which no sun_path limits.
-    size = len(value.encode("utf-8", "surrogateescape"))
-    if size > MAX_UNIX_PATH and not value.startswith("/dev/"):
+    is_device = isinstance(address, VirtioSerial) and value.startswith("/dev/")
+    if size > MAX_UNIX_PATH and not is_device:
         raise ValueError(
             f"{kind}: the path is {size} bytes long, and this system's sockets take {MAX_UNIX_PATH}; "
             f"use a shorter folder, or a relative path: {value}"
@@ -87,7 +99,7 @@ class Vsock:
 class UnixSocket:
     """A unix socket that leads straight to the guest's port (libkrun, krunkit, vfkit, socat; §8)."""
 
-    path: str = attrs.field(converter=str, validator=_path)
+    path: str = attrs.field(converter=_text, validator=_path)
 
     def __str__(self) -> str:
         return f"unix://{_quoted(self.path)}"
@@ -100,7 +112,7 @@ class VirtioSerial:
     The stream has no connections, so a host resynchronises before its first request.
     """
 
-    path: str = attrs.field(converter=str, validator=_path)
+    path: str = attrs.field(converter=_text, validator=_path)
 
     def __str__(self) -> str:
         return f"serial://{_quoted(self.path)}"
@@ -110,7 +122,7 @@ class VirtioSerial:
 class HybridVsock:
     """The unix socket of Firecracker's kind of vsock: CONNECT, OK, then the stream (§8)."""
 
-    path: str = attrs.field(converter=str, validator=_path)
+    path: str = attrs.field(converter=_text, validator=_path)
     port: int = attrs.field(default=GUEST_PORT, validator=_whole_number(0, U32_MAX))
 
     def __str__(self) -> str:
@@ -152,28 +164,29 @@ def parse_address(text: str) -> Address:
             f"{text!r} is no guest address; one looks like tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, "
             "serial:///PATH or hvsock:///PATH:PORT"
         )
-    return parser(rest)
+    try:
+        return parser(rest)
+    except ValueError as exc:
+        raise ValueError(f"{text!r}: {exc}") from None
 
 
 def _tcp(rest: str) -> TCP:
-    try:
-        parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname or "", parts.port
-    except ValueError as exc:
-        raise ValueError(f"tcp://{rest}: {exc}") from None
-    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(f"tcp://{rest}: only HOST:PORT may follow tcp://")
-    return TCP(host, GUEST_PORT if port is None else port)
+    # Not urlsplit, which puts the host into small letters and drops tabs and newlines.
+    found = _HOST_AND_PORT.fullmatch(rest.removesuffix("/"))
+    if found is None:
+        raise ValueError("only HOST:PORT may follow tcp://, and an IPv6 address stands in brackets: tcp://[::1]:1024")
+    address, name, port = found.groups("")
+    return TCP(address or name, _number(port, GUEST_PORT))
 
 
 def _vsock(rest: str) -> Vsock:
-    cid, _, port = rest.rstrip("/").partition(":")
+    cid, _, port = rest.removesuffix("/").partition(":")
     return Vsock(_number(cid, GUEST_CID), _number(port, GUEST_PORT))
 
 
 def _hybrid(rest: str) -> HybridVsock:
     path, colon, port = rest.rpartition(":")
-    if not colon or not port.isdigit():
+    if not (colon and port.isascii() and port.isdigit()):
         path, port = rest, ""
     return HybridVsock(_unquoted(path), _number(port, GUEST_PORT))
 
@@ -181,7 +194,8 @@ def _hybrid(rest: str) -> HybridVsock:
 def _number(digits: str, default: int) -> int:
     if not digits:
         return default
-    if not (digits.isascii() and digits.isdigit()):
+    # Python limits the digits that it reads, too, but not in these words.
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 100):
         raise ValueError(f"{digits!r} is no number")
     return int(digits)
 
@@ -190,6 +204,7 @@ def _unquoted(path: str) -> str:
     return unquote(path, errors="surrogateescape")
 
 
+_HOST_AND_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:/]*))?")
 _PARSERS: Final[dict[str, Callable[[str], Address]]] = {
     "tcp": _tcp,
     "vsock": _vsock,

@@ -1,0 +1,193 @@
+"""Addresses as values and as text."""
+
+import os
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, addresses, parse_address
+
+U32_MAX = 2**32 - 1
+ports = st.integers(0, 65535)
+numbers = st.integers(0, U32_MAX)
+labels = st.text(string.ascii_letters + string.digits + "-_éß", min_size=1, max_size=12)
+hosts = (
+    st.lists(labels, min_size=1, max_size=3).map(".".join)
+    | st.ip_addresses(v=4).map(str)
+    | st.ip_addresses(v=6).map(str)
+    | st.builds("{}%{}".format, st.ip_addresses(v=6), st.sampled_from(["eth0", "2", "wlan0.1", "Ünder"]))
+)
+#: Any file name there is: bytes, whatever they mean, as Python shows them.
+paths = st.binary(min_size=1, max_size=100).filter(lambda name: 0 not in name).map(os.fsdecode) | st.text(
+    "%?#&;:@/\\ .~=[]\n\té1024", min_size=1, max_size=30
+)
+
+
+@given(
+    st.builds(TCP, hosts, ports)
+    | st.builds(Vsock, numbers, numbers)
+    | st.builds(UnixSocket, paths)
+    | st.builds(VirtioSerial, paths)
+    | st.builds(HybridVsock, paths, numbers)
+)
+def test_an_address_reads_back_from_its_text(address):
+    text = str(address)
+    assert parse_address(text) == address
+    assert text.isprintable()
+    assert " " not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tcp://localhost:2222", TCP("localhost", 2222)),
+        ("tcp://localhost", TCP("localhost", 1024)),
+        ("tcp://localhost/", TCP("localhost", 1024)),
+        ("TCP://Host.example:1", TCP("Host.example", 1)),
+        ("tcp://[::1]:0", TCP("::1", 0)),
+        ("tcp://[fe80::1%eth0]", TCP("fe80::1%eth0")),
+        ("vsock://3:1024", Vsock(3, 1024)),
+        ("vsock://7", Vsock(7, 1024)),
+        ("vsock://:5", Vsock(3, 5)),
+        ("vsock://", Vsock(3, 1024)),
+        ("vsock://4294967295:4294967295/", Vsock(U32_MAX, U32_MAX)),
+        ("unix:///run/vm.sock", UnixSocket("/run/vm.sock")),
+        ("unix://vm.sock", UnixSocket("vm.sock")),
+        ("unix:///a%20b%25%3Ac", UnixSocket("/a b%:c")),
+        ("unix:///a:b", UnixSocket("/a:b")),
+        ("unix:///%ff", UnixSocket("/\udcff")),
+        ("serial:///dev/virtio-ports/org.x", VirtioSerial("/dev/virtio-ports/org.x")),
+        ("hvsock:///run/fc.sock:52", HybridVsock("/run/fc.sock", 52)),
+        ("hvsock:///run/fc.sock", HybridVsock("/run/fc.sock", 1024)),
+        ("hvsock:///run/a:b", HybridVsock("/run/a:b", 1024)),
+        ("hvsock:///run/a:٣", HybridVsock("/run/a:٣", 1024)),
+        ("hvsock:///run/a:b:7", HybridVsock("/run/a:b", 7)),
+    ],
+)
+def test_what_is_read(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is no guest address"),
+        ("localhost:1024", "is no guest address"),
+        ("http://localhost", "is no guest address"),
+        ("dial://mine", "is no guest address"),
+        ("tcp:localhost", "is no guest address"),
+        ("tcp://", "host must be a name or an IP address"),
+        ("tcp://:5", "host must be a name or an IP address"),
+        ("tcp://h:65536", "from 0 to 65535"),
+        ("tcp://h:-1", "'-1' is no number"),
+        ("tcp://h:x", "'x' is no number"),
+        ("tcp://h:٣", "is no number"),
+        ("tcp://[::1", "an IPv6 address stands in brackets"),
+        ("tcp://[::1]5", "an IPv6 address stands in brackets"),
+        ("tcp://::1", "an IPv6 address stands in brackets"),
+        ("tcp://u@h:5", "host must be a name or an IP address"),
+        ("tcp://h:5/x", "only HOST:PORT may follow"),
+        ("tcp://h?x", "host must be a name or an IP address"),
+        ("tcp://h#x", "host must be a name or an IP address"),
+        ("tcp://a b", "host must be a name or an IP address"),
+        ("vsock://x", "'x' is no number"),
+        ("vsock://3:1:2", "'1:2' is no number"),
+        ("vsock://4294967296", "cid must be a whole number from 0 to 4294967295"),
+        ("vsock://3:4294967296", "port must be a whole number from 0 to 4294967295"),
+        (f"vsock://{'9' * 5000}", "is no number"),
+        ("unix://", "path must be the name of a file"),
+        ("unix:///a%00", "without a NUL"),
+        ("hvsock://", "path must be the name of a file"),
+        ("hvsock://:5", "path must be the name of a file"),
+        ("hvsock:///a:4294967296", "port must be a whole number from 0 to 4294967295"),
+        (f"unix:///{'a' * 200}", "201 bytes long"),
+    ],
+)
+def test_what_is_refused(text, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the words are looked for below)
+        parse_address(text)
+    assert words in str(caught.value)
+    assert repr(text)[1:-1][:60] in str(caught.value)
+
+
+@given(
+    st.text(max_size=30) | st.builds("{}://{}".format, st.sampled_from(list(addresses._PARSERS)), st.text(max_size=30))
+)
+def test_any_text_is_an_address_or_a_value_error(text):
+    try:
+        address = parse_address(text)
+    except ValueError as exc:
+        said = str(exc)
+    else:
+        assert parse_address(str(address)) == address
+        return
+    assert repr(text)[1:-1] in said
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 2**64, 1.0, "3", None, True])
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda number: Vsock(cid=number), "Vsock: cid"),
+        (lambda number: Vsock(port=number), "Vsock: port"),
+        (lambda number: HybridVsock("/a", number), "HybridVsock: port"),
+        (lambda number: TCP("h", number), "TCP: port"),
+    ],
+)
+def test_numbers_are_checked_when_an_address_is_made(make, field, number):
+    with pytest.raises(ValueError, match=f"{field} must be a whole number from 0 to"):
+        make(number)
+
+
+@pytest.mark.parametrize("host", ["", " h", "h ", "a/b", "[::1]", "a\0", None, 5, "a@b", "a?b", "a#b", "a b", "a\n"])
+def test_hosts_are_checked_when_an_address_is_made(host):
+    with pytest.raises(ValueError, match="TCP: host must be"):
+        TCP(host)
+
+
+@pytest.mark.parametrize("kind", [UnixSocket, VirtioSerial, HybridVsock])
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800"])
+def test_paths_are_checked_when_an_address_is_made(kind, path):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: path must be"):
+        kind(path)
+
+
+@pytest.mark.parametrize("limit", [103, 107])
+@pytest.mark.parametrize("kind", [UnixSocket, VirtioSerial, HybridVsock])
+@pytest.mark.parametrize("letter", ["a", "é", "\udcff"])
+def test_paths_that_no_socket_takes_are_refused(monkeypatch, limit, kind, letter):
+    monkeypatch.setattr(addresses, "MAX_UNIX_PATH", limit)
+    size = len(os.fsencode(letter))
+    assert kind(letter * (limit // size)).path
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: the path is \d+ bytes long, .* take {limit}; use"):
+        kind(letter * (limit // size + 1))
+
+
+def test_a_device_is_no_socket():
+    path = f"/dev/virtio-ports/{'a' * 120}"
+    assert VirtioSerial(path).path == path
+    with pytest.raises(ValueError, match="bytes long"):
+        UnixSocket(path)
+
+
+def test_paths_may_be_path_objects(tmp_path):
+    assert UnixSocket(tmp_path / "s").path == str(tmp_path / "s")
+
+
+@pytest.mark.parametrize("path", [None, 3])
+def test_what_is_no_path_is_no_name_of_one(path):
+    with pytest.raises(TypeError):
+        UnixSocket(path)
+
+
+def test_paths_as_bytes_are_refused():
+    with pytest.raises(ValueError, match="path must be"):
+        UnixSocket(b"/a")
+
+
+def test_a_dial_shows_its_label():
+    address = Dial(lambda: None, "my tunnel")
+    assert str(address) == "dial://my tunnel"
+    assert "lambda" not in repr(address)
