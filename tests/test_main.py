@@ -1,6 +1,7 @@
 """`python -m stereos_proto`."""
 
 import io
+import os
 import runpy
 import subprocess
 import sys
@@ -118,7 +119,8 @@ def test_as_a_command():
 
 
 def test_what_the_terminal_cannot_show():
-    done = command(input='{"type":"lifecycle","payload":{"state":"é"}}'.encode(), env={"PYTHONIOENCODING": "ascii"})
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = command(input='{"type":"lifecycle","payload":{"state":"é"}}'.encode(), env=env)
     assert (done.returncode, done.stdout) == (0, b"Lifecycle(state='\\xe9', message='')\n")
 
 
