@@ -157,11 +157,13 @@ class ClosesAtHalfClose(Tampered):
 class OneAtATime(Tampered):
     """Serves a second host when the first has gone."""
 
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.alive.append(self)
+
     def next_request(self):
-        self.alive[:] = [session for session in self.alive if not session.ended]
-        if self not in self.alive:
-            self.alive.append(self)
-        return super().next_request() if self.alive[0] is self else None
+        first = next(session for session in self.alive if not session.ended or session is self)
+        return super().next_request() if first is self else None
 
 
 class TakesChunksForLines(Tampered):

@@ -119,7 +119,10 @@ def test_failing_tests_do_not_show_secrets(pytester):
 
 def test_importing_the_plugin_is_light():
     """pytest imports it in every project that has us installed."""
-    code = "import pytest, sys; before = {*sys.modules}; import stereos_proto_io.pytest_plugin; print(*{*sys.modules} - before)"
+    code = (
+        "import pytest, sys; before = {*sys.modules}; "
+        "import stereos_proto_io.pytest_plugin; print(*{*sys.modules} - before)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"trio", "asyncio", "hypothesis", "stereos_proto_io.guest", "stereos_proto_io.testing", "selectors"}
     assert not heavy & {*done.stdout.split()}

@@ -105,7 +105,8 @@ class DeviceStream:
     def end(self, *, reset: bool = False) -> None:  # noqa: ARG002  (a port knows no reset)
         """Let `receive` and `send` return in every thread."""
         self._over.set()
-        self._wake.send(b"!")
+        with suppress(OSError):  # it is closed already, so nobody waits
+            self._wake.send(b"!")
 
     def close(self) -> None:
         """Give the descriptors back."""

@@ -200,7 +200,7 @@ class GuestSession:
 
     def push(self, notification: Lifecycle) -> bool:
         """Send `notification` after what is queued. False, and nothing sent, if the queue is full or ended."""
-        if self._buffered >= MAX_BUFFERED or self.ended or self._silent:
+        if self._buffered >= MAX_BUFFERED or self._closed or self._silent:
             return False
         self._queue([self._connection.send(notification)])
         return True
