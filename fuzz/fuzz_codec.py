@@ -11,7 +11,7 @@ from stereos_proto._tolerant import read_tolerantly
 
 from . import oracle
 from .secrecy import check_silent
-from .source import split
+from .source import raised, split
 
 HEAD = 1
 BODY = "line"
@@ -56,12 +56,13 @@ def as_read(result: Message | Exception) -> oracle.Read:
 
 def check_stable(message: Message, sender: Role) -> None:
     """What was read can be written, and is the same when it is read again. Only numbers may be beyond us."""
-    try:
-        line = encode(message)
-    except LocalProtocolError as exc:
+    refused = raised(encode, message)
+    if refused:
+        assert type(refused) is LocalProtocolError
         assert isinstance(message, (CustomRequest, UnknownMessage))
-        assert "number" in str(exc) or "bytes long" in str(exc)
+        assert "number" in str(refused) or "bytes long" in str(refused)
         return
+    line = encode(message)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     again = decode(line, sender=sender)

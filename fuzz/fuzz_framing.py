@@ -17,7 +17,7 @@ def check(data: bytes) -> None:
     head, stream = split(data, HEAD)
     limit = LIMITS[head[0] % len(LIMITS)]
     expected = oracle.lines(stream, limit, ended=True)
-    for seed in (0, 1, 2 + int.from_bytes(head[1:3], "big")):
+    for seed in (0, 2 + int.from_bytes(head[1:3], "big"), 1 if len(stream) < 150 else 2):
         assert played(stream, limit, seed, kind=head[3] % 3) == expected
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
+from functools import partial
 from typing import Any
 
 from stereos_proto import InjectSecret, JcardError, LocalProtocolError, Mount, ProvisionPlan, SetConfig, load_jcard
 from stereos_proto._toml import statements, without_table
 
 from .secrecy import SENTINEL, shown
-from .source import split
+from .source import raised, split
 
 HEAD = 1
 BODY = "toml"
@@ -25,12 +27,13 @@ def check(data: bytes) -> None:
         document: dict[str, Any] | None = tomllib.loads(text, parse_float=str)
     except (ValueError, RecursionError):
         document = None
-    try:
-        plan = load_jcard(text, env=ENVIRONMENT)
-    except (JcardError, LocalProtocolError) as exc:
-        if SENTINEL not in str(names(document)):
-            assert SENTINEL not in shown(exc)
+    load = partial(load_jcard, text, env=ENVIRONMENT)
+    error = raised(load)
+    if error:
+        assert type(error) in (JcardError, LocalProtocolError)
+        assert SENTINEL not in shown(error) or SENTINEL in str(names(document))
         return
+    plan = load()
     assert document is not None
     check_plan(plan, document)
     check_cut(text, plan, document)
@@ -70,6 +73,6 @@ def check_cut(text: str, plan: ProvisionPlan, document: dict[str, Any]) -> None:
     if "secrets" not in document:
         assert config == text
     places = statements(text)
-    assert all(one.end <= two.start for one, two in zip(places, places[1:], strict=False))
+    assert all(one.end <= two.start for one, two in itertools.pairwise(places))
     rest = iter(text)
     assert all(character in rest for character in config)

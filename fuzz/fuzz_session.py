@@ -34,7 +34,7 @@ from stereos_proto_io._session import Call, Session
 from . import oracle
 from .fuzz_codec import as_read
 from .secrecy import SENTINEL, shown
-from .source import Choices, split
+from .source import Choices, raised, split
 
 HEAD = 2
 BODY = "operations"
@@ -79,18 +79,14 @@ class Play:
 
     def start(self, _choices: Choices, *requests: Request) -> None:
         """Ask for something."""
-        first = len(self.calls)
-        try:
-            if len(requests) == 1:
-                self.calls.append(self.session.start(requests[0]))
-            else:
-                self.calls += self.session.start_many(requests)
-        except ConnectionLost as exc:
-            assert self.session.ended
-            assert SENTINEL not in shown(exc)
-            assert len(self.calls) == first
+        if self.session.ended:
+            error = raised(self.session.start, requests[0])
+            assert type(error) is ConnectionLost
+            assert SENTINEL not in shown(error)
+        elif len(requests) == 1:
+            self.calls.append(self.session.start(requests[0]))
         else:
-            assert not self.ended
+            self.calls += self.session.start_many(requests)
 
     def mount(self, choices: Choices) -> None:
         """Ask for a mount that tells itself from all others."""
@@ -107,10 +103,9 @@ class Play:
     def refused(self, _choices: Choices) -> None:
         """Ask for what cannot be sent, among what can."""
         before = self.session.connection.pending, self.session.wants_write
-        try:
-            self.session.start_many([Ping(), SetConfig(SENTINEL + "\udc80")])
-        except (LocalProtocolError, ConnectionLost) as exc:
-            assert SENTINEL not in shown(exc)
+        error = raised(self.session.start_many, [Ping(), SetConfig(SENTINEL + "\udc80")])
+        assert isinstance(error, LocalProtocolError) or (self.session.ended and isinstance(error, ConnectionLost))
+        assert SENTINEL not in shown(error)
         assert (self.session.connection.pending, self.session.wants_write) == before
 
     def write(self, choices: Choices) -> None:

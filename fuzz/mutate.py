@@ -25,11 +25,12 @@ NAMES: Final = sorted(
 STRINGS: Final = ["", SENTINEL, "a", "ready", "booting", "shutdown", "\x00", "\n", "é", "\u2028", "😀", '"\\', "x" * 70]
 STRINGS += TYPES[:11]
 #: Texts that are written as they are: values, and what is none.
-RAW: Final = (
-    "null true false 0 -0 1 -1 1.0 1e2 0.0 4294967295 4294967296 9223372036854775807 9223372036854775808 "
-    "-9223372036854775808 -9223372036854775809 1e400 00 01 1. .5 +1 NaN Infinity tru nul [] {} [null] [{}] [[[[]]]] "
-    '"\\ud800" "\\udc00\\ud83d" "\\ud83d\\ude00" "\\u0000" "\\x" "\\u12" " '
-).split()
+RAW: Final = [
+    *("null", "true", "false", "0", "-0", "1", "-1", "1.0", "1e2", "0.0", "4294967295", "4294967296"),
+    *("9223372036854775807", "9223372036854775808", "-9223372036854775808", "-9223372036854775809", "1e400"),
+    *("00", "01", "1.", ".5", "+1", "NaN", "Infinity", "tru", "nul", "[]", "{}", "[null]", "[{}]", "[[[[]]]]"),
+    *(r'"\ud800"', r'"\udc00\ud83d"', r'"\ud83d\ude00"', r'"\u0000"', r'"\x"', r'"\u12"', '"'),
+]
 SPACES: Final = ["", " ", "\t", "  ", "\r", "\u00a0", "\x0c", "\ufeff"]
 BYTES: Final = [
     b"\xff",
@@ -137,7 +138,7 @@ def message(rng: random.Random) -> Pairs:
     type_ = rng.choice([*oracle.PAYLOADS[sender]])
     payload = Pairs((name, value(rng, kind)) for name, kind in oracle.PAYLOADS[sender][type_].items())
     if type_ == "ack" and rng.random() < 0.9:
-        payload[0] = ("reply_to", rng.choice(TYPES[2:7] + ["", "sync:1"]))
+        payload[0] = ("reply_to", rng.choice([*TYPES[2:7], "", "sync:1"]))
     result = Pairs([("type", type_)])
     if payload or rng.random() < 0.2:
         result.append(("payload", payload))

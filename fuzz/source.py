@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from stereos_proto import StereosError
 
 
 def split(data: bytes, size: int) -> tuple[bytes, bytes]:
@@ -23,6 +26,15 @@ def cut(stream: bytes, seed: int) -> Iterator[bytes]:
         size = 1 + (state >> 16) % (3 if state & 0x1000 else 40)
         yield stream[start : start + size]
         start += size
+
+
+def raised(function: Callable[..., Any], *args: Any) -> StereosError | None:
+    """What `function(*args)` raises, without its traceback, which would be a cycle. Only our own errors are caught."""
+    try:
+        function(*args)
+    except StereosError as exc:
+        return exc.with_traceback(None)
+    return None
 
 
 class Choices:

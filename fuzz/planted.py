@@ -1,0 +1,270 @@
+"""Deliberate faults: each must be found by the tests and by the fuzzers, else these are worth nothing.
+
+A fault is a change of one place in the source. It is planted in a copy of `src`, which PYTHONPATH puts before
+the real one. `python -m fuzz.planted [NAME ...]` prints which tool finds what, as a table for README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CORE, IO = "stereos_proto", "stereos_proto_io"
+
+
+class Fault(NamedTuple):
+    """`old` stands once in `file` and becomes `new`; `harness` is the one that should see it."""
+
+    file: str
+    old: str
+    new: str
+    harness: str
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    "limit off by one": Fault(
+        f"{CORE}/_framing.py", "if end - start >= self._limit:", "if end - start > self._limit:", "framing"
+    ),
+    "open line off by one": Fault(
+        f"{CORE}/_framing.py", "if size - start >= self._limit:", "if size - start > self._limit:", "framing"
+    ),
+    "carriage return not counted": Fault(
+        f"{CORE}/_framing.py",
+        "if end - start >= self._limit:",
+        'if end - start - (buffer[end - 1 : end] == b"\\r") >= self._limit:',
+        "framing",
+    ),
+    "every carriage return stripped": Fault(
+        f"{CORE}/_framing.py",
+        "if end > start and buffer[end - 1] == 13:",
+        "while end > start and buffer[end - 1] == 13:",
+        "framing",
+    ),
+    "search offset kept over a cut": Fault(f"{CORE}/_framing.py", "        self._searched -= start\n", "", "framing"),
+    "search offset one too far": Fault(
+        f"{CORE}/_framing.py",
+        "self._searched = size = len(buffer)",
+        "size = len(buffer)\n                self._searched = size + 1",
+        "framing",
+    ),
+    "last line lost": Fault(
+        f"{CORE}/_framing.py", "if not self._eof or start == size:", "if start <= size:", "framing"
+    ),
+    "slot dropped on cancel": Fault(
+        f"{IO}/_session.py",
+        "        elif call.start < self._written < call.end:\n",
+        "        elif call in self._sent:\n            self._sent.remove(call)\n        elif call.end == 0:\n",
+        "session",
+    ),
+    "late reply delivered": Fault(
+        f"{IO}/_session.py",
+        "        if self.outcome is None:\n            self.outcome = outcome\n",
+        "        if True:\n            self.outcome = outcome\n",
+        "session",
+    ),
+    "torn write goes on": Fault(
+        f"{IO}/_session.py",
+        "elif call.start < self._written < call.end:",
+        "elif call.start < self._written < call.start:",
+        "session",
+    ),
+    "withdrawn call is sent": Fault(
+        f"{IO}/_session.py", "            self._waiting.remove(call)\n", "            pass\n", "session"
+    ),
+    "reply_to ignored": Fault(
+        f"{CORE}/_state.py",
+        "return expected is Ack and reply.reply_to == request.type",
+        "return expected is Ack",
+        "connection",
+    ),
+    "refusal of another type taken": Fault(
+        f"{CORE}/_state.py", 'return reply.reply_to in (request.type, "")', "return True", "connection"
+    ),
+    "notification settles a call": Fault(
+        f"{CORE}/_state.py",
+        "self._answered_by(message) if kind is _REPLY else None",
+        "self._answered_by(message) if kind is _REPLY else self.pending.popleft() if self.pending else None",
+        "connection",
+    ),
+    "newest request answered first": Fault(
+        f"{CORE}/_state.py", "return pending.popleft()", "return pending.pop()", "connection"
+    ),
+    "pending not bounded": Fault(
+        f"{CORE}/_connection.py",
+        "len(self._conversation.pending) >= self._max_pending",
+        "len(self._conversation.pending) > self._max_pending",
+        "connection",
+    ),
+    "error forgotten": Fault(f"{CORE}/_connection.py", "        self._error = error\n", "", "connection"),
+    "malformed line of the guest survived": Fault(
+        f"{CORE}/_connection.py",
+        "        if self._is_host:\n            # It could",
+        "        if self._is_host and not isinstance(error, MalformedLine):\n            # It could",
+        "connection",
+    ),
+    "null is an error": Fault(
+        f"{CORE}/_tolerant.py",
+        "        if value is None:\n            return zeros[name]\n",
+        "",
+        "codec",
+    ),
+    "true is a number": Fault(
+        f"{CORE}/_tolerant.py", "if type(value) not in (int, NegativeZero):", "if not isinstance(value, int):", "codec"
+    ),
+    "minus zero is unsigned": Fault(
+        f"{CORE}/_tolerant.py",
+        "    if type(value) is not int:\n",
+        "    if not isinstance(value, int) or isinstance(value, bool):\n",
+        "codec",
+    ),
+    "range off by one": Fault(
+        f"{CORE}/_tolerant.py", "if not low <= value <= high:", "if not low <= value <= high + 1:", "codec"
+    ),
+    "first duplicate wins": Fault(
+        f"{CORE}/_json.py", "            self[clean] = value\n", "            self.setdefault(clean, value)\n", "codec"
+    ),
+    "lone surrogates kept": Fault(
+        f"{CORE}/_json.py",
+        'return text if text.isascii() else _LONE_SURROGATE.sub("\\ufffd", text)',
+        "return text",
+        "codec",
+    ),
+    "depth of a kept value not checked": Fault(
+        f"{CORE}/_json.py",
+        "        if depth > MAX_KEPT_NESTING:\n",
+        "        if depth > MAX_KEPT_NESTING * 4:\n",
+        "codec",
+    ),
+    "value in an error": Fault(
+        f"{CORE}/_tolerant.py",
+        'raise _mismatch("true or false", value)',
+        'raise Unfit(f"must be true or false, not {value!r}")',
+        "codec",
+    ),
+    "line in an error": Fault(
+        f"{CORE}/_tolerant.py",
+        "line that is not JSON: {exc.reason}",
+        "line that is not JSON: {exc.reason} in {line!r}",
+        "codec",
+    ),
+    "handshake takes any word": Fault(
+        f"{CORE}/_preamble.py", 'if word != b"OK" or not number.isdigit():', "if not number.isdigit():", "preamble"
+    ),
+    "bytes after the handshake lost": Fault(
+        f"{CORE}/_preamble.py",
+        "        del self._buffer[: end + 1]\n        self._done",
+        "        del self._buffer[: end + 2]\n        self._done",
+        "preamble",
+    ),
+    "any ack ends a resynchronisation": Fault(
+        f"{CORE}/_preamble.py",
+        "return isinstance(message, Ack) and message.reply_to == self._type",
+        "return isinstance(message, Ack)",
+        "preamble",
+    ),
+    "comments of a removed table kept": Fault(
+        f"{CORE}/_toml.py", "_comment_above(gap) if inside else gap", "gap", "jcard"
+    ),
+    "secret quoted in an error": Fault(
+        f"{CORE}/_jcard.py",
+        'self._error(f"no TOML: {_anonymous(reason)}", line)',
+        'self._error(f"no TOML: {reason} in {self._text}", line)',
+        "jcard",
+    ),
+}
+#: Those of the list that the tests of the suite are asked about; the fuzzers' own replay is not among them.
+SUITE: Final = ("tests", "--ignore=tests/test_fuzz_corpus.py", "--ignore=tests/vm")
+SECONDS: Final = 60
+
+
+@contextmanager
+def planted(name: str) -> Iterator[dict[str, str]]:
+    """An environment in which Python imports the library with one fault."""
+    fault = FAULTS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        path = source / fault.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(fault.old) != 1:
+            raise ValueError(f"{name}: the place is there {text.count(fault.old)} times in {fault.file}")
+        path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+        yield {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run(environment: dict[str, str], *command: str) -> tuple[int, str]:
+    """The exit code and the output of a module."""
+    done = subprocess.run(
+        (sys.executable, "-m", *command),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def by_suite(environment: dict[str, str], fault: Fault) -> str:
+    """The first test that fails: in the module's own file, else anywhere."""
+    own = ROOT / "tests" / f"test_{Path(fault.file).stem.strip('_')}.py"
+    targets = [(str(own),), SUITE] if own.exists() else [SUITE]
+    for target in targets:
+        code, output = run(environment, "pytest", "-x", "-q", "--no-header", "-m", "not vm", *target)
+        failed = re.search(r"(?:FAILED|ERROR) (?:tests/)?(\S+)", output)
+        if code and failed:
+            return failed[1].split("[")[0].replace(".py::", ": ")
+    return "**not found**"
+
+
+def by_fuzzer(environment: dict[str, str], fault: Fault, mode: str) -> str:
+    """How many executions a fuzzer needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = [fault.harness, "--seconds", str(SECONDS), "--mode", mode, "--seed", "1"]
+        options += ["--corpus", f"{folder}/corpus", "--artifacts", f"{folder}/artifacts"]
+        if mode == "raw":
+            options.append("--no-seeds")
+        code, output = run(environment, "fuzz.run", *options)
+    executed = re.search(r"number_of_executed_units: (\d+)", output) or re.search(r"#(\d+)\s+(?!.*#\d)", output)
+    number = executed[1] if executed else "?"
+    if not code:
+        return f"no ({number})"
+    last = re.findall(r"^#(\d+)\s", output, re.MULTILINE)
+    return f"yes, before {int(last[-1]) * 2 if last else 'the first'}" if not executed else f"yes, {number}"
+
+
+def main() -> int:
+    """Print the table; return 1 when something was missed."""
+    parser = argparse.ArgumentParser(prog="fuzz.planted")
+    parser.add_argument("names", nargs="*", default=[*FAULTS])
+    parser.add_argument("--no-suite", action="store_true")
+    options = parser.parse_args()
+    missed = 0
+    print(
+        "| fault | harness | tests | structured, 60 s | raw bytes from nothing, 60 s |\n|---|---|---|---|---|",
+        flush=True,
+    )
+    for name in options.names:
+        fault = FAULTS[name]
+        with planted(name) as environment:
+            suite = "" if options.no_suite else by_suite(environment, fault)
+            structured, raw = (by_fuzzer(environment, fault, mode) for mode in ("structured", "raw"))
+        missed += suite.startswith("*") or structured.startswith("no")
+        print(f"| {name} | {fault.harness} | {suite} | {structured} | {raw} |", flush=True)
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+# make fuzz SECONDS=600                       each harness for ten minutes
+# make soak MINUTES=60 DRIVER=trio SEED=7     an hour of random conversations
+# make mutation ARGS=_framing                 one module only
+
+SECONDS ?= 60
+MINUTES ?= 2
+SEED ?= 1
+DRIVER ?= asyncio trio blocking
+
+FUZZ := $(VENV)/.fuzz-$(STAMP)
+
+.PHONY: fuzz soak mutation planted
+
+# Its recipe is with the other everyday targets.
+fuzz: $(FUZZ)
+fuzz: ARGS += --seconds $(SECONDS)
+
+soak: $(DEV) ## hold random conversations with faults against the simulator, and see that nothing leaks
+	@set -e; for driver in $(DRIVER); do \
+		$(BIN)/python -m fuzz.soak --driver $$driver --minutes $(MINUTES) --seed $(SEED) $(ARGS); done
+
+mutation: $(DEV) ## change the core bit by bit, and see that a test fails each time
+	@$(BIN)/python -m fuzz.mutation $(ARGS)
+
+planted: $(FUZZ) ## put deliberate faults into the core, and see which tool finds them
+	@$(BIN)/python -m fuzz.planted $(ARGS)
+
+$(FUZZ): $(DEV) fuzz/targets.mk
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	@touch $@
