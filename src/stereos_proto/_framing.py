@@ -82,8 +82,8 @@ class LineReader:
             if end > start and buffer[end - 1] == 13:
                 end -= 1
             if end > start:
-                line = buffer[start:end]
-                return line if type(line) is bytes else bytes(line)
+                # Slicing a bytearray makes a bytearray: a copy more than is needed.
+                return buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
 
     @property
     def ends_open(self) -> bool:
