@@ -184,13 +184,17 @@ def requirements_table() -> str:
 
 
 def error_classes() -> dict[str, type[StereosError]]:
-    """The errors that are exported, bases first."""
+    """The errors that are exported, each below its base."""
     exported = {
         name: getattr(stereos_proto, name)
         for name in stereos_proto.__all__
         if inspect.isclass(getattr(stereos_proto, name)) and issubclass(getattr(stereos_proto, name), StereosError)
     }
-    return dict(sorted(exported.items(), key=lambda item: [cls.__name__ for cls in reversed(item[1].__mro__)]))
+
+    def ancestry(item: tuple[str, type[StereosError]]) -> list[str]:
+        return [cls.__name__ for cls in reversed(item[1].__mro__) if issubclass(cls, StereosError)]
+
+    return dict(sorted(exported.items(), key=ancestry))
 
 
 def errors_list() -> str:
@@ -200,9 +204,9 @@ def errors_list() -> str:
         raise ValueError(f"remedies.py and the exported errors differ: {set(classes) ^ set(REMEDIES)}")
     parts = []
     for name, cls in classes.items():
-        bases = " and ".join(f"`{base.__name__}`" for base in cls.__bases__)
+        bases = " and ".join(f"{{py:obj}}`{base.__name__}`" for base in cls.__bases__)
         cause, remedy = REMEDIES[name]
-        parts.append(f"### {name}\n\n*is a {bases}*\n\n{summary(cls)}\n\n**Cause.** {cause}\n\n**Remedy.** {remedy}\n")
+        parts.append(f"### {name}\n\nBase: {bases}\n\n**Cause.** {cause}\n\n**Remedy.** {remedy}\n")
     return "\n".join(parts)
 
 
