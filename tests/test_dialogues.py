@@ -1,0 +1,319 @@
+"""Dialogues, driven by hand: what they ask for, and what they make of every answer."""
+
+import itertools
+
+import pytest
+
+from stereos_proto import (
+    Ack,
+    AgentStatus,
+    ConnectError,
+    ConnectionLost,
+    GetHealth,
+    Health,
+    InjectSecret,
+    LifecycleState,
+    Mount,
+    NotReady,
+    OutcomeUnknown,
+    ProvisionPlan,
+    RemoteProtocolError,
+    RequestFailed,
+    RequestTimeout,
+    SetConfig,
+    Shutdown,
+    StepStatus,
+    StereosError,
+)
+from stereos_proto.dialogues import (
+    Backoff,
+    Connect,
+    ReadyWait,
+    Send,
+    SendMany,
+    Sleep,
+    WaitProgress,
+    provision,
+    shut_down,
+    wait_ready,
+)
+
+BOOTING, READY, DOWN = Health("booting"), Health("ready"), Health("shutdown")
+LOST = ConnectionLost("the guest closed the connection")
+LATE = RequestTimeout("no answer", sent=True)
+NOT_YET = ConnectError("nobody listens there yet")
+NEVER = ConnectError("permission denied", retryable=False)
+REFUSED = Ack("get_health", False, "busy")
+OLD = Ack("get_health", False, "unknown message type: get_health")
+NONSENSE = RemoteProtocolError("nonsense")
+
+
+def answer(dialogue, result):
+    return dialogue.throw(result) if isinstance(result, Exception) else dialogue.send(result)
+
+
+def run(dialogue, results):
+    """Resume with each of `results`; return what was asked for, and the result or the error."""
+    asked = [next(dialogue)]
+    try:
+        for result in results:
+            asked.append(answer(dialogue, result))
+    except StopIteration as stop:
+        return asked, stop.value
+    except StereosError as exc:
+        return asked, exc
+    return asked, None
+
+
+# -- waiting ---------------------------------------------------------------------------------------------------
+
+
+def test_a_guest_that_is_ready_costs_one_question():
+    assert run(wait_ready(), [READY]) == ([Send(GetHealth(), None)], READY)
+
+
+def test_with_redial_a_try_is_bounded():
+    asked, result = run(wait_ready(ReadyWait(attempt_timeout=3.0), redial=True), [None, READY])
+    assert asked == [Connect(3.0), Send(GetHealth(), 3.0)]
+    assert result is READY
+
+
+#: What a try may end in: the reply or error, and what comes of it without and with redial.
+GO_ON, RAISED, OVER, GIVES_UP, DIALS = "goes on", "raised", "over", "gives up", "dials"
+PROBES = [
+    (BOOTING, GO_ON, GO_ON),
+    (Health("degraded"), GO_ON, GO_ON),
+    (Health("a state of tomorrow"), GO_ON, GO_ON),
+    (REFUSED, GO_ON, GO_ON),
+    (READY, OVER, OVER),
+    (Health("healthy"), OVER, OVER),
+    (DOWN, GIVES_UP, GIVES_UP),
+    (OLD, GIVES_UP, GIVES_UP),
+    (LOST, RAISED, DIALS),
+    (LATE, RAISED, DIALS),
+    (OutcomeUnknown("gone"), RAISED, DIALS),
+    (NONSENSE, RAISED, RAISED),
+]
+
+
+@pytest.mark.parametrize("redial", [False, True])
+@pytest.mark.parametrize("history", [*itertools.product(PROBES, repeat=1), *itertools.product(PROBES, repeat=2)])
+def test_every_sequence_of_probes(history, redial):
+    wait = ReadyWait()
+    dialogue = wait.run(redial=redial)
+    action = next(dialogue)
+    tries = 0
+    for probe, plain, dialled in history:
+        if isinstance(action, Connect):
+            action = dialogue.send(None)
+        assert action == Send(GetHealth(), wait.attempt_timeout if redial else None)
+        fate = dialled if redial else plain
+        counted = probe is not NONSENSE
+        tries += counted
+        if fate in (GO_ON, DIALS):
+            pause = answer(dialogue, probe)
+            assert isinstance(pause, Sleep)
+            action = dialogue.send(None)
+            assert type(action) is (Connect if fate == DIALS else Send)
+        elif fate == OVER:
+            with pytest.raises(StopIteration) as stop:
+                answer(dialogue, probe)
+            assert stop.value.value is probe
+        elif fate == RAISED:
+            with pytest.raises(type(probe)) as caught:
+                answer(dialogue, probe)
+            assert caught.value is probe
+        else:
+            with pytest.raises(NotReady) as caught:
+                answer(dialogue, probe)
+            assert caught.value.tries == tries
+            assert caught.value.last_state == wait.progress.state
+            assert caught.value.last_error is wait.progress.error
+        assert wait.progress.tries == tries
+        if fate not in (GO_ON, DIALS):
+            return
+
+
+@pytest.mark.parametrize("error", [NOT_YET, LATE, LOST])
+def test_a_dial_that_fails_is_tried_again(error):
+    wait = ReadyWait()
+    asked, result = run(wait.run(redial=True), [error, None, error, None, None, READY])
+    assert [type(action) for action in asked] == [Connect, Sleep, Connect, Sleep, Connect, Send]
+    assert result is READY
+    assert wait.progress == WaitProgress(3, READY, None)
+
+
+def test_a_dial_that_can_never_work_ends_the_wait():
+    wait = ReadyWait()
+    asked, result = run(wait.run(redial=True), [NEVER])
+    assert asked == [Connect(5.0)]
+    assert result is NEVER
+    assert wait.progress.error is NEVER
+
+
+# -- what is waited for ----------------------------------------------------------------------------------------
+
+AGENTS = (AgentStatus("a", True), AgentStatus("b", False), AgentStatus("c", True))
+
+
+@pytest.mark.parametrize(
+    ("agents", "state", "over"),
+    [
+        (["a"], "booting", True),
+        (["a", "c"], "degraded", True),
+        ({"c", "a"}, LifecycleState.READY, True),
+        (["b"], "healthy", False),
+        (["a", "b"], "healthy", False),
+        (["d"], "healthy", False),
+    ],
+)
+def test_named_agents_must_run_whatever_the_state(agents, state, over):
+    health = Health(state, AGENTS)
+    _, result = run(ReadyWait(agents=agents).run(redial=False), [health])
+    assert (result is health) is over
+
+
+@pytest.mark.parametrize("state", [*LifecycleState, "a state of tomorrow"])
+def test_other_states_may_be_waited_for(state):
+    health = Health(state)
+    assert run(ReadyWait(states=[state]).run(redial=False), [health])[1] is health
+    assert run(ReadyWait(states=["another"]).run(redial=False), [health])[1] is not health
+
+
+def test_a_guest_that_shuts_down_will_not_run_its_agents():
+    _, error = run(ReadyWait(agents=["b"]).run(redial=False), [BOOTING, None, DOWN])
+    assert isinstance(error, NotReady)
+    assert str(error) == "the guest is not ready: it is shutting down (2 tries, last state shutdown)"
+    assert (error.last_state, error.last_error, error.tries) == ("shutdown", None, 2)
+
+
+def test_an_old_guest_is_told_apart():
+    _, error = run(wait_ready(), [OLD])
+    assert "does not know get_health; ask an old guest with ping" in str(error)
+    assert isinstance(error.last_error, RequestFailed)
+    assert error.last_state is None
+
+
+def test_the_last_state_outlives_an_error():
+    wait = ReadyWait()
+    run(wait.run(redial=True), [None, BOOTING, None, LOST])
+    assert wait.progress == WaitProgress(2, BOOTING, LOST)
+    error = wait.progress.not_ready("60 s have passed")
+    assert (error.last_state, error.last_error, error.tries) == ("booting", LOST, 2)
+    assert str(error) == (
+        "the guest is not ready: 60 s have passed (2 tries, last state booting, "
+        "last error: the guest closed the connection)"
+    )
+
+
+def test_progress_in_words():
+    assert str(WaitProgress()) == "0 tries, it never reported a state"
+    assert str(WaitProgress(1, None, NOT_YET)) == (
+        "1 try, it never reported a state, last error: nobody listens there yet"
+    )
+
+
+def test_progress_is_told_after_each_try():
+    seen = []
+    wait = ReadyWait(on_progress=seen.append)
+    run(wait.run(redial=True), [NOT_YET, None, None, BOOTING, None, LOST, None, None, READY])
+    assert seen == [
+        WaitProgress(1, None, NOT_YET),
+        WaitProgress(2, BOOTING, None),
+        WaitProgress(3, BOOTING, LOST),
+        WaitProgress(4, READY, None),
+    ]
+    assert wait.progress is seen[-1]
+
+
+# -- how long between tries ------------------------------------------------------------------------------------
+
+
+def pauses(asked):
+    return [action.seconds for action in asked if isinstance(action, Sleep)]
+
+
+def test_the_pauses_double_up_to_a_second():
+    assert list(itertools.islice(Backoff().delays(), 8)) == [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_jitter_changes_a_pause_and_not_the_next():
+    delays = Backoff(first=1, factor=3, maximum=20, jitter=lambda delay: delay / 2).delays()
+    assert list(itertools.islice(delays, 5)) == [0.5, 1.5, 4.5, 10, 10]
+    assert next(Backoff(first=5, maximum=2).delays()) == 2
+
+
+def test_pauses_grow_while_nothing_moves_and_start_again_when_it_does():
+    asked, _ = run(
+        wait_ready(redial=True),
+        # The first error and the first state move something, and so does each change after that.
+        [NOT_YET, None, NOT_YET, None, NOT_YET, None, None, BOOTING, None, BOOTING, None, BOOTING, None,
+         Health("degraded"), None, LATE, None, LATE],
+    )  # fmt: skip
+    assert pauses(asked) == [0.025, 0.05, 0.1, 0.025, 0.05, 0.1, 0.025, 0.025, 0.05]
+
+
+@pytest.mark.parametrize("field", ["first", "factor", "maximum"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_backoff_that_could_spin_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be more than 0"):
+        Backoff(**{field: value})
+
+
+def test_a_try_that_takes_no_time_is_refused():
+    with pytest.raises(ValueError, match="attempt_timeout must be more than 0"):
+        ReadyWait(attempt_timeout=0)
+
+
+# -- provisioning ----------------------------------------------------------------------------------------------
+
+MOUNT, SECRET = Mount("share0", "/a", "9p"), InjectSecret("A", "v")
+PLAN = ProvisionPlan([MOUNT], [SECRET], config="c")
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_plan_goes_out_in_one_flight_and_in_order(told):
+    steps = []
+    dialogue = provision(PLAN, on_step=steps.append if told else None)
+    action = next(dialogue)
+    assert isinstance(action, SendMany)
+    assert action.messages == (MOUNT, SECRET, SetConfig("c"))
+    outcomes = [Ack("mount", True), Ack("inject_secret", False, "no"), OutcomeUnknown("gone")]
+    for index in (1, 0, 2):
+        action.on_outcome(index, outcomes[index])
+    with pytest.raises(StopIteration) as stop:
+        dialogue.send(outcomes)
+    report = stop.value.value
+    statuses = [StepStatus.DONE, StepStatus.REFUSED, StepStatus.UNKNOWN]
+    assert [step.status for step in report.steps] == statuses
+    assert [step.request for step in report.steps] == list(action.messages)
+    assert [step.status for step in steps] == ([statuses[1], statuses[0], statuses[2]] if told else [])
+
+
+# -- shutting down ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answered", "expected"),
+    [
+        (Ack("shutdown", True), Ack("shutdown", True)),
+        (OutcomeUnknown("gone", request=Shutdown("x"), unanswered=[Shutdown("x")]), None),
+        (ConnectionLost("gone", unanswered=[GetHealth(), Shutdown("x")]), None),
+    ],
+)
+def test_a_shutdown_that_was_heard(answered, expected):
+    asked, result = run(shut_down("x"), [answered])
+    assert asked == [Send(Shutdown("x"), None)]
+    assert result == expected
+    assert not isinstance(result, Exception)
+
+
+@pytest.mark.parametrize("error", [LOST, ConnectionLost("gone", unanswered=[GetHealth()]), LATE, NONSENSE])
+def test_a_shutdown_that_was_not_heard(error):
+    assert run(shut_down("x"), [error])[1] is error
+
+
+def test_a_shutdown_that_is_refused():
+    _, error = run(shut_down(), [Ack("shutdown", False, "no")])
+    assert isinstance(error, RequestFailed)
+    assert (error.request, error.error) == (Shutdown(), "no")
