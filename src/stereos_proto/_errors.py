@@ -47,11 +47,11 @@ class ProtocolError(StereosError):
 
 
 class LocalProtocolError(ProtocolError, ValueError):
-    """You asked for something that the protocol forbids. Nothing was sent and no state has changed."""
+    """You asked for something that the protocol forbids (§1 to §5). Nothing was sent and no state has changed."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent something that the protocol forbids. The connection cannot go on."""
+    """The peer sent something that the protocol forbids (§1 to §4). The connection cannot go on."""
 
 
 class LineTooLong(RemoteProtocolError):
@@ -135,7 +135,7 @@ class PreambleError(RemoteProtocolError):
 
 
 class ConnectError(StereosError):
-    """No connection to the guest could be made.
+    """No connection to the guest could be made (§8).
 
     The text names the address; the operating system's error is chained. `retryable` is False when trying
     again cannot help (no such address family, a path too long, no permission).
@@ -147,7 +147,7 @@ class ConnectError(StereosError):
 
 
 class ConnectionLost(StereosError):
-    """The connection ended before the reply came, or before the request could be sent.
+    """The connection ended before the reply came, or before the request could be sent (§1).
 
     `unanswered` are the requests that were still waiting, oldest first.
     """
@@ -158,7 +158,7 @@ class ConnectionLost(StereosError):
 
 
 class OutcomeUnknown(ConnectionLost):
-    """The connection ended after `request` was sent and before its reply: it may or may not have been done.
+    """The connection ended after `request` was sent and before its reply: it may or may not have been done (§6).
 
     Only raised for requests that change something in the guest; a lost `ping` or `get_health` is a plain
     `ConnectionLost` and is safe to repeat.
@@ -170,7 +170,7 @@ class OutcomeUnknown(ConnectionLost):
 
 
 class RequestFailed(StereosError):
-    """The guest read the request and said no. `error` is the guest's own sentence.
+    """The guest read the request and said no (§3). `error` is the guest's own sentence.
 
     Should the guest quote a secret that the request carried, it is blotted out here.
     """
@@ -186,7 +186,7 @@ class RequestFailed(StereosError):
 
 
 class RequestTimeout(StereosError, TimeoutError):
-    """The reply did not come in time.
+    """The reply did not come in time (§3).
 
     `sent` tells whether the request had left: if it had, the guest may still carry it out, and the reply, if
     it comes, is swallowed. If it had not, nothing happened.
@@ -199,7 +199,7 @@ class RequestTimeout(StereosError, TimeoutError):
 
 
 class NotReady(StereosError):
-    """The guest did not get ready: the deadline passed, or it said that it is shutting down.
+    """The guest did not get ready (§6): the deadline passed, or it said that it is shutting down.
 
     `last_state` is the last state that it reported (None: it never did), `last_error` the last error that a
     try ended in, `tries` the number of probes.

@@ -20,7 +20,7 @@ from ._toml import Path, statements, without_table
 
 
 class JcardError(StereosError, ValueError):
-    """A jcard.toml cannot be used. The text names file, line and key, and never a value.
+    """A jcard.toml cannot be used (§10). The text names file, line and key, and never a value.
 
     `line` is 1-based, 0 where there is none; `key` is the path of the key, "" for the whole file.
     """

@@ -17,7 +17,7 @@ from ._registry import Role
 
 
 class Preamble(Protocol):
-    """What the two preambles have in common."""
+    """What the two preambles have in common (§8, §9)."""
 
     @property
     def done(self) -> bool:

@@ -41,7 +41,7 @@ def _only(cls: type) -> Callable[[Any, attrs.Attribute[Any], tuple[Any, ...]], N
 
 @attrs.frozen
 class ProvisionPlan:
-    """What a guest is to be given. `config` is the text of its jcard.toml, None to leave it alone.
+    """What a guest is to be given (§6). `config` is the text of its jcard.toml, None to leave it alone.
 
     `agents` are the names of the agents that the config starts: what to wait for afterwards.
 
@@ -85,7 +85,7 @@ class ProvisionPlan:
 
 
 class StepStatus(Enum):
-    """How a step went. `UNKNOWN`: it was sent, and the connection ended before the reply."""
+    """How a step went (§6). `UNKNOWN`: it was sent, and the connection ended before the reply."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -95,7 +95,7 @@ class StepStatus(Enum):
 
 @attrs.frozen
 class ProvisionStep:
-    """One request of a plan, how it went, and the error where it did not go well."""
+    """One request of a plan (§6), how it went, and the error where it did not go well."""
 
     request: Request
     status: StepStatus
@@ -130,7 +130,7 @@ class ProvisionStep:
 
 @attrs.frozen
 class ProvisionReport:
-    """How each step of a plan went, in the order of the plan."""
+    """How each step of a plan went, in the order of the plan (§7)."""
 
     steps: tuple[ProvisionStep, ...]
 

@@ -31,7 +31,7 @@ from ._messages import (
 
 
 class Role(Enum):
-    """Which end of the connection: the host asks, the guest answers."""
+    """Which end of the connection: the host asks, the guest answers (§2)."""
 
     HOST = "host"
     GUEST = "guest"

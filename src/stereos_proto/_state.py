@@ -17,7 +17,7 @@ from ._registry import BY_CLASS, BY_TYPE, Kind, Role
 
 
 class State(Enum):
-    """The state of one end: it may send, it has finished, or it broke the protocol (or its writes broke)."""
+    """The state of one end (§1): it may send, it has finished, or it broke the protocol (or its writes broke)."""
 
     OPEN = "open"
     CLOSED = "closed"

@@ -131,7 +131,7 @@ class HybridVsock:
 
 @attrs.frozen
 class Dial:
-    """Your own way to the guest: `function()` returns a connected socket or stream, or an awaitable of one.
+    """Your own way to the guest (§8): `function()` returns a connected socket or stream, or an awaitable of one.
 
     `label` is what errors and logs call it. What kind of stream is wanted is the driver's to say; a socket of
     the standard library fits all three.
@@ -152,7 +152,7 @@ def _quoted(path: str) -> str:
 
 
 def parse_address(text: str) -> Address:
-    """Return the address that `str` writes as `text`. A port that is left out is 1024, a CID 3.
+    """Return the address that `str` writes as `text` (§8). A port that is left out is 1024, a CID 3.
 
     Raises ValueError, with the forms that are understood, when there is no such address. A `Dial` cannot be
     written as text.
