@@ -11,7 +11,7 @@ three quarters of the time that it needs for slotted ones, and slotted ones make
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Never, Self
 
 import attrs
 from msgspec import Meta
@@ -78,7 +78,7 @@ def _octal(mode: object) -> str:
 
 @attrs.frozen(slots=False)
 class Message:
-    """What stands on one line. `type` is its name on the wire."""
+    """What stands on one line (§2). `type` is its name on the wire."""
 
     if TYPE_CHECKING:
         # Only declared: the open classes have a field of this name instead.
@@ -87,17 +87,17 @@ class Message:
 
 @attrs.frozen(slots=False)
 class Request(Message):
-    """A message that the host sends and the guest answers."""
+    """A message that the host sends and the guest answers (§2)."""
 
 
 @attrs.frozen(slots=False)
 class Reply(Message):
-    """A message that the guest sends as the answer to the oldest unanswered request."""
+    """A message that the guest sends as the answer to the oldest unanswered request (§3)."""
 
 
 @attrs.frozen(slots=False)
 class Notification(Message):
-    """A message that the guest sends whenever it likes."""
+    """A message that the guest sends whenever it likes (§3)."""
 
 
 @attrs.frozen(slots=False)
@@ -114,8 +114,21 @@ class GetHealth(Request):
     type: ClassVar[str] = MessageType.GET_HEALTH
 
 
+class _KeptHere:
+    """A message that is not pickled: a secret on a disk or in another process is nobody's secret any more."""
+
+    def __reduce_ex__(self, _protocol: object) -> Never:
+        raise TypeError(f"{type(self).__name__} may hold a secret, so it is not pickled; make it where it is needed")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+
 @attrs.frozen(slots=False)
-class SetConfig(Request):
+class SetConfig(_KeptHere, Request):
     """Replace the guest's jcard.toml by `content` (§6). Answered by `Ack`.
 
     The guest stores it readable by everybody. `content` counts as secret all the same: it is kept out of
@@ -127,7 +140,7 @@ class SetConfig(Request):
 
 
 @attrs.frozen(slots=False)
-class InjectSecret(Request):
+class InjectSecret(_KeptHere, Request):
     """Store `value` in the file `name` below the guest's secrets folder (§6). Answered by `Ack`.
 
     `name` is a simple file name. `mode` holds the file's permission bits, 0 to 4294967295; 0 lets the guest
