@@ -29,8 +29,10 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
-from stereos_proto_io.guest import GuestSimulator, RequestRefused, _listen
+from stereos_proto_io.guest import GuestSimulator, RequestRefused, _device, _listen
+from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import blocking as blocking_guest
+from stereos_proto_io.guest import trio as trio_guest
 from stereos_proto_io.guest._session import MAX_OWED
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -327,6 +329,53 @@ def test_character_device_takes_long_replies_in_pieces(kind):
         assert read_lines(master, 2) == [ack("a", long), ack("b", long)]
 
 
+def test_character_device_whose_host_is_away(kind, monkeypatch):
+    """Reading nothing and writing nothing is no end: it is tried again, by the clock, until the host is back."""
+    away = {"read": 4, "write": 4}
+
+    class Lonely(_device.Device):
+        @property
+        def is_away(self):
+            return any(away.values()) or super().is_away
+
+        def read(self, size):
+            away["read"] -= bool(away["read"])
+            return super().read(size) if not away["read"] else b""
+
+        def write(self, data):
+            away["write"] -= bool(away["write"])
+            return super().write(data) if not away["write"] else 0
+
+    for module in (blocking_guest, asyncio_guest, trio_guest):
+        monkeypatch.setattr(module, "Device", Lonely)
+    with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator()):
+        os.write(master, encode(Ping()) * 2)
+        assert read_lines(master, 2) == [PONG, PONG]
+    assert away == {"read": 0, "write": 0}
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_character_device_closes_while_nobody_reads(kind, size):
+    answer = "x" * size
+    with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), lambda r: Ack(r.type, False, answer)):
+        os.write(master, encode(CustomRequest("a")) * 3)
+        assert os.read(master, 1) == b"{"
+
+
+def test_a_pseudo_terminal_without_its_other_end_is_away(kind):
+    master, slave = os.openpty()
+    device = _device.Device(os.ttyname(slave))
+    os.close(slave)
+    assert device.read(10) is None
+    assert not device.is_away
+    os.close(master)
+    assert device.read(10) == b""
+    assert device.is_away
+    device.close()
+    with pytest.raises(OSError, match="Bad file"):
+        device.read(10)
+
+
 @pytest.mark.parametrize("_again", range(5))
 def test_character_device_powers_off(kind, _again):
     """Its threads may be through before the guest gets to telling them."""
@@ -410,6 +459,28 @@ def test_answers_in_any_order_go_out_in_the_order_of_the_requests(kind):
     with running(kind, None, handler) as guest:
         assert ask(guest.address, *map(CustomRequest, types)) == [ack(type_) for type_ in types]
     assert sorted(asked) == types
+
+
+def test_handlers_that_answer_later_may_fail(kind):
+    def blocking(request):
+        future = Future()
+        if request.type == "cancel":
+            future.cancel()
+        elif request.type == "refuse":
+            future.set_exception(RequestRefused("no"))
+        else:
+            future.set_exception(OSError())
+        return future
+
+    async def later(request):
+        raise {"refuse": RequestRefused("no"), "cancel": LookupError()}.get(request.type, OSError())
+
+    with running(kind, None, blocking if kind == "blocking" else later) as guest:
+        assert ask(guest.address, *map(CustomRequest, ["refuse", "fail", "cancel"])) == [
+            ack("refuse", "no"),
+            ack("fail", "internal error: OSError"),
+            ack("cancel", f"internal error: {'CancelledError' if kind == 'blocking' else 'LookupError'}"),
+        ]
 
 
 def test_pushes_reach_one_or_all(kind):

@@ -93,9 +93,8 @@ def test_the_marker_says_what_the_guest_is_like(pytester):
     result.assert_outcomes(passed=1)
 
 
-def test_the_marker_and_the_fixture_are_announced(pytester):
-    assert "@pytest.mark.stereos_guest(**options)" in pytester.runpytest_subprocess("--markers").stdout.str()
-    assert "A simulated StereOS guest for this test" in pytester.runpytest_subprocess("--fixtures").stdout.str()
+def test_the_marker_is_announced(pytestconfig):
+    assert any(line.startswith("stereos_guest(**options): ") for line in pytestconfig.getini("markers"))
 
 
 def test_failing_tests_do_not_show_secrets(pytester):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import attrs
 
-from stereos_proto import Lifecycle, Request
+from stereos_proto import Ack, Lifecycle, Request
 from stereos_proto_io.addresses import Address
 
 from ._listen import Endpoint, bind_all
-from ._session import GuestSession
+from ._session import GuestSession, Owed
 from .faults import Fault, FaultPlan
+from .simulator import RequestRefused
+
+_LOG: Final = logging.getLogger("stereos_proto_io.guest")
 
 #: Takes a request and returns its reply, or what the server's module says instead of it.
 Handler = Callable[[Request], Any]
@@ -58,6 +62,34 @@ def as_guest(handler: Handler | Guest, faults: Iterable[Fault | str]) -> Guest:
     if faults:
         raise TypeError("give the faults to the guest object itself: it has some of its own")
     return cast("Guest", handler)
+
+
+def attempt(guest: Guest, owed: Owed) -> Any:
+    """Let `guest` handle what is owed; return its reply, what it returns instead of one, or a refusal."""
+    try:
+        return guest.handle(owed.request)
+    except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
+        return refusal(owed.request, exc)
+
+
+async def finish(owed: Owed, result: Awaitable[Any]) -> Any:
+    """Wait for the reply of a handler that takes its time, on any event loop."""
+    try:
+        return await result
+    except Exception as exc:  # noqa: BLE001
+        return refusal(owed.request, exc)
+
+
+def refusal(request: Request, exc: BaseException) -> Ack:
+    """Return what the host is told when the handler of `request` raised `exc`.
+
+    A RequestRefused says what the host is to see. Everything else is a fault of the handler: it is logged, and
+    only its class goes over the wire.
+    """
+    if isinstance(exc, RequestRefused):
+        return Ack(request.type, False, str(exc))
+    _LOG.error("the handler of %s failed", request.type, exc_info=exc)
+    return Ack(request.type, False, f"internal error: {type(exc).__name__}")
 
 
 class Link(Protocol):

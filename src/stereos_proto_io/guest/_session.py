@@ -34,7 +34,6 @@ from stereos_proto import (
 
 from ._actions import Action, Close, Pause, PowerOff, Reboot, Silence
 from .faults import Fault, FaultPlan, Outgoing, RequestFault
-from .simulator import RequestRefused
 
 #: Requests that may be with the handler at once, per connection. The host's own bound is 128.
 MAX_OWED: Final = 64
@@ -282,15 +281,3 @@ class GuestSession:
 def _internal_error(request: Request, result: Any) -> Ack:
     _LOG.error("the handler answered %s with a %s, which is no reply", request.type, type(result).__name__)
     return Ack(request.type, False, f"internal error: the handler returned a {type(result).__name__}, no reply")
-
-
-def refusal(request: Request, exc: Exception) -> Ack:
-    """Return what the host is told when the handler of `request` raised `exc`.
-
-    A RequestRefused says what the host is to see. Everything else is a fault of the handler: it is logged, and
-    only its class goes over the wire.
-    """
-    if isinstance(exc, RequestRefused):
-        return Ack(request.type, False, str(exc))
-    _LOG.error("the handler of %s failed", request.type, exc_info=exc)
-    return Ack(request.type, False, f"internal error: {type(exc).__name__}")

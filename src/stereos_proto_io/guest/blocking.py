@@ -6,23 +6,19 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Self
 
-import attrs
-
-from stereos_proto import Lifecycle, Reply
 from stereos_proto_io.addresses import Address
 
-from ._actions import Action, Close, Pause, PowerOff, Reboot
+from ._actions import PowerOff, Reboot
+from ._blocking_link import GuestLink, Shared
 from ._blocking_streams import DeviceStream, SocketStream, Stream
 from ._device import AWAY_PAUSE, Device
 from ._listen import Endpoint
 from ._served import Guest, Handler, Server, as_guest
-from ._session import GuestSession, Owed, refusal
 from .faults import Fault
 
 Sleep = Callable[[float], object]
@@ -49,15 +45,7 @@ def serve(
     return GuestServer(address, as_guest(handler, faults), sleep)
 
 
-@attrs.define(eq=False)
-class _Shared:
-    """A session, and what its threads wait on. It outlives a connection where the stream has none."""
-
-    session: GuestSession
-    changed: threading.Condition = attrs.field(factory=threading.Condition)
-
-
-class GuestServer(Server["GuestLink", _Shared]):
+class GuestServer(Server[GuestLink, Shared]):
     """What `serve` returns: a guest that is up."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep | None) -> None:
@@ -79,7 +67,10 @@ class GuestServer(Server["GuestLink", _Shared]):
         return not self._desk.is_alive()
 
     def close(self) -> None:
-        """Stop listening, end every connection, and wait until all threads have ended. Twice is fine."""
+        """Stop listening, end every connection, and wait until all threads have ended. Twice is fine.
+
+        Not for a handler to call: it would wait for itself.
+        """
         self._stopping.set()
         self._tell(lambda: None)
         self.join()
@@ -135,7 +126,7 @@ class GuestServer(Server["GuestLink", _Shared]):
         self._start(endpoint, SocketStream(sock))
 
     def _start(self, endpoint: Endpoint, stream: Stream) -> None:
-        link = GuestLink(self, endpoint, stream, self._state_for(endpoint, _Shared))
+        link = GuestLink(self, endpoint, stream, self._state_for(endpoint, Shared))
         self._links.add(link)
         link.start()
 
@@ -188,108 +179,3 @@ class GuestServer(Server["GuestLink", _Shared]):
     def left(self, link: GuestLink) -> None:
         """Take note that the thread of `link` is about to end."""
         self._tell(partial(self._forget, link))
-
-
-class GuestLink:
-    """One connection from a host."""
-
-    def __init__(self, server: GuestServer, endpoint: Endpoint, stream: Stream, shared: _Shared) -> None:
-        self.endpoint = endpoint
-        self._server = server
-        self._stream = stream
-        self._session = shared.session
-        self._changed = shared.changed
-        self._over = threading.Event()
-        self._writer = threading.Thread(target=self._write, name="guest writes", daemon=True)
-        self._reader = threading.Thread(target=self._read, name="guest reads", daemon=True)
-        self.start, self.join = self._reader.start, self._reader.join
-
-    def push(self, notification: Lifecycle) -> bool:
-        """Send `notification` after what is queued; False if the host has left too much unread."""
-        with self._changed:
-            self._changed.notify_all()
-            return self._session.push(notification)
-
-    def end(self, *, reset: bool = False) -> None:
-        """End the connection. Its threads end soon after."""
-        with self._changed:
-            self._over.set()
-            self._changed.notify_all()
-        self._stream.end(reset=reset)
-
-    def _read(self) -> None:
-        self._writer.start()
-        while not self._over.is_set():
-            with self._changed:
-                step = self._session.next_request()
-                self._changed.notify_all()
-                if step is None and not self._session.wants_data:
-                    self._changed.wait_for(lambda: self._over.is_set() or self._session.wants_data)
-                    continue
-            if isinstance(step, Pause):
-                self._server.pause(self._over, step.seconds)
-            elif step is None:
-                self._receive()
-            else:
-                self._handle(step)
-        self._writer.join()
-        self._stream.close()
-        self._server.left(self)
-
-    def _receive(self) -> None:
-        try:
-            data: bytes | None = self._stream.receive()
-        except OSError:
-            data = None
-        if not data and (data is None or self._session.boundless):
-            self.end()
-        with self._changed:
-            if data:
-                self._session.receive_data(data)
-            else:
-                self._session.receive_eof()
-
-    def _handle(self, owed: Owed) -> None:
-        try:
-            result = self._server.guest.handle(owed.request)
-        except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
-            result = refusal(owed.request, exc)
-        if isinstance(result, Future):
-            result.add_done_callback(partial(self._settle, owed))
-        else:
-            self._answer(owed, result)
-
-    def _settle(self, owed: Owed, future: Future[Reply]) -> None:
-        try:
-            result = future.result()
-        except (Exception, CancelledError) as exc:  # noqa: BLE001
-            result = refusal(owed.request, exc)
-        self._answer(owed, result)
-
-    def _answer(self, owed: Owed, reply: Reply) -> None:
-        with self._changed:
-            self._session.answer(owed, reply)
-            self._changed.notify_all()
-
-    def _write(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._over.is_set() or self._session.has_actions)
-                if self._over.is_set():
-                    return
-                action = self._session.next_action()
-                self._changed.notify_all()
-            try:
-                self._perform(action)
-            except OSError:
-                self.end()
-
-    def _perform(self, action: Action | None) -> None:
-        if isinstance(action, bytes):
-            self._stream.send(action)
-        elif isinstance(action, Pause):
-            self._server.pause(self._over, action.seconds)
-        elif isinstance(action, Close):
-            self.end(reset=action.reset)
-        elif isinstance(action, (PowerOff, Reboot)):
-            self._server.obey(action)

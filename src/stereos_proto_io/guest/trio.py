@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from contextlib import asynccontextmanager
 
-import attrs
 import trio
 
-from stereos_proto import Lifecycle
 from stereos_proto_io.addresses import Address
 
-from ._actions import Action, Close, Pause, PowerOff, Reboot
+from ._actions import PowerOff, Reboot
 from ._device import AWAY_PAUSE, Device
-from ._listen import RESET, Endpoint
+from ._listen import Endpoint
 from ._served import Guest, Handler, Server, as_guest
-from ._session import GuestSession, Owed, refusal
+from ._trio_link import GuestLink, Shared
 from ._trio_streams import DeviceStream
 from .faults import Fault
 
@@ -51,24 +46,7 @@ async def serve(
         server.unbind()
 
 
-@attrs.define(eq=False)
-class _Shared:
-    """A session, and what its tasks wait on. It outlives a connection where the stream has none."""
-
-    session: GuestSession
-    _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
-
-    def notify(self) -> None:
-        """Wake all who wait."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def wait(self) -> None:
-        """Wait for the next `notify`."""
-        await self._changed.wait()
-
-
-class GuestServer(Server["GuestLink", _Shared]):
+class GuestServer(Server[GuestLink, Shared]):
     """What `serve` gives: a guest that is up until its end, or the guest's shutdown."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep) -> None:
@@ -125,7 +103,7 @@ class GuestServer(Server["GuestLink", _Shared]):
                     self.nursery.start_soon(self._run, endpoint, stream)
 
     async def _run(self, endpoint: Endpoint, stream: trio.abc.Stream) -> None:
-        link = GuestLink(self, endpoint, stream, self._state_for(endpoint, _Shared))
+        link = GuestLink(self, endpoint, stream, self._state_for(endpoint, Shared))
         self._links.add(link)
         try:
             await link.run()
@@ -159,104 +137,3 @@ class GuestServer(Server["GuestLink", _Shared]):
         for shared in self._lasting.values():
             shared.session.restart()
             shared.notify()
-
-
-class GuestLink:
-    """One connection from a host."""
-
-    def __init__(self, server: GuestServer, endpoint: Endpoint, stream: trio.abc.Stream, shared: _Shared) -> None:
-        self.endpoint = endpoint
-        self._server = server
-        self._stream = stream
-        self._session = shared.session
-        self._shared = shared
-        self._scope = trio.CancelScope()
-
-    def push(self, notification: Lifecycle) -> bool:
-        """Send `notification` after what is queued; False if the host has left too much unread."""
-        pushed = self._session.push(notification)
-        self._shared.notify()
-        return pushed
-
-    def end(self, *, reset: bool = False) -> None:
-        """End the connection."""
-        if reset and isinstance(self._stream, trio.SocketStream):
-            with suppress(OSError):
-                self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self._scope.cancel()
-
-    async def run(self) -> None:
-        """Talk with the host until one of both ends it."""
-        with self._scope:
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    await self._read()
-            finally:
-                await trio.aclose_forcefully(self._stream)
-
-    async def _read(self) -> None:
-        while True:
-            step = self._session.next_request()
-            if self._session.has_actions:
-                self._shared.notify()
-            if isinstance(step, Pause):
-                await self._server.sleep(step.seconds)
-            elif step is not None:
-                self._handle(step)
-            elif self._session.wants_data:
-                await self._receive()
-            else:
-                await self._shared.wait()
-
-    async def _receive(self) -> None:
-        try:
-            data: bytes | bytearray | None = await self._stream.receive_some()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            data = None
-        if data:
-            self._session.receive_data(bytes(data))
-            return
-        self._session.receive_eof()
-        if data is None or self._session.boundless:
-            self.end()
-
-    def _handle(self, owed: Owed) -> None:
-        try:
-            result = self._server.guest.handle(owed.request)
-        except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
-            result = refusal(owed.request, exc)
-        if inspect.isawaitable(result):
-            self._server.nursery.start_soon(self._settle, owed, result)
-        else:
-            self._session.answer(owed, result)
-
-    async def _settle(self, owed: Owed, result: Awaitable[Any]) -> None:
-        try:
-            reply = await result
-        except Exception as exc:  # noqa: BLE001
-            reply = refusal(owed.request, exc)
-        self._session.answer(owed, reply)
-        self._shared.notify()
-
-    async def _write(self) -> None:
-        while True:
-            action = self._session.next_action()
-            if action is None:
-                await self._shared.wait()
-            else:
-                self._shared.notify()  # there is room now
-                await self._perform(action)
-
-    async def _perform(self, action: Action) -> None:
-        if isinstance(action, bytes):
-            try:
-                await self._stream.send_all(action)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.end()
-        elif isinstance(action, Pause):
-            await self._server.sleep(action.seconds)
-        elif isinstance(action, Close):
-            self.end(reset=action.reset)
-        elif isinstance(action, (PowerOff, Reboot)):
-            await self._server.obey(action)
