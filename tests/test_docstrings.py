@@ -1,0 +1,111 @@
+"""Every public name says what it is, what it raises, and which section of the protocol it goes by."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import textwrap
+
+import stereos_proto
+
+PUBLIC = (
+    "stereos_proto",
+    "stereos_proto.dialogues",
+    "stereos_proto.testing",
+    "stereos_proto.testing.strategies",
+    "stereos_proto_io",
+    "stereos_proto_io.addresses",
+    "stereos_proto_io.asyncio",
+    "stereos_proto_io.blocking",
+    "stereos_proto_io.guest",
+    "stereos_proto_io.guest.asyncio",
+    "stereos_proto_io.guest.blocking",
+    "stereos_proto_io.guest.faults",
+    "stereos_proto_io.guest.trio",
+    "stereos_proto_io.pytest_plugin",
+    "stereos_proto_io.testing",
+    "stereos_proto_io.trio",
+)
+#: What speaks of no wire: the two bases of all errors.
+NO_SECTION = {"StereosError", "ProtocolError"}
+#: Errors of Python's own that callers have to know of.
+BUILTIN = {"ValueError", "TypeError", "RuntimeError", "OSError"}
+
+
+def public_things(module):
+    """The classes and functions that a module exports, by name."""
+    names = getattr(module, "__all__", None)
+    if names is None:
+        names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    for name in names:
+        thing = getattr(module, name)
+        if not name.startswith("_") and (inspect.isclass(thing) or inspect.isfunction(thing)):
+            yield name, thing
+
+
+def methods(cls):
+    """The public methods and properties of a class, inherited ones of ours included, each with its home."""
+    for home in cls.__mro__:
+        if not home.__module__.startswith("stereos_proto"):
+            continue
+        for name, value in vars(home).items():
+            value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            named = not name.startswith("_") or name == "__init__"
+            if named and inspect.isfunction(value) and value.__module__ == home.__module__:
+                yield name, value, home
+
+
+def functions():
+    """Every public function and method: where it is, itself, and the docstrings of the classes that it belongs to."""
+    for module in map(importlib.import_module, PUBLIC):
+        for name, thing in public_things(module):
+            if inspect.isfunction(thing):
+                yield f"{module.__name__}.{name}", thing, ""
+            else:
+                for method, function, home in methods(thing):
+                    yield f"{module.__name__}.{name}.{method}", function, f"{thing.__doc__} {home.__doc__}"
+
+
+def raised_by(function):
+    """The names of the errors that a function raises itself."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except OSError:
+        return set()  # made by attrs
+    found = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None]
+    names = {ast.unparse(exc.func if isinstance(exc, ast.Call) else exc) for exc in found}
+    return {name for name in names if name in BUILTIN or name in dir(stereos_proto)}
+
+
+def test_every_public_name_has_a_docstring():
+    bare = [module for module in PUBLIC if not importlib.import_module(module).__doc__]
+    for module in map(importlib.import_module, PUBLIC):
+        bare += [f"{module.__name__}.{name}" for name, thing in public_things(module) if not thing.__doc__]
+    bare += [
+        path for path, function, _ in functions() if not path.endswith("__init__") and not inspect.getdoc(function)
+    ]
+    assert bare == []
+
+
+def test_docstrings_name_the_errors_that_are_raised():
+    silent = {}
+    for path, function, context in functions():
+        missing = {name for name in raised_by(function) if name not in f"{inspect.getdoc(function)} {context}"}
+        if missing:
+            silent[path] = missing
+    assert silent == {}
+
+
+def test_docstrings_name_their_section_of_the_protocol():
+    from stereos_proto_io import addresses
+    from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
+
+    things = [*public_things(stereos_proto), *public_things(addresses)]
+    for verbs in (SyncVerbs, AsyncVerbs):
+        things += [(f"{verbs.__name__}.{name}", function) for name, function, _ in methods(verbs)]
+    bare = [name for name, thing in things if name not in NO_SECTION and not re.search(r"§\d", thing.__doc__)]
+    assert bare == []
+    sections = {number for _, thing in things for number in re.findall(r"§(\d+)", thing.__doc__)}
+    assert sections <= {str(number) for number in range(1, 11)}
