@@ -35,7 +35,7 @@ from stereos_proto import (
     decode,
     encode,
 )
-from stereos_proto_io._session import Session, accepted
+from stereos_proto_io._session import Session, accepted, replies
 
 SENTINEL = "s3nt1nel"
 NO_EFFECT = (Ping, GetHealth)
@@ -575,6 +575,40 @@ def test_refusals_are_errors_only_where_they_are_asked_for():
     assert accepted(Ping(), Pong()) == Pong()
     with pytest.raises(RequestFailed, match="the guest refused mount: no"):
         accepted(MOUNT, Ack("mount", False, "no"))
+
+
+def test_a_refusal_that_quotes_a_secret_does_not_show_it():
+    with pytest.raises(RequestFailed) as caught:
+        accepted(SECRET, Ack("inject_secret", False, f"cannot write {SENTINEL}"))
+    frames = traceback.TracebackException(RequestFailed, caught.value, caught.tb.tb_next, capture_locals=True)
+    assert SENTINEL not in "".join(frames.format())
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_who_listens_is_told_once_of_news_and_of_the_end(closed):
+    session, _ = session_with()
+    first, second = session.hear(), session.hear()
+    session.ignore(second)
+    session.ignore(second)
+    assert not first.done
+    session.receive(encode(Lifecycle("ready")))
+    assert (first.done, second.done) == (True, False)
+    assert session.hear() == Lifecycle("ready")
+    third = session.hear()
+    session.close() if closed else session.receive(b"")
+    assert third.done
+    assert session.listen().done
+    if closed:
+        assert session.hear() is None
+    else:
+        with pytest.raises(ConnectionLost, match="closed the connection"):
+            session.hear()
+
+
+def test_the_first_error_among_several_outcomes_is_raised():
+    assert replies([Pong(), Ack("mount", False)]) == [Pong(), Ack("mount", False)]
+    with pytest.raises(OutcomeUnknown):
+        replies([Pong(), OutcomeUnknown("gone"), ConnectionLost("gone")])
 
 
 def test_a_call_that_has_not_settled_has_no_reply():

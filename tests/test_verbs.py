@@ -1,0 +1,229 @@
+"""The verbs, over a client that answers by itself: what each asks, and what it makes of the answer."""
+
+import asyncio
+import inspect
+import math
+import traceback
+
+import pytest
+
+from stereos_proto import (
+    Ack,
+    ConnectionLost,
+    GetHealth,
+    Health,
+    InjectSecret,
+    InjectSSHKey,
+    Mount,
+    NotReady,
+    OutcomeUnknown,
+    Ping,
+    Pong,
+    ProvisionPlan,
+    SetConfig,
+    Shutdown,
+    StereosError,
+)
+from stereos_proto.dialogues import Backoff, Connect, ReadyWait, wait_ready
+from stereos_proto_io._session import accepted
+from stereos_proto_io._verbs import AsyncActor, AsyncVerbs, SyncActor, SyncVerbs, ready_wait
+
+SENTINEL = "s3nt1nel"
+
+
+class Script:
+    """Answers in turn, and keeps what it was asked."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    def next(self, *asked):
+        self.asked.append(asked)
+        found = self.answers.pop(0)
+        if isinstance(found, StereosError):
+            raise found
+        return found
+
+    def many(self, messages, report):
+        outcomes = [self.answers.pop(0) for _ in messages]
+        self.asked += [(message,) for message in messages]
+        for index, outcome in enumerate(outcomes):
+            report(index, outcome)
+        return outcomes
+
+
+class Sync(SyncVerbs, SyncActor):
+    def __init__(self, script):
+        self.script = script
+
+    def request(self, message, *, timeout=None):
+        return accepted(message, self.script.next(message, timeout))
+
+    def _run_within(self, dialogue, timeout):
+        return self.run(dialogue)
+
+    def _wait_within(self, wait, timeout):
+        return self.run(wait.run(redial=False))
+
+    def _connect(self, timeout):
+        return self.script.next("connect", timeout)
+
+    def _exchange(self, message, timeout):
+        return self.script.next(message, timeout)
+
+    def _exchange_many(self, messages, report):
+        return self.script.many(messages, report)
+
+    def _pause(self, seconds):
+        return self.script.next("pause", seconds)
+
+
+class Async(AsyncVerbs, AsyncActor):
+    """The same, awaited. `call` runs it for a test that does not await."""
+
+    def __init__(self, script):
+        self.script = script
+        self.sync = Sync(script)
+
+    async def request(self, message):
+        return self.sync.request(message)
+
+    async def _run(self, dialogue):
+        return await self.run(dialogue)
+
+    async def _wait_within(self, wait, timeout):  # noqa: ASYNC109
+        return await self.run(wait.run(redial=False))
+
+    async def _connect(self, timeout):  # noqa: ASYNC109
+        return self.script.next("connect", timeout)
+
+    async def _exchange(self, message, timeout):  # noqa: ASYNC109
+        return self.script.next(message, timeout)
+
+    async def _exchange_many(self, messages, report):
+        return self.script.many(messages, report)
+
+    async def _pause(self, seconds):
+        return self.script.next("pause", seconds)
+
+
+def call(result):
+    return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+
+both = pytest.mark.parametrize("client", [Sync, Async])
+
+VERBS = [
+    ("ping", (), Ping(), Pong()),
+    ("get_health", (), GetHealth(), Health("ready")),
+    ("set_config", ("c",), SetConfig("c"), Ack("set_config", True)),
+    ("inject_secret", ("A", SENTINEL), InjectSecret("A", SENTINEL, 0o600), Ack("inject_secret", True)),
+    ("inject_secret", ("A", SENTINEL, 0o644), InjectSecret("A", SENTINEL, 0o644), Ack("inject_secret", True)),
+    ("inject_ssh_key", ("admin", "k"), InjectSSHKey("admin", "k"), Ack("inject_ssh_key", True)),
+    ("mount", ("t", "/p", "9p"), Mount("t", "/p", "9p"), Ack("mount", True)),
+    ("mount", ("t", "/p", "9p", True), Mount("t", "/p", "9p", True), Ack("mount", True)),
+    ("shutdown", ("bye",), Shutdown("bye"), Ack("shutdown", True)),
+]
+
+
+@both
+@pytest.mark.parametrize(("verb", "arguments", "message", "reply"), VERBS)
+def test_each_verb_is_its_message(client, verb, arguments, message, reply):
+    script = Script(reply)
+    assert call(getattr(client(script), verb)(*arguments)) == reply
+    assert [asked[0] for asked in script.asked] == [message]
+
+
+@pytest.mark.parametrize(("verb", "arguments"), [(verb, arguments) for verb, arguments, _, _ in VERBS[:-1]])
+def test_the_timeout_is_the_callers(verb, arguments):
+    script = Script(Pong())
+    getattr(Sync(script), verb)(*arguments, timeout=3)
+    assert script.asked[0][1] == 3
+
+
+@both
+@pytest.mark.parametrize(("verb", "arguments"), [("inject_secret", ("A", SENTINEL)), ("set_config", (SENTINEL,))])
+def test_a_verb_that_fails_shows_no_secret(client, verb, arguments):
+    for answer in (Ack(verb, False, f"cannot write {SENTINEL}"), OutcomeUnknown("gone")):
+        with pytest.raises(StereosError) as caught:
+            call(getattr(client(Script(answer)), verb)(*arguments))
+        tb = caught.tb.tb_next
+        while "_verbs" not in tb.tb_frame.f_code.co_filename:
+            tb = tb.tb_next
+        shown = traceback.TracebackException(type(caught.value), caught.value, tb, capture_locals=True)
+        assert "s3nt1nel" not in "".join(shown.format())
+
+
+@both
+def test_a_shutdown_whose_ack_is_lost(client):
+    lost = OutcomeUnknown("gone", request=Shutdown(), unanswered=[Shutdown()])
+    assert call(client(Script(lost)).shutdown()) is None
+    with pytest.raises(ConnectionLost):
+        call(client(Script(ConnectionLost("gone"))).shutdown())
+
+
+@both
+def test_provision_reports_each_step(client):
+    steps = []
+    plan = ProvisionPlan([Mount("t", "/p", "9p")], config="c")
+    script = Script(Ack("mount", True), OutcomeUnknown("gone"))
+    report = call(client(script).provision(plan, on_step=steps.append))
+    assert [asked[0] for asked in script.asked] == list(plan.requests)
+    assert list(report.steps) == steps
+    assert not report.ok
+
+
+@both
+def test_waiting_asks_sleeps_and_asks_again(client):
+    script = Script(Health("booting"), None, Health("ready"))
+    assert call(client(script).wait_ready(backoff=Backoff(first=0.5))) == Health("ready")
+    assert script.asked == [(GetHealth(), math.inf), ("pause", 0.5), (GetHealth(), math.inf)]
+
+
+@both
+def test_waiting_with_redial_connects_first(client):
+    script = Script(None, Health("ready"))
+    assert call(client(script).run(wait_ready(redial=True))) == Health("ready")
+    assert script.asked == [("connect", 5.0), (GetHealth(), 5.0)]
+
+
+@both
+def test_what_a_dialogue_raises_is_raised(client):
+    with pytest.raises(NotReady):
+        call(client(Script(Health("shutdown"))).wait_ready())
+
+
+@both
+@pytest.mark.parametrize("arguments", [{"states": "ready"}, {"agents": "coder"}])
+def test_one_string_is_not_several(client, arguments):
+    with pytest.raises(TypeError, match="not one string"):
+        call(client(Script()).wait_ready(**arguments))
+
+
+@both
+def test_what_is_no_error_of_ours_ends_the_dialogue(client):
+    def dialogue():
+        yield Connect(1.0)
+
+    class Broken(client):
+        def _connect(self, timeout):
+            raise RuntimeError("bug")
+
+    with pytest.raises(RuntimeError, match="bug"):
+        call(Broken(Script()).run(dialogue()))
+
+
+def test_the_wait_is_as_it_was_asked_for():
+    assert ready_wait(["a"], ["b"], None, None) == ReadyWait(["a"], ["b"])
+
+
+def test_both_kinds_of_verbs_are_the_same():
+    def signature(cls, name):
+        found = inspect.signature(getattr(cls, name)).parameters
+        return [parameter.replace(annotation=None) for parameter in found.values() if parameter.name != "timeout"]
+
+    names = {name for name in vars(SyncVerbs) if not name.startswith("_")}
+    assert names == {name for name in vars(AsyncVerbs) if not name.startswith("_")}
+    for name in names:
+        assert signature(SyncVerbs, name) == signature(AsyncVerbs, name)
