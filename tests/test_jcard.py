@@ -267,12 +267,19 @@ def test_a_damaged_document_is_taken_or_refused(document, data):
         assert tomllib.loads(plan.config, parse_float=str) == table
 
 
-def test_a_table_that_cannot_be_taken_out_is_refused():
-    # Deeper than Python compares, and no deeper than tomllib reads: keys with dots are no nesting to it.
-    error = refusal(f"[secrets]\nA = '{SENTINEL}'\n[{'.'.join('a' * 5000)}]\n")
-    assert isinstance(error, JcardError)
-    assert (error.line, error.key) == (1, "secrets")
-    assert "write it as a table, [secrets]" in str(error)
+def test_tables_too_deep_to_compare_are_refused_or_kept():
+    # Keys with dots are no nesting to tomllib. How deep Python compares depends on its version.
+    rest = f"[{'.'.join('a' * 5000)}]\n"
+    text = f"[secrets]\nA = '{SENTINEL}'\n\n{rest}"
+    kept = None
+    with suppress(JcardError):
+        kept = load_jcard(text, env=ENV).config
+    if kept is None:
+        error = refusal(text)
+        assert (error.line, error.key) == (1, "secrets")
+        assert "write it as a table, [secrets]" in str(error)
+    else:
+        assert kept == f"\n{rest}"
 
 
 def test_a_cut_that_leaves_no_toml_is_refused(monkeypatch):
