@@ -1,13 +1,469 @@
 """Floods and limits: what a hostile peer sends costs no more than what is stated in SECURITY.md.
 
-Costs are counted in bytes and in function calls, never in seconds.
+Costs are counted in bytes and in function calls, never in seconds: `cost` counts what Python calls (C functions
+included), and the highest that memory rises.
 """
 
+import asyncio
+import contextlib
+import gc
 import json
+import socket
+import sys
+import threading
+import tracemalloc
 
 import pytest
+import trio
 
-from stereos_proto import MAX_LINE_SIZE, ResyncPreamble
+import stereos_proto_io.asyncio
+import stereos_proto_io.blocking
+import stereos_proto_io.trio
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    MAX_PENDING,
+    NEED_DATA,
+    Ack,
+    AgentStatus,
+    Connection,
+    ConnectionLost,
+    GetHealth,
+    Health,
+    IncompleteLine,
+    InjectSecret,
+    InvalidMessage,
+    Lifecycle,
+    LineTooLong,
+    MalformedLine,
+    MalformedReceived,
+    NotificationReceived,
+    Ping,
+    Pong,
+    RemoteProtocolError,
+    ReplyReceived,
+    RequestReceived,
+    ResyncPreamble,
+    Role,
+    UnexpectedReply,
+    UnknownMessage,
+    decode,
+    encode,
+)
+from stereos_proto_io._session import MAX_NOTIFICATIONS, READ_SIZE, Session
+
+MIB = 1024 * 1024
+PONG = encode(Pong())
+PUSH = encode(Lifecycle("ready", "flood"))
+
+
+class Cost:
+    """What a block has cost: calls of functions, and bytes of memory at the highest."""
+
+    calls = 0
+    peak = 0
+
+    def count(self, _frame, event, _argument):
+        self.calls += event in ("call", "c_call")
+
+
+@contextlib.contextmanager
+def counted_calls():
+    cost = Cost()
+    before = sys.getprofile()
+    sys.setprofile(cost.count)
+    try:
+        yield cost
+    finally:
+        sys.setprofile(before)
+
+
+@contextlib.contextmanager
+def counted_bytes():
+    cost = Cost()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        yield cost
+        cost.peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def events(connection):
+    """All events up to the error that ends them, and the error's class."""
+    found = []
+    try:
+        found.extend(connection.events())
+    except RemoteProtocolError as exc:
+        return found, type(exc)
+    return found, None
+
+
+# ------------------------------------------------------------------------------------------------- framing
+
+
+@pytest.mark.parametrize("role", [*Role])
+@pytest.mark.parametrize("chunk", [64, 4096, READ_SIZE])
+def test_a_flood_without_newlines_is_cut_off_at_the_limit(role, chunk):
+    """Of 64 MiB, no more is kept than one line and one chunk, and the error comes at the limit."""
+    connection = Connection(role)
+    piece = b"x" * chunk
+    fed = 0
+    with counted_bytes() as cost:
+        while fed < 64 * MIB:
+            connection.receive_data(piece)
+            fed += chunk
+            found, error = events(connection)
+            assert found == []
+            if error:
+                break
+    assert error is LineTooLong
+    assert MAX_LINE_SIZE <= fed <= MAX_LINE_SIZE + chunk
+    # A growing buffer is copied into a larger one, an eighth larger, so both are there for a moment.
+    assert cost.peak < 2.5 * MAX_LINE_SIZE + 2 * chunk
+    kept = len(connection.trailing_data)
+    for _ in range(100):
+        connection.receive_data(piece)
+    assert len(connection.trailing_data) == kept
+
+
+@pytest.mark.parametrize("chunk", [64, 1000, 65_536])
+def test_the_cost_of_a_long_line_is_linear_in_its_chunks(chunk):
+    """No byte is searched or copied again: each chunk costs the same few calls, whatever came before."""
+
+    def calls(size):
+        connection = Connection(Role.GUEST)
+        with counted_calls() as cost:
+            for _ in range(0, size, chunk):
+                connection.receive_data(b"x" * chunk)
+                connection.next_event()
+        return cost.calls / (size / chunk)
+
+    assert calls(MIB // 2) <= calls(MIB // 8) * 1.05
+
+
+@pytest.mark.parametrize(("role", "ending"), [(Role.HOST, b"\n"), (Role.GUEST, b"\r\n")])
+def test_a_million_blank_lines(role, ending):
+    connection = Connection(role)
+    with counted_calls() as cost:
+        connection.receive_data(ending * 1_000_000)
+        assert connection.next_event() is NEED_DATA
+    # One search each, at most.
+    assert cost.calls <= 1_000_100
+    assert connection.trailing_data == b""
+
+
+@pytest.mark.parametrize(
+    ("role", "line", "event"),
+    [
+        (Role.GUEST, b'{"type":"ping"}\n', RequestReceived),
+        (Role.GUEST, b"1\n", MalformedReceived),
+        (Role.HOST, PUSH, NotificationReceived),
+    ],
+)
+def test_tiny_lines_in_one_chunk(role, line, event):
+    """They are handed out one by one: memory is the chunk, and what the user keeps."""
+    number = 20_000 if event is not MalformedReceived else 2000
+    chunk = line * number
+    connection = Connection(role, max_pending=1)
+    seen = 0
+    with counted_bytes() as cost:
+        connection.receive_data(chunk)
+        for found in connection.events():
+            assert type(found) is event
+            if role is Role.GUEST:
+                connection.send(Ack("", False))
+            seen += 1
+    assert seen == number
+    assert cost.peak < 100_000
+
+
+def test_the_cost_of_a_line_does_not_grow_with_what_is_behind_it():
+    def calls(number):
+        connection = Connection(Role.HOST)
+        connection.receive_data(PUSH * number)
+        with counted_calls() as cost:
+            for _ in connection.events():
+                pass
+        return cost.calls / number
+
+    assert calls(20_000) <= calls(1000) * 1.05
+
+
+# ---------------------------------------------------------------------------------------------------- JSON
+
+
+def long_strings():
+    size = MAX_LINE_SIZE - 200
+    yield "ascii", b"x" * size
+    yield "escapes", rb"\u0041" * (size // 6)
+    yield "surrogates", rb"\ud800" * (size // 6)
+    yield "short escapes", rb"\n" * (size // 2)
+    yield "no utf-8", b"\xff" * size
+    yield "half characters", b"\xe2\x82" * (size // 2)
+    yield "wide", "😀".encode() * (size // 4)
+    yield "backslashes", rb"\\" * (size // 2)
+
+
+@pytest.mark.parametrize("content", [pytest.param(text, id=name) for name, text in long_strings()])
+@pytest.mark.parametrize("closed", [True, False])
+def test_one_string_of_a_mebibyte(content, closed):
+    line = b'{"type":"ack","payload":{"reply_to":"mount","ok":false,"error":"' + content + (b'"}}' if closed else b"")
+    with counted_calls() as cost:
+        if closed:
+            assert len(decode(line, sender=Role.GUEST).error) > 100_000
+        else:
+            with pytest.raises(MalformedLine) as caught:
+                decode(line, sender=Role.GUEST)
+            assert len(str(caught.value)) < 200
+    # None of them for each character.
+    assert cost.calls < 2000
+    with counted_bytes() as cost, contextlib.suppress(MalformedLine):
+        decode(line, sender=Role.GUEST)
+    # Texts with characters outside the BMP take 4 bytes each, and two copies are there at once.
+    assert cost.peak < 16 * MAX_LINE_SIZE
+
+
+def filled(opening, item, closing, separator=b","):
+    # Null is for the slower of the two lanes.
+    head = b'{"type":"health","payload":{"state":null,%b' % opening
+    room = MIB // 8 - len(head) - len(closing)
+    return head + separator.join([item] * (room // (len(item) + len(separator)))) + closing + b"}}"
+
+
+MANY = {
+    "agents": filled(b'"agents":[', b'{"name":"a","running":true}', b"]"),
+    "agents without names": filled(b'"agents":[', b"{}", b"]"),
+    "agents that are null": filled(b'"agents":[', b"null", b"]"),
+    "agents that are none": filled(b'"agents":[', b"1", b"]"),
+    "one name twice": filled(b"", b'"state":"x"', b""),
+    "lists of agents": filled(b"", b'"agents":[{"name":"a","running":true}]', b""),
+    "lists of null": filled(b"", b'"agents":[null,null]', b""),
+    "unknown members": filled(b"", b'"x":0', b""),
+    "unknown lists": filled(b'"x":[', b"[]", b"]"),
+    "unknown objects": filled(b'"x":[', b'{"":0}', b"]"),
+    "numbers": filled(b'"x":[', b"-0", b"]"),
+    "large numbers": filled(b'"x":[', b"9" * 4000, b"]"),
+    "larger numbers": filled(b'"x":[', b"9" * 5000, b"]"),
+    "exponents": filled(b'"x":[', b"1e999999", b"]"),
+}
+
+
+@pytest.mark.parametrize("name", [*MANY])
+def test_many_small_values_cost_in_proportion_to_their_bytes(name):
+    """A step that is quadratic would make thousands of calls for each byte."""
+    line = MANY[name]
+    with counted_calls() as cost, contextlib.suppress(RemoteProtocolError):
+        decode(line, sender=Role.GUEST)
+    assert cost.calls < 8 * len(line)
+    with counted_bytes() as cost, contextlib.suppress(RemoteProtocolError):
+        decode(line, sender=Role.GUEST)
+    assert cost.peak < 150 * len(line)
+
+
+def test_lists_of_agents_with_ever_new_members():
+    """Members that nobody knows do not pile up from list to list."""
+
+    def cost(number):
+        lists = b",".join(b'"agents":[{"a%d":0}]' % index for index in range(number))
+        line = b'{"type":"health","payload":{%b}}' % lists
+        with counted_bytes() as memory:
+            decode(line, sender=Role.GUEST)
+        with counted_calls() as calls:
+            decode(line, sender=Role.GUEST)
+        return memory.peak, calls.calls
+
+    (memory, calls), (more_memory, more_calls) = cost(500), cost(2000)
+    assert more_memory <= memory * 5
+    assert more_calls <= calls * 5
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"":', b'{"a":[', b"[{}, "])
+@pytest.mark.parametrize("role", [*Role])
+def test_deep_nesting(opening, role):
+    """A mebibyte of brackets ends in an error of ours, whatever the stack of the interpreter."""
+    for line in (opening * (MAX_LINE_SIZE // len(opening) - 2), b'{"type":"x","payload":' + opening * 100_000):
+        with pytest.raises((MalformedLine, InvalidMessage)):
+            decode(line, sender=role)
+
+
+def test_a_thousand_agents():
+    agents = tuple(AgentStatus(f"agent-{number}", True, f"session-{number}", number) for number in range(1000))
+    line = encode(Health("healthy", agents, 5))
+    with counted_calls() as cost:
+        assert decode(line, sender=Role.GUEST).agents == agents
+    # None for each of them: they are made in C. Comparing them is ours.
+    assert cost.calls < 5000
+    with counted_bytes() as cost:
+        decode(line, sender=Role.GUEST)
+    assert cost.peak < 12 * len(line)
+
+
+# --------------------------------------------------------------------------------------------- conversation
+
+
+@pytest.mark.parametrize(
+    "reply", [Pong(), Health("ready"), Ack("mount", True), Ack("mount", False, "no"), Ack("", False, "malformed JSON")]
+)
+def test_a_reply_that_nobody_asked_for_ends_the_connection(reply):
+    connection = Connection(Role.HOST)
+    connection.receive_data(encode(reply) * 1000)
+    found, error = events(connection)
+    assert found == []
+    assert error is UnexpectedReply
+
+
+def test_an_ack_storm_settles_what_was_asked_and_no_more():
+    connection = Connection(Role.HOST)
+    requests = [InjectSecret(f"S{number}", "x") for number in range(5)]
+    for request in requests:
+        connection.send(request)
+    connection.receive_data(encode(Ack("inject_secret", True)) * 100_000)
+    found, error = events(connection)
+    assert [event.request for event in found] == requests
+    assert all(type(event) is ReplyReceived for event in found)
+    assert error is UnexpectedReply
+    assert connection.pending == ()
+
+
+def test_requests_in_flight_are_bounded():
+    session = Session("the guest")
+    calls = [session.start(Ping()) for _ in range(10_000)]
+    while data := session.next_write():
+        session.wrote(len(data))
+    assert sum(call.sent for call in calls) == MAX_PENDING == len(session.connection.pending)
+
+
+def test_notifications_that_nobody_reads_are_bounded_and_counted():
+    session = Session("the guest")
+    with counted_bytes() as cost:
+        for _ in range(20):
+            session.receive(PUSH * 1000)
+    assert session.dropped_notifications == 20_000 - MAX_NOTIFICATIONS
+    assert cost.peak < MAX_NOTIFICATIONS * 1000 + 200_000
+
+
+def test_large_notifications_that_nobody_reads_are_bounded_too():
+    """One that is as long as a line may be is kept as long as any other: the bound is a number of lines."""
+    session = Session("the guest", max_notifications=3)
+    line = encode(Lifecycle("x", "y" * 500_000))
+    with counted_bytes() as cost:
+        for _ in range(40):
+            session.receive(line)
+    assert session.dropped_notifications == 37
+    assert cost.peak < 3 * 500_000 + 4 * len(line)
+
+
+# -------------------------------------------------------------------------------------------------- drivers
+
+
+class Flood:
+    """A hostile guest at one end of a socket pair: a thread that answers the first request with a flood."""
+
+    def __init__(self, flood, times=1):
+        self.ours, self.theirs = socket.socketpair()
+        self.flood, self.times = flood, times
+        self.sent = 0
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        with self.theirs, contextlib.suppress(OSError):
+            self.theirs.recv(65536)
+            for _ in range(self.times):
+                self.theirs.sendall(self.flood)
+                self.sent += len(self.flood)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_exc):
+        self.thread.join()
+
+
+def ask_blocking(stream, request):
+    with stereos_proto_io.blocking.Client.attach(stream, timeout=60) as client:
+        try:
+            return client.request(request), client.dropped_notifications
+        except Exception as exc:  # noqa: BLE001  (it is the result)
+            return exc, client.dropped_notifications
+
+
+def ask_asyncio(stream, request):
+    async def main():
+        async with await stereos_proto_io.asyncio.Client.attach(stream) as client:
+            try:
+                return await client.request(request), client.dropped_notifications
+            except Exception as exc:  # noqa: BLE001
+                return exc, client.dropped_notifications
+
+    return asyncio.run(main())
+
+
+def ask_trio(stream, request):
+    async def main():
+        async with stereos_proto_io.trio.Client.attach(stream) as client:
+            try:
+                return await client.request(request), client.dropped_notifications
+            except Exception as exc:  # noqa: BLE001
+                return exc, client.dropped_notifications
+
+    return trio.run(main)
+
+
+DRIVERS = pytest.mark.parametrize("ask", [ask_blocking, ask_asyncio, ask_trio])
+FLOODS = {
+    "no newline": (b"x" * 65_536, 200, LineTooLong),
+    "deep nesting": (b"[" * 65_536, 200, LineTooLong),
+    "garbage": (b"garbage\n" * 1000, 200, MalformedLine),
+    "replies that nobody asked for": (PONG * 1000, 200, UnexpectedReply),
+    "acks": (encode(Ack("get_health", True)) * 1000, 200, UnexpectedReply),
+    "half a line": (b'{"type":"health"', 1, (IncompleteLine, ConnectionLost)),
+    "a health report that is none": (b'{"type":"health","payload":[]}\n', 1, InvalidMessage),
+}
+
+
+@DRIVERS
+@pytest.mark.parametrize("name", [*FLOODS])
+def test_a_flood_through_each_driver_ends_in_the_documented_error(ask, name):
+    """And soon: no more of it is taken than a line, and what the two sockets' buffers hold."""
+    flood, times, expected = FLOODS[name]
+    with Flood(flood, times) as guest, counted_bytes() as cost:
+        outcome, _ = ask(guest.ours, GetHealth())
+    assert isinstance(outcome, expected)
+    assert cost.peak < 8 * MIB
+    assert guest.sent < 4 * MIB
+
+
+@DRIVERS
+def test_blank_lines_through_each_driver(ask):
+    with Flood(b"\n" * 200_000 + b"\r\n" * 20_000 + encode(Health("ready"))) as guest, counted_bytes() as cost:
+        outcome, _ = ask(guest.ours, GetHealth())
+    assert outcome == Health("ready")
+    # The flood itself is there while it is written.
+    assert cost.peak < 2 * MIB
+
+
+@DRIVERS
+def test_notifications_that_nobody_reads_through_each_driver(ask):
+    flood = PUSH * 10_000 + encode(Health("ready"))
+    with Flood(flood) as guest, counted_bytes() as cost:
+        outcome, dropped = ask(guest.ours, GetHealth())
+    assert outcome == Health("ready")
+    assert dropped == 10_000 - MAX_NOTIFICATIONS
+    assert cost.peak < len(flood) + 4 * MIB
+
+
+@DRIVERS
+def test_unknown_messages_through_each_driver(ask):
+    flood = encode(UnknownMessage("new", {"x": [1, 2, {"y": None}]})) * 5000 + encode(Health("ready"))
+    with Flood(flood) as guest:
+        outcome, dropped = ask(guest.ours, GetHealth())
+    assert outcome == Health("ready")
+    assert dropped == 5000 - MAX_NOTIFICATIONS
+
+
+# --------------------------------------------------------------------------------------------- virtio-serial
 
 
 def sync_ack(padding):
@@ -31,3 +487,13 @@ def test_the_end_of_an_over_long_line_does_not_end_a_resynchronisation():
     preamble.receive_data(sync_ack(0) + b"\n{")
     assert preamble.done
     assert preamble.trailing_data == b"{"
+
+
+def test_a_flood_before_the_answer_to_a_resynchronisation_is_bounded():
+    preamble = ResyncPreamble("n")
+    with counted_bytes() as cost:
+        for _ in range(600):
+            preamble.receive_data(b"x" * 65_536)
+    assert cost.peak < 3 * MAX_LINE_SIZE
+    preamble.receive_data(b"\n" + sync_ack(0) + b"\n")
+    assert preamble.done

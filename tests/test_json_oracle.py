@@ -4,11 +4,11 @@ import json
 import sys
 
 import pytest
+from fuzz import mutate, oracle, seeds
+from fuzz.fuzz_codec import as_read, check
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz import mutate, oracle, seeds
-from fuzz.fuzz_codec import as_read, check
 from stereos_proto import Ack, AgentStatus, Health, InvalidMessage, MalformedLine, Pong, Role, UnknownMessage, decode
 from stereos_proto._codec import reader
 from stereos_proto._constants import MAX_NESTING
