@@ -10,6 +10,8 @@ import contextlib
 import inspect
 import io
 import os
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from html import escape
@@ -37,6 +39,7 @@ from stereos_proto_io.guest import trio as guest_trio
 # Diagrams
 # ---------------------------------------------------------------------------------------------------------
 
+HERE = Path(__file__).parent
 BOX = (110, 40)
 STEP = 210
 ARROW = (
@@ -339,6 +342,19 @@ def cli_reference() -> str:
     return "\n".join(parts)
 
 
+def screens() -> str:
+    """The pictures of `stereosctl`, as many as there are."""
+    names = sorted(path.name for path in (HERE / "screens").glob("*.svg"))
+    return "\n\n".join(f"![stereosctl {name.removesuffix('.svg')}](/screens/{name})" for name in names)
+
+
+def unreleased() -> str:
+    """What the next release changes, from the fragments."""
+    line = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "next", "--dir", str(HERE.parent)]
+    notes = subprocess.run(line, capture_output=True, text=True, check=True).stdout  # noqa: S603  (our own arguments)
+    return "## The next release\n" + notes.strip().partition("\n")[2]
+
+
 def main(folder: Path) -> None:
     """Write everything into `folder`."""
     folder.mkdir(exist_ok=True)
@@ -352,6 +368,8 @@ def main(folder: Path) -> None:
         "faults.md": faults_table(),
         "constants.md": constants_table(),
         "cli.md": cli_reference(),
+        "screens.md": screens(),
+        "unreleased.md": unreleased(),
         **{f"api-{part}.md": "".join(api_sections(part)) for part in ("core", "io", "guest")},
     }
     for name, text in pages.items():
@@ -361,4 +379,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(__file__).parent / "_generated")
+    main(HERE / "_generated")

@@ -65,7 +65,8 @@ def run_console(text, env):
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
         if command.startswith("make "):
-            assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+            makefiles = "".join(path.read_text() for path in (ROOT / "Makefile", *ROOT.glob("*/targets.mk")))
+            assert re.search(rf"^{command.split()[1]}:", makefiles, re.MULTILINE), command
         elif command.startswith("pip install "):
             extras = re.findall(r"\[(.*?)\]", command)
             known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -113,14 +114,14 @@ def test_snippets(page, tmp_path, monkeypatch):
             said = None
 
 
-def test_test_functions_in_snippets_run_as_tests(tmp_path):
-    text = "\n".join(
-        body for language, body in FENCE.findall((DOCS / "howto/testing.md").read_text()) if language == "python"
-    )
-    (tmp_path / "test_snippets.py").write_text(text)
+def test_tests_in_snippets_pass(tmp_path):
+    blocks = [body for page in (README, *PAGES) for _, body in FENCE.findall(page.read_text()) if "\ndef test_" in body]
+    for number, body in enumerate(blocks):
+        (tmp_path / f"test_{number}.py").write_text(body)
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert "1 passed" in done.stdout, done.stdout
+    assert len(blocks) >= 2
+    assert f"{len(blocks)} passed" in done.stdout, done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------- pages
