@@ -253,7 +253,14 @@ def test_pauses_grow_while_nothing_moves_and_start_again_when_it_does():
     assert pauses(asked) == [0.025, 0.05, 0.1, 0.025, 0.05, 0.1, 0.025, 0.025, 0.05]
 
 
-@pytest.mark.parametrize("field", ["first", "factor", "maximum"])
+def test_a_guest_that_answers_is_asked_again_soon_and_one_that_does_not_is_left_alone():
+    asked, _ = run(wait_ready(), [BOOTING, None] * 7 + [BOOTING])
+    assert pauses(asked)[-3:] == [0.2, 0.2, 0.2]
+    asked, _ = run(wait_ready(redial=True), [NOT_YET, None] * 8 + [NOT_YET])
+    assert pauses(asked)[-3:] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("field", ["first", "factor", "maximum", "answering"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_a_backoff_that_could_spin_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} must be more than 0"):

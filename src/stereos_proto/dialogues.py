@@ -78,6 +78,9 @@ def _unchanged(delay: float) -> float:
 class Backoff:
     """How long to wait between tries: `first` seconds, times `factor` each time, `maximum` at most.
 
+    A guest that answers, and is not ready yet, is asked again after `answering` seconds at the most: its next
+    state is near, and asking costs it next to nothing.
+
     `jitter` maps each delay to the delay that is used: pass `lambda d: d * random.uniform(0.5, 1)` where many
     hosts wait for many guests.
     """
@@ -85,6 +88,7 @@ class Backoff:
     first: float = attrs.field(default=0.025, validator=_positive)
     factor: float = attrs.field(default=2.0, validator=_positive)
     maximum: float = attrs.field(default=1.0, validator=_positive)
+    answering: float = attrs.field(default=0.2, validator=_positive)
     jitter: Callable[[float], float] = attrs.field(default=_unchanged, repr=False)
 
     def delays(self) -> Iterator[float]:
@@ -171,7 +175,8 @@ class ReadyWait:
             if self._kind() != seen:
                 # Something has moved: look again soon.
                 delays = self.backoff.delays()
-            yield Sleep(next(delays))
+            delay = next(delays)
+            yield Sleep(delay if self.progress.error else min(delay, self.backoff.answering))
 
     def _kind(self) -> object:
         return self.progress.state, type(self.progress.error)
