@@ -7,7 +7,7 @@ import io
 import os
 import pty
 import re
-import signal
+import select
 import struct
 import subprocess
 import sys
@@ -108,7 +108,12 @@ def run_cli(
 def run_process(*arguments: str, stdin: bytes = b"", env=None) -> Result:
     """Run a command as a process of its own, in pipes."""
     done = subprocess.run(
-        [*COMMAND, *arguments], input=stdin, capture_output=True, env={**CLEAN_ENV, **(env or {})}, timeout=60
+        [*COMMAND, *arguments],
+        check=False,
+        input=stdin,
+        capture_output=True,
+        env={**CLEAN_ENV, **(env or {})},
+        timeout=60,
     )
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -145,6 +150,9 @@ class TerminalProcess:
             self.seen += self._read()
 
     def _read(self) -> str:
+        while not select.select([self._master], [], [], 0.1)[0]:
+            if self.process.poll() is not None:
+                raise EOFError(self.seen)
         data = os.read(self._master, 65536)
         if not data:
             raise EOFError(self.seen)
@@ -195,7 +203,3 @@ def piped(*arguments: str, env=None, **options):
         finally:
             if process.poll() is None:
                 process.kill()
-
-
-def interrupt(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGINT)

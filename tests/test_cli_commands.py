@@ -8,8 +8,8 @@ from pathlib import Path
 import attrs
 import jsonschema
 import pytest
-from cli_harness import plain, run_cli
 
+from cli_harness import plain, run_cli
 from stereos_proto import AgentStatus
 from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.cli._app import COMMANDS, GROUPS, make_app
@@ -166,7 +166,7 @@ def test_the_address_may_come_from_the_environment(monkeypatch):
 
 
 def test_colour_obeys_no_color(guest, monkeypatch):
-    colours = "\x1b[31m \x1b[32m \x1b[33m \x1b[36m \x1b[1;32m".split()
+    colours = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[1;32m"]
     with_colour = run_cli(monkeypatch, "health", str(guest.address), tty=True).out
     without = run_cli(monkeypatch, "health", str(guest.address), tty=True, env={"NO_COLOR": "1"}).out
     assert any(colour in with_colour for colour in colours)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ._context import STDIN
 from ._errors import EXIT_CODES, BrokenOutput, SaidNo, exit_code
-from ._output import clean, error_console
+from ._output import clean, console, error_console
 
 _HELP = """
 See and steer StereOS guests: what the guest itself says, and what it is given.
@@ -84,6 +84,7 @@ def make_app(only: str | None = None) -> App:
         help=_HELP,
         help_epilogue=_epilogue(),
         version=_version,
+        console=console(),
         help_format="plaintext",
         default_parameter=Parameter(negative=(), show_default=_default),
         result_action="return_value",

@@ -1,0 +1,228 @@
+"""Every exit code, interruption at any moment, readers that go away: never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from cli_harness import CLEAN_ENV, COMMAND, plain, run_cli, run_process, terminal
+from stereos_proto import AgentStatus
+from stereos_proto_io import UnixSocket
+from stereos_proto_io.cli._app import COMMANDS
+from stereos_proto_io.cli._errors import EXIT_CODES
+from stereos_proto_io.testing import simulated_guest
+
+JCARD = '[[shared]]\nguest = "/etc"\n[[shared]]\nguest = "/ok"\n'
+
+#: exit code → faults of the guest, and a command that ends in it. `@` is the address, `nobody` one without a guest.
+ENDS = {
+    "done": (0, [], "ping @"),
+    "refused": (1, [], "mount a /etc @ --fs 9p"),
+    "refused, as JSON": (1, [], "send nothing @ --json"),
+    "an agent does not run": (1, [], "agents @"),
+    "a step is refused": (1, [], "provision JCARD @"),
+    "the guest shuts down while it is waited for": (1, [], "wait SHUTDOWN --timeout 20"),
+    "an old guest": (1, ["fail:unknown message type: get_health@get_health"], "wait @ --timeout 20"),
+    "no such command": (2, [], "frobnicate @"),
+    "no such option": (2, [], "ping @ --frob"),
+    "no guest": (2, [], "ping"),
+    "no address": (2, [], "ping 127.0.0.1:1024"),
+    "a bad address": (2, [], "ping tcp://127.0.0.1:99999"),
+    "a bad deadline": (2, [], "ping @ --timeout 0"),
+    "a bad condition": (2, [], "wait @ --for everything"),
+    "a bad fault": (2, [], "simulate --fault frob"),
+    "a file that is not there": (2, [], "provision nowhere.toml @"),
+    "a bad jcard": (2, [], "provision BAD @"),
+    "too long to be sent": (2, [], "config set LONG @"),
+    "no JSON": (2, [], "send x {frob @"),
+    "no such machine": (2, [], "health --vm nowhere"),
+    "nobody listens": (3, [], "ping nobody"),
+    "a connection that is lost": (3, ["cut:0"], "health @"),
+    "the doctor finds nobody": (3, [], "doctor nobody"),
+    "nonsense comes back": (4, ["garbage@get_health"], "health @"),
+    "a reply of another kind": (4, ["wrong-type@mount"], "mount a /a @ --fs 9p"),
+    "a line that is too long": (4, ["over-long@ping"], "ping @"),
+    "lost after it was sent": (5, ["cut:0"], "mount a /a @ --fs 9p"),
+    "a step that was lost": (5, ["drop@mount#1", "power-off@mount#2"], "provision GOOD @"),
+    "a late reply": (124, ["stall@ping"], "ping @ --timeout 0.2"),
+    "never ready": (124, ["never-ready"], "wait @ --timeout 0.2"),
+    "an agent that never runs": (124, [], "wait @ --for agent=nobody --timeout 0.2"),
+    "not ready to be provisioned": (124, ["never-ready"], "provision JCARD @ --timeout 0.2"),
+    "it never goes away": (124, [], "wait @ --for shutdown --timeout 0.4"),
+    "nobody comes": (124, [], "wait nobody --timeout 0.2"),
+    "watching ends": (124, [], "watch @ --timeout 0.2"),
+}
+
+
+@pytest.mark.parametrize(("code", "faults", "command"), ENDS.values(), ids=ENDS)
+def test_exit_code(code, faults, command, tmp_path, monkeypatch):
+    files = {"JCARD": JCARD, "GOOD": JCARD.replace("/etc", "/a"), "BAD": "[secrets]\nA = 1", "LONG": "# " + "x" * 2**20}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    places = {name: str(tmp_path / name) for name in files}
+    places["nobody"] = f"unix://{tmp_path}/nobody"
+    with simulated_guest(UnixSocket(tmp_path / "g"), faults=faults, agents=[AgentStatus("a", False)]) as guest:
+        places["@"] = places["SHUTDOWN"] = str(guest.address)
+        if "SHUTDOWN" in command:
+            guest.simulator.state = "shutdown"
+        words = [places.get(word, word) for word in command.split()]
+        result = run_cli(monkeypatch, *words, env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert result.code == code, result
+    assert code == 0 or code == 1 or result.err or command.startswith("doctor")
+    assert "Traceback" not in result.all
+
+
+def test_every_exit_code_has_a_test():
+    tested = {code for code, _, _ in ENDS.values()}
+    assert {code for code, _, _ in EXIT_CODES} == tested | {130, 141}
+
+
+def test_exit_codes_are_in_the_help(monkeypatch):
+    text = " ".join(run_cli(monkeypatch, "--help").out.split())
+    for code, meaning, _ in EXIT_CODES:
+        assert f"{code} {meaning}" in text
+
+
+def test_what_went_wrong_is_one_line(tmp_path, monkeypatch):
+    result = run_cli(monkeypatch, "ping", f"unix://{tmp_path}/nobody")
+    assert result.out == ""
+    assert result.err.startswith("stereosctl: cannot connect to unix://")
+    assert result.err.count("\n") == 1
+
+
+@contextmanager
+def deaf_guest(path):
+    """A socket that takes connections and never says a word."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(60)
+        yield listener
+
+
+#: Commands that last until they are interrupted, and what is on the screen by then.
+LASTING = {
+    "ping": ("ping @ -c 0 -i 0.01", "#2"),
+    "a ping without a reply": ("ping DEAF --timeout 60", ""),
+    "wait": ("wait @ --for agent=nobody --timeout 60", "tries"),
+    "wait for the end": ("wait @ --for shutdown --timeout 60", "tries"),
+    "watch": ("watch @", "Changes"),
+    "watch, as JSON": ("watch @ --jsonl", "uptime_seconds"),
+    "simulate": ("simulate", "tcp://"),
+    "record": ("record FILE @", "tcp://"),
+    "demo": ("demo", "A guest boots"),
+    "a hidden prompt": ("secret set NAME @", "not shown"),
+}
+
+
+@pytest.mark.parametrize(("command", "shown"), LASTING.values(), ids=LASTING)
+def test_ctrl_c_is_clean(command, shown, tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, deaf_guest(tmp_path / "deaf") as deaf:
+        places = {"@": str(guest.address), "DEAF": f"unix://{tmp_path}/deaf", "FILE": str(tmp_path / "t.ndjson")}
+        with terminal(*(places.get(word, word) for word in command.split())) as process:
+            host = None if shown else deaf.accept()[0]
+            process.wait_for(shown)
+            process.interrupt()
+            assert process.end() == 130
+            assert "interrupted" in plain(process.seen)
+            assert "Traceback" not in process.seen
+            if host is not None:
+                host.close()
+
+
+#: Interrupts the command at its n-th import, until nothing is imported any more.
+INTERRUPTED = """
+import itertools, os, signal, sys
+import stereos_proto_io
+from stereos_proto_io.cli import main
+numbers = itertools.count()
+moment = int(sys.argv[1])
+sys.addaudithook(
+    lambda event, _: event == "import" and next(numbers) == moment and os.kill(os.getpid(), signal.SIGINT)
+)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300])
+def test_ctrl_c_is_clean_while_the_command_is_loaded(moment, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(moment), "ping", f"unix://{tmp_path}/nobody"],
+        capture_output=True,
+        text=True,
+        env=CLEAN_ENV,
+        check=False,
+        timeout=60,
+    )
+    # -SIGINT is what a shell calls 130; 3 is the command's own end, where it loads fewer modules.
+    assert done.returncode in (130, -signal.SIGINT, 3)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["watch @ --jsonl -i 0.001", "ping @ -c 0 -i 0", "--help", "health @ --json"])
+def test_a_reader_that_goes_away_is_no_traceback(command, tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        simulator = guest.simulator
+        stop = threading.Event()
+        # Something has to change, or watching has nothing to write.
+        changes = threading.Thread(target=lambda: [setattr(simulator, "state", f"s{n}") for n in until(stop)])
+        changes.start()
+        try:
+            read, write = os.pipe()
+            os.close(read)
+            words = [str(guest.address) if word == "@" else word for word in command.split()]
+            with terminal_less(words, write) as process:
+                _, err = process.communicate(timeout=60)
+        finally:
+            stop.set()
+            changes.join()
+    assert process.returncode == 141
+    assert err == ""
+
+
+def until(stop):
+    number = 0
+    while not stop.wait(0.001):
+        number += 1
+        yield number
+
+
+@contextmanager
+def terminal_less(words, out):
+    with subprocess.Popen(
+        [*COMMAND, *words], stdout=out, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=CLEAN_ENV, text=True
+    ) as process:
+        os.close(out)
+        yield process
+
+
+def test_without_its_extra_it_says_what_to_install(tmp_path):
+    (tmp_path / "cyclopts.py").write_text("raise ModuleNotFoundError(\"No module named 'cyclopts'\", name='cyclopts')")
+    result = run_process("ping", env={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])})
+    assert result.code == 2
+    assert "pip install 'stereos-proto[cli]'" in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_loads_no_driver(name):
+    code = (
+        "import sys; from stereos_proto_io.cli import main; main(sys.argv[1:]); "
+        "print([m for m in sys.modules if m.startswith('stereos_proto_io.') or m in ('asyncio', 'trio', 'socket')], "
+        "file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *name.split(), "--help"], capture_output=True, text=True, env=CLEAN_ENV, check=True
+    )
+    loaded = set(eval(done.stderr))
+    drivers = {f"stereos_proto_io.{driver}" for driver in ("blocking", "asyncio", "trio", "guest")}
+    assert not loaded & (drivers | {"asyncio", "trio"})
+    if not name:
+        assert not any(module.rpartition(".")[2].startswith("_commands") for module in loaded)
