@@ -220,14 +220,17 @@ def test_sections_of_the_protocol_keep_their_numbers():
     assert heads == [str(number) for number in range(1, 11)]
 
 
-def test_names_in_the_table_of_names_exist():
+def test_names_in_the_tables_of_names_exist():
     import stereos_proto_io
-    from stereos_proto_io import blocking
-    from stereos_proto_io.asyncio import Client
+    from stereos_proto_io import asyncio, blocking, trio
 
-    rows = re.findall(r"^\| `\w+` \| (.*) \|$", (DOCS / "names.md").read_text(), re.MULTILINE)
-    assert len(rows) > 20
-    for name in re.findall(r"`([\w.]+)`", " ".join(rows)):
-        places = (stereos_proto, stereos_proto_io, blocking, blocking.Client, Client)
-        last = name.rpartition(".")[2]
-        assert any(hasattr(place, last) for place in places), name
+    text = (DOCS / "names.md").read_text()
+    names = [
+        name for row in re.findall(r"^\| [^|]* \|(.*)\|$", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    ]
+    assert len(names) > 20
+    for driver in (asyncio, blocking, trio):
+        for name in names:
+            assert any(hasattr(place, name) for place in (stereos_proto, stereos_proto_io, driver, driver.Client)), name
+    for row in REGISTRY:
+        assert f"| `{row.type}` | `{row.cls.__name__}`" in text
