@@ -1,17 +1,15 @@
 """What the asynchronous clients have in common: everything but waiting, writing and dialling.
 
-A driver brings, in the words of its runtime: a waiter, `_flush`, `_until`, `_hang_up`, `_closed`, `bounded` and
-`sleep`.
+A driver brings, in the words of its runtime: `_wait`, `_hang_up`, `_closed`, `bounded` and `sleep`.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import attrs
 
@@ -19,18 +17,10 @@ from stereos_proto import Connection, Health, Reply, Request, RequestTimeout, St
 from stereos_proto._messages import Notification
 from stereos_proto.dialogues import ReadyWait
 
-from ._session import Call, Session, accepted
-from ._verbs import AsyncActor, AsyncVerbs, Dialogue, Outcome, Result
+from ._session import Call, Session, Waiting, accepted, replies
+from ._verbs import AsyncActor, AsyncVerbs, Dialogue, Outcome, Report, Result
 
 Client = TypeVar("Client", bound="AsyncClient")
-
-
-class Waiter(Protocol):
-    """One task that waits. Being woken for nothing is harmless."""
-
-    def wake(self) -> None:
-        """Let the task look again."""
-        ...
 
 
 class AsyncClient(AsyncVerbs):
@@ -38,24 +28,15 @@ class AsyncClient(AsyncVerbs):
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._listeners: list[Waiter] = []
-        session.on_notification = self._wake_listeners
+        session.on_end = self._hang_up
 
     @abstractmethod
-    def _waiter(self) -> Waiter:
-        """Return a waiter for the current task."""
-
-    @abstractmethod
-    async def _flush(self, call: Call) -> None:
-        """Write what the session wants written, at least until the line of `call` is under way."""
-
-    @abstractmethod
-    async def _until(self, done: Callable[[], bool], waiter: Any) -> None:
-        """Return when `done`, or when the session has ended."""
+    async def _wait(self, waiting: Waiting) -> None:
+        """Return when `waiting` is done. Write what the session wants written meanwhile."""
 
     @abstractmethod
     def _hang_up(self) -> None:
-        """Close the stream at once."""
+        """Close the stream at once. Twice is fine."""
 
     @abstractmethod
     async def _closed(self) -> None:
@@ -94,7 +75,6 @@ class AsyncClient(AsyncVerbs):
     async def aclose(self) -> None:
         """Close the connection. Whoever still waits gets a ConnectionLost. Closing twice is fine."""
         self._session.close()
-        # What is still unwritten belongs to requests that nobody waits for any more.
         self._hang_up()
         await self._closed()
 
@@ -103,14 +83,11 @@ class AsyncClient(AsyncVerbs):
         return accepted(message, await self._ask(message))
 
     async def _ask(self, message: Request) -> Reply:
-        waiter = self._waiter()
-        call = self._session.start(message, waiter.wake)
+        call = self._session.start(message)
         try:
-            await self._flush(call)
-            if call.outcome is None:
-                await self._until(lambda: call.outcome is not None, waiter)
+            await self._wait(call)
         except BaseException:
-            self._abandon([call])
+            self._abandon((call,))
             raise
         return call.reply()
 
@@ -120,62 +97,40 @@ class AsyncClient(AsyncVerbs):
         Raises as `request` does, except for refusals, for the first that has no reply. Nothing is sent when
         one of them cannot be.
         """
-        replies: list[Reply] = []
-        for outcome in await self._many(tuple(messages), lambda _index, _outcome: None):
-            if isinstance(outcome, StereosError):
-                raise outcome
-            replies.append(outcome)
-        return replies
+        return replies(await self._many(tuple(messages), lambda _index, _outcome: None))
 
     async def notifications(self) -> AsyncIterator[Notification]:
         """Yield what the guest tells unasked, as it comes, until the client is closed.
 
         Raises what the connection ended in when it was not closed from here.
         """
-        session = self._session
-        while True:
-            while (message := session.take_notification()) is not None:
-                yield message
-            if session.ended is not None:
-                if session.closed:
-                    return
-                raise copy.copy(session.ended)
-            await self._listen(lambda: session.has_notification)
+        while (news := self._session.hear()) is not None:
+            if isinstance(news, Waiting):
+                await self._listen(news)
+            else:
+                yield news
 
-    async def _many(self, messages: Sequence[Request], report: Callable[[int, Outcome], None]) -> list[Outcome]:
-        waiter = self._waiter()
-        calls = self._session.start_many(messages, waiter.wake)
-        outcomes: list[Outcome] = []
+    async def _many(self, messages: Sequence[Request], report: Report) -> list[Outcome]:
+        calls = self._session.start_many(messages)
         try:
             for index, call in enumerate(calls):
-                await self._flush(call)
-                await self._until(lambda: call.outcome is not None, waiter)  # noqa: B023  (awaited here)
-                if call.outcome is not None:
-                    outcomes.append(call.outcome)
-                    report(index, call.outcome)
+                await self._wait(call)
+                report(index, call.ended_in())
         except BaseException:
             self._abandon(calls)
             raise
-        return outcomes
+        return [call.ended_in() for call in calls]
 
     def _abandon(self, calls: Sequence[Call]) -> None:
         for call in calls:
-            if call.outcome is None:
+            if not call.done:
                 self._session.abandon(call)
-        if self._session.ended:
-            self._hang_up()
 
-    async def _listen(self, done: Callable[[], bool]) -> None:
-        waiter = self._waiter()
-        self._listeners.append(waiter)
+    async def _listen(self, waiting: Waiting) -> None:
         try:
-            await self._until(done, waiter)
+            await self._wait(waiting)
         finally:
-            self._listeners.remove(waiter)
-
-    def _wake_listeners(self) -> None:
-        for waiter in self._listeners:
-            waiter.wake()
+            self._session.ignore(waiting)
 
     async def _run(self, dialogue: Dialogue[Result]) -> Result:
         return await Actor(type(self), self).run(dialogue)
@@ -222,19 +177,15 @@ class Actor(AsyncActor):
         client = self._current()
         return await client.bounded(timeout, client._ask, message)
 
-    async def _exchange_many(
-        self, messages: Sequence[Request], report: Callable[[int, Outcome], None]
-    ) -> list[Outcome]:
+    async def _exchange_many(self, messages: Sequence[Request], report: Report) -> list[Outcome]:
         return await self._current()._many(messages, report)
 
     async def _pause(self, seconds: float) -> None:
         if self.client is None or self.client._session.ended:
             await self.driver.sleep(seconds)
             return
-        session = self.client._session
-        heard = session.heard
         with suppress(RequestTimeout):
-            await self.driver.bounded(seconds, self.client._listen, lambda: session.heard != heard)
+            await self.driver.bounded(seconds, self.client._listen, self.client._session.listen())
 
     def _current(self) -> AsyncClient:
         if self.client is None:

@@ -18,7 +18,7 @@ from stereos_proto import Preamble, PreambleError
 
 from ._dial import is_device, preambles, socket_target
 from ._errors import connect_error
-from ._session import Session
+from ._session import READ_SIZE, Session
 from .addresses import TCP, Address, Dial, Vsock
 
 
@@ -52,8 +52,7 @@ class Wire(asyncio.Protocol):
         if isinstance(exc, OSError):
             self._break(exc)
         self._take(b"")
-        if not self.lost.done():
-            self.lost.set_result(None)
+        fulfil(self.lost)
 
     def pause_writing(self) -> None:
         """Leave what is to be written in the session: the transport's buffer is full."""
@@ -73,9 +72,7 @@ class Wire(asyncio.Protocol):
 
     async def open(self, address: Address) -> None:
         """Run what the transport wants before the protocol. Raises PreambleError, OSError."""
-        tried = False
         for preamble, patience in preambles(address):
-            tried = True
             opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._take = partial(_advance, preamble, opened)
             self._break = partial(_fail, opened)
@@ -87,8 +84,6 @@ class Wire(asyncio.Protocol):
                 if trailing := preamble.trailing_data:
                     self.data_received(trailing)
                 return
-        if tried:
-            raise TimeoutError
 
 
 def _advance(preamble: Preamble, opened: asyncio.Future[None], data: bytes) -> None:
@@ -99,9 +94,8 @@ def _advance(preamble: Preamble, opened: asyncio.Future[None], data: bytes) -> N
             preamble.receive_eof()
     except PreambleError as exc:
         _fail(opened, exc)
-    else:
-        if preamble.done and not opened.done():
-            opened.set_result(None)
+    if preamble.done:
+        fulfil(opened)
 
 
 def _fail(opened: asyncio.Future[None], error: Exception) -> None:
@@ -152,20 +146,36 @@ async def adopt(stream: Any, wire: Wire) -> None:
         create: Any = loop.create_unix_connection if stream.family == socket.AF_UNIX else loop.create_connection
         await create(lambda: wire, sock=stream)
         return
-    reader, transport = (stream[0], stream[1].transport) if isinstance(stream, tuple) else (None, stream)
-    transport.set_protocol(wire)
-    wire.connection_made(transport)
-    if reader is not None:
+    if isinstance(stream, tuple):
+        reader, writer = stream
+        stream = writer.transport
         # The writer closes its transport when it is collected.
-        wire.lost.add_done_callback(lambda _future: stream[1])
-        ended = reader.at_eof()
-        reader.feed_eof()
-        if early := await reader.read():
-            wire.data_received(early)
-        if ended:
-            wire.eof_received()
+        wire.lost.add_done_callback(lambda _future: writer)
+        early = _drain(reader)
+    else:
+        early = []
+    stream.set_protocol(wire)
+    wire.connection_made(stream)
+    for data in early:
+        wire.data_received(data) if data else wire.eof_received()
     with suppress(RuntimeError, AttributeError):
-        transport.resume_reading()
+        stream.resume_reading()
+
+
+def _drain(reader: asyncio.StreamReader) -> list[bytes]:
+    """What `reader` has read already; the last is b"" where that was the end of the stream."""
+    early: list[bytes] = []
+    while not early or early[-1]:
+        # Run by hand, as far as it comes: it waits where there is nothing more.
+        reading = reader.read(READ_SIZE)
+        try:
+            reading.send(None)
+        except StopIteration as stop:
+            early.append(stop.value)
+        else:
+            reading.close()
+            break
+    return early
 
 
 async def _connected(family: int, target: Any) -> socket.socket:
@@ -189,14 +199,15 @@ async def _connected(family: int, target: Any) -> socket.socket:
 async def _writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     writable = loop.create_future()
-    loop.add_writer(sock.fileno(), _fulfil, writable)
+    loop.add_writer(sock.fileno(), fulfil, writable)
     try:
         await writable
     finally:
         loop.remove_writer(sock.fileno())
 
 
-def _fulfil(future: asyncio.Future[None]) -> None:
+def fulfil(future: asyncio.Future[None]) -> None:
+    """Wake whoever awaits `future`. Twice is fine."""
     if not future.done():
         future.set_result(None)
 

@@ -41,7 +41,7 @@ def socket_target(address: SocketAddress) -> tuple[int, Any]:
 
 
 class Device:
-    """A character device with the five methods of a socket that the client needs."""
+    """A character device with the four methods of a socket that the client needs."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -49,9 +49,6 @@ class Device:
     def fileno(self) -> int:
         """The descriptor, -1 when it is closed."""
         return self._fd
-
-    def setblocking(self, _flag: bool) -> None:
-        """It never blocks."""
 
     def recv(self, size: int) -> bytes:
         """Read up to `size` bytes. Raises BlockingIOError when there are none."""
@@ -68,6 +65,16 @@ class Device:
             os.close(fd)
 
 
+def tune(stream: Any) -> Any:
+    """Make a socket fit for one small request after another, and return it."""
+    if hasattr(stream, "setblocking"):
+        stream.setblocking(False)
+    if isinstance(stream, socket.socket) and stream.family in (socket.AF_INET, socket.AF_INET6):
+        # A request is one write: there is nothing to wait for that would fill the segment.
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
+
+
 def is_device(address: Address) -> bool:
     """Whether the address is a character device, as a virtio-serial port is in a guest."""
     if not isinstance(address, VirtioSerial):
@@ -81,9 +88,11 @@ def is_device(address: Address) -> bool:
 def preambles(address: Address) -> Iterator[tuple[Preamble, float]]:
     """Yield the preambles to try on a fresh stream, each with the seconds to wait for it. Most need none.
 
-    The stream stays the same from try to try; a try that is followed by another was only too early.
+    The stream stays the same from try to try; a try that is followed by another was only too early. Raises
+    TimeoutError when there is nothing left to try.
     """
     if isinstance(address, HybridVsock):
         yield HybridVsockPreamble(address.port), HYBRID_VSOCK_PATIENCE
+        raise TimeoutError
     while isinstance(address, VirtioSerial):
         yield ResyncPreamble(secrets.token_hex(8)), RESYNC_PATIENCE

@@ -34,6 +34,14 @@ _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
 _UNKNOWN: Final = ("the system refused it", True)
 
 
+def _errno(cause: BaseException) -> int:
+    """The system's number for `cause`; 0 where it has none. A dial to several addresses hides those of its tries."""
+    if isinstance(cause, OSError) and cause.errno:
+        return cause.errno
+    tries = cause.__cause__.exceptions if isinstance(cause.__cause__, BaseExceptionGroup) else ()
+    return next(filter(None, map(_errno, tries)), 0)
+
+
 def connect_error(address: Address, cause: BaseException) -> ConnectError:
     """The error for a dial that failed with `cause`, chained to it."""
     if isinstance(cause, PreambleError):
@@ -44,7 +52,7 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
     elif isinstance(cause, TimeoutError) and not cause.errno:
         text, retryable = "no answer in time; is the guest booting, or paused?", True
     else:
-        meaning, retryable = _MEANINGS.get(getattr(cause, "errno", 0) or 0, _UNKNOWN)
+        meaning, retryable = _MEANINGS.get(_errno(cause), _UNKNOWN)
         text = f"{meaning} ({cause})"
     error = ConnectError(f"cannot connect to {address}: {text}", retryable=retryable)
     error.__cause__ = cause

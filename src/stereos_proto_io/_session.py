@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypedDict, TypeVar
 
 import attrs
 
@@ -54,21 +54,48 @@ READ_SIZE: Final = 64 * 1024
 _JOIN: Final = 64 * 1024
 
 
+Error = TypeVar("Error", bound=Exception)
+
+
 def _ignore() -> None:
     """Nobody waits."""
 
 
+def _bare(error: Error) -> Error:
+    """`error` without its traceback, whose frames hold the bytes that were read or written, secrets among them."""
+    return error.with_traceback(None)
+
+
+class Limits(TypedDict, total=False):
+    """What bounds a client: the requests in flight, and the notifications kept for a reader that is slow."""
+
+    max_pending: int
+    max_notifications: int
+
+
 @attrs.define(eq=False)
-class Call:
-    """One request and what becomes of it. `wake` is called when `outcome` is there, or there may
-    be something to write for it.
+class Waiting:
+    """Somebody who waits: `wake` is called when it is `done`, and may be called for nothing."""
+
+    wake: Callable[[], None] = attrs.field(default=_ignore, kw_only=True, repr=False)
+    done: bool = attrs.field(default=False, kw_only=True, repr=False)
+
+    def finish(self) -> None:
+        """Let it go on."""
+        self.done = True
+        self.wake()
+
+
+@attrs.define(eq=False)
+class Call(Waiting):
+    """One request and what becomes of it. It is `done` when `outcome` is there; `wake` is called, too, when there
+    may be something to write for it.
 
     `sent` turns true when the request is handed to the wire, and may from then on be carried out. `start` and
     `end` are the place of its line in all that the session has written, in bytes.
     """
 
     request: Request
-    wake: Callable[[], None] = attrs.field(default=_ignore, repr=False)
     outcome: Reply | StereosError | None = None
     sent: bool = False
     start: int = 0
@@ -83,23 +110,39 @@ class Call:
         """Give the outcome to whoever waits. Only the first one counts."""
         if self.outcome is None:
             self.outcome = outcome
-            self.wake()
+            self.finish()
+
+    def ended_in(self) -> Reply | StereosError:
+        """Return the reply, a refusal included, or the error that the call ended in."""
+        if self.outcome is None:
+            raise RuntimeError("the call has not settled yet")
+        return self.outcome
 
     def reply(self) -> Reply:
         """Return the reply, a refusal included. Raises what the call ended in instead."""
-        outcome = self.outcome
-        if isinstance(outcome, Reply):
-            return outcome
-        if outcome is None:
-            raise RuntimeError("the call has not settled yet")
-        raise outcome
+        outcome = self.ended_in()
+        if isinstance(outcome, StereosError):
+            raise outcome
+        return outcome
 
 
 def accepted(request: Request, reply: Reply) -> Reply:
     """Return `reply`. Raises RequestFailed when it refuses `request`."""
     if isinstance(reply, Ack) and not reply.ok:
-        raise RequestFailed(request, reply.error)
+        error = RequestFailed(request, reply.error)
+        del reply  # it may quote a secret, which is blotted out in the error alone
+        raise error
     return reply
+
+
+def replies(outcomes: Iterable[Reply | StereosError]) -> list[Reply]:
+    """Return `outcomes`, when they are replies. Raises the first error among them."""
+    found: list[Reply] = []
+    for outcome in outcomes:
+        if isinstance(outcome, StereosError):
+            raise outcome
+        found.append(outcome)
+    return found
 
 
 def check_sendable(requests: Sequence[Request]) -> None:
@@ -112,9 +155,12 @@ def check_sendable(requests: Sequence[Request]) -> None:
 class Session:
     """One connection to one guest, as seen by everybody who asks something over it. Not thread-safe.
 
-    `label` names the guest in errors. `on_notification` is called whenever there is something new to
-    `take_notification`, or the session has ended. `closed` tells that its own user ended it; `heard` counts the
-    notifications that came, `dropped_notifications` those of them that nobody took in time.
+    Who is woken in `receive` or `end` may at once `start`, `abandon`, `close` or write; only `receive` is not to
+    be entered again.
+
+    `label` names the guest in errors. `on_end` is called once, when the session ends: the stream is of no more
+    use then. `closed` tells that its own user ended it; `heard` counts the notifications that came,
+    `dropped_notifications` those of them that nobody took in time.
     """
 
     def __init__(
@@ -123,14 +169,14 @@ class Session:
         *,
         max_pending: int = MAX_PENDING,
         max_notifications: int = MAX_NOTIFICATIONS,
-        on_notification: Callable[[], None] = _ignore,
+        on_end: Callable[[], None] = _ignore,
     ) -> None:
         self.label = label
         self.connection = Connection(Role.HOST, max_pending=max_pending)
         self.dropped_notifications = 0
         self.heard = 0
         self.closed = False
-        self.on_notification = on_notification
+        self.on_end = on_end
         self._max_pending = max_pending
         self._sent: deque[Call] = deque()  # in step with connection.pending
         self._waiting: deque[Call] = deque()  # not yet given to the connection
@@ -138,6 +184,8 @@ class Session:
         self._queued = 0  # bytes that were ever put into _outgoing
         self._written = 0  # bytes that were ever written
         self._notifications: deque[Notification] = deque(maxlen=max_notifications)
+        self._listening: list[Waiting] = []
+        self._mourning: list[Waiting] = []
         self._end: StereosError | None = None
 
     # -- asking ------------------------------------------------------------------------------------------
@@ -150,7 +198,7 @@ class Session:
         """
         if self._end is not None:
             raise self._not_sent(request)
-        call = Call(request, wake)
+        call = Call(request, wake=wake)
         if self._waiting or self._outgoing or len(self._sent) >= self._max_pending:
             # Its turn comes later; what is wrong with it is said now.
             check_sendable([request])
@@ -170,19 +218,20 @@ class Session:
         A request that has not been given to the wire is withdrawn. One that is partly written ends the
         session: the rest of it can neither be sent, as it is no longer wanted, nor left out (§1).
         """
-        if not call.sent:
-            if call in self._waiting:
-                self._waiting.remove(call)
-        elif self._torn(call):
-            self.connection.send_failed()
-            self.end(ConnectionLost(f"the connection to {self.label} was ended in the middle of writing a request"))
-        sent = call.sent and not isinstance(call.outcome, StereosError)
-        what = "it may still be carried out" if sent else "it was not carried out"
+        what = "it may still be carried out" if call.sent else "it was not carried out"
         error = RequestTimeout(
-            f"{self.label} did not answer {call.request.type} in time; {what}", request=call.request, sent=sent
+            f"{self.label} did not answer {call.request.type} in time; {what}", request=call.request, sent=call.sent
         )
         call.wake = _ignore
+        if call.settled:
+            # A reply may be read before a driver comes round to say that the request is written.
+            return error
         call.settle(error)
+        if not call.sent:
+            self._waiting.remove(call)
+        elif call.start < self._written < call.end:
+            self.connection.send_failed()
+            self.end(ConnectionLost(f"the connection to {self.label} was ended in the middle of writing a request"))
         return error
 
     def _line(self, call: Call) -> bytes:
@@ -193,9 +242,6 @@ class Session:
         self._sent.append(call)
         return line
 
-    def _torn(self, call: Call) -> bool:
-        return call.start < self._written < call.end
-
     # -- writing -----------------------------------------------------------------------------------------
 
     def broken(self, cause: OSError) -> None:
@@ -203,8 +249,15 @@ class Session:
         if self._outgoing:
             self.connection.send_failed()
         lost = ConnectionLost(f"the connection to {self.label} broke ({cause.strerror or cause})")
-        lost.__cause__ = cause
+        lost.__cause__ = _bare(cause)
         self.end(lost)
+
+    def interrupted(self) -> None:
+        """Take note that nobody knows what was read or written: an exception came between doing and counting."""
+        self.connection.send_failed()
+        # Rather "nobody knows" than "not sent", which invites to send it again.
+        self._written = self._queued
+        self.end(ConnectionLost(f"the connection to {self.label} was interrupted in the middle of reading or writing"))
 
     @property
     def wants_write(self) -> bool:
@@ -236,7 +289,7 @@ class Session:
             try:
                 lines.append(self._line(call))
             except LocalProtocolError as exc:
-                call.settle(exc)
+                call.settle(_bare(exc))
             else:
                 size += len(lines[-1])
         self._outgoing = b"".join(lines)
@@ -265,10 +318,10 @@ class Session:
         except IncompleteLine as exc:
             # Half a reply tells no more than none: the guest, or what is between us, went away.
             lost = ConnectionLost(f"{self.label} closed the connection in the middle of a line")
-            lost.__cause__ = exc
+            lost.__cause__ = _bare(exc)
             self.end(lost)
         except RemoteProtocolError as exc:
-            self.end(exc)
+            self.end(_bare(exc))
         if self._waiting and len(self._sent) < self._max_pending:
             # There is room in flight again; whoever waits for it may have to write by itself.
             self._waiting[0].wake()
@@ -278,7 +331,30 @@ class Session:
         if len(self._notifications) == self._notifications.maxlen:
             self.dropped_notifications += 1
         self._notifications.append(message)
-        self.on_notification()
+        self._tell_listeners()
+
+    def listen(self) -> Waiting:
+        """Return what is done at the next notification, or the end of the session. See `take_notification`."""
+        waiting = Waiting(done=self._end is not None)
+        self._listening.append(waiting)
+        return waiting
+
+    def until_end(self) -> Waiting:
+        """Return what is done at the end of the session."""
+        waiting = Waiting(done=self._end is not None)
+        self._mourning.append(waiting)
+        return waiting
+
+    def ignore(self, waiting: Waiting) -> None:
+        """Forget what `listen` or `until_end` returned."""
+        for waitings in (self._listening, self._mourning):
+            if waiting in waitings:
+                waitings.remove(waiting)
+
+    def _tell_listeners(self) -> None:
+        listening, self._listening = self._listening, []
+        for waiting in listening:
+            waiting.finish()
 
     @property
     def has_notification(self) -> bool:
@@ -288,6 +364,18 @@ class Session:
     def take_notification(self) -> Notification | None:
         """Return the oldest notification that nobody took, None when there is none."""
         return self._notifications.popleft() if self._notifications else None
+
+    def hear(self) -> Notification | Waiting | None:
+        """Return the oldest notification that nobody took; what to wait for, where there is none yet; None when
+        the session's own user has closed it. Raises what it ended in when it ended otherwise.
+        """
+        if self._notifications:
+            return self._notifications.popleft()
+        if self._end is None:
+            return self.listen()
+        if self.closed:
+            return None
+        raise copy.copy(self._end)
 
     # -- ending ------------------------------------------------------------------------------------------
 
@@ -308,15 +396,20 @@ class Session:
         self._end = reason
         # A line of which only a part is written may be complete but for its newline, and then it counts (§1).
         lost = [call for call in self._sent if call.start < self._written]
+        calls = (*self._sent, *self._waiting)
         unanswered = tuple(call.request for call in lost if not call.settled)
-        for call in lost:
-            call.settle(self._lost(call.request, unanswered))
-        for call in (*self._sent, *self._waiting):
-            call.settle(self._not_sent(call.request))
+        # Before anybody is woken: who is woken may look for something to write.
         self._waiting.clear()
         self._outgoing = b""
         self._queued = self._written
-        self.on_notification()
+        for call in lost:
+            call.settle(self._lost(call.request, unanswered))
+        for call in calls:
+            call.settle(self._not_sent(call.request))
+        self._tell_listeners()
+        for waiting in tuple(self._mourning):
+            waiting.finish()
+        self.on_end()
 
     def _not_sent(self, request: Request) -> ConnectionLost:
         reason = self._end

@@ -9,39 +9,54 @@ from __future__ import annotations
 import inspect
 import os
 import socket
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import trio
 
-from stereos_proto import PreambleError
+from stereos_proto import Preamble, PreambleError
 
-from ._dial import Device, is_device, preambles, socket_target
+from ._dial import Device, is_device, preambles, socket_target, tune
 from ._errors import connect_error
-from ._session import READ_SIZE
+from ._session import READ_SIZE, Session
 from .addresses import TCP, Address, Dial
 
 
-class Wire(Protocol):
-    """A stream of bytes to a guest. `read` and `write` raise OSError when it breaks."""
+class Wire(ABC):
+    """A stream of bytes to a guest."""
 
-    async def read(self) -> bytes:
-        """Return some bytes, b"" at the end of the stream."""
-        ...
+    @abstractmethod
+    async def read(self, take: Callable[[bytes], None]) -> None:
+        """Give `take` what comes next, b"" at the end. Being cancelled loses nothing: no checkpoint comes between.
 
-    def try_write(self, data: bytes | memoryview) -> int:
-        """Write what can be written without waiting, and return how many bytes that was."""
-        ...
+        Raises OSError when the stream breaks.
+        """
 
-    async def write(self, data: bytes | memoryview) -> int:
-        """Wait until something is written, and return how many bytes that was."""
-        ...
+    @abstractmethod
+    async def send(self, data: bytes) -> None:
+        """Write a few bytes, before there is a session. Raises OSError when the stream breaks."""
 
+    @abstractmethod
+    def write_now(self, session: Session) -> None:
+        """Write what can be written without waiting."""
+
+    @abstractmethod
+    async def write(self, session: Session) -> None:
+        """Wait until some of what `session` wants written is written. For one task at a time."""
+
+    @abstractmethod
     def abort(self) -> None:
-        """Close at once."""
-        ...
+        """Close at once. Whoever waits is woken."""
+
+    async def closed(self) -> None:
+        """Return when it is closed, and all that belongs to it."""
+        await trio.lowlevel.checkpoint()
 
 
-class SocketWire:
+class SocketWire(Wire):
     """A wire over anything with a descriptor and a socket's `recv`, `send` and `close`.
 
     It waits for the descriptor and reads it itself: trio's own socket methods do the same with several more
@@ -49,90 +64,122 @@ class SocketWire:
     """
 
     def __init__(self, sock: Any) -> None:
-        sock.setblocking(False)
-        self._sock = sock
+        self._sock = tune(sock)
 
-    async def read(self) -> bytes:
-        """Return some bytes, b"" at the end of the stream."""
-        while True:
-            await trio.lowlevel.wait_readable(self._sock)
-            try:
-                data: bytes = self._sock.recv(READ_SIZE)
-            except (BlockingIOError, InterruptedError):
-                continue
-            return data
+    async def read(self, take: Callable[[bytes], None]) -> None:
+        """Give `take` what comes next."""
+        await trio.lowlevel.wait_readable(self._sock)
+        self._read(take)
 
-    def try_write(self, data: bytes | memoryview) -> int:
-        """Write what can be written without waiting, and return how many bytes that was."""
+    @trio.lowlevel.enable_ki_protection
+    def _read(self, take: Callable[[bytes], None]) -> None:
         try:
-            size: int = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        return size
+            data = self._sock.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        take(data)
 
-    async def write(self, data: bytes | memoryview) -> int:
-        """Wait until something is written, and return how many bytes that was."""
-        size = 0
-        while not size:
+    async def send(self, data: bytes) -> None:
+        """Write a few bytes."""
+        await trio.lowlevel.wait_writable(self._sock)
+        self._sock.send(data)
+
+    @trio.lowlevel.enable_ki_protection
+    def write_now(self, session: Session) -> None:
+        """Write what can be written without waiting."""
+        try:
+            while data := session.next_write():
+                session.wrote(self._sock.send(data))
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            # Replies to earlier requests may have arrived before the connection broke.
+            with suppress(OSError):
+                while not session.ended:
+                    session.receive(self._sock.recv(READ_SIZE))
+            session.broken(exc)
+
+    async def write(self, session: Session) -> None:
+        """Wait until something can be written, and write it."""
+        with suppress(trio.ClosedResourceError):
             await trio.lowlevel.wait_writable(self._sock)
-            size = self.try_write(data)
-        return size
+            self.write_now(session)
 
     def abort(self) -> None:
-        """Close at once. Whoever waits for the descriptor is woken."""
+        """Close at once."""
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
 
 
-class StreamWire:
+class StreamWire(Wire):
     """A wire over a `trio.abc.Stream`, whose writes cannot be told how far they got when they are cancelled."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        self._aborted = False
 
-    async def read(self) -> bytes:
-        """Return some bytes, b"" at the end of the stream."""
+    async def read(self, take: Callable[[bytes], None]) -> None:
+        """Give `take` what comes next."""
         try:
-            return bytes(await self._stream.receive_some(READ_SIZE))
+            data = await self._stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise ConnectionResetError(str(exc) or "the stream broke") from exc
+            raise _reset(exc) from exc
+        take(bytes(data))
 
-    def try_write(self, _data: bytes | memoryview) -> int:
-        """Write nothing: a stream has no way to write without waiting."""
-        return 0
-
-    async def write(self, data: bytes | memoryview) -> int:
-        """Write all of `data`. Being cancelled in the middle breaks the stream: nobody knows what was written."""
-        finished = False
+    async def send(self, data: bytes) -> None:
+        """Write a few bytes."""
         try:
             await self._stream.send_all(data)
-            finished = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise ConnectionResetError(str(exc) or "the stream broke") from exc
-        finally:
-            if not finished:
-                self.abort()
-        return len(data)
+            raise _reset(exc) from exc
+
+    def write_now(self, _session: Session) -> None:
+        """Write nothing: a stream has no way to write without waiting."""
+
+    async def write(self, session: Session) -> None:
+        """Write all. Being cancelled in the middle ends the session: nobody knows what was written."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data = session.next_write()
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            session.wrote(len(data))
+            session.broken(_reset(exc))
+        except BaseException:
+            session.wrote(len(data))
+            session.interrupted()
+            raise
+        else:
+            session.wrote(len(data))
 
     def abort(self) -> None:
-        """Close at once, without the stream's own farewell."""
-        trio.lowlevel.spawn_system_task(trio.aclose_forcefully, self._stream)
+        """Close at once, as far as that goes without waiting."""
+        if not self._aborted:
+            self._aborted = True
+            trio.lowlevel.spawn_system_task(trio.aclose_forcefully, self._stream)
+
+    async def closed(self) -> None:
+        """Close it, and wait for that."""
+        await trio.aclose_forcefully(self._stream)
+        await trio.lowlevel.checkpoint()
+
+
+def _reset(error: Exception) -> OSError:
+    return ConnectionResetError(str(error) or "the stream broke")
 
 
 async def dial(address: Address) -> tuple[Wire, bytes]:
     """Connect to a guest; return the wire, and the bytes on it that came early. Raises ConnectError."""
-    wire: Wire | None = None
     try:
         wire = await _connect(address)
-        early = await _open(address, wire)
-    except BaseException as exc:
-        if wire is not None:
+        try:
+            return wire, await _open(address, wire)
+        except BaseException:
             wire.abort()
-        if isinstance(exc, (OSError, PreambleError)):
-            raise connect_error(address, exc) from exc
-        raise
-    return wire, early
+            raise
+    except (OSError, PreambleError) as exc:
+        raise connect_error(address, exc) from exc
 
 
 async def _connect(address: Address) -> Wire:
@@ -162,26 +209,23 @@ def adopt(stream: Any) -> Wire:
         family, descriptor = stream.family, os.dup(stream.fileno())
         stream.close()
         stream = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
-        if family in (socket.AF_INET, socket.AF_INET6):
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return StreamWire(stream) if isinstance(stream, trio.abc.Stream) else SocketWire(stream)
 
 
 async def _open(address: Address, wire: Wire) -> bytes:
     """Run what the transport wants before the protocol; return the bytes that belong to the protocol."""
-    tried = False
     for preamble, patience in preambles(address):
-        tried = True
         with trio.move_on_after(patience):
-            await wire.write(preamble.data_to_send())
+            await wire.send(preamble.data_to_send())
             while not preamble.done:
-                data = await wire.read()
-                if data:
-                    preamble.receive_data(data)
-                else:
-                    preamble.receive_eof()
+                await wire.read(partial(_advance, preamble))
         if preamble.done:
             return preamble.trailing_data
-    if tried:
-        raise TimeoutError
     return b""
+
+
+def _advance(preamble: Preamble, data: bytes) -> None:
+    if data:
+        preamble.receive_data(data)
+    else:
+        preamble.receive_eof()

@@ -50,6 +50,7 @@ READY_TIMEOUT: Final = 60.0
 Result = TypeVar("Result")
 Dialogue = Generator[Action, Any, Result]
 Outcome = Reply | StereosError
+Report = Callable[[int, Outcome], None]
 
 
 def ready_wait(
@@ -86,7 +87,7 @@ class SyncActor(ABC):
     def _exchange(self, message: Request, timeout: float) -> Reply: ...
 
     @abstractmethod
-    def _exchange_many(self, messages: Sequence[Request], report: Callable[[int, Outcome], None]) -> list[Outcome]: ...
+    def _exchange_many(self, messages: Sequence[Request], report: Report) -> list[Outcome]: ...
 
     @abstractmethod
     def _pause(self, seconds: float) -> None: ...
@@ -126,9 +127,7 @@ class AsyncActor(ABC):
     async def _exchange(self, message: Request, timeout: float) -> Reply: ...  # noqa: ASYNC109
 
     @abstractmethod
-    async def _exchange_many(
-        self, messages: Sequence[Request], report: Callable[[int, Outcome], None]
-    ) -> list[Outcome]: ...
+    async def _exchange_many(self, messages: Sequence[Request], report: Report) -> list[Outcome]: ...
 
     @abstractmethod
     async def _pause(self, seconds: float) -> None: ...
@@ -169,7 +168,7 @@ class SyncVerbs(ABC):
 
     @abstractmethod
     def request(self, message: Request, *, timeout: float | None = None) -> Reply:
-        """Send `message` and return its reply."""
+        """Send `message` and return its reply (§3)."""
 
     @abstractmethod
     def _run_within(self, dialogue: Dialogue[Result], timeout: float | None) -> Result: ...
@@ -187,11 +186,15 @@ class SyncVerbs(ABC):
 
     def set_config(self, content: str, *, timeout: float | None = None) -> Ack:
         """Replace the guest's jcard.toml (§6)."""
-        return cast("Ack", self.request(SetConfig(content), timeout=timeout))
+        message = SetConfig(content)
+        del content  # a traceback shows variables, but not what a message hides
+        return cast("Ack", self.request(message, timeout=timeout))
 
     def inject_secret(self, name: str, value: str, mode: int = SECRET_MODE, *, timeout: float | None = None) -> Ack:
         """Store a secret in the guest, in a file of the given mode (§6)."""
-        return cast("Ack", self.request(InjectSecret(name, value, mode), timeout=timeout))
+        message = InjectSecret(name, value, mode)
+        del value
+        return cast("Ack", self.request(message, timeout=timeout))
 
     def inject_ssh_key(self, user: str, public_key: str, *, timeout: float | None = None) -> Ack:
         """Replace the authorized keys of a user of the guest (§6)."""
@@ -226,7 +229,7 @@ class SyncVerbs(ABC):
         on_progress: Callable[[WaitProgress], None] | None = None,
         timeout: float = READY_TIMEOUT,
     ) -> Health:
-        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health.
+        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
 
         Raises NotReady, with the last state and error, when `timeout` seconds have passed or the guest shuts
         down, ConnectionLost when the connection ends: see `connect_when_ready` for a guest that still boots.
@@ -246,7 +249,7 @@ class AsyncVerbs(ABC):
 
     @abstractmethod
     async def request(self, message: Request) -> Reply:
-        """Send `message` and return its reply."""
+        """Send `message` and return its reply (§3)."""
 
     @abstractmethod
     async def _run(self, dialogue: Dialogue[Result]) -> Result: ...
@@ -264,11 +267,15 @@ class AsyncVerbs(ABC):
 
     async def set_config(self, content: str) -> Ack:
         """Replace the guest's jcard.toml (§6)."""
-        return cast("Ack", await self.request(SetConfig(content)))
+        message = SetConfig(content)
+        del content
+        return cast("Ack", await self.request(message))
 
     async def inject_secret(self, name: str, value: str, mode: int = SECRET_MODE) -> Ack:
         """Store a secret in the guest, in a file of the given mode (§6)."""
-        return cast("Ack", await self.request(InjectSecret(name, value, mode)))
+        message = InjectSecret(name, value, mode)
+        del value
+        return cast("Ack", await self.request(message))
 
     async def inject_ssh_key(self, user: str, public_key: str) -> Ack:
         """Replace the authorized keys of a user of the guest (§6)."""
@@ -297,7 +304,7 @@ class AsyncVerbs(ABC):
         on_progress: Callable[[WaitProgress], None] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  (a scope of the caller's cannot put the last state into its error)
     ) -> Health:
-        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health.
+        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
 
         Raises NotReady, with the last state and error, when `timeout` seconds have passed or the guest shuts
         down, ConnectionLost when the connection ends: see `connect_when_ready` for a guest that still boots.

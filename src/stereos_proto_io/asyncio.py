@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Generator
-from typing import Any, Self
-
-import attrs
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
+from functools import partial
+from typing import Any, Self, Unpack
 
 from stereos_proto import RequestTimeout
-from stereos_proto._constants import MAX_PENDING
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 
 from ._async_client import Actor, AsyncClient
-from ._asyncio_wire import Wire, abort, adopt, dial
-from ._session import MAX_NOTIFICATIONS, Call, Session
+from ._asyncio_wire import Wire, abort, adopt, dial, fulfil
+from ._session import Limits, Session, Waiting
 from ._verbs import Result, ready_wait
 from .addresses import Address
 
 __all__ = ["Client", "connect", "connect_when_ready"]
-
-
-class _Waiter:
-    __slots__ = ("_future", "_loop")
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self._loop.create_future()
-
-    def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        await self._future
-        self._future = self._loop.create_future()
 
 
 class Client(AsyncClient):
@@ -51,6 +33,7 @@ class Client(AsyncClient):
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire.session)
         self._wire = wire
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     async def attach(
@@ -58,27 +41,25 @@ class Client(AsyncClient):
         stream: Any,
         *,
         label: str = "the guest",
-        max_pending: int = MAX_PENDING,
-        max_notifications: int = MAX_NOTIFICATIONS,
+        **limits: Unpack[Limits],
     ) -> Self:
         """Return a client over what is connected already, and is the client's from then on.
 
         `stream` is a socket, an asyncio transport, or the pair of `StreamReader` and `StreamWriter` that
-        `asyncio.open_connection` returns.
+        `asyncio.open_connection` returns. `max_pending` bounds the requests in flight, `max_notifications` the
+        notifications kept for `notifications()`.
         """
-        wire = Wire(Session(label, max_pending=max_pending, max_notifications=max_notifications))
+        wire = Wire(Session(label, **limits))
         await adopt(stream, wire)
         return cls(wire)
 
-    def _waiter(self) -> _Waiter:
-        return _Waiter()
-
-    async def _flush(self, _call: Call) -> None:
-        self._wire.flush()
-
-    async def _until(self, done: Callable[[], bool], waiter: _Waiter) -> None:
-        while not done() and self._session.ended is None:
-            await waiter.wait()
+    async def _wait(self, waiting: Waiting) -> None:
+        if self._session.wants_write:
+            self._wire.flush()
+        while not waiting.done:
+            future = self._loop.create_future()
+            waiting.wake = partial(fulfil, future)
+            await future
 
     def _hang_up(self) -> None:
         abort(self._wire)
@@ -103,37 +84,34 @@ class Client(AsyncClient):
         await asyncio.sleep(seconds)
 
 
-@attrs.frozen
 class _Connecting:
     """A client to come: `await` it, or enter it with `async with`."""
 
-    make: Callable[[], Awaitable[Client]]
-    made: list[Client] = attrs.field(factory=list, init=False)
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, Client]]) -> None:
+        self.make = make
 
     def __await__(self) -> Generator[Any, Any, Client]:
         return self.make().__await__()
 
     async def __aenter__(self) -> Client:
-        self.made.append(await self.make())
-        return self.made[-1]
+        self._client = await self.make()
+        return self._client
 
     async def __aexit__(self, *_exc: object) -> None:
-        await self.made.pop().aclose()
+        await self._client.aclose()
 
 
-def connect(
-    address: Address, *, max_pending: int = MAX_PENDING, max_notifications: int = MAX_NOTIFICATIONS
-) -> _Connecting:
-    """Dial a guest. Await it for a client, or enter it: `async with connect(…) as client`.
+def connect(address: Address, **limits: Unpack[Limits]) -> _Connecting:
+    """Dial a guest. Await this for a client, or enter it with `async with … as client`.
 
-    `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for
-    `Client.notifications`. A connection does not mean that the guest is there (§8): see `connect_when_ready`.
+    `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
+    `connect_when_ready`.
 
     Raises ConnectError.
     """
 
     async def make() -> Client:
-        wire = Wire(Session(str(address), max_pending=max_pending, max_notifications=max_notifications))
+        wire = Wire(Session(str(address), **limits))
         await dial(address, wire)
         return Client(wire)
 
@@ -148,8 +126,7 @@ def connect_when_ready(
     agents: Collection[str] = (),
     backoff: Backoff | None = None,
     on_progress: Callable[[WaitProgress], None] | None = None,
-    max_pending: int = MAX_PENDING,
-    max_notifications: int = MAX_NOTIFICATIONS,
+    **limits: Unpack[Limits],
 ) -> _Connecting:
     """Dial until there is a guest, and wait until it is ready; to be awaited or entered like `connect`.
 
@@ -161,7 +138,7 @@ def connect_when_ready(
     RemoteProtocolError when what answers does not speak the protocol.
     """
     wait = ready_wait(states, agents, backoff, on_progress)
-    connecting = connect(address, max_pending=max_pending, max_notifications=max_notifications)
+    connecting = connect(address, **limits)
 
     async def make() -> Client:
         actor = Actor(Client, dial=connecting.make)

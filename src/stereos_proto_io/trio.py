@@ -10,47 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import trio
 
-from stereos_proto import RequestTimeout
-from stereos_proto._constants import MAX_PENDING
+from stereos_proto import ConnectionLost, RequestTimeout
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 
 from ._async_client import Actor, AsyncClient
-from ._session import MAX_NOTIFICATIONS, Call, Session
+from ._session import Call, Limits, Session, Waiting
 from ._trio_wire import Wire, adopt, dial
 from ._verbs import Result, ready_wait
 from .addresses import Address
 
 __all__ = ["Client", "connect", "connect_when_ready"]
-
-
-class _Waiter:
-    """A parked task. Woken before it waits, it does not wait."""
-
-    __slots__ = ("_task", "_woken")
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-        self._woken = False
-
-    def wake(self) -> None:
-        self._woken = True
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
-
-    async def wait(self) -> None:
-        if not self._woken:
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        self._woken = False
-
-    def _abort(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Client(AsyncClient):
@@ -59,94 +32,99 @@ class Client(AsyncClient):
     def __init__(self, wire: Wire, session: Session) -> None:
         super().__init__(session)
         self._wire = wire
-        self._leader: _Waiter | None = None
-        self._followers: list[_Waiter] = []
+        self._leader: Waiting | None = None
+        self._followers: list[Waiting] = []
         self._writing = trio.Lock()
 
     @classmethod
-    def attach(
-        cls,
-        stream: Any,
-        *,
-        label: str = "the guest",
-        max_pending: int = MAX_PENDING,
-        max_notifications: int = MAX_NOTIFICATIONS,
-    ) -> Self:
+    def attach(cls, stream: Any, *, label: str = "the guest", **limits: Unpack[Limits]) -> Self:
         """Return a client over what is connected already, and is the client's from then on.
 
-        `stream` is a `trio.abc.Stream`, or a socket of trio or of the standard library.
+        `stream` is a `trio.abc.Stream`, or a socket of trio or of the standard library. `max_pending` bounds the
+        requests in flight, `max_notifications` the notifications kept for `notifications()`.
         """
-        session = Session(label, max_pending=max_pending, max_notifications=max_notifications)
-        return cls(adopt(stream), session)
+        return cls(adopt(stream), Session(label, **limits))
 
-    def _waiter(self) -> _Waiter:
-        return _Waiter()
-
-    async def _flush(self, call: Call) -> None:
+    async def _wait(self, waiting: Waiting) -> None:
         session = self._session
-        while not session.is_written(call) and session.ended is None:
-            if session.wants_write:
-                async with self._writing:
-                    await self._write(call)
-            elif call.outcome is None:
-                # As many requests are in flight as may be: read until there is room.
-                waiter = _Waiter()
-                call.wake, wake = waiter.wake, call.wake
-                await self._until(lambda: session.wants_write or call.sent or call.outcome is not None, waiter)
-                call.wake = wake
-            else:
-                return
+        if session.wants_write:
+            self._wire.write_now(session)
+        try:
+            while not waiting.done:
+                if isinstance(waiting, Call) and session.wants_write and not session.is_written(waiting):
+                    self._leave(waiting)
+                    await self._write(waiting)
+                elif self._leader is None or self._leader is waiting:
+                    self._leader = waiting
+                    await self._read()
+                else:
+                    await self._follow(waiting)
+        finally:
+            self._leave(waiting)
+
+    async def _read(self) -> None:
+        """Read for everybody, once."""
+        session = self._session
+        try:
+            await self._wire.read(session.receive)
+        except OSError as exc:
+            session.broken(exc)
+        except trio.ClosedResourceError:
+            session.end(ConnectionLost(f"the connection to {session.label} was closed"))
+        if session.wants_write:
+            # There may be room in flight again.
+            self._wire.write_now(session)
 
     async def _write(self, call: Call) -> None:
         """Write until the line of `call` is written, reading meanwhile: both ends may be full of replies."""
-        session = self._session
-        try:
-            while not session.is_written(call) and (data := session.next_write()):
-                if size := self._wire.try_write(data):
-                    session.wrote(size)
-                    continue
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._until, lambda: False, _Waiter())
-                    session.wrote(await self._wire.write(data))
-                    nursery.cancel_scope.cancel()
-        except OSError as exc:
-            session.broken(exc)
-
-    async def _until(self, done: Callable[[], bool], waiter: _Waiter) -> None:
-        try:
-            while not done() and self._session.ended is None:
-                if self._leader is None:
-                    self._leader = waiter
-                    await self._lead(done)
-                else:
-                    self._followers.append(waiter)
-                    await waiter.wait()
-                    self._followers.remove(waiter)
-        finally:
-            if waiter in self._followers:
-                self._followers.remove(waiter)
-            if self._leader is waiter:
-                self._leader = None
-            # Also when this task only followed: it may be the one that was woken to lead.
-            if self._leader is None and self._followers:
-                self._followers[0].wake()
-
-    async def _lead(self, done: Callable[[], bool]) -> None:
-        """Read for everybody. There is no checkpoint between reading bytes and settling calls with them."""
-        session = self._session
-        while not done() and session.ended is None:
-            try:
-                session.receive(await self._wire.read())
-            except OSError as exc:
-                session.broken(exc)
-            except trio.ClosedResourceError:
+        async with self._writing:
+            if call.done or self._session.is_written(call):
                 return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_meanwhile, nursery.cancel_scope)
+                while self._session.wants_write and not (call.done or self._session.is_written(call)):
+                    await self._wire.write(self._session)
+                nursery.cancel_scope.cancel()
+
+    async def _read_meanwhile(self, scope: trio.CancelScope) -> None:
+        over = self._session.until_end()
+        try:
+            await self._wait(over)
+            scope.cancel()
+        finally:
+            self._session.ignore(over)
+
+    async def _follow(self, waiting: Waiting) -> None:
+        """Sleep until something happened to `waiting`, or it is its turn to read."""
+        task = trio.lowlevel.current_task()
+
+        def wake() -> None:
+            waiting.wake = _ignore
+            trio.lowlevel.reschedule(task)
+
+        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
+            waiting.wake = _ignore
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        waiting.wake = wake
+        self._followers.append(waiting)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            self._followers.remove(waiting)
+
+    def _leave(self, waiting: Waiting) -> None:
+        if self._leader is waiting:
+            self._leader = None
+        if self._leader is None and self._followers:
+            # Also when this task only followed: it may be the one that was woken to lead.
+            self._followers[0].wake()
 
     def _hang_up(self) -> None:
         self._wire.abort()
 
     async def _closed(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._wire.closed()
 
     @staticmethod
     async def bounded(seconds: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
@@ -161,17 +139,15 @@ class Client(AsyncClient):
         await trio.sleep(seconds)
 
 
-def connect(
-    address: Address, *, max_pending: int = MAX_PENDING, max_notifications: int = MAX_NOTIFICATIONS
-) -> AbstractAsyncContextManager[Client]:
+def connect(address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextManager[Client]:
     """Dial a guest, for use with `async with … as client`.
 
-    `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for
-    `Client.notifications`. A connection does not mean that the guest is there (§8): see `connect_when_ready`.
+    `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
+    `connect_when_ready`.
 
     Raises ConnectError.
     """
-    return _entered(lambda: _connect(address, max_pending, max_notifications))
+    return _entered(lambda: _connect(address, limits))
 
 
 def connect_when_ready(
@@ -182,8 +158,7 @@ def connect_when_ready(
     agents: Collection[str] = (),
     backoff: Backoff | None = None,
     on_progress: Callable[[WaitProgress], None] | None = None,
-    max_pending: int = MAX_PENDING,
-    max_notifications: int = MAX_NOTIFICATIONS,
+    **limits: Unpack[Limits],
 ) -> AbstractAsyncContextManager[Client]:
     """Dial until there is a guest, and wait until it is ready; for use with `async with … as client`.
 
@@ -197,7 +172,7 @@ def connect_when_ready(
     wait = ready_wait(states, agents, backoff, on_progress)
 
     async def make() -> Client:
-        actor = Actor(Client, dial=lambda: _connect(address, max_pending, max_notifications))
+        actor = Actor(Client, dial=lambda: _connect(address, limits))
         try:
             await actor.wait(wait, timeout, redial=True)
         except BaseException:
@@ -208,12 +183,16 @@ def connect_when_ready(
     return _entered(make)
 
 
-async def _connect(address: Address, max_pending: int, max_notifications: int) -> Client:
-    session = Session(str(address), max_pending=max_pending, max_notifications=max_notifications)
+async def _connect(address: Address, limits: Limits) -> Client:
+    session = Session(str(address), **limits)
     wire, early = await dial(address)
     if early:
         session.receive(early)
     return Client(wire, session)
+
+
+def _ignore() -> None:
+    """It is awake."""
 
 
 @asynccontextmanager

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
-
-import attrs
 
 from stereos_proto.dialogues import WaitProgress
+from stereos_proto_io import _blocking_wire
 from stereos_proto_io._verbs import ready_wait
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking import Client, _Actor
@@ -16,26 +14,19 @@ from ._context import ASK_SECONDS, Deadline
 from ._trace import TracedStream
 
 
-@attrs.define
-class _TracedActor(_Actor):
-    """Shows what goes over each connection that it makes, after the bytes before the protocol."""
-
-    def _connect(self, timeout: float) -> None:
-        super()._connect(timeout)
-        client = self._current()
-        client._stream = TracedStream(client._stream, str(self.address))
-
-
-def _actor(address: Address, deadline: Deadline, *, trace: bool) -> _Actor:
-    options: dict[str, Any] = {"timeout": ASK_SECONDS}
-    return (_TracedActor if trace else _Actor)(deadline.at, None, address, options)
+def _connect(address: Address, by: float, *, trace: bool) -> Client:
+    stream, early = _blocking_wire.dial(address, by)
+    if trace:
+        stream = TracedStream(stream, str(address))
+    client = Client.attach(stream, label=str(address), timeout=ASK_SECONDS)
+    if early:
+        client._session.receive(early)
+    return client
 
 
 def dial(address: Address, deadline: Deadline, *, trace: bool = False) -> Client:
     """Connect before the deadline. Raises ConnectError."""
-    actor = _actor(address, deadline, trace=trace)
-    actor._connect(deadline.left)
-    return actor._current()
+    return _connect(address, deadline.at, trace=trace)
 
 
 def dial_when_ready(
@@ -48,11 +39,10 @@ def dial_when_ready(
     trace: bool = False,
 ) -> Client:
     """Connect to a guest that may still boot. Raises what `connect_when_ready` raises."""
-    actor = _actor(address, deadline, trace=trace)
+    actor = _Actor(deadline.at, dial=lambda by: _connect(address, by, trace=trace))
     try:
         actor.wait(ready_wait(states, agents, None, on_progress), round(deadline.left, 1), redial=True)
     except BaseException:
-        if actor.client is not None:
-            actor.client.close()
+        actor.close()
         raise
     return actor._current()

@@ -20,7 +20,6 @@ from stereos_proto import (
     ConnectError,
     ConnectionLost,
     Health,
-    PreambleError,
     RemoteProtocolError,
     RequestFailed,
     RequestTimeout,
@@ -152,9 +151,9 @@ def _try(step: str, action: Callable[[], Any]) -> Any:
 
 
 def _dial(address: Address, deadline: Deadline) -> Any:
-    from stereos_proto_io.blocking import _dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+    from stereos_proto_io._blocking_wire import reach  # noqa: PLC0415  (loaded where a guest is dialled)
 
-    return _dial(address, deadline.at)
+    return reach(address, deadline.at)
 
 
 def _connected(address: Address) -> str:
@@ -164,16 +163,10 @@ def _connected(address: Address) -> str:
 
 
 def _preamble(address: Address, stream: Any, deadline: Deadline) -> str:
-    from stereos_proto_io._errors import connect_error  # noqa: PLC0415
-    from stereos_proto_io.blocking import _open  # noqa: PLC0415
+    from stereos_proto_io._blocking_wire import begin  # noqa: PLC0415
 
     start = time.perf_counter()
-    try:
-        if hasattr(stream, "setblocking"):
-            stream.setblocking(False)
-        _open(address, stream, deadline.at)
-    except (OSError, PreambleError) as exc:
-        raise connect_error(address, exc) from exc
+    begin(address, stream, deadline.at)
     took = (time.perf_counter() - start) * 1000
     if isinstance(address, HybridVsock):
         return f"CONNECT {address.port} was answered with OK in {took:.1f} ms"

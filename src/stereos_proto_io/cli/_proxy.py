@@ -10,9 +10,9 @@ from itertools import count
 from typing import Any, Final, Self
 
 from stereos_proto import Role, StereosError
+from stereos_proto_io._blocking_wire import begin, reach
 from stereos_proto_io._dial import is_device
 from stereos_proto_io.addresses import Address, HybridVsock
-from stereos_proto_io.blocking import _dial, _open
 from stereos_proto_io.guest._listen import bind_all
 
 from ._context import ASK_SECONDS, Deadline
@@ -72,9 +72,9 @@ class Proxy:
 
     def _join(self, host: socket.socket, number: int) -> None:
         deadline = Deadline.after(ASK_SECONDS)
-        guest = _dial(self._target, deadline.at)
+        guest = reach(self._target, deadline.at)
         try:
-            trailing = _open(self._target, guest, deadline.at)
+            trailing = begin(self._target, guest, deadline.at)
             if hasattr(guest, "settimeout"):
                 guest.settimeout(None)
             if trailing:
