@@ -1,5 +1,6 @@
 """The conformance suite: good guests pass it, and each case fails against a guest with just that fault."""
 
+import asyncio
 import json
 import re
 import socket
@@ -13,6 +14,7 @@ from guest_harness import running
 from stereos_proto import MAX_LINE_SIZE, AgentStatus
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
 from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _blocking_streams, _served
+from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest._actions import Close
 from stereos_proto_io.guest._session import GuestSession
 from stereos_proto_io.guest.conformance import CASES, Need, Outcome, Report, Result, run
@@ -47,6 +49,22 @@ def test_every_server_conforms_on_every_transport(kind, address, skipped, tmp_pa
     assert report.ok, report.as_table()
     assert len(names(report, Outcome.SKIPPED)) == skipped
     assert len(names(report, Outcome.PASSED)) == len(CASES) - skipped
+
+
+@pytest.mark.parametrize(
+    "address", [TCP("127.0.0.1", 0), UnixSocket("g"), HybridVsock("m"), VirtioSerial("s")], ids=str
+)
+def test_uvloop_conforms_and_ends(address, tmp_path, monkeypatch):
+    uvloop = pytest.importorskip("uvloop")
+    monkeypatch.chdir(tmp_path)
+
+    async def main():
+        async with asyncio_guest.serve(address, GuestSimulator()) as guest:
+            return await asyncio.to_thread(run, guest.address, **EVERYTHING)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(main())
+    assert report.ok, report.as_table()
 
 
 def test_a_fork_conforms():

@@ -87,7 +87,7 @@ class GuestLink(asyncio.Protocol):
         """Keep the connection for what the host is still owed, unless the stream has no connections."""
         self._session.receive_eof()
         self.pump()
-        return not self._session.boundless
+        return self._is_open and not self._session.boundless
 
     def pause_writing(self) -> None:
         """The host does not read: write no more, and so, once enough is owed, read no more."""
