@@ -165,11 +165,21 @@ class HalfADeafOne(Tampered):
 
 
 class ClosesAtHalfClose(Tampered):
-    """Takes a half-close for the end."""
+    """Is slow to answer, and takes a half-close for the end."""
+
+    at_end = False
+
+    @property
+    def has_actions(self):
+        return self.at_end and super().has_actions
+
+    def next_action(self):
+        return super().next_action() if self.at_end else None
 
     def receive_eof(self):
         self._actions.clear()
         self._queue([Close()])
+        self.at_end = True
 
 
 class OneAtATime(Tampered):
