@@ -9,7 +9,6 @@ import argparse
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,10 +17,10 @@ sys.path[0] = str(ROOT)
 from fuzz import harnesses  # noqa: E402
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a harness with the arguments, and return what it wrote."""
+def run(name: str, seconds: int) -> subprocess.CompletedProcess[str]:
+    """Run a harness, and return what it wrote."""
     return subprocess.run(
-        (sys.executable, "-m", "fuzz.run", *command),
+        (sys.executable, "-m", "fuzz.run", name, "--seconds", str(seconds)),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -33,7 +32,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def fuzz(name: str, seconds: int) -> bool:
     """Run one harness and say how it went; return whether nothing was found."""
-    done = run(name, "--seconds", str(seconds))
+    done = run(name, seconds)
     executions = re.search(r"number_of_executed_units: (\d+)", done.stdout)
     coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stdout)
     figures = f"{executions[1] if executions else '?'} executions"
@@ -43,13 +42,6 @@ def fuzz(name: str, seconds: int) -> bool:
     if done.returncode:
         print(done.stdout[-4000:], flush=True)
     return done.returncode == 0
-
-
-def keep(name: str) -> None:
-    """Put the smallest set of inputs with the same coverage into the kept corpus."""
-    with tempfile.TemporaryDirectory() as folder:
-        run(name, "--merge", folder)
-        harnesses.keep(name, (path.read_bytes() for path in Path(folder).iterdir()))
 
 
 def main() -> int:
@@ -63,7 +55,7 @@ def main() -> int:
     found = [name for name in names if not fuzz(name, options.seconds)]
     if options.keep:
         for name in set(names) - {"properties"}:
-            keep(name)
+            subprocess.run((sys.executable, "-m", "fuzz.keep", name), cwd=ROOT, check=True)
     return int(bool(found))
 
 

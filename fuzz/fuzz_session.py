@@ -63,6 +63,7 @@ class Play:
         self.session = Session("the guest", max_pending=max_pending, max_notifications=max_notifications)
         self.max_pending = max_pending
         self.calls: list[Call] = []
+        self.waiting: list[int] = []
         self.outcomes: dict[int, Any] = {}  # what a call ended in, once seen
         self.given_up: set[int] = set()
         self.written = b""
@@ -79,6 +80,7 @@ class Play:
 
     def start(self, _choices: Choices, *requests: Request) -> None:
         """Ask for something."""
+        first = len(self.calls)
         if self.session.ended:
             error = raised(self.session.start, requests[0])
             assert type(error) is ConnectionLost
@@ -87,6 +89,7 @@ class Play:
             self.calls.append(self.session.start(requests[0]))
         else:
             self.calls += self.session.start_many(requests)
+        self.waiting += range(first, len(self.calls))
 
     def mount(self, choices: Choices) -> None:
         """Ask for a mount that tells itself from all others."""
@@ -119,10 +122,9 @@ class Play:
 
     def give_up(self, choices: Choices) -> None:
         """Abandon a call that waits."""
-        waiting = [index for index, call in enumerate(self.calls) if not call.settled]
-        if not waiting:
+        if not self.waiting:
             return
-        index = waiting[choices.below(len(waiting))]
+        index = self.waiting[choices.below(len(self.waiting))]
         call = self.calls[index]
         sent = call.sent
         torn = self.torn(index)
@@ -240,38 +242,39 @@ class Play:
     def hold(self) -> None:
         """Everything that must be true between two operations."""
         session = self.session
-        # Whole lines of those calls that were given to the wire, in their order, and of no other.
-        lines = b"".join(encode(call.request) for call in self.calls if call.sent)
-        assert lines.startswith(self.written)
-        assert not any(self.calls[index].sent for index in self.given_up)
         assert len(session.connection.pending) <= self.max_pending
         assert session.dropped_notifications == self.dropped
         assert session.heard == self.count
-        for index, call in enumerate(self.calls):
-            known = self.outcomes.setdefault(index, call.outcome) if call.settled else None
+        for index in [index for index in self.waiting if self.calls[index].settled]:
+            self.waiting.remove(index)
+            outcome = self.calls[index].outcome
+            known = self.outcomes.setdefault(index, outcome)
             if isinstance(known, oracle.Read):
-                assert isinstance(call.outcome, Reply)
-                assert as_read(call.outcome) == known
-            else:
-                assert call.outcome is known
+                assert isinstance(outcome, Reply)
+                assert as_read(outcome) == known
+                self.outcomes[index] = outcome
+        # Whatever was due has settled.
+        assert not any(isinstance(self.outcomes.get(index), oracle.Read) for index in self.waiting)
         if self.due:
             assert session.ended
             assert self.ended or isinstance(session.ended, self.due)
-        if session.ended:
-            self.over()
+        if session.ended and not self.ended:
+            self.ended = session.ended
+            self.due = self.due or type(session.ended)
+            assert not self.waiting
 
     def over(self) -> None:
         """Everything that must be true once the session has ended."""
         session = self.session
-        assert session.ended is not None
-        assert self.ended in (None, session.ended)
-        self.ended = session.ended
-        self.due = self.due or type(session.ended)
+        assert session.ended is self.ended is not None
         assert not session.wants_write
         assert not session.next_write()
+        # Whole lines of those calls that were given to the wire, in their order, and of no other.
+        assert b"".join(encode(call.request) for call in self.calls if call.sent).startswith(self.written)
+        assert not any(self.calls[index].sent for index in self.given_up)
         for index, call in enumerate(self.calls):
             outcome = call.outcome
-            assert outcome is not None
+            assert outcome is self.outcomes[index]
             if isinstance(outcome, StereosError):
                 assert SENTINEL not in shown(outcome)
                 if type(outcome) is OutcomeUnknown:

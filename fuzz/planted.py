@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from . import harnesses
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 CORE, IO = "stereos_proto", "stereos_proto_io"
 
@@ -245,12 +247,33 @@ def by_fuzzer(environment: dict[str, str], fault: Fault, mode: str) -> str:
     return f"yes, before {int(last[-1]) * 2 if last else 'the first'}" if not executed else f"yes, {number}"
 
 
+def keep(name: str) -> None:
+    """Keep a small input that finds a fault, where those that are kept do not find it yet."""
+    fault = FAULTS[name]
+    with planted(name) as environment, tempfile.TemporaryDirectory() as folder:
+        if run(environment, "fuzz.replay", fault.harness)[0]:
+            return
+        options = ["--seconds", str(SECONDS), "--mode", "structured", "--artifacts", folder, "--corpus", f"{folder}/c"]
+        run(environment, "fuzz.run", fault.harness, *options)
+        for crash in Path(folder).glob("crash-*"):
+            run(environment, "fuzz.replay", fault.harness, "--shrink", str(crash))
+            target = harnesses.CRASHES / fault.harness / f"planted-{name.replace(' ', '-')}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            crash.replace(target)
+            print(f"{target}: {target.stat().st_size} bytes", flush=True)
+
+
 def main() -> int:
     """Print the table; return 1 when something was missed."""
     parser = argparse.ArgumentParser(prog="fuzz.planted")
     parser.add_argument("names", nargs="*", default=[*FAULTS])
     parser.add_argument("--no-suite", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="keep an input for each fault, and print no table")
     options = parser.parse_args()
+    if options.keep:
+        for name in options.names:
+            keep(name)
+        return 0
     missed = 0
     print(
         "| fault | harness | tests | structured, 60 s | raw bytes from nothing, 60 s |\n|---|---|---|---|---|",

@@ -34,7 +34,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-seeds", action="store_true", help="start from nothing")
     parser.add_argument("--corpus", type=Path, help="where to keep what is new (default: build/fuzz/HARNESS/corpus)")
     parser.add_argument("--artifacts", type=Path)
-    parser.add_argument("--merge", type=Path, metavar="FOLDER", help="put the inputs that matter there instead")
     parser.add_argument("--minimize", type=Path, metavar="CRASH", help="make this crash small instead")
     return parser.parse_args()
 
@@ -83,10 +82,6 @@ def main() -> None:
         command.append(f"-seed={options.seed}")
     if options.minimize:
         command += ["-minimize_crash=1", f"-max_total_time={options.seconds}", str(options.minimize)]
-    elif options.merge:
-        options.merge.mkdir(parents=True, exist_ok=True)
-        start_corpus(options, corpus, harness)
-        command += ["-merge=1", str(options.merge), str(corpus)]
     else:
         start_corpus(options, corpus, harness)
         dictionary = artifacts / "dictionary.txt"

@@ -1,0 +1,51 @@
+"""Each bound that SECURITY.md states is the one in the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stereos_proto import Connection, Role, _constants, _json
+from stereos_proto_io import _dial, _session
+from stereos_proto_io.guest import _session as _guest_session
+
+TEXT = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
+MODULES = {
+    "stereos_proto._constants": _constants,
+    "stereos_proto._json": _json,
+    "stereos_proto_io._session": _session,
+    "stereos_proto_io._dial": _dial,
+    "stereos_proto_io.guest._session": _guest_session,
+}
+#: `| what | 1,024 unit | `module.NAME` |`
+ROW = re.compile(
+    r"^\| (?P<what>[^|]+) \| (?P<number>[\d,.]+) [^|]*\| `(?P<module>[\w.]+)\.(?P<name>\w+)` \|", re.MULTILINE
+)
+ROWS = [*ROW.finditer(TEXT)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
+def test_a_stated_bound_is_the_constant(row):
+    assert float(row["number"].replace(",", "")) == getattr(MODULES[row["module"]], row["name"])
+
+
+def test_every_row_of_the_table_is_read():
+    table = TEXT.partition("## Bounds")[2].partition("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(ROWS) == len(lines) - 2
+    assert len({row["name"] for row in ROWS}) == len(ROWS) >= 12
+
+
+def test_every_limit_of_the_core_is_stated():
+    """A new limit is not forgotten here."""
+    limits = {name for name in vars(_constants) if name.startswith("MAX_")}
+    assert limits <= {row["name"] for row in ROWS}
+
+
+def test_the_limits_that_a_user_may_change_have_these_defaults():
+    connection = Connection(Role.HOST)
+    assert connection._max_line_size == _constants.MAX_LINE_SIZE
+    assert connection._max_pending == _constants.MAX_PENDING
+    session = _session.Session("the guest")
+    assert session.connection._max_pending == _constants.MAX_PENDING
+    assert session._notifications.maxlen == _session.MAX_NOTIFICATIONS
