@@ -6,6 +6,7 @@ checked against it: a new error without a remedy fails the build.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import io
@@ -342,6 +343,17 @@ def cli_reference() -> str:
     return "\n".join(parts)
 
 
+def examples(*, loops: bool) -> str:
+    """The examples, those with event loops or the others, each with its text."""
+    parts = []
+    for path in sorted((HERE.parent / "examples").glob("*.py")):
+        if path.name.startswith("loop_") is loops:
+            summary_line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
+            include = f"```{{literalinclude}} /../examples/{path.name}\n:language: python\n```"
+            parts.append(f"### {path.name}\n\n{' '.join(summary_line.split())}\n\n{include}\n")
+    return "\n".join(parts)
+
+
 def screens() -> str:
     """The pictures of `stereosctl`, as many as there are."""
     names = sorted(path.name for path in (HERE / "screens").glob("*.svg"))
@@ -368,6 +380,8 @@ def main(folder: Path) -> None:
         "faults.md": faults_table(),
         "constants.md": constants_table(),
         "cli.md": cli_reference(),
+        "examples-loops.md": examples(loops=True),
+        "examples-others.md": examples(loops=False),
         "screens.md": screens(),
         "unreleased.md": unreleased(),
         **{f"api-{part}.md": "".join(api_sections(part)) for part in ("core", "io", "guest")},

@@ -4,6 +4,7 @@ It is a guest towards the host and a host towards the guest, so it has a `Connec
 """
 
 import asyncio
+import contextlib
 import sys
 from collections import deque
 
@@ -101,19 +102,19 @@ class Proxy:
 
 
 async def relay(host_reader, host_writer, guest):
-    guest_reader, guest_writer = await asyncio.open_connection(guest.host, guest.port)
-    proxy = Proxy(host_writer, guest_writer)
-    reading = asyncio.create_task(proxy.from_host(host_reader))
-    try:
-        await proxy.from_guest(guest_reader)
-        print("the guest has gone", flush=True)
-    except (RemoteProtocolError, OSError) as exc:
-        print(exc)
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        host_writer.close()
-        guest_writer.close()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(host_writer.close)
+        try:
+            guest_reader, guest_writer = await asyncio.open_connection(guest.host, guest.port)
+            stack.callback(guest_writer.close)
+            proxy = Proxy(host_writer, guest_writer)
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(proxy.from_host(host_reader))
+                await proxy.from_guest(guest_reader)
+                print("the guest has gone", flush=True)
+                reading.cancel()
+        except* (RemoteProtocolError, OSError) as group:
+            print(*group.exceptions, flush=True)
 
 
 async def main(listen, guest):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stereos_proto import AgentStatus, GetHealth, Lifecycle, Mount, Ping, Shutdown
-from stereos_proto_io import TCP, UnixSocket
+from stereos_proto import AgentStatus, GetHealth, Lifecycle, Mount, Ping, Role, Shutdown, decode
+from stereos_proto_io import TCP, UnixSocket, parse_address
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest.asyncio import serve
 from stereos_proto_io.testing import simulated_guest
@@ -183,6 +183,26 @@ def test_a_proxy_shows_what_passes():
     assert "guest -> Lifecycle(state=<LifecycleState.HEALTHY: 'healthy'>, message='')" in said
     assert sum(line.startswith("guest ->") for line in said) == 7
     assert said[-1] == "the guest has gone"
+
+
+async def through_proxy_by_hand(guest, lines):
+    """What comes back for some lines, when the host then closes its own direction."""
+    async with running(
+        *command("proxy.py", "tcp://127.0.0.1:0", guest.address), env={"PYTHONUNBUFFERED": "1"}
+    ) as proxy:
+        place = parse_address((await proxy.stdout.readline()).decode().rpartition(" ")[2].strip())
+        reader, writer = await asyncio.open_connection(place.host, place.port)
+        writer.write(lines)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+    return [decode(line, sender=Role.GUEST) for line in answer.splitlines()]
+
+
+def test_a_proxy_keeps_the_order_of_replies():
+    with simulated_guest() as guest:
+        replies = asyncio.run(through_proxy_by_hand(guest, b'x\n{"type":"ping"}\n[]\n{"type":"get_health"}\n'))
+    assert [reply.type for reply in replies] == ["ack", "pong", "ack", "health"]
 
 
 # ---------------------------------------------------------------------------------------- users of the drivers
