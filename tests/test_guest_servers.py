@@ -354,6 +354,22 @@ def test_character_device_whose_host_is_away(kind, monkeypatch):
     assert away == {"read": 0, "write": 0}
 
 
+def test_character_device_answers_a_flight_that_comes_at_once(kind, monkeypatch):
+    """However many replies are due after one read, writing the next is not done from within writing the last."""
+    requests = [encode(Ping()) * 250]
+
+    class Full(_device.Device):
+        def read(self, size):
+            # A terminal gives little at a time, and a virtio-serial port all that there is.
+            return requests.pop() if super().read(size) and requests else None
+
+    for module in (blocking_guest, asyncio_guest, trio_guest):
+        monkeypatch.setattr(module, "Device", Full)
+    with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator()):
+        os.write(master, b"\n")
+        assert read_lines(master, 250) == [PONG] * 250
+
+
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_character_device_closes_while_nobody_reads(kind, size):
     answer = "x" * size

@@ -22,6 +22,7 @@ class DeviceTransport(asyncio.Transport):
         self._protocol = protocol
         self._unwritten = bytearray()
         self._reading = False
+        self._paused = False
         self._closing = False
         self._closed = False
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -56,7 +57,8 @@ class DeviceTransport(asyncio.Transport):
         self._unwritten += data
         if idle:
             self._write()
-        if len(self._unwritten) > _HIGH_WATER:
+        if len(self._unwritten) > _HIGH_WATER and not self._paused:
+            self._paused = True
             self._protocol.pause_writing()
 
     def _write(self) -> None:
@@ -70,7 +72,9 @@ class DeviceTransport(asyncio.Transport):
                 return
         if self._closing:
             self.abort()
-        else:
+        elif self._paused:
+            # Only after a pause: who resumes writes more, and would come back here from within each write.
+            self._paused = False
             self._protocol.resume_writing()
 
     def _write_on(self) -> None:

@@ -1,0 +1,148 @@
+"""Guests for the tests, booted as seldom as possible; and what came out of it, by transport and client."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from . import image as images
+from . import parts
+from .machine import Machine
+
+_WANTED = os.environ.get("STEREOS_VM", "")
+#: Booting takes long, and installs packages: `make test-vm` says that it is wanted.
+collect_ignore_glob = [] if _WANTED else ["test_*.py"]
+
+#: Seconds after which a step must have ended in a result or an error, whatever it is.
+_LIMIT = 240
+COUNTS: Counter[tuple[str, str, str]] = Counter()
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+
+
+class Pool:
+    """One machine at a time, for one test after the other until one of them has worn it out."""
+
+    def __init__(self, image):
+        self.image = image
+        self.machine = None
+        self.boots = 0
+
+    def take(self):
+        if self.machine is None or not self.machine.is_running:
+            self.drop()
+            self.boots += 1
+            self.machine = Machine(self.image, muxed=not missing_muxer())
+            self.machine.wait_up()
+        self.machine.restore_agent()
+        return self.machine
+
+    def drop(self):
+        if self.machine:
+            self.machine.close()
+            self.machine = None
+
+
+def missing_muxer():
+    """Why there is no hybrid vsock, "" where there is. Only a package of a moving suite may be missing."""
+    try:
+        parts.muxer()
+    except parts.Unavailable as exc:
+        return str(exc)
+    return ""
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    """What guests boot from."""
+    path = tmp_path_factory.mktemp("vm") / "initramfs"
+    images.write_image(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pool(image):
+    """Where machines come from."""
+    pool = Pool(image)
+    yield pool
+    pool.drop()
+
+
+@pytest.fixture
+def machine(pool):
+    """A machine that is up, and is shared: a test leaves it as it was. Its agent may be another one afterwards."""
+    return pool.take()
+
+
+@pytest.fixture
+def doomed(pool):
+    """A machine that is up, and that nobody uses after this test."""
+    yield pool.take()
+    pool.drop()
+
+
+@pytest.fixture
+def address_of(machine):
+    """The address of a transport by its name; skips where its package has gone."""
+
+    def find(transport):
+        if transport == "hybrid" and transport not in machine.addresses:
+            pytest.skip(f"NO HYBRID VSOCK: {missing_muxer()}")
+        return machine.addresses[transport]
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _deadline():
+    """End a test that hangs: first by an exception, then with all its machines."""
+
+    def late(*_args):
+        raise AssertionError(f"it hangs: {_LIMIT} s have passed")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(_LIMIT)
+    faulthandler.dump_traceback_later(_LIMIT + 60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            machine = value.machine if isinstance(value, Pool) else value
+            if isinstance(machine, Machine):
+                report.sections.append((f"machine of {name}", machine.log()))
+    return report
+
+
+@pytest.fixture
+def count():
+    """Note how many checks came out well: `count("client", "tcp", "trio", 16)`."""
+
+    def note(suite, transport, runtime, number):
+        COUNTS[suite, transport, runtime] += number
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter):
+    for suite in sorted({key[0] for key in COUNTS}):
+        terminalreporter.section(f"{suite} suite: checks that held, by transport and runtime")
+        for transport in sorted({key[1] for key in COUNTS if key[0] == suite}):
+            cells = [f"{runtime} {COUNTS[suite, transport, runtime]:3}" for runtime in ("blocking", "asyncio", "trio")]
+            terminalreporter.line(f"{transport:16} {'   '.join(cells)}")
