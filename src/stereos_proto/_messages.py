@@ -10,6 +10,7 @@ three quarters of the time that it needs for slotted ones, and slotted ones make
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Never, Self
 
@@ -229,6 +230,11 @@ class AgentStatus:
     error: str = attrs.field(default="", metadata=_OMIT)
 
 
+def _agents(agents: Iterable[AgentStatus]) -> tuple[AgentStatus, ...]:
+    # `tuple` itself would do, but type checkers cannot tell what it makes of a converter's argument.
+    return tuple(agents)
+
+
 @attrs.frozen(slots=False)
 class Health(Reply):
     """The answer to `GetHealth` (§2, §6). `uptime_seconds` are whole seconds since the daemon started.
@@ -238,7 +244,7 @@ class Health(Reply):
 
     type: ClassVar[str] = MessageType.HEALTH
     state: StateName = attrs.field(converter=name_state)
-    agents: tuple[AgentStatus, ...] = attrs.field(default=(), metadata=_OMIT, converter=tuple)
+    agents: tuple[AgentStatus, ...] = attrs.field(default=(), metadata=_OMIT, converter=_agents)
     uptime_seconds: I64 = 0
 
 
