@@ -291,7 +291,7 @@ def autodoc(module: ModuleType, name: str, value: Any) -> str:
     """One autodoc directive."""
     if inspect.isfunction(value):
         return f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{name}\n```\n\n"
-    options = ["members", "show-inheritance"]
+    options = ["members", *([] if value.__bases__ == (object,) else ["show-inheritance"])]
     if name == "Client":
         options.append("inherited-members")
     if attrs.has(value):

@@ -98,6 +98,27 @@ def test_docstrings_name_the_errors_that_are_raised():
     assert silent == {}
 
 
+#: Parameters that are in a unit, by the word that says which.
+UNITS = {
+    "second": {"timeout", "request_timeout", "boot_time", "poll_interval", "first", "maximum"},
+    "byte": {"max_line_size", "limit", "size"},
+}
+
+
+def test_docstrings_name_units():
+    silent = []
+    for module in map(importlib.import_module, PUBLIC):
+        for name, thing in public_things(module):
+            members = methods(thing) if inspect.isclass(thing) else [("", thing, thing)]
+            for method, function, _ in members:
+                doc = " ".join(str(part.__doc__) for part in (function, *classes))
+                for word, parameters in UNITS.items():
+                    for parameter in parameters & set(inspect.signature(function).parameters):
+                        if word not in doc:
+                            silent.append(f"{module.__name__}.{name}.{method}({parameter})")
+    assert silent == []
+
+
 def test_docstrings_name_their_section_of_the_protocol():
     from stereos_proto_io import addresses
     from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
