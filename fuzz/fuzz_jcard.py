@@ -72,6 +72,10 @@ def check_cut(text: str, plan: ProvisionPlan, document: dict[str, Any]) -> None:
     assert without_table(config, "secrets") == config
     if "secrets" not in document:
         assert config == text
+    before, header, table = text.partition("\n[secrets]\n")
+    if header and SENTINEL not in before and "[" not in table and '"""' not in table and "'''" not in table:
+        # The comments of the table go with it: a secret that was commented out is still a secret.
+        assert SENTINEL not in config
     places = statements(text)
     assert all(one.end <= two.start for one, two in itertools.pairwise(places))
     rest = iter(text)
