@@ -29,11 +29,12 @@ from stereos_proto import testing as core_testing
 from stereos_proto._messages import OMIT_ZERO, U32, ZERO, StateName, wire_fields
 from stereos_proto._registry import REGISTRY, Kind, Role
 from stereos_proto._state import REQUIREMENTS, TRANSITIONS
+from stereos_proto.testing import strategies
 from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
 from stereos_proto_io.cli import main as stereosctl
 from stereos_proto_io.guest import asyncio as guest_asyncio
 from stereos_proto_io.guest import blocking as guest_blocking
-from stereos_proto_io.guest import faults
+from stereos_proto_io.guest import conformance, effects, faults
 from stereos_proto_io.guest import trio as guest_trio
 
 # ---------------------------------------------------------------------------------------------------------
@@ -237,16 +238,19 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("core", "Errors", stereos_proto, ("_errors",)),
     ("core", "Dialogues", dialogues, None),
     ("core", "Testing", core_testing, None),
+    ("core", "Testing: strategies", strategies, None),
     ("io", "Addresses", addresses, None),
     ("io", "Blocking", blocking, None),
     ("io", "asyncio", asyncio, None),
     ("io", "trio", trio, None),
     ("guest", "Simulator", guest, None),
     ("guest", "Faults", faults, None),
+    ("guest", "Effects", effects, None),
     ("guest", "Servers: blocking", guest_blocking, None),
     ("guest", "Servers: asyncio", guest_asyncio, None),
     ("guest", "Servers: trio", guest_trio, None),
-    ("guest", "Testing", testing, None),
+    ("guest", "Testing hosts", testing, None),
+    ("guest", "Testing guests", conformance, None),
 )
 
 

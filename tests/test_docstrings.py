@@ -5,28 +5,20 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
 
 import stereos_proto
+import stereos_proto_io
 
-PUBLIC = (
-    "stereos_proto",
-    "stereos_proto.dialogues",
-    "stereos_proto.testing",
-    "stereos_proto.testing.strategies",
-    "stereos_proto_io",
-    "stereos_proto_io.addresses",
-    "stereos_proto_io.asyncio",
-    "stereos_proto_io.blocking",
-    "stereos_proto_io.guest",
-    "stereos_proto_io.guest.asyncio",
-    "stereos_proto_io.guest.blocking",
-    "stereos_proto_io.guest.faults",
-    "stereos_proto_io.guest.trio",
-    "stereos_proto_io.pytest_plugin",
-    "stereos_proto_io.testing",
-    "stereos_proto_io.trio",
+PACKAGES = (stereos_proto, stereos_proto_io)
+#: All modules without an underscore, but those of the command line, which is no library.
+PUBLIC = tuple(package.__name__ for package in PACKAGES) + tuple(
+    module.name
+    for package in PACKAGES
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if "._" not in module.name and ".cli" not in module.name
 )
 #: What speaks of no wire: the two bases of all errors.
 NO_SECTION = {"StereosError", "ProtocolError"}
