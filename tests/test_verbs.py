@@ -177,8 +177,8 @@ def test_provision_reports_each_step(client):
 @both
 def test_waiting_asks_sleeps_and_asks_again(client):
     script = Script(Health("booting"), None, Health("ready"))
-    assert call(client(script).wait_ready(backoff=Backoff(first=0.5))) == Health("ready")
-    assert script.asked == [(GetHealth(), math.inf), ("pause", 0.5), (GetHealth(), math.inf)]
+    assert call(client(script).wait_ready(backoff=Backoff(first=0.1))) == Health("ready")
+    assert script.asked == [(GetHealth(), math.inf), ("pause", 0.1), (GetHealth(), math.inf)]
 
 
 @both
