@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
 from functools import partial
 from typing import Any
@@ -73,9 +74,11 @@ def check_cut(text: str, plan: ProvisionPlan, document: dict[str, Any]) -> None:
     if "secrets" not in document:
         assert config == text
     before, header, table = text.partition("\n[secrets]\n")
-    if header and SENTINEL not in before and "[" not in table and '"""' not in table and "'''" not in table:
-        # The comments of the table go with it: a secret that was commented out is still a secret.
-        assert SENTINEL not in config
+    section, _, after = f"\n{table}".partition("\n[")
+    if header and SENTINEL not in before + after and not re.search("\"\"\"|'''|\r", text):
+        # The settings that are commented out go with the table: such a secret is still a secret.
+        hidden = [line for line in section.split("\n") if SENTINEL in line and ("=" in line or line[:1] != "#")]
+        assert not any(line in config for line in hidden)
     places = statements(text)
     assert all(one.end <= two.start for one, two in itertools.pairwise(places))
     rest = iter(text)

@@ -55,6 +55,31 @@ def test_changed_vectors(head, line, seed):
     check(mutate.mutate(head + line, 2000, seed, head=1, body="line"))
 
 
+FIELDS = [
+    *((type_, name) for types in oracle.PAYLOADS.values() for type_, fields in types.items() for name in fields),
+    *(("health", f"agents.{name}") for name in oracle.AGENT),
+]
+
+
+@pytest.mark.parametrize(("type_", "field"), FIELDS)
+def test_every_value_in_every_field(type_, field):
+    """Alone, before a good one, and after one."""
+    good = {"str": '"x"', "bool": "true", "u32": "5", "i64": "-5", "agents": '[{"name":"x","running":true}]'}
+    name = field.removeprefix("agents.")
+    kinds = oracle.AGENT if "." in field else {**oracle.PAYLOADS["host"], **oracle.PAYLOADS["guest"]}[type_]
+    for value in [*mutate.RAW, *map(json.dumps, mutate.STRINGS), '"ready"', '{"name":1}', '[{"name":1}]', "[true]"]:
+        for members in (
+            [value],
+            [value, good[kinds[name]]],
+            [good[kinds[name]], value],
+        ):
+            payload = ",".join(f'"{name}":{member}' for member in members)
+            payload = f'"agents":[{{{payload}}}]' if "." in field else payload
+            line = f'{{"type":"{type_}","payload":{{{payload}}}}}'.encode()
+            check(b"\0" + line)
+            check(b"\1" + line)
+
+
 @pytest.mark.parametrize("head", [b"\0", b"\1"])
 def test_vectors(head):
     for line in LINES:
