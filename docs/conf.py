@@ -28,6 +28,7 @@ html_css_files = ["stereos.css"]
 # Docstrings mark code with single backticks. Where the code is a name that is documented here, it becomes a link.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {"U32": "int", "I64": "int", "StateName": "str"}
 python_use_unqualified_type_names = True
