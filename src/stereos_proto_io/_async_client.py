@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import attrs
 
@@ -32,7 +32,7 @@ class AsyncClient(AsyncVerbs):
 
     @abstractmethod
     async def _wait(self, waiting: Waiting) -> None:
-        """Return when `waiting` is done. Write what the session wants written meanwhile."""
+        """Return when `waiting` is done, and let other tasks run. Write meanwhile what the session wants written."""
 
     @abstractmethod
     def _hang_up(self) -> None:
@@ -99,18 +99,16 @@ class AsyncClient(AsyncVerbs):
         """
         return replies(await self._many(tuple(messages), lambda _index, _outcome: None))
 
-    async def notifications(self) -> AsyncIterator[Notification]:
+    def notifications(self) -> AsyncIterator[Notification]:
         """Yield what the guest tells unasked, as it comes, until the client is closed.
 
         Raises what the connection ended in when it was not closed from here.
         """
-        while (news := self._session.hear()) is not None:
-            if isinstance(news, Waiting):
-                await self._listen(news)
-            else:
-                yield news
+        return _Notifications(self)
 
     async def _many(self, messages: Sequence[Request], report: Report) -> list[Outcome]:
+        if not messages:
+            await self._wait(_DONE)
         calls = self._session.start_many(messages)
         try:
             for index, call in enumerate(calls):
@@ -137,6 +135,26 @@ class AsyncClient(AsyncVerbs):
 
     async def _wait_within(self, wait: ReadyWait, timeout: float | None) -> Health:  # noqa: ASYNC109
         return await Actor(type(self), self).wait(wait, timeout, redial=False)
+
+
+#: Waiting for this is no more than a chance for others to run, in a runtime that wants one.
+_DONE: Final = Waiting(done=True)
+
+
+@attrs.frozen
+class _Notifications(AsyncIterator[Notification]):
+    """An iterator that needs no closing, as an unfinished generator would."""
+
+    client: AsyncClient
+
+    async def __anext__(self) -> Notification:
+        client = self.client
+        await client._wait(_DONE)
+        while isinstance(news := client._session.hear(), Waiting):
+            await client._listen(news)
+        if news is None:
+            raise StopAsyncIteration
+        return news
 
 
 @attrs.define

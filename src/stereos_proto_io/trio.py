@@ -49,6 +49,9 @@ class Client(AsyncClient):
         session = self._session
         if session.wants_write:
             self._wire.write_now(session)
+        if waiting.done:
+            await trio.lowlevel.checkpoint()
+            return
         try:
             while not waiting.done:
                 if isinstance(waiting, Call) and session.wants_write and not session.is_written(waiting):

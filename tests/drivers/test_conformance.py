@@ -1,0 +1,153 @@
+"""Every client over every transport, through the cases of `check_client`."""
+
+import socket
+
+import pytest
+import trio
+
+from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
+from stereos_proto_io.testing import check_client, client_cases
+
+from .harness import ASYNCIO, BLOCKING, TRIO, UVLOOP, each_driver, pty_to, result
+
+ADDRESSES = {
+    "tcp": lambda folder: TCP("127.0.0.1", 0),
+    "unix": lambda folder: UnixSocket(folder / "guest"),
+    "hybrid": lambda folder: HybridVsock(folder / "guest"),
+    "serial": lambda folder: VirtioSerial(folder / "guest"),
+}
+
+
+def check(driver, make, address, **options):
+    check_client(
+        make,
+        run=None if driver is BLOCKING else driver.run,
+        within=driver.within,
+        address=address,
+        cases=client_cases(ends=not isinstance(address, VirtioSerial)),
+        **options,
+    )
+
+
+@each_driver
+@pytest.mark.parametrize("transport", ADDRESSES)
+def test_every_address(driver, transport, tmp_path):
+    check(driver, driver.module.connect, ADDRESSES[transport](tmp_path))
+
+
+@each_driver
+def test_a_terminal(driver, tmp_path):
+    address = VirtioSerial(tmp_path / "guest")
+
+    def make(_address):
+        terminal = pty_to(address.path)
+        made = driver.module.connect(VirtioSerial(terminal.__enter__()))
+        return _Both(made, terminal)
+
+    check(driver, make, address)
+
+
+class _Both:
+    """A client to come, and what has to end after it."""
+
+    def __init__(self, made, other):
+        self.made, self.other = made, other
+        if hasattr(made, "__aenter__"):
+            self.__class__ = _AsyncBoth
+
+    def __enter__(self):
+        return self.made.__enter__()
+
+    def __exit__(self, *exc):
+        self.made.__exit__(*exc)
+        self.other.__exit__(*exc)
+
+
+class _AsyncBoth:
+    async def __aenter__(self):
+        return await self.made.__aenter__()
+
+    async def __aexit__(self, *exc):
+        await self.made.__aexit__(*exc)
+        self.other.__exit__(*exc)
+
+
+def connected(address):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(address.path)
+    return sock
+
+
+@each_driver
+def test_attach(driver, tmp_path):
+    async def made(address):
+        return await result(driver.Client.attach(connected(address)))
+
+    class Client:
+        def __init__(self, address):
+            self.address = address
+
+        async def __aenter__(self):
+            self.client = await made(self.address)
+            return self.client
+
+        async def __aexit__(self, *exc):
+            await result(self.client.aclose() if hasattr(self.client, "aclose") else self.client.close())
+
+    check(driver, Client, UnixSocket(tmp_path / "guest"))
+
+
+@each_driver
+def test_dial(driver, tmp_path):
+    def make(address):
+        return driver.module.connect(Dial(lambda: connected(address), "by hand"))
+
+    check(driver, make, UnixSocket(tmp_path / "guest"))
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+def test_an_asyncio_stream(driver, tmp_path):
+    import asyncio
+
+    def make(address):
+        return driver.module.connect(Dial(lambda: asyncio.open_unix_connection(address.path)))
+
+    check(driver, make, UnixSocket(tmp_path / "guest"))
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+def test_an_asyncio_transport(driver, tmp_path):
+    import asyncio
+
+    async def dial(address):
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(asyncio.Protocol, address.path)
+        return transport
+
+    check(driver, lambda address: driver.module.connect(Dial(lambda: dial(address))), UnixSocket(tmp_path / "guest"))
+
+
+class Wrapped(trio.abc.Stream):
+    """A stream of which one knows only that it is one."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    async def send_all(self, data):
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self):
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes=None):
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self):
+        await self.stream.aclose()
+
+
+@pytest.mark.parametrize("wrap", [lambda stream: stream, Wrapped, lambda stream: stream.socket])
+def test_trio_streams(wrap, tmp_path):
+    async def dial(address):
+        return wrap(await trio.open_unix_socket(address.path))
+
+    check(TRIO, lambda address: TRIO.module.connect(Dial(lambda: dial(address))), UnixSocket(tmp_path / "guest"))
