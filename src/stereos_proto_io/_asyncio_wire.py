@@ -12,11 +12,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import attrs
-
 from stereos_proto import Preamble, PreambleError
 
-from ._dial import is_device, preambles, socket_target
+from ._dial import Device, is_device, preambles, socket_target
 from ._errors import connect_error
 from ._session import READ_SIZE, Session
 from .addresses import TCP, Address, Dial, Vsock
@@ -128,7 +126,7 @@ async def _connect(address: Address, wire: Wire) -> None:
         stream = address.function()
         await adopt(await stream if inspect.isawaitable(stream) else stream, wire)
     elif is_device(address):
-        await _open_device(socket_target(address)[1], wire)
+        _DeviceTransport(Device(socket_target(address)[1]), wire)
     elif isinstance(address, TCP):
         await loop.create_connection(lambda: wire, address.host, address.port)
     elif isinstance(address, Vsock):
@@ -212,37 +210,57 @@ def fulfil(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-@attrs.frozen
 class _DeviceTransport:
-    """The two transports that asyncio wants for one character device, as one."""
+    """A character device as a transport. asyncio's own pipes want two for one device, and uvloop's take none."""
 
-    reading: Any
-    writing: Any
+    def __init__(self, device: Device, wire: Wire) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._device = device
+        self._wire = wire
+        self._unwritten = b""
+        self._full = False
+        self._loop.add_reader(device.fileno(), self._read)
+        wire.connection_made(self)  # type: ignore[arg-type]
 
     def write(self, data: bytes) -> None:
-        self.writing.write(data)
+        """Write, and keep what the device does not take yet."""
+        self._unwritten += data
+        if not self._full:
+            self._write()
 
-    def abort(self) -> None:
-        self.reading.close()
-        self.writing.abort()
+    def abort(self, cause: OSError | None = None) -> None:
+        """Close the device now. Twice is fine."""
+        if self._device.fileno() >= 0:
+            self._loop.remove_reader(self._device.fileno())
+            self._loop.remove_writer(self._device.fileno())
+            self._device.close()
+            self._loop.call_soon(self._wire.connection_lost, cause)
 
+    def _read(self) -> None:
+        try:
+            data = self._device.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self.abort(exc)
+            return
+        if data:
+            self._wire.data_received(data)
+        else:
+            self.abort()
 
-class _WriteEnd(asyncio.BaseProtocol):
-    def __init__(self, wire: Wire) -> None:
-        self.pause_writing = wire.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = wire.resume_writing  # type: ignore[method-assign]
-
-
-async def _open_device(path: str, wire: Wire) -> None:
-    loop = asyncio.get_running_loop()
-    fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-    source, sink = os.fdopen(fd, "rb", buffering=0), os.fdopen(os.dup(fd), "wb", buffering=0)
-    reading = writing = None
-    try:
-        reading, _ = await loop.connect_read_pipe(lambda: wire, source)
-        writing, _ = await loop.connect_write_pipe(lambda: _WriteEnd(wire), sink)
-    except BaseException:
-        (reading or source).close()
-        sink.close()
-        raise
-    wire.transport = _DeviceTransport(reading, writing)
+    def _write(self) -> None:
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._device.send(self._unwritten) :]
+        except BlockingIOError:
+            self._full = True
+            self._loop.add_writer(self._device.fileno(), self._write)
+            self._wire.pause_writing()
+        except OSError as exc:
+            self.abort(exc)
+        else:
+            if self._full:
+                self._full = False
+                self._loop.remove_writer(self._device.fileno())
+                self._wire.resume_writing()
