@@ -62,6 +62,7 @@ CASES = {
     "send with a payload": Case('send mount {"tag":"a","guest_path":"/x","fs_type":"9p"} @', "ok=True", "message"),
     "send a custom one": Case("send nothing {} @", "unknown message type: nothing", "message", code=1),
     "doctor": Case("doctor @", "✓ probe", "doctor"),
+    "conformance": Case("conformance @", "✓ §", "conformance"),
     "shutdown": Case("shutdown @", "powers off", "shutdown"),
     "shutdown and wait": Case("shutdown @ --wait", "the guest is gone", "shutdown"),
 }

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ._context import STDIN
 from ._errors import EXIT_CODES, BrokenOutput, SaidNo, exit_code
-from ._output import clean, console, error_console
+from ._output import clean, error_console, help_console
 
 _HELP = """
 See and steer StereOS guests: what the guest itself says, and what it is given.
@@ -47,6 +47,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "replay": ("._commands_wire:replay", "Say to a guest what a recorded host said, and compare the answers."),
     "decode": ("._commands_wire:decode", "Show a transcript, or lines of the wire."),
     "simulate": ("._commands_simulate:simulate", "Be a guest to try things on."),
+    "conformance": ("._commands_simulate:conformance", "Examine whether a guest speaks the protocol."),
     "demo": ("._commands_simulate:demo", "Boot a simulated guest, provision it, look at it, shut it down."),
     "ls": ("._commands_local:ls", "List mb's virtual machines, and what their guests say."),
     "doctor": ("._doctor:doctor", "Find out why a guest cannot be reached."),
@@ -84,7 +85,7 @@ def make_app(only: str | None = None) -> App:
         help=_HELP,
         help_epilogue=_epilogue(),
         version=_version,
-        console=console(),
+        console=help_console(),
         help_format="plaintext",
         default_parameter=Parameter(negative=(), show_default=_default),
         result_action="return_value",

@@ -124,6 +124,8 @@ def secret_set(
     """
     if file is not None and env is not None:
         raise UsageError("--file and --env exclude each other")
+    # Nobody is to type a secret for a guest that cannot be named.
+    guest.resolve()
     value = _secret_value(name, file, env)
     try:
         bits = int(mode, 8)

@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from json import loads
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -14,12 +16,15 @@ from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
-from ._context import address_of
-from ._errors import UsageError
-from ._output import clean, error_console, print_result, say
+from ._context import DEFAULT_GUEST, Guest, Json, address_of, connect
+from ._errors import SaidNo, UsageError
+from ._output import clean, error_console, print_result, say, write_json
 
 #: A free port of this machine only.
 _ANYWHERE: Final = "tcp://127.0.0.1:0"
+#: Seconds that each wait of a conformance case may take.
+_CASE_SECONDS: Final = 5.0
+_CASE_MARKS: Final = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("–", "dim")}
 
 
 def simulate(
@@ -133,3 +138,59 @@ def demo(file: str | None = None, /) -> None:
     from ._demo import play  # noqa: PLC0415
 
     play(file)
+
+
+def conformance(
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    allow_effects: bool = False,
+    allow_shutdown: bool = False,
+    junit: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Examine whether a guest speaks the protocol.
+
+    Each case is a sentence of the protocol. Cases that change the guest are left out unless they are allowed. Exit
+    code 1 when one fails.
+
+    For example:
+
+        stereosctl conformance tcp://127.0.0.1:1024 --allow-effects
+
+    Args:
+        guest: Which guest, and how long each case may wait.
+        allow_effects: Replace the guest's config and the keys of admin, and leave a secret behind.
+        allow_shutdown: Shut the guest down at the end.
+        junit: Write a report for continuous integration into this file.
+        json: Print one JSON document.
+    """
+    from stereos_proto_io.guest.conformance import run  # noqa: PLC0415  (loaded where it is used)
+
+    address = guest.resolve()
+    # Every case dials anew; where nobody is, one sentence says so, and not all of them.
+    connect(guest, guest.deadline()).close()
+    report = run(
+        address,
+        allow_effects=allow_effects,
+        allow_shutdown=allow_shutdown,
+        timeout=_CASE_SECONDS if guest.timeout is None else guest.timeout,
+        on_result=None if json else _show_case,
+    )
+    if junit is not None:
+        try:
+            junit.write_text(report.as_junit(), encoding="utf-8")
+        except OSError as exc:
+            raise UsageError(f"cannot write {junit}: {exc.strerror}") from None
+    if json:
+        write_json(loads(report.as_json()))
+    else:
+        say(report.summary)
+    if not report.ok:
+        raise SaidNo
+
+
+def _show_case(result: Any) -> None:
+    mark, style = _CASE_MARKS[result.outcome]
+    print_result(Text.assemble((mark, style), f" {result.section:<4} ", clean(result.name)))
+    if result.reason:
+        print_result(Text(f"       {clean(result.reason)}", "dim" if result.outcome == "skipped" else style))

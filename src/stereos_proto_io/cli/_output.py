@@ -45,6 +45,11 @@ def console() -> Console:
     return _Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
+def help_console() -> Console:
+    """For help texts: stdout, wrapped in a pipe, too."""
+    return _Console(highlight=False)
+
+
 def error_console() -> Console:
     """For progress and errors: stderr."""
     return _Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
