@@ -202,45 +202,39 @@ def test_a_new_transport(tree, monkeypatch):
 
 NEW_DRIVER = """
 
-import sys
-import textwrap
-
 import stereos_proto
-from stereos_proto import GetHealth, Lifecycle, Mount, NotReady, Ping, ProvisionPlan, RequestFailed, RequestTimeout
-from stereos_proto_io.testing import simulated_guest
+from stereos_proto import Mount, NotReady, ProvisionPlan
+from stereos_proto_io.testing import check_client, client_cases, simulated_guest
 
 print(stereos_proto.__file__)
 
 
-async def main(guest):
-    async with await anyio.connect_tcp(guest.address.host, guest.address.port) as stream:
-        client = Client(stream)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(client.read)
-            assert (await client.get_health()).state == "ready"
-            for _ in range(10):
-                tasks.start_soon(client.ping)
-            try:
-                await client.mount("share0", "/etc", "9p")
-            except RequestFailed as exc:
-                assert "system directory" in exc.error
-            report = await client.provision(ProvisionPlan([Mount("share0", "/workspace", "9p")], config=""))
-            assert report.ok
-            with anyio.CancelScope() as scope:
-                scope.cancel()
-                await client.get_health()
-            await client.ping()
-            assert (await client.wait_ready()).state == "ready"
-            try:
-                await client.wait_ready(agents=["nobody"], timeout=0.1)
-            except NotReady as exc:
-                assert exc.last_state == "ready"
-            assert (await client.shutdown()).ok
+async def within(client, message, seconds):
+    with anyio.fail_after(seconds):
+        return await client.request(message)
 
 
+async def use(address):
+    async with connect(address) as client:
+        report = await client.provision(ProvisionPlan([Mount("share0", "/workspace", "9p")], config=""))
+        assert report.ok
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await client.get_health()
+        await client.ping()
+        try:
+            await client.wait_ready(agents=["nobody"], timeout=0.1)
+        except NotReady as exc:
+            assert exc.last_state == "ready"
+        else:
+            raise AssertionError
+
+
+assert len(client_cases()) > 10
 for backend in ("asyncio", "trio"):
+    check_client(connect, run=lambda main: anyio.run(main, backend=backend), within=within)
     with simulated_guest() as guest:
-        anyio.run(main, guest, backend=backend)
+        anyio.run(use, guest.address, backend=backend)
 """
 
 
