@@ -140,6 +140,10 @@ def _run(arguments: Sequence[str], app: App | None) -> int:
     return result if isinstance(result, int) else 0
 
 
+#: Commands whose arguments are not repeated.
+_WITH_SECRETS: Final = frozenset({"secret", "send"})
+
+
 def _first(arguments: Sequence[str]) -> str:
     """The command's first word, "" where there is none: then nothing has to be loaded."""
     return next((word for word in arguments if not word.startswith("-")), "")
@@ -148,7 +152,7 @@ def _first(arguments: Sequence[str]) -> str:
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:
     if not isinstance(error, CycloptsError):
         return str(error)
-    if arguments[:1] in (["secret"], ["send"]):
+    if arguments and arguments[0] in _WITH_SECRETS:
         # The parser quotes what it does not understand, and that may be a secret in the wrong place.
         what = " ".join(arguments[: 2 if arguments[0] == "secret" else 1])
         return f"these arguments do not fit (secrets never stand among them); see: stereosctl {what} --help"

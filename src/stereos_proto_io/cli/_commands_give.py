@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import attrs
 from cyclopts import Parameter
 from rich.text import Text
 
@@ -24,6 +25,7 @@ from stereos_proto import (
     ProvisionReport,
     ProvisionStep,
     Request,
+    RequestFailed,
     SetConfig,
     StepStatus,
     load_jcard,
@@ -33,6 +35,7 @@ from ._context import DEFAULT_GUEST, STDIN, WAIT_SECONDS, Guest, Json, connect, 
 from ._documents import report_document
 from ._errors import SaidNo, UsageError
 from ._output import STEP_MARKS, clean, print_result, say, step_line, write_json
+from ._redact import Redactor, redactor_of
 
 FsType = Literal["9p", "virtiofs"]
 
@@ -52,7 +55,11 @@ def read_text(source: str) -> str:
 def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
     deadline = guest.deadline()
     with connect(guest, deadline) as client:
-        client.request(request, timeout=deadline.left)
+        try:
+            client.request(request, timeout=deadline.left)
+        except RequestFailed as exc:
+            # The guest may quote a part of what it was sent.
+            raise RequestFailed(request, redactor_of([request]).text(exc.error)) from None
     if json:
         write_json({"ok": True, "request": request.type, "label": label})
     else:
@@ -235,7 +242,11 @@ def provision(
         return
     deadline = guest.deadline(WAIT_SECONDS)
     with connect_when_ready(guest, deadline) as client:
-        result = client.provision(plan, on_step=None if json else _show_step, timeout=deadline.left)
+        redactor = redactor_of(plan.requests)
+        result = client.provision(
+            plan, on_step=None if json else lambda step: _show_step(_discreet(step, redactor)), timeout=deadline.left
+        )
+    result = ProvisionReport(tuple(_discreet(step, redactor) for step in result.steps))
     _show_report(result, json=json)
     judge(result)
 
@@ -244,6 +255,13 @@ def read_plan(file: str, fs: FsType, ssh_key: Path | None, user: str) -> Provisi
     """The plan that a jcard.toml describes."""
     keys = () if ssh_key is None else (InjectSSHKey(user, read_text(str(ssh_key)).strip()),)
     return load_jcard(read_text(file), env=os.environ, fs_type=fs, ssh_keys=keys, source=file)
+
+
+def _discreet(step: ProvisionStep, redactor: Redactor) -> ProvisionStep:
+    """The step, with what the guest quoted of the plan's secrets blotted out."""
+    if not isinstance(step.error, RequestFailed):
+        return step
+    return attrs.evolve(step, error=RequestFailed(step.request, redactor.text(step.error.error)))
 
 
 def _show_step(step: ProvisionStep) -> None:

@@ -32,7 +32,7 @@ from ._context import DEFAULT_GUEST, STDIN, Guest, Json, JsonLines, address_of, 
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
 from ._output import clean, console, print_result, say, write_json
-from ._redact import REDACTED, Redactor
+from ._redact import REDACTED, Redactor, redactor_of
 from ._trace import wire_line
 from ._transcript import DIRECTIONS, Entry, Recorder, is_transcript, read_transcript
 
@@ -73,8 +73,7 @@ def send(
         except RequestFailed as exc:
             reply = Ack(request.type, ok=False, error=exc.error)
     # The guest may quote what it was sent, and that may be a secret.
-    redactor = Redactor()
-    redactor.line(Role.HOST, encode(request))
+    redactor = redactor_of([request])
     shown = decode_line(redactor.line(Role.GUEST, encode(reply)), sender=Role.GUEST)
     if json:
         write_json(message_document(shown))
@@ -95,9 +94,12 @@ def _request(type_: str, payload: str | None) -> Request:
     envelope = json.dumps({"type": type_}).encode()
     if text is not None:
         try:
-            json.loads(text)
+            value = json.loads(text)
         except (ValueError, RecursionError):
             raise UsageError(f"the payload of {type_} is no JSON") from None
+        members = [field.name for field in attrs.fields(row.cls)] if row is not None else None
+        if members is not None and isinstance(value, dict) and not value.keys() <= set(members):
+            raise UsageError(f"the payload of {type_} has no other members than: {', '.join(members) or 'none'}")
         envelope = b'%b,"payload":%b}' % (envelope[:-1], " ".join(text.split("\n")).encode("utf-8", "surrogateescape"))
     try:
         message = decode_line(envelope, sender=Role.HOST)

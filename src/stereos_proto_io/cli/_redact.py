@@ -8,20 +8,23 @@ A redacted line is still a line of the same kind, with the same answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import attrs
 
-from stereos_proto import MAX_LINE_SIZE, Role
+from stereos_proto import MAX_LINE_SIZE, Request, Role, encode
 from stereos_proto._registry import BY_TYPE
 
 REDACTED: Final = "[redacted]"
 
 #: Shorter values are not looked for in replies: they stand in ordinary words.
 _SHORTEST_SECRET: Final = 4
-#: Values that are remembered, to be blotted out should the guest quote them; the oldest are forgotten.
-_REMEMBERED: Final = 256
+#: Words of a hidden text that are looked for by themselves: a guest may quote a part of a config.
+_LONG_WORD: Final = re.compile(r"[^\s\"']{8,}")
+#: Texts that are remembered, to be blotted out should the guest quote them; the oldest are forgotten.
+_REMEMBERED: Final = 4096
 
 
 class Redactor:
@@ -65,7 +68,7 @@ class Redactor:
         return REDACTED
 
     def _remember(self, value: Any) -> None:
-        for text in _texts(value):
+        for text in (part for whole in _texts(value) for part in (*_LONG_WORD.findall(whole), whole)):
             for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
                 if len(form) >= _SHORTEST_SECRET:
                     self._secrets[form] = None
@@ -115,6 +118,14 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (dict, list)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _texts(item)
+
+
+def redactor_of(requests: Iterable[Request]) -> Redactor:
+    """A redactor that blots out what is hidden in `requests`."""
+    redactor = Redactor()
+    for request in requests:
+        redactor.line(Role.HOST, encode(request))
+    return redactor
 
 
 class LineTap:

@@ -1,0 +1,248 @@
+"""A sentinel, given as a secret in every way there is, appears nowhere: on no screen, in no trace, recording,
+history or list of processes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli_harness import plain, run_cli, terminal
+from stereos_proto import CustomRequest, InjectSecret, Role, SetConfig, decode, encode
+from stereos_proto._registry import REGISTRY, Kind
+from stereos_proto_io import UnixSocket
+from stereos_proto_io.cli._redact import REDACTED, LineTap, Redactor
+from stereos_proto_io.testing import simulated_guest
+
+SENTINEL = "s3ntinel-Wert\"<&>'\\\u00e9"
+JCARD = f"[secrets]\nA = '''{SENTINEL}'''\nB = \"${{B}}\"\n[[agents]]\nname = 'x'\n"
+
+#: The ways to give a secret: a command, and what is on its standard input. SECRET is a file, JCARD another.
+WAYS = {
+    "stdin": ("secret set NAME @", SENTINEL),
+    "a file": ("secret set NAME @ --file SECRET", ""),
+    "the environment": ("secret set NAME @ --env B", ""),
+    "a bad name": ("secret set ../NAME @ --file SECRET", ""),
+    "as an argument, wrongly": ("secret set NAME SENTINEL", ""),
+    "as an argument, more wrongly": ("secret set NAME @ SENTINEL", ""),
+    "as an unknown option": ("secret set NAME @ --SENTINEL", ""),
+    "as a mode": ("secret set NAME @ --env B --mode SENTINEL", ""),
+    "as the name of a variable": ("secret set NAME @ --env SENTINEL", ""),
+    "as a URL": ("secret set NAME db://SENTINEL", ""),
+    "a jcard": ("provision JCARD @", ""),
+    "a jcard, dry": ("provision JCARD @ --dry-run", ""),
+    "a jcard from stdin": ("provision - @", JCARD),
+    "a jcard with a fault": ("provision - @", JCARD + "= broken"),
+    "a jcard with a secret of a wrong type": ("provision - @", f"[secrets]\nA = ['''{SENTINEL}''']"),
+    "a config": ("config set - @", f"# {SENTINEL}"),
+    "a config with secrets": ("config set JCARD @", ""),
+    "send": ("send inject_secret - @", json.dumps({"name": "x", "value": SENTINEL})),
+    "send, with members that nobody knows": ("send inject_secret - @", json.dumps({"name": "x", "v": SENTINEL})),
+    "send, of a wrong type": ("send inject_secret - @", json.dumps({"name": "x", "value": [SENTINEL]})),
+    "send, no JSON": ("send inject_secret - @", f"{{{SENTINEL}"),
+    "send, as an argument": ("send inject_secret SENTINEL @", ""),
+    "send, a custom one": ("send rotate - @", json.dumps({"token": SENTINEL})),
+    "send, a custom one as a word": ("send rotate - @", json.dumps(SENTINEL)),
+}
+
+
+def forms(secret: str) -> set[str]:
+    """How a secret may look in a text."""
+    return {
+        secret,
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+        "s3ntinel",
+    }
+
+
+def assert_hidden(text: str, *, where: str = "") -> None:
+    assert not [form for form in forms(SENTINEL) if form in text], (where, text)
+
+
+def words(command: str, folder: Path, address: object) -> list[str]:
+    places = {"@": str(address), "SECRET": str(folder / "secret"), "JCARD": str(folder / "jcard")}
+    return [places.get(word, word.replace("SENTINEL", SENTINEL)) for word in command.split()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "secret").write_text(SENTINEL)
+    (tmp_path / "jcard").write_text(JCARD)
+    return tmp_path
+
+
+@pytest.mark.parametrize("flags", [[], ["-v"], ["--json"]], ids=["plain", "traced", "json"])
+@pytest.mark.parametrize(
+    "faults", [[], [f"fail:no {SENTINEL}"], ["cut:0"], ["garbage"]], ids=["", "quoted", "cut", "bad"]
+)
+@pytest.mark.parametrize(("command", "stdin"), WAYS.values(), ids=WAYS)
+def test_no_output_shows_it(command, stdin, faults, flags, folder, monkeypatch):
+    faults = [fault.replace("@", "%40").replace("#", "%23") for fault in faults]
+    faults = [f"{fault}@{type_}" if fault != "cut:0" else "power-off@get_health" for fault in faults for type_ in TYPES]
+    with simulated_guest(UnixSocket(folder / "g"), faults=faults) as guest:
+        arguments = [*words(command, folder, guest.address), *flags]
+        result = run_cli(monkeypatch, *arguments, stdin=stdin.encode(), env={"B": SENTINEL}, tty="-v" in flags)
+    assert_hidden(plain(result.all).replace("\n", ""))
+    assert "Traceback" not in result.all
+    assert result.code == 0 or result.err or "--json" in flags or "provision" in command or "send" in command
+
+
+TYPES = ("inject_secret", "set_config", "rotate")
+
+
+def test_a_hidden_prompt_shows_nothing(folder):
+    with (
+        simulated_guest(UnixSocket(folder / "g")) as guest,
+        terminal("secret", "set", "NAME", str(guest.address)) as it,
+    ):
+        it.wait_for("not shown")
+        it.type(f"{SENTINEL}\n")
+        assert it.end() == 0
+        assert_hidden(plain(it.seen))
+        assert guest.simulator.secrets["NAME"].value == SENTINEL
+
+
+def test_no_process_has_it_in_its_arguments(folder):
+    with (
+        simulated_guest(UnixSocket(folder / "g")) as guest,
+        terminal("secret", "set", "NAME", str(guest.address)) as it,
+    ):
+        it.wait_for("not shown")
+        it.type(SENTINEL)
+        assert_hidden(Path(f"/proc/{it.process.pid}/cmdline").read_text())
+        it.type("\n")
+        assert it.end() == 0
+
+
+def test_the_simulator_shows_its_requests_without_it(folder, monkeypatch):
+    with terminal("simulate") as guest:
+        guest.wait_for("\n")
+        address = plain(guest.seen).split()[0]
+        for command, stdin in WAYS.values():
+            arguments = words(command, folder, address)
+            run_cli(monkeypatch, *arguments, stdin=stdin.encode(), env={"B": SENTINEL})
+        run_cli(monkeypatch, "shutdown", address)
+        assert guest.end() == 0
+    assert "InjectSecret(name='NAME', mode=0o600)" in plain(guest.seen)
+    assert_hidden(plain(guest.seen))
+
+
+def test_the_shell_forgets_it(folder):
+    with simulated_guest(UnixSocket(folder / "g")) as guest:
+        env = {"XDG_STATE_HOME": str(folder), "B": SENTINEL}
+        with terminal("shell", str(guest.address), env=env, columns=300) as it:
+            for line, shown in (
+                ("secret set A --env B", "✓ secret A"),
+                ("secret set A s3ntinel", "stereosctl:"),
+                ("send rotate '\"s3ntinel\"'", "unknown message type"),
+                ("s3ntinel", "Unknown command"),
+                ("ping", "pong from"),
+            ):
+                it.wait_for("g> ")
+                it.seen = ""
+                it.type(f"{line}\n")
+                it.wait_for(shown)
+            it.wait_for("g> ")
+            it.type("exit\n")
+            assert it.end() == 0
+    history = (folder / "stereosctl" / "history").read_text()
+    assert "ping" in history
+    assert_hidden(history)
+    assert (folder / "stereosctl" / "history").stat().st_mode & 0o077 == 0
+
+
+# ------------------------------------------------------------------------------------------ redaction
+
+#: Every request that carries something hidden, filled with the sentinel wherever a text may stand.
+CARRIERS = [row.cls for row in REGISTRY if row.kind is Kind.REQUEST and attrs.fields(row.cls)]
+
+
+@pytest.mark.parametrize("cls", CARRIERS)
+def test_hidden_fields_are_redacted_by_their_class(cls):
+    values = {field.name: SENTINEL for field in attrs.fields(cls) if field.type in (str, "str")}
+    hidden = [field.name for field in attrs.fields(cls) if field.repr is False]
+    line = encode(cls(**{**values, **({"public_key": f"ssh-rsa {SENTINEL}"} if "public_key" in values else {})}))
+    shown = json.loads(Redactor().line(Role.HOST, line))["payload"]
+    assert {name for name, value in shown.items() if value == REDACTED} == set(hidden)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(SENTINEL),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "name", "value"]), inner),
+    max_leaves=8,
+)
+lines = st.one_of(
+    st.builds(
+        lambda type_, payload, extra: json.dumps({"type": type_, "payload": payload, "x": extra}).encode(),
+        st.sampled_from(["inject_secret", "set_config", "rotate"]),
+        st.fixed_dictionaries(
+            {"value": st.just(SENTINEL)}, optional={"name": json_values.filter(lambda v: v != SENTINEL)}
+        ),
+        json_values,
+    ),
+    st.builds(lambda cut: encode(InjectSecret("A", SENTINEL))[:cut], st.integers(30, 80)),
+    st.builds(lambda payload: encode(CustomRequest("rotate", payload)), json_values),
+    st.just(encode(SetConfig(f"x = '{SENTINEL}'"))),
+)
+
+
+@given(st.lists(lines, min_size=1, max_size=5))
+def test_no_line_of_a_conversation_keeps_it(requests):
+    redactor = Redactor()
+    for line in requests:
+        assert_hidden(redactor.line(Role.HOST, line).decode())
+    redactor.line(Role.HOST, encode(InjectSecret("A", SENTINEL)))
+    answer = json.dumps({"type": "ack", "payload": {"error": f"no {SENTINEL}: {json.dumps(SENTINEL)}"}})
+    assert_hidden(redactor.line(Role.GUEST, answer.encode()).decode())
+
+
+def test_a_redacted_line_is_still_a_request_of_its_type():
+    for request in (InjectSecret("A", SENTINEL), SetConfig(SENTINEL), CustomRequest("rotate", {"to": SENTINEL})):
+        line = Redactor().line(Role.HOST, encode(request))
+        assert line.endswith(b"\n")
+        assert type(decode(line.rstrip(b"\n"), sender=Role.HOST)) is type(request)
+
+
+@given(st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), max_size=5), st.data())
+def test_a_tap_gives_the_same_lines_however_they_are_cut(bodies, data):
+    stream = b"".join(body + b"\n" for body in bodies) + b"rest"
+    tap, found = LineTap(), []
+    while stream:
+        cut = data.draw(st.integers(1, len(stream)))
+        found += tap.feed(stream[:cut])
+        stream = stream[cut:]
+    assert found == [body + b"\n" for body in bodies]
+    assert tap.rest() == b"rest"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_recording_has_it_only_when_asked_for(keep, folder, monkeypatch):
+    path = folder / "recording.ndjson"
+    with simulated_guest(UnixSocket(folder / "g")) as guest:
+        flags = ["--keep-secrets"] if keep else []
+        with terminal("record", str(path), str(guest.address), "--listen", f"unix://{folder}/p", *flags) as proxy:
+            proxy.wait_for("/p")
+            for command, stdin in WAYS.values():
+                arguments = words(command, folder, f"unix://{folder}/p")
+                run_cli(monkeypatch, *arguments, stdin=stdin.encode(), env={"B": SENTINEL})
+            proxy.interrupt()
+            assert proxy.end() == 130
+        assert guest.simulator.secrets["NAME"].value == SENTINEL
+    assert_hidden(plain(proxy.seen))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    recorded = "".join(base64.b64decode(row["b64"]).decode() for row in rows if "b64" in row)
+    assert '"inject_secret"' in recorded
+    assert path.stat().st_mode & 0o077 == 0
+    if keep:
+        assert "s3ntinel" in recorded
+    else:
+        assert_hidden(recorded)
+        assert_hidden(run_cli(monkeypatch, "decode", str(path)).all)
