@@ -64,16 +64,18 @@ def test_where_machines_are_kept(tmp_path):
 
 
 def test_watch_writes_a_line_per_change(tmp_path):
-    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
-        with piped("watch", str(guest.address), "--jsonl", "-i", "0.01") as process:
-            documents = [json.loads(process.stdout.readline())]
-            guest.simulator.state = "degraded"
-            documents.append(json.loads(process.stdout.readline()))
-            guest.push(Lifecycle("healthy", "pushed"))
-            documents.append(json.loads(process.stdout.readline()))
-            guest.server.close()
-            documents.append(json.loads(process.stdout.readline()))
-            process.kill()
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        piped("watch", str(guest.address), "--jsonl", "-i", "0.01") as process,
+    ):
+        documents = [json.loads(process.stdout.readline())]
+        guest.simulator.state = "degraded"
+        documents.append(json.loads(process.stdout.readline()))
+        guest.push(Lifecycle("healthy", "pushed"))
+        documents.append(json.loads(process.stdout.readline()))
+        guest.server.close()
+        documents.append(json.loads(process.stdout.readline()))
+        process.kill()
     for document in documents:
         check(document, "watch")
     assert [document["event"] for document in documents] == ["health", "health", "notification", "unreachable"]
@@ -84,13 +86,15 @@ def test_watch_writes_a_line_per_change(tmp_path):
 @pytest.mark.parametrize("columns", [60, 140])
 def test_watch_draws_a_table(columns, tmp_path):
     agents = [AgentStatus("coder", True)]
-    with simulated_guest(UnixSocket(tmp_path / "g"), agents=agents) as guest:
-        with terminal("watch", str(guest.address), "-i", "0.01", columns=columns) as process:
-            process.wait_for("● running")
-            guest.simulator.agents = [AgentStatus("coder", False, error="it fell over")]
-            process.wait_for("it fell over")
-            process.interrupt()
-            assert process.end() == 130
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g"), agents=agents) as guest,
+        terminal("watch", str(guest.address), "-i", "0.01", columns=columns) as process,
+    ):
+        process.wait_for("● running")
+        guest.simulator.agents = [AgentStatus("coder", False, error="it fell over")]
+        process.wait_for("it fell over")
+        process.interrupt()
+        assert process.end() == 130
 
 
 # ------------------------------------------------------------------------------ record, replay, decode
@@ -137,12 +141,14 @@ def test_what_is_recorded_can_be_replayed(tmp_path, monkeypatch):
 
 def test_replay_sends_nothing_that_was_redacted(tmp_path, monkeypatch):
     path = tmp_path / "t.ndjson"
-    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
-        with terminal("record", str(path), str(guest.address), "--listen", f"unix://{tmp_path}/p") as proxy:
-            proxy.wait_for("/p")
-            run_cli(monkeypatch, "secret", "set", "A", f"unix://{tmp_path}/p", stdin=b"value")
-            proxy.interrupt()
-            proxy.end()
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        terminal("record", str(path), str(guest.address), "--listen", f"unix://{tmp_path}/p") as proxy,
+    ):
+        proxy.wait_for("/p")
+        run_cli(monkeypatch, "secret", "set", "A", f"unix://{tmp_path}/p", stdin=b"value")
+        proxy.interrupt()
+        proxy.end()
     with simulated_guest() as other:
         result = run_cli(monkeypatch, "replay", str(path), str(other.address), "--json")
         assert [row["outcome"] for row in json.loads(result.out)["requests"]] == ["skipped"]

@@ -88,7 +88,9 @@ def _row(seen: _Seen) -> list[Text]:
     name = Text(clean(seen.machine.name), "bold")
     address = Text(clean(str(seen.machine.address or "")), "dim")
     if seen.health is None:
-        problem = Text(clean(seen.machine.problem or str(seen.error)), "yellow")
+        # The address has a column of its own.
+        error = str(seen.error).removeprefix(f"cannot connect to {seen.machine.address}: ")
+        problem = Text(clean(seen.machine.problem or error), "yellow")
         return [name, Text("unreachable", "red"), Text(""), problem, address]
     agents = Text(", ").join(
         Text(clean(agent.name), "green" if agent.running else "red strike") for agent in seen.health.agents

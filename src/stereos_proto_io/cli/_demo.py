@@ -95,7 +95,7 @@ class _MadeUp(dict[str, str]):
 
 
 def _provision(screen: Console, client: Client, plan: ProvisionPlan, name: str) -> None:
-    _title(screen, "2", f"{name} is provisioned", "in one flight, secrets apart from the config")
+    _title(screen, "2", f"{name} is provisioned", "in one flight, its secrets apart")
 
     def show(step: ProvisionStep) -> None:
         screen.print(Text("  ").append_text(step_line(step)))
