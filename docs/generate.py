@@ -359,9 +359,12 @@ def examples(*, loops: bool) -> str:
 
 
 def screens() -> str:
-    """The pictures of `stereosctl`, as many as there are."""
-    names = sorted(path.name for path in (HERE / "screens").glob("*.svg"))
-    return "\n\n".join(f"![stereosctl {name.removesuffix('.svg')}](/screens/{name})" for name in names)
+    """The pictures of `stereosctl`, as many as there are, each with its twin for narrow pages where it has one."""
+    parts = []
+    for path in sorted((HERE / "screens").glob("*.svg")):
+        name, narrow, _ = path.stem.partition("-narrow")
+        parts.append(f"![stereosctl {name}](/screens/{path.name}){{.{'narrow' if narrow else 'wide'}}}")
+    return "\n\n".join(parts)
 
 
 def unreleased() -> str:
