@@ -160,21 +160,18 @@ class TerminalProcess:
 
     def end(self) -> int:
         """Wait until the command has ended, and return its exit code."""
-        os.close(self._slave)
-        self._slave = -1
         while True:
             try:
                 self.seen += self._read()
-            except (OSError, EOFError):
+            except EOFError:
                 return self.process.wait(60)
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        for fd in (self._master, self._slave):
-            if fd >= 0:
-                os.close(fd)
+        os.close(self._master)
+        os.close(self._slave)
 
 
 @contextmanager
