@@ -1,0 +1,198 @@
+"""Dialling: what is handed to the system, what comes before the protocol, and waiting for a guest that boots."""
+
+import socket
+import threading
+
+import pytest
+
+from guest_harness import descriptors
+from stereos_proto import ConnectError, ConnectionLost, NotReady, Pong, RequestTimeout
+from stereos_proto_io import TCP, HybridVsock, UnixSocket, Vsock, _dial
+from stereos_proto_io.testing import simulated_guest
+
+from .harness import ASYNCIO, PATIENCE, UVLOOP, each_driver, entered, result
+
+
+async def ping(made):
+    async with entered(made) as client:
+        return await result(client.ping())
+
+
+@each_driver
+@pytest.mark.parametrize("family", [None, 40])
+def test_af_vsock_gets_the_exact_family_and_address(driver, family, monkeypatch):
+    """No socket of that family is ever made here: the family and the address are caught on their way."""
+    if family is None:
+        monkeypatch.delattr(socket, "AF_VSOCK", raising=False)
+        with pytest.raises(ConnectError, match="no AF_VSOCK") as caught:
+            driver.run(lambda: ping(driver.module.connect(Vsock(7, 99))))
+        assert not caught.value.retryable
+        return
+    monkeypatch.setattr(socket, "AF_VSOCK", family, raising=False)
+    handed = []
+
+    class Socket(socket.socket):
+        def __init__(self, family=-1, *args, **more):
+            self.asked = family
+            super().__init__(socket.AF_UNIX if family == 40 else family, *args, **more)
+
+        def connect(self, target):
+            if self.asked != 40:
+                return super().connect(target)
+            handed.append((self.asked, target))
+            raise OSError(19, "No such device")
+
+        def connect_ex(self, target):
+            handed.append((self.asked, target))
+            return 19
+
+    if driver.name == "trio":
+        import trio
+
+        def make(family, kind):
+            sock = Socket(family, kind)
+
+            class Wrapped:
+                close = staticmethod(sock.close)
+
+                @staticmethod
+                async def connect(target):
+                    sock.connect(target)
+
+            return Wrapped()
+
+        monkeypatch.setattr(trio.socket, "socket", make)
+    else:
+        monkeypatch.setattr(socket, "socket", Socket)
+    with pytest.raises(ConnectError, match="no virtual machine with this CID"):
+        driver.run(lambda: ping(driver.module.connect(Vsock(7, 99))))
+    assert handed == [(40, (7, 99))]
+
+
+ANSWERS = {
+    b"": "nobody listens on vsock port 1024",
+    b"OK 10": "in the middle of the answer",
+    b"NO WAY\n": "is not OK",
+    b"x" * 40: "is longer than 32 bytes",
+    None: "no answer in time",
+}
+
+
+@each_driver
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_can_go_wrong_before_the_protocol_is_told_apart(driver, answer, tmp_path, monkeypatch):
+    monkeypatch.setattr(_dial, "HYBRID_VSOCK_PATIENCE", 0.05 if answer is None else PATIENCE)
+    address = HybridVsock(tmp_path / "h")
+    with Muxer(address.path, answer), pytest.raises(ConnectError, match=ANSWERS[answer]):
+        driver.run(lambda: ping(driver.module.connect(address)))
+
+
+@each_driver
+def test_bytes_behind_the_ok_are_kept(driver, tmp_path):
+    address = HybridVsock(tmp_path / "h")
+
+    async def main():
+        async with entered(driver.module.connect(address)) as client:
+            news = client.notifications()
+            return (await anext(news) if hasattr(news, "__anext__") else next(news)).state
+
+    with Muxer(address.path, b'OK 5\n{"type":"lifecycle","payload":{"state":"early"}}\n'):
+        assert driver.run(main) == "early"
+
+
+class Muxer:
+    """The unix socket of a hybrid vsock, which answers one CONNECT with these bytes; None is silence."""
+
+    def __init__(self, path, answer):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(1)
+        self.answer = answer
+        self.thread = threading.Thread(target=self.serve)
+
+    def serve(self):
+        sock, _ = self.listener.accept()
+        with sock:
+            sock.settimeout(PATIENCE)
+            assert sock.recv(100) == b"CONNECT 1024\n"
+            if self.answer:
+                sock.sendall(self.answer)
+            if self.answer is None or self.answer.startswith(b"OK 5"):
+                sock.recv(100)
+
+    def __enter__(self):
+        self.thread.start()
+
+    def __exit__(self, *exc):
+        self.thread.join(PATIENCE)
+        self.listener.close()
+
+
+# ------------------------------------------------------------------------------------------------ ready
+
+
+async def when_ready(driver, address, **options):
+    async with entered(driver.module.connect_when_ready(address, **options)) as client:
+        return await result(client.ping())
+
+
+@each_driver
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        ["reset#1"],
+        ["hang-up#1", "reset#2"],
+        ["slow-boot:0.1s"],
+        ["refuse:0.1s"],
+        ["drop@get_health#1", "close@get_health#1"],
+    ],
+)
+def test_a_guest_that_boots_is_awaited(driver, faults):
+    with simulated_guest(faults=faults) as guest:
+        seen = []
+        assert (
+            driver.run(lambda: when_ready(driver, guest.address, timeout=PATIENCE, on_progress=seen.append)) == Pong()
+        )
+        assert [progress.tries for progress in seen] == list(range(1, len(seen) + 1))
+        assert faults or len(seen) == 1
+
+
+@each_driver
+@pytest.mark.parametrize(("fault", "state"), [("never-ready", "booting"), ("stall", None), ("reset", None)])
+def test_one_deadline_and_all_that_is_known_at_the_end(driver, fault, state):
+    with simulated_guest(faults=[fault]) as guest:
+        with pytest.raises(NotReady) as caught:
+            driver.run(lambda: when_ready(driver, guest.address, timeout=0.2))
+        assert caught.value.last_state == state
+        assert caught.value.tries or fault == "stall"
+        kinds = {
+            "never-ready": [type(None)],
+            "stall": [type(None), RequestTimeout],
+            "reset": [ConnectionLost, ConnectError],
+        }
+        assert type(caught.value.last_error) in kinds[fault]
+
+
+@each_driver
+def test_nothing_stays_open(driver, tmp_path):
+    async def main():
+        before = len(descriptors())
+        for _ in range(3):
+            for address in (guest.address, UnixSocket(tmp_path / "none"), TCP("127.0.0.1", 1)):
+                try:
+                    await ping(driver.module.connect(address))
+                except ConnectError:
+                    continue
+            try:
+                await when_ready(driver, UnixSocket(tmp_path / "none"), timeout=0.02)
+            except NotReady:
+                continue
+        if driver in (ASYNCIO, UVLOOP):
+            import asyncio
+
+            await asyncio.sleep(0.01)
+        assert len(descriptors()) <= before + 2 * (driver is UVLOOP)
+
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        driver.run(main)
