@@ -21,6 +21,7 @@ collect_ignore_glob = [] if _WANTED else ["test_*.py"]
 #: Seconds after which a step must have ended in a result or an error, whatever it is.
 _LIMIT = 240
 COUNTS: Counter[tuple[str, str, str]] = Counter()
+NOTES: list[str] = []
 
 
 def pytest_collection_modifyitems(items):
@@ -36,14 +37,17 @@ class Pool:
     def __init__(self, image):
         self.image = image
         self.machine = None
-        self.boots = 0
+
+    def fresh(self):
+        """A machine that is not turned on yet."""
+        self.drop()
+        self.machine = Machine(self.image, muxed=not missing_muxer())
+        return self.machine
 
     def take(self):
+        """A machine that is up."""
         if self.machine is None or not self.machine.is_running:
-            self.drop()
-            self.boots += 1
-            self.machine = Machine(self.image, muxed=not missing_muxer())
-            self.machine.wait_up()
+            self.fresh().power_on().wait_up()
         self.machine.restore_agent()
         return self.machine
 
@@ -131,6 +135,12 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture
+def note():
+    """Say a line at the end of the run."""
+    return NOTES.append
+
+
+@pytest.fixture
 def count():
     """Note how many checks came out well: `count("client", "tcp", "trio", 16)`."""
 
@@ -141,6 +151,9 @@ def count():
 
 
 def pytest_terminal_summary(terminalreporter):
+    if NOTES:
+        terminalreporter.section("notes")
+        terminalreporter.line("\n".join(NOTES))
     for suite in sorted({key[0] for key in COUNTS}):
         terminalreporter.section(f"{suite} suite: checks that held, by transport and runtime")
         for transport in sorted({key[1] for key in COUNTS if key[0] == suite}):

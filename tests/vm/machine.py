@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -29,7 +29,7 @@ class MachineError(Exception):
 
 
 class Machine:
-    """A running machine. `addresses` says where its guest is reached, by the transport's name.
+    """A machine. `addresses` says where its guest is reached, by the transport's name, before it is turned on.
 
     `muxed`: with a hybrid vsock. `shares`: folders that the guest can mount, by tag. `options`: more of the
     kernel's command line; `arguments`: more of QEMU's.
@@ -53,31 +53,36 @@ class Machine:
             "tcp": TCP("127.0.0.1", self.port),
             "serial": VirtioSerial(str(self.folder / "control")),
         }
+        if muxed:
+            self.addresses["hybrid"] = HybridVsock(str(self.folder / "vsock"))
+        self.qemu: subprocess.Popen[bytes] | None = None
         self.muxer: subprocess.Popen[bytes] | None = None
+        #: The runtime of the agent, "" for the one that the guest boots with, None for none.
+        self.agent: str | None = ""
         self._processes: list[subprocess.Popen[bytes]] = []
         self._keeper: Lines | None = None
         self._orders = itertools.count(1)
+        self._image = image
         self._memory = memory
-        #: The runtime and the faults of the agent, "" for the one that the guest boots with, None for none.
-        self.agent: str | None = ""
-        try:
-            if muxed:
-                self.addresses["hybrid"] = HybridVsock(str(self.folder / "vsock"))
-                self.muxer = self._start_muxer()
-            self.started = time.monotonic()
-            self.qemu = self._start(
-                *(parts.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-                *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(processors), "-m", str(memory)),
-                *("-kernel", str(parts.kernel().image), "-initrd", str(image)),
-                *("-append", f"{_COMMAND_LINE} {options}"),
-                *("-serial", f"file:{self.folder}/console", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"),
-                *self._devices(),
-                *(word for tag, folder in (shares or {}).items() for word in _share(tag, folder)),
-                *arguments,
-            )
-        except BaseException:
-            self.close()
-            raise
+        self._processors = processors
+        self._options = options
+        self._arguments = [word for tag, folder in (shares or {}).items() for word in _share(tag, folder)]
+        self._arguments += arguments
+
+    def power_on(self) -> Self:
+        """Start the machine. Raises MachineError."""
+        if "hybrid" in self.addresses:
+            self.muxer = self._start_muxer()
+        self.qemu = self._start(
+            *(parts.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(self._processors), "-m", str(self._memory)),
+            *("-kernel", str(parts.kernel().image), "-initrd", str(self._image)),
+            *("-append", f"{_COMMAND_LINE} {self._options}"),
+            *("-serial", f"file:{self.folder}/console", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"),
+            *self._devices(),
+            *self._arguments,
+        )
+        return self
 
     def _devices(self) -> Iterator[str]:
         # Memory that a muxer can share, for all machines alike.
@@ -124,14 +129,19 @@ class Machine:
         if self._keeper:
             self._keeper.close()
         for process in self._processes:
+            self._end(process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes] | None) -> None:
+        if process:
             process.kill()
             process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def is_running(self) -> bool:
         """Whether QEMU runs."""
-        return self.qemu.poll() is None
+        return self.qemu is not None and self.qemu.poll() is None
 
     def log(self) -> str:
         """What console and programs have said: the last 40 lines of each."""
@@ -163,15 +173,17 @@ class Machine:
             raise MachineError(f"{module}.{function} failed in the guest: {answer['error']}")
         return answer["result"]
 
-    def start_agent(self, runtime: str = "", *faults: str) -> str:
-        """Start the guest's agent again, and return what it says once it listens.
+    def start_agent(self, runtime: str = "", *faults: str, stays: bool = False, **options: str) -> str:
+        """Start another agent in the guest, and return what it says once it listens.
 
-        With a `runtime`, it is a server of that, with `faults`; otherwise it is the one that a guest boots with.
+        With a `runtime`, it is a server of that, with `faults` and `options` as `guest/agent.py` knows them;
+        otherwise it is the one that a guest boots with. The machine is turned off with it, or `stays`.
         """
-        self.agent = " ".join((runtime, *faults))
+        self.agent = runtime
         if not runtime:
             return self.order("start")
-        return self.order("start", module="agent", arguments=(runtime, *faults, *LISTENING))
+        chosen = json.dumps({"runtime": runtime, "faults": faults, **options})
+        return self.order("start", module="agent", arguments=(chosen, *LISTENING), stays=stays)
 
     def stop_agent(self) -> None:
         """Kill the guest's agent: from now on nobody listens."""
@@ -181,7 +193,6 @@ class Machine:
     def restore_agent(self) -> None:
         """Have the agent that the guest boots with."""
         if self.agent != "":
-            self.stop_agent()
             self.start_agent()
 
     def order(self, what: str, *, timeout: float = 60, **details: Any) -> Any:
@@ -189,7 +200,7 @@ class Machine:
         number = next(self._orders)
         try:
             if self._keeper is None:
-                self._keeper = Lines(self.folder / "test", self.qemu)
+                self._keeper = Lines(self.folder / "test", lambda: self.is_running)
             self._keeper.send({"id": number, "do": what, **details})
             return next(answer["result"] for answer in self._keeper.receive(timeout) if answer["id"] == number)
         except (OSError, StopIteration) as exc:
@@ -199,7 +210,7 @@ class Machine:
 
     def command(self, name: str, **arguments: Any) -> Any:
         """Have QEMU do something (QMP), and return what it answers. Raises MachineError."""
-        monitor = Lines(self.folder / "qmp", self.qemu)
+        monitor = Lines(self.folder / "qmp", lambda: self.is_running)
         try:
             monitor.send({"execute": "qmp_capabilities", "id": "hello"})
             monitor.send({"execute": name, "arguments": arguments, "id": "command"})
@@ -221,27 +232,32 @@ class Machine:
         self.command("cont")
 
     def reset(self) -> None:
-        """Press the reset button."""
+        """Press the reset button. The guest boots again, with the agent that it boots with."""
+        self.agent = ""
         self.command("set-action", reboot="reset")
         self.command("system_reset")
 
     def kill(self) -> None:
         """Kill QEMU, as a crash would."""
-        self.qemu.kill()
-        self.qemu.wait()
+        self._end(self.qemu)
+
+    def kill_muxer(self) -> None:
+        """Kill what gives the machine its hybrid vsock."""
+        self._end(self.muxer)
 
     def wait_off(self, timeout: float) -> None:
         """Wait until QEMU has ended. Raises MachineError."""
-        try:
-            self.qemu.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise MachineError(f"the machine did not turn off within {timeout} s\n{self.log()}") from None
+        deadline = time.monotonic() + timeout
+        while self.is_running:
+            if time.monotonic() > deadline:
+                raise MachineError(f"the machine did not turn off within {timeout} s\n{self.log()}")
+            time.sleep(0.02)
 
 
 class Lines:
     """JSON lines over a unix socket that QEMU makes soon."""
 
-    def __init__(self, path: Path, qemu: subprocess.Popen[bytes]) -> None:
+    def __init__(self, path: Path, may_come: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
         self._socket = socket.socket(socket.AF_UNIX)
         while True:
@@ -249,7 +265,7 @@ class Lines:
                 self._socket.connect(str(path))
                 break
             except OSError:
-                if qemu.poll() is not None or time.monotonic() > deadline:
+                if not may_come() or time.monotonic() > deadline:
                     self._socket.close()
                     raise
                 time.sleep(0.01)

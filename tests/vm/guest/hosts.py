@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 
@@ -48,6 +49,19 @@ class Host:
         except Exception as exc:  # noqa: BLE001  (whoever asked looks at it)
             return Seen(error=exc)
 
+    def connect(self, address):
+        """What the driver's `connect` returns."""
+        return self.driver.connect(address)
+
+    async def ask(self, client, message, seconds):
+        """Ask with a deadline. Raises TimeoutError, whatever the runtime calls it."""
+        seen = await self.see(seconds, client.request, message)
+        if seen.kind == "Timeout":
+            raise TimeoutError
+        if seen.error:
+            raise seen.error
+        return seen.result
+
     async def dial(self, address):
         """Connect; the deadline is the step's."""
         return await self.stack.enter_async_context(self.driver.connect(address))
@@ -65,6 +79,10 @@ class Blocking(Host):
     """The client that blocks. Each of its calls has a timeout of its own, which is the step's deadline."""
 
     name = "blocking"
+
+    def connect(self, address):
+        # Its own deadlines are for real processors.
+        return self.driver.connect(address, timeout=60)
 
     def loop(self, main):
         coroutine = main()
@@ -119,3 +137,10 @@ class Trio(Host):
 
 
 HOSTS = {host.name: host for host in (Blocking, Asyncio, Trio)}
+
+
+def together(scenario, *args, within):
+    """Run a scenario with all the clients at once, each in a thread; return the results, by client."""
+    with ThreadPoolExecutor(len(HOSTS)) as pool:
+        runs = {name: pool.submit(host().run, scenario, *args) for name, host in HOSTS.items()}
+        return {name: run.result(within) for name, run in runs.items()}

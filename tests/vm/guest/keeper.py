@@ -26,8 +26,6 @@ AGENT = (
     *("--root", "/", "--mount"),
     *("tcp://0.0.0.0:1024", "vsock://3:1024", "serial:///dev/virtio-ports/org.stereos.control"),
 )
-#: On the kernel's command line: start no agent before a test asks for it.
-IDLE = "keeper.idle"
 
 
 def fork(work):
@@ -55,9 +53,15 @@ class Keeper:
         self.process = 0
         self.ended = -1
         self.output = -1
+        self.stays = False
 
-    def start(self, module="stereos_proto_io.guest.__main__", arguments=AGENT):
-        """Start the agent, and return what it says once it listens."""
+    def start(self, module="stereos_proto_io.guest.__main__", arguments=AGENT, stays=False):
+        """Start the agent, instead of the one that runs, and return what it says once it listens.
+
+        When it ends, the machine `stays`, or is turned off.
+        """
+        self.stop()
+        self.stays = stays
         self.process, self.output = fork(lambda: importlib.import_module(module).main(list(arguments)))
         self.ended = os.pidfd_open(self.process)
         line = b""
@@ -120,7 +124,10 @@ def serve(keeper, port):
     while True:
         ready, _, _ = select.select([port, *([keeper.ended] if keeper.process else [])], [], [])
         if keeper.ended in ready:
-            return keeper.reap()
+            status = keeper.reap()
+            if not keeper.stays:
+                return status
+            continue
         data = os.read(port, 65536)
         if not data:
             # The host is away, and the port says "readable" all that time.
@@ -135,8 +142,7 @@ def serve(keeper, port):
 def main():
     """Serve the port."""
     keeper = Keeper()
-    if IDLE not in Path("/proc/cmdline").read_text().split():
-        keeper.start()
+    keeper.start()
     status = serve(keeper, os.open(PORT, os.O_RDWR))
     print(f"keeper: the agent has ended with status {status}", flush=True)
 

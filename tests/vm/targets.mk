@@ -1,0 +1,7 @@
+.PHONY: test-vm demo-vm
+
+test-vm: $(DEV) ## test with guests that really boot (QEMU, as root, on Debian; 5 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m vm.run $(ARGS)
+
+demo-vm: $(DEV) ## boot a real guest, provision it, look into it, shut it down
+	@PYTHONPATH=tests $(BIN)/python -m vm.demo

@@ -1,0 +1,240 @@
+"""A guest that boots, and what a host meets while it is up: each moment with its stated outcome and a deadline.
+
+The three clients go through a moment together where the transport takes several hosts, and in turn on the
+virtio-serial port, which takes one.
+"""
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from stereos_proto import Pong
+
+from .guest.hosts import HOSTS, together
+from .machine import BOOT_TIME
+from .moments import IMPATIENCE, LOST, NO_ANSWER, PATIENCE, RUNTIMES, dial_and_ping, meanwhile
+
+
+async def wait_and_ping(host, address):
+    """Wait for a guest; return what it said of itself first, and what a ping brought then."""
+    client = (await host.see(BOOT_TIME, host.ready, address)).result
+    health = await host.within(PATIENCE, client.get_health)
+    return health, await host.within(PATIENCE, client.ping)
+
+
+# ------------------------------------------------------------------------------------------- from power-on
+
+
+def test_from_power_on(pool, note):
+    """`connect_when_ready`, called before the machine is turned on, sees the guest as soon as it is there.
+
+    QEMU takes connections long before the guest does, and on the way there are refusals, missing files, resets
+    and ends without a byte.
+    """
+    machine = pool.fresh()
+    waits = [(transport, name) for transport in machine.addresses for name in RUNTIMES if transport != "serial"]
+    waits.append(("serial", "blocking"))
+    with ThreadPoolExecutor(len(waits)) as threads:
+        runs = {
+            (transport, name): threads.submit(HOSTS[name]().run, wait_and_ping, machine.addresses[transport])
+            for transport, name in waits
+        }
+        machine.power_on()
+        for (transport, name), run in runs.items():
+            health, pong = run.result(BOOT_TIME + PATIENCE)
+            assert pong == Pong()
+            note(f"{transport:7} {name:9} first seen ready when the guest's agent was up for {health.uptime_seconds} s")
+            # A try lasts 5 s and a pause 1 s; the rest is for a busy machine.
+            assert health.uptime_seconds <= 15
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_ready_as_soon_as_somebody_listens(machine, runtime):
+    """The machine is up and its agent is not: the wait ends when it starts. On the port, the bytes were kept."""
+    for address in machine.addresses.values():
+        machine.stop_agent()
+        with meanwhile(1, machine.start_agent):
+            _, pong = HOSTS[runtime]().run(wait_and_ping, address)
+        assert pong == Pong()
+
+
+# --------------------------------------------------------------------------------------- nobody listens
+
+
+def test_tcp_while_nobody_listens(machine):
+    """A connection succeeds, and proves nothing; the end comes before the first byte."""
+    machine.stop_agent()
+    for kind, _, _ in together(dial_and_ping, machine.addresses["tcp"], within=PATIENCE).values():
+        assert kind in LOST
+
+
+def test_hybrid_while_nobody_listens(machine, address_of):
+    """The end comes instead of an OK: worth another try."""
+    machine.stop_agent()
+    for kind, text, retryable in together(dial_and_ping, address_of("hybrid"), within=PATIENCE).values():
+        assert (kind, retryable) == ("ConnectError", True)
+        assert text.endswith("nobody listens on vsock port 1024 of the guest yet")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_vsock_while_nobody_listens(machine, runtime):
+    """AF_VSOCK says "reset", not "refused": worth another try."""
+    kind, text, retryable = machine.call("inside", "nobody_listens", runtime, "vsock://1:4321")
+    assert (kind, retryable) == ("ConnectError", True)
+    assert "it was reset: nobody listens there yet" in text
+
+
+async def dial_impatiently(host, address):
+    return (await host.see(IMPATIENCE, host.dial, address)).kind
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_serial_while_nobody_listens(machine, runtime):
+    """The port takes bytes that nobody reads, so that only a deadline helps; when it opens, all is well."""
+    address = machine.addresses["serial"]
+    machine.stop_agent()
+    assert HOSTS[runtime]().run(dial_impatiently, address) in NO_ANSWER
+    machine.start_agent()
+    assert HOSTS[runtime]().run(dial_and_ping, address)[0] == "Pong"
+
+
+# ---------------------------------------------------------------------------------------- pause, resume
+
+
+async def go_through_a_pause(host, address, barrier):
+    client = await host.within(PATIENCE, host.dial, address)
+    barrier.wait(PATIENCE)  # connected
+    barrier.wait(PATIENCE)  # paused
+    during = (await host.see(IMPATIENCE, client.ping)).kind
+    barrier.wait(PATIENCE)  # waited
+    barrier.wait(PATIENCE)  # resumed
+    health = (await host.see(PATIENCE, client.get_health)).kind
+    return during, health, (await host.see(PATIENCE, client.ping)).kind
+
+
+def paused_for_all(machine, address, run):
+    """Run the scenario around a pause of the machine."""
+    barrier = threading.Barrier(2 if run is not together else 1 + len(HOSTS))
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run, go_through_a_pause, address, barrier, within=4 * PATIENCE)
+        barrier.wait(PATIENCE)
+        machine.pause()
+        try:
+            barrier.wait(PATIENCE)
+            barrier.wait(PATIENCE)
+        finally:
+            machine.resume()
+        barrier.wait(PATIENCE)
+        return running.result(4 * PATIENCE)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "hybrid"])
+def test_pause_and_resume(machine, address_of, transport):
+    """A pause is silence, which only a deadline ends. The late reply is not taken for another's afterwards."""
+    for seen in paused_for_all(machine, address_of(transport), together).values():
+        assert seen == ("Timeout", "Health", "Pong")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_pause_and_resume_on_the_port(machine, runtime):
+    def run(scenario, *args, within):
+        return HOSTS[runtime]().run(scenario, *args)
+
+    assert paused_for_all(machine, machine.addresses["serial"], run) == ("Timeout", "Health", "Pong")
+
+
+async def dial_and_ping_impatiently(host, address):
+    dialled = await host.see(IMPATIENCE, host.dial, address)
+    return dialled.kind if dialled.error else (await host.see(IMPATIENCE, dialled.result.ping)).kind
+
+
+@pytest.mark.parametrize("transport", ["tcp", "hybrid"])
+def test_dialling_a_paused_machine(machine, address_of, transport):
+    """TCP connects, the muxer is silent: neither goes on for longer than its deadline."""
+    machine.pause()
+    try:
+        seen = together(dial_and_ping_impatiently, address_of(transport), within=PATIENCE)
+    finally:
+        machine.resume()
+    assert set(seen.values()) <= set(NO_ANSWER)
+
+
+# ------------------------------------------------------------------- a port without connections (§9)
+
+
+@contextmanager
+def another_host(address):
+    """A connection to the port by somebody who does not care."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(address.path)
+        yield sock
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_half_a_line_of_a_host_that_died(machine, runtime):
+    """It would be glued to the next host's first line."""
+    address = machine.addresses["serial"]
+    with another_host(address) as other:
+        other.sendall(b'{"type":"shutd')
+    for _ in range(3):
+        assert HOSTS[runtime]().run(dial_and_ping, address)[0] == "Pong"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_replies_for_a_host_that_died(machine, runtime):
+    """They reach the next host, which must not take them for its own."""
+    address = machine.addresses["serial"]
+    with another_host(address) as other:
+        other.sendall(b'{"type":"get_health"}\n{"type":"made:up"}\n' * 200)
+    assert HOSTS[runtime]().run(dial_and_ping, address)[0] == "Pong"
+
+
+async def be_the_second_host(host, address, other):
+    before = (await host.see(IMPATIENCE, host.dial, address)).kind
+    other.close()
+    client = (await host.see(PATIENCE, host.ready, address)).result
+    return before, (await host.see(PATIENCE, client.ping)).kind
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_two_hosts_on_one_port(machine, runtime):
+    """The second one connects, and hears nothing until the first has gone."""
+    address = machine.addresses["serial"]
+    with another_host(address) as other:
+        other.sendall(b'{"type":"ping"}\n')
+        assert other.recv(100)
+        before, after = HOSTS[runtime]().run(be_the_second_host, address, other)
+    assert before in NO_ANSWER
+    assert after == "Pong"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_queue_of_hosts(machine, runtime):
+    """With its queue full, the port does not even let connect; that too ends with the deadline."""
+    address = machine.addresses["serial"]
+    with another_host(address) as first, another_host(address), another_host(address):
+        first.sendall(b"\n")
+        assert HOSTS[runtime]().run(dial_impatiently, address) in NO_ANSWER
+    assert HOSTS[runtime]().run(dial_and_ping, address)[0] == "Pong"
+
+
+# ------------------------------------------------------------------------------------------ too many at once
+
+
+async def come_again_and_again(host, address):
+    seen = [await dial_and_ping(host, address) for _ in range(40)]
+    client = (await host.see(PATIENCE, host.ready, address)).result
+    return seen, (await host.see(PATIENCE, client.ping)).kind
+
+
+@pytest.mark.parametrize("transport", ["tcp", "hybrid"])
+def test_a_backlog_that_overflows(machine, address_of, transport):
+    """Hosts that come faster than they are let in get through, or an error after which one may try again."""
+    for seen, last in together(come_again_and_again, address_of(transport), within=4 * PATIENCE).values():
+        outcomes = {(kind, retryable) for kind, _, retryable in seen}
+        assert outcomes <= {("Pong", None), ("ConnectError", True), ("ConnectionLost", None), ("OutcomeUnknown", None)}
+        assert last == "Pong"
