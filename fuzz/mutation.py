@@ -37,7 +37,7 @@ PYTEST: Final = (
     *("-p", "no:xdist", "--hypothesis-profile", "mutation"),
 )
 #: Seconds after which a mutant counts as killed: it hangs.
-PATIENCE: Final = 120
+PATIENCE: Final = 15
 
 SWAPS: Final[dict[type[Any], type[Any]]] = {
     ast.Lt: ast.LtE,
