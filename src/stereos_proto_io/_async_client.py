@@ -168,9 +168,8 @@ class Actor(AsyncActor):
     async def wait(self, wait: ReadyWait, timeout: float | None, *, redial: bool) -> Health:  # noqa: ASYNC109
         """Wait for a guest to be ready. Raises NotReady after `timeout` seconds."""
         try:
-            return await self.driver.bounded(
-                math.inf if timeout is None else timeout, self.run, wait.run(redial=redial)
-            )
+            within = math.inf if timeout is None else timeout
+            return await self.driver.bounded(within, lambda: self.run(wait.run(redial=redial)))
         except RequestTimeout as exc:
             raise wait.progress.not_ready(f"{timeout:g} s have passed") from (wait.progress.error or exc)
         except BaseException as exc:

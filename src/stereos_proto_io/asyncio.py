@@ -70,8 +70,9 @@ class Client(AsyncClient):
     @staticmethod
     async def bounded(seconds: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
         """Await `function(*args)`. Raises RequestTimeout when `seconds` have passed first."""
+        scope = asyncio.timeout(None if seconds == math.inf else seconds)
         try:
-            async with asyncio.timeout(None if seconds == math.inf else seconds) as scope:
+            async with scope:
                 return await function(*args)
         except TimeoutError:
             if not scope.expired():
