@@ -134,7 +134,7 @@ class StreamWire(Wire):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise _reset(exc) from exc
 
-    def write_now(self, session: Session) -> None:  # noqa: ARG002  (the other wire can)
+    def write_now(self, session: Session) -> None:
         """Write nothing: a stream has no way to write without waiting."""
 
     async def write(self, session: Session) -> None:
