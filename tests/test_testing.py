@@ -2,16 +2,11 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stereos_proto import (
     Ack,
-    AgentStatus,
     Connection,
     ConnectionClosed,
     CustomRequest,
@@ -23,23 +18,17 @@ from stereos_proto import (
     MalformedLine,
     MalformedReceived,
     Mount,
-    NotificationReceived,
     Ping,
     Pong,
     RemoteProtocolError,
     ReplyReceived,
-    Request,
     RequestReceived,
     Role,
     Shutdown,
-    UnknownMessage,
-    decode,
     encode,
     testing,
 )
-from stereos_proto._registry import BY_CLASS, BY_TYPE, Kind
 from stereos_proto.testing import EOF, ConnectionPair, ScriptedGuest, assert_chunking_invariant, feed_in_chunks
-from stereos_proto.testing import strategies as stereos
 
 PING, PONG = encode(Ping()), encode(Pong())
 
@@ -152,89 +141,3 @@ def test_a_script_with_a_function():
 def test_the_tools_need_no_hypothesis():
     code = "import sys; sys.modules['hypothesis'] = None; import stereos_proto.testing"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# Strategies
-
-
-@pytest.mark.parametrize("cls", [*BY_CLASS, AgentStatus])
-def test_every_class_has_its_strategy(cls):
-    @given(stereos.from_message_class(cls))
-    def check(made):
-        assert type(made) is cls
-        if cls is not AgentStatus:
-            assert decode(encode(made), sender=BY_CLASS[cls].sender) == made
-
-    check()
-
-
-def test_a_new_class_needs_nothing_here():
-    @attrs.frozen(slots=False)
-    class Unmount(Request):
-        type = "unmount"
-        guest_path: str
-        lazily: bool = False
-
-    @given(stereos.from_message_class(Unmount, guest_path=st.just("/a")))
-    def check(made):
-        assert (made.guest_path, type(made.lazily)) == ("/a", bool)
-
-    check()
-
-
-@pytest.mark.parametrize("sender", [None, *Role])
-@pytest.mark.parametrize("kind", [None, *Kind])
-def test_which_messages(sender, kind):
-    expected = {cls for cls, row in BY_CLASS.items() if sender in (None, row.sender) and kind in (None, row.kind)}
-    assert set(stereos.message_classes(sender=sender, kind=kind)) == expected
-    if expected:
-
-        @given(stereos.messages(sender=sender, kind=kind))
-        def check(message):
-            assert type(message) in expected
-
-        check()
-
-
-@given(st.data(), st.sampled_from(Role))
-def test_lines(data, sender):
-    message = decode(data.draw(stereos.envelopes(sender=sender)), sender=sender)
-    assert BY_CLASS[type(message)].sender is sender
-    for line in (data.draw(stereos.nearly_valid_lines(sender=sender)), data.draw(stereos.lines(sender=sender))):
-        assert b"\n" not in line
-    with pytest.raises(MalformedLine):
-        decode(data.draw(stereos.malformed_lines()), sender=sender)
-
-
-def test_what_is_json_is_not_malformed():
-    assert not stereos._is_no_json(b" 5")
-    assert stereos._is_no_json(b"05")
-
-
-@given(stereos.conversations(max_size=4))
-def test_conversations(conversation):
-    pair = ConnectionPair()
-    for exchange in conversation:
-        told = pair.send(Role.GUEST, *exchange.before)
-        assert [type(event) for event in told] != [ReplyReceived]
-        assert pair.send(Role.HOST, exchange.request) == [RequestReceived(exchange.request)]
-        assert pair.send(Role.GUEST, exchange.reply) == [ReplyReceived(exchange.reply, exchange.request)]
-
-
-@given(st.binary(), st.data())
-def test_partitions(data, draw):
-    assert b"".join(draw.draw(stereos.partitions(data))) == data
-    cuts = draw.draw(stereos.cuts(data))
-    assert cuts == sorted(cuts)
-
-
-@given(stereos.states() | stereos.json_values())
-def test_values(value):
-    assert decode(encode(CustomRequest("x", value)), sender=Role.HOST).payload == value
-
-
-@given(stereos.from_message_class(UnknownMessage))
-def test_open_types_are_open(message):
-    assert message.type not in BY_TYPE[Role.GUEST]
-    assert NotificationReceived(message) == NotificationReceived(message)
-    assert SimpleNamespace(type=message.type).type == message.type
