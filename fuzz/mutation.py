@@ -31,7 +31,12 @@ MODULES: Final = (
     *("_framing", "_state", "_connection", "_codec", "_tolerant", "_json", "_preamble", "_registry", "_events"),
     *("_messages", "_errors", "_provision", "_toml", "_jcard", "dialogues"),
 )
-MORE: Final = ("tests/test_vectors.py", "tests/test_fuzz_corpus.py::test_kept_corpus", "tests/test_codec.py")
+MORE: Final = (
+    "tests/test_vectors.py",
+    "tests/test_fuzz_corpus.py::test_kept_corpus",
+    "tests/test_fuzz_corpus.py::test_what_was_once_found",
+    "tests/test_codec.py",
+)
 PYTEST: Final = (
     *("-x", "-q", "-m", "not vm", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("-p", "no:xdist", "--hypothesis-profile", "mutation"),
