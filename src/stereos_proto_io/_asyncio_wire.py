@@ -72,6 +72,8 @@ class Wire(asyncio.Protocol):
         """Run what the transport wants before the protocol. Raises PreambleError, OSError."""
         for preamble, patience in preambles(address):
             opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            # A caller that gives up closes the stream, and asks no more what that did to the preamble.
+            opened.add_done_callback(_look_at)
             self._take = partial(_advance, preamble, opened)
             self._break = partial(_fail, opened)
             self.transport.write(preamble.data_to_send())
@@ -94,6 +96,11 @@ def _advance(preamble: Preamble, opened: asyncio.Future[None], data: bytes) -> N
         _fail(opened, exc)
     if preamble.done:
         fulfil(opened)
+
+
+def _look_at(opened: asyncio.Future[None]) -> None:
+    if not opened.cancelled():
+        opened.exception()
 
 
 def _fail(opened: asyncio.Future[None], error: Exception) -> None:
