@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 #: Levels up to which the standard library's parser is asked. Deeper lines have tests of their own.
 DEEPEST = 100
 
-#: Digits (and sign) up to which a whole number of an unknown payload is kept as one. Longer ones are doubles, as all
+#: Digits up to which a whole number of an unknown payload is kept as one. Longer ones are doubles, as all
 #: numbers are to the reference.
 LONGEST_INTEGER = 640
 
@@ -174,7 +174,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Number):
-        whole = re.fullmatch("-?[0-9]+", value.text) and len(value.text) <= LONGEST_INTEGER
+        whole = re.fullmatch("-?[0-9]+", value.text) and len(value.text.removeprefix("-")) <= LONGEST_INTEGER
         return int(value.text) if whole else float(value.text)
     if isinstance(value, Pairs):
         return {clean(name): plain(member) for name, member in value}

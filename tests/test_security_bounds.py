@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from stereos_proto import Connection, Role, _constants, _json
+from stereos_proto import (
+    Connection,
+    CustomRequest,
+    HybridVsockPreamble,
+    LocalProtocolError,
+    Role,
+    _constants,
+    _json,
+    _tolerant,
+    decode,
+    encode,
+)
 from stereos_proto_io import _dial, _session
 from stereos_proto_io.guest import _session as _guest_session
 
@@ -49,3 +60,24 @@ def test_the_limits_that_a_user_may_change_have_these_defaults():
     session = _session.Session("the guest")
     assert session.connection._max_pending == _constants.MAX_PENDING
     assert session._notifications.maxlen == _session.MAX_NOTIFICATIONS
+
+
+@pytest.mark.parametrize("port", [0, 1, _constants.U32_MAX])
+def test_every_vsock_port_can_be_asked_for(port):
+    assert HybridVsockPreamble(port).data_to_send() == b"CONNECT %d\n" % port
+
+
+@pytest.mark.parametrize("port", [-1, _constants.U32_MAX + 1])
+def test_no_other_vsock_port_can(port):
+    with pytest.raises(ValueError, match="a vsock port is"):
+        HybridVsockPreamble(port)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_whole_number_that_is_sent(sign):
+    largest = sign * (2**_tolerant._MAX_BITS - 1)
+    assert len(str(abs(largest))) <= _json._MAX_DIGITS
+    request = CustomRequest("x", largest)
+    assert decode(encode(request), sender=Role.HOST) == request
+    with pytest.raises(LocalProtocolError, match="digits"):
+        encode(CustomRequest("x", largest + sign))

@@ -75,7 +75,7 @@ def _integer(digits: str) -> int | float:
     if digits == "-0":
         return NegativeZero()
     # A longer one is infinite as a double, and quadratic work as an integer.
-    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+    return int(digits) if len(digits.removeprefix("-")) <= _MAX_DIGITS else float(digits)
 
 
 def _constant(_name: str) -> Never:
