@@ -37,9 +37,10 @@ _LEFT_OUT: Final = shutil.ignore_patterns(
     *("_codecs_jp*", "_codecs_hk*", "_codecs_tw*", "_codecs_cn*", "_codecs_kr*", "_codecs_iso2022*", "readline*"),
     *("nis*", "*.a"),
 )
+_FOR_A_GUEST_OF_ITS_OWN: Final = [Path(__file__).with_name(name) for name in ("__init__.py", "parts.py", "machine.py")]
 _APPLETS: Final = ("sh", "cat", "chown", "insmod", "ip", "ln", "ls", "mkdir", "mount", "poweroff", "stat", "umount")
-#: What QEMU reads from its own folder for a machine without graphics or boot ROMs.
-_FIRMWARE: Final = ("bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin")
+#: What QEMU reads from its own folder for a machine without graphics that boots a vmlinux.
+_FIRMWARE: Final = ("bios-256k.bin", "kvmvapic.bin", "pvh.bin")
 
 
 def write_image(target: Path) -> None:
@@ -50,13 +51,13 @@ def write_image(target: Path) -> None:
 
 
 def write_outer_image(target: Path) -> None:
-    """Write the initramfs of a guest that starts a guest itself, with /qemu, /vmlinux and /initramfs in it."""
+    """Write the initramfs of a guest that has all for a guest of its own: QEMU, /firmware, /vmlinux and /initramfs."""
     write_image(target)
     kernel = parts.kernel()
     qemu = Path(shutil.which(parts.QEMU) or "").resolve()
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
-        _copy_program(qemu, stage, "qemu")
+        _copy_program(qemu, stage, f"bin/{parts.QEMU}")
         firmware = _firmware_folder(qemu)
         for name in _FIRMWARE:
             _copy(next(place / name for place in firmware if (place / name).exists()), stage / "firmware" / name)
@@ -147,7 +148,7 @@ def _stage_system(stage: Path, kernel: parts.Kernel) -> None:
 def _code_layer() -> bytes:
     needed = sorted(_distributions("stereos-proto", "trio"))
     ours = [path for package in _PACKAGES for path in sorted((parts.ROOT / "src" / package).rglob("*.py"))]
-    ours += sorted(GUEST_FILES.iterdir())
+    ours += [*sorted(GUEST_FILES.iterdir()), *_FOR_A_GUEST_OF_ITS_OWN]
     facts = (
         (sys.version, Path(__file__).read_text()),
         *((name, importlib.metadata.version(name)) for name in needed),
@@ -164,6 +165,8 @@ def _stage_code(stage: Path, needed: Iterable[str]) -> None:
         shutil.copytree(parts.ROOT / "src" / package, site / package, ignore=_LEFT_OUT)
     for file in GUEST_FILES.glob("*.py"):
         _copy(file, site / file.name)
+    for file in _FOR_A_GUEST_OF_ITS_OWN:
+        _copy(file, site / "vm" / file.name)
     _compile(site, Path("/") / SITE)
     _copy(GUEST_FILES / "init", stage / "init")
     (stage / "init").chmod(0o755)

@@ -20,6 +20,8 @@ from . import parts
 #: Seconds from power-on to a guest agent that listens, on a busy machine.
 BOOT_TIME: Final = 90.0
 _COMMAND_LINE: Final = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=1 tsc=reliable"
+#: Should the tests be killed, their machines go with them. A guest with a guest of its own takes it along anyway.
+_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 #: Where a guest's agent listens.
 LISTENING: Final = ("tcp://0.0.0.0:1024", "vsock://3:1024", "serial:///dev/virtio-ports/org.stereos.control")
 
@@ -31,19 +33,20 @@ class MachineError(Exception):
 class Machine:
     """A machine. `addresses` says where its guest is reached, by the transport's name, before it is turned on.
 
-    `muxed`: with a hybrid vsock. `shares`: folders that the guest can mount, by tag. `options`: more of the
-    kernel's command line; `arguments`: more of QEMU's.
+    `muxed`: with a hybrid vsock. `shares`: folders that the guest can mount, by tag. `arguments`: more of
+    QEMU's. `accelerator` and processor are emulated by default.
     """
 
     def __init__(
         self,
         image: Path,
         *,
+        kernel: Path | None = None,
+        accelerator: tuple[str, str] = ("tcg,thread=multi", "max"),
         muxed: bool = False,
         memory: int = 320,
         processors: int = 1,
         shares: dict[str, Path] | None = None,
-        options: str = "",
         arguments: Sequence[str] = (),
     ) -> None:
         # The path of a unix socket is short, and a folder of pytest's is not.
@@ -63,9 +66,10 @@ class Machine:
         self._keeper: Lines | None = None
         self._orders = itertools.count(1)
         self._image = image
+        self._kernel = kernel
+        self._accelerator = accelerator
         self._memory = memory
         self._processors = processors
-        self._options = options
         self._arguments = [word for tag, folder in (shares or {}).items() for word in _share(tag, folder)]
         self._arguments += arguments
 
@@ -73,11 +77,12 @@ class Machine:
         """Start the machine. Raises MachineError."""
         if "hybrid" in self.addresses:
             self.muxer = self._start_muxer()
+        accelerator, processor = self._accelerator
         self.qemu = self._start(
             *(parts.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(self._processors), "-m", str(self._memory)),
-            *("-kernel", str(parts.kernel().image), "-initrd", str(self._image)),
-            *("-append", f"{_COMMAND_LINE} {self._options}"),
+            *("-accel", accelerator, "-cpu", processor, "-smp", str(self._processors), "-m", str(self._memory)),
+            *("-kernel", str(self._kernel or parts.kernel().image), "-initrd", str(self._image)),
+            *("-append", _COMMAND_LINE),
             *("-serial", f"file:{self.folder}/console", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"),
             *self._devices(),
             *self._arguments,
@@ -111,10 +116,7 @@ class Machine:
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / "programs").open("ab") as log:
-            # Should the tests be killed, their machines go with them.
-            process = subprocess.Popen(
-                ("setpriv", "--pdeathsig", "KILL", *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            process = subprocess.Popen((*_WITH_US, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._processes.append(process)
         return process
 

@@ -36,8 +36,8 @@ def check(name, address):
     return results
 
 
-def nobody_listens(name, address):
-    """Dial an address of AF_VSOCK where nobody listens; return what the client said, and whether it may try again."""
+def dial(name, address):
+    """Dial an address of AF_VSOCK where nobody answers; return what the client said, and whether it may try again."""
 
     async def scenario(host):
         seen = await host.see(PATIENCE, host.dial, parse_address(address))

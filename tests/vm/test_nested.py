@@ -1,0 +1,62 @@
+"""AF_VSOCK between a host and its guest, both of them real: the tests run in the outer of two nested machines.
+
+The machine that runs these tests dials nothing there: its CID 2 is its own hypervisor.
+"""
+
+import pytest
+
+from stereos_proto_io.testing import client_cases
+
+from . import image as images
+from .machine import Machine
+from .moments import LOST, RUNTIMES
+from .test_clients import failures
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What came out in the outer machine."""
+    path = tmp_path_factory.mktemp("nested") / "initramfs"
+    images.write_outer_image(path)
+    with Machine(path, memory=1400, processors=2) as outer:
+        outer.power_on().wait_up(200)
+        return outer.call("nest", "everything", timeout=230)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_client_of_a_nested_guest(found, count, runtime):
+    results = found["clients"][runtime]
+    assert len(results) == len(client_cases())
+    assert not failures(results)
+    count("client", "vsock nested", runtime, len(results))
+
+
+def test_conformance_of_a_nested_guest(found, count):
+    assert found["conformance"]["failed"] == []
+    count("conformance", "vsock nested", "blocking", found["conformance"]["passed"])
+
+
+def test_no_machine_with_that_cid(found):
+    """Before the machine is turned on: an error at once, and worth another try."""
+    kind, text, retryable = found["absent"]
+    assert (kind, retryable) == ("ConnectError", True)
+    assert "no virtual machine with this CID is running" in text
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_nested_moments(found, runtime):
+    """Nobody listens: reset. Paused: the system gives up after 2 s. Killed: no such machine any more."""
+    for moment, meaning in {
+        "nobody listens": "it was reset: nobody listens there yet",
+        "paused": "no answer; is the guest booting, or paused?",
+        "gone": "no virtual machine with this CID is running",
+    }.items():
+        kind, text, retryable = found[moment][runtime]
+        assert (moment, kind, retryable) == (moment, "ConnectError", True)
+        assert meaning in text
+
+
+def test_a_nested_guest_is_killed_in_mid_request(found):
+    during, after = found["killed"]
+    assert during == "Timeout"
+    assert after in LOST
