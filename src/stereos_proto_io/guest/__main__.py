@@ -34,12 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as exc:
         print(exc, file=sys.stderr)
         return 2
-    with server:
-        print("listening on", *server.addresses, flush=True)
-        try:
+    try:
+        with server:
+            # Whoever reads this line may interrupt at once.
+            print("listening on", *server.addresses, flush=True)
             server.join()
-        except KeyboardInterrupt:
-            return 130
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
