@@ -9,9 +9,23 @@ from fuzz.fuzz_codec import as_read, check
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereos_proto import Ack, AgentStatus, Health, InvalidMessage, MalformedLine, Pong, Role, UnknownMessage, decode
+from stereos_proto import (
+    Ack,
+    AgentStatus,
+    Health,
+    InvalidMessage,
+    MalformedLine,
+    Message,
+    Ping,
+    Pong,
+    Role,
+    UnknownMessage,
+    decode,
+    encode,
+)
 from stereos_proto._codec import reader
 from stereos_proto._constants import MAX_NESTING
+from stereos_proto._registry import REGISTRY
 from stereos_proto._tolerant import read_tolerantly
 
 LINES = [*seeds.lines()]
@@ -122,6 +136,26 @@ def test_nesting(opening, name, type_, beyond):
 
 def kind(result):
     return type(result)
+
+
+@pytest.mark.parametrize("type_", ["pong", "new"])
+def test_nesting_where_the_interpreter_would_allow_more(type_):
+    """The limit is ours, not that of the interpreter's stack."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(60_000)
+    try:
+        for levels, outcome in ((MAX_NESTING - 1, Message), (MAX_NESTING, MalformedLine)):
+            line = b'{"type":"%b","x":%b%b}' % (type_.encode(), b"[" * levels, b"]" * levels)
+            assert isinstance(reader(Role.GUEST)(line), outcome)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_lines_that_are_the_same_each_time_mean_something_else_from_the_other_side():
+    for row in REGISTRY:
+        for message in (Ack(row.type, True), Pong(), Ping()):
+            check(b"\0" + encode(message)[:-1])
+            check(b"\1" + encode(message)[:-1])
 
 
 # ------------------------------------------------------------------------------------------------- findings
