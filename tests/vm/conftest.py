@@ -41,29 +41,21 @@ class Pool:
     def fresh(self):
         """A machine that is not turned on yet."""
         self.drop()
-        self.machine = Machine(self.image, muxed=not missing_muxer())
+        self.machine = Machine(self.image, muxed=not parts.missing_muxer())
         return self.machine
 
-    def take(self):
-        """A machine that is up."""
-        if self.machine is None or not self.machine.is_running:
-            self.fresh().power_on().wait_up()
-        self.machine.restore_agent()
-        return self.machine
+    def take(self, *, whole=True):
+        """A machine that is up; with `whole`, one whose muxer has not been through a pause or a reset."""
+        machine = self.machine
+        if machine is None or not machine.is_running or (whole and machine.has_been_stopped):
+            machine = self.fresh().power_on().wait_up()
+        machine.restore_agent()
+        return machine
 
     def drop(self):
         if self.machine:
             self.machine.close()
             self.machine = None
-
-
-def missing_muxer():
-    """Why there is no hybrid vsock, "" where there is. Only a package of a moving suite may be missing."""
-    try:
-        parts.muxer()
-    except parts.Unavailable as exc:
-        return str(exc)
-    return ""
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +81,12 @@ def machine(pool):
 
 
 @pytest.fixture
+def any_machine(pool):
+    """A machine that is up, and that may be paused and reset: its hybrid vsock is not to be used any more."""
+    return pool.take(whole=False)
+
+
+@pytest.fixture
 def doomed(pool):
     """A machine that is up, and that nobody uses after this test."""
     yield pool.take()
@@ -101,7 +99,7 @@ def address_of(machine):
 
     def find(transport):
         if transport == "hybrid" and transport not in machine.addresses:
-            pytest.skip(f"NO HYBRID VSOCK: {missing_muxer()}")
+            pytest.skip(f"NO HYBRID VSOCK: {parts.missing_muxer()}")
         return machine.addresses[transport]
 
     return find

@@ -143,6 +143,15 @@ def muxer() -> Path:
     return target / "usr" / "bin" / _MUXER
 
 
+def missing_muxer() -> str:
+    """Why there is no muxer, "" where there is. Only it may be missing: its package is in a suite that moves."""
+    try:
+        muxer()
+    except Unavailable as exc:
+        return str(exc)
+    return ""
+
+
 def vmlinux(image: bytes) -> bytes:
     """The ELF file in a bzImage, whose header tells where it is and whose magic how it is packed.
 

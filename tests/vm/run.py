@@ -19,10 +19,8 @@ def main(arguments: list[str]) -> int:
     except parts.Unavailable as exc:
         print(f"make test-vm: SKIPPED, NOTHING WAS TESTED: {exc}", file=sys.stderr)
         return 1 if os.environ.get("CI") else 0
-    try:
-        parts.muxer()
-    except parts.Unavailable as exc:
-        print(f"make test-vm: HYBRID VSOCK IS SKIPPED: {exc}", file=sys.stderr)
+    if why := parts.missing_muxer():
+        print(f"make test-vm: HYBRID VSOCK IS SKIPPED: {why}", file=sys.stderr)
     command = (sys.executable, "-m", "pytest", "-q", "--no-header", "-m", "vm", str(image.GUEST_FILES.parent))
     environment = {**os.environ, "STEREOS_VM": "1"}
     return subprocess.run((*command, *arguments), cwd=parts.ROOT, env=environment, check=False).returncode

@@ -5,7 +5,6 @@ virtio-serial port, which takes one.
 """
 
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -99,81 +98,6 @@ def test_serial_while_nobody_listens(machine, runtime):
     assert HOSTS[runtime]().run(dial_impatiently, address) in NO_ANSWER
     machine.start_agent()
     assert HOSTS[runtime]().run(dial_and_ping, address)[0] == "Pong"
-
-
-# ---------------------------------------------------------------------------------------- pause, resume
-
-
-async def go_through_a_pause(host, address, barrier):
-    client = await host.within(PATIENCE, host.dial, address)
-    barrier.wait(PATIENCE)  # connected
-    barrier.wait(PATIENCE)  # paused
-    during = (await host.see(IMPATIENCE, client.ping)).kind
-    barrier.wait(PATIENCE)  # waited
-    barrier.wait(PATIENCE)  # resumed
-    health = (await host.see(PATIENCE, client.get_health)).kind
-    return during, health, (await host.see(PATIENCE, client.ping)).kind
-
-
-async def outlast_a_pause(host, address, barrier):
-    client = await host.within(PATIENCE, host.dial, address)
-    for _ in range(4):
-        barrier.wait(PATIENCE)
-    after = (await host.see(IMPATIENCE, client.ping)).kind
-    again = await host.see(PATIENCE, host.ready, address)
-    return after, again.error is None and (await host.see(PATIENCE, again.result.ping)).kind
-
-
-def paused_for_all(machine, address, run, scenario=go_through_a_pause):
-    """Run the scenario around a pause of the machine."""
-    barrier = threading.Barrier(2 if run is not together else 1 + len(HOSTS))
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(run, scenario, address, barrier, within=4 * PATIENCE)
-        barrier.wait(PATIENCE)
-        machine.pause()
-        try:
-            barrier.wait(PATIENCE)
-            barrier.wait(PATIENCE)
-        finally:
-            machine.resume()
-        barrier.wait(PATIENCE)
-        return running.result(4 * PATIENCE)
-
-
-def test_pause_and_resume(machine):
-    """A pause is silence, which only a deadline ends. The late reply is not taken for another's afterwards."""
-    for seen in paused_for_all(machine, machine.addresses["tcp"], together).values():
-        assert seen == ("Timeout", "Health", "Pong")
-
-
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_pause_and_resume_on_the_port(machine, runtime):
-    def run(scenario, *args, within):
-        return HOSTS[runtime]().run(scenario, *args)
-
-    assert paused_for_all(machine, machine.addresses["serial"], run) == ("Timeout", "Health", "Pong")
-
-
-def test_pause_and_resume_of_a_muxed_machine(machine, address_of):
-    """The muxer forgets its connections without a word."""
-    for seen in paused_for_all(machine, address_of("hybrid"), together, outlast_a_pause).values():
-        assert seen == ("Timeout", "Pong")
-
-
-async def dial_and_ping_impatiently(host, address):
-    dialled = await host.see(IMPATIENCE, host.dial, address)
-    return dialled.kind if dialled.error else (await host.see(IMPATIENCE, dialled.result.ping)).kind
-
-
-@pytest.mark.parametrize("transport", ["tcp", "hybrid"])
-def test_dialling_a_paused_machine(machine, address_of, transport):
-    """TCP connects, the muxer is silent: neither goes on for longer than its deadline."""
-    machine.pause()
-    try:
-        seen = together(dial_and_ping_impatiently, address_of(transport), within=PATIENCE)
-    finally:
-        machine.resume()
-    assert set(seen.values()) <= set(NO_ANSWER)
 
 
 # ------------------------------------------------------------------- a port without connections (§9)
