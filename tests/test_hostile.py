@@ -497,3 +497,12 @@ def test_a_flood_before_the_answer_to_a_resynchronisation_is_bounded():
     assert cost.peak < 3 * MAX_LINE_SIZE
     preamble.receive_data(b"\n" + sync_ack(0) + b"\n")
     assert preamble.done
+
+
+@pytest.mark.parametrize(("size", "done"), [(MAX_LINE_SIZE - 1, True), (MAX_LINE_SIZE, False)])
+def test_the_longest_line_that_may_end_a_resynchronisation(size, done):
+    line = sync_ack(size - len(sync_ack(0)))
+    assert len(line) == size
+    preamble = ResyncPreamble("n")
+    preamble.receive_data(line + b"\n")
+    assert preamble.done is done
