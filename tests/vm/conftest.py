@@ -12,16 +12,16 @@ import pytest
 
 from . import image as images
 from . import parts
+from .guest.hosts import HOSTS
 from .machine import Machine
 
 _WANTED = os.environ.get("STEREOS_VM", "")
 #: Booting takes long, and installs packages: `make test-vm` says that it is wanted.
 collect_ignore_glob = [] if _WANTED else ["test_*.py"]
 
+_NOTE, _COUNT = "vm-note", "vm-count"
 #: Seconds after which a step must have ended in a result or an error, whatever it is.
 _LIMIT = 240
-COUNTS: Counter[tuple[str, str, str]] = Counter()
-NOTES: list[str] = []
 
 
 def pytest_collection_modifyitems(items):
@@ -133,27 +133,30 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture
-def note():
+def note(request):
     """Say a line at the end of the run."""
-    return NOTES.append
+    return lambda line: request.node.user_properties.append((_NOTE, line))
 
 
 @pytest.fixture
-def count():
-    """Note how many checks came out well: `count("client", "tcp", "trio", 16)`."""
-
-    def note(suite, transport, runtime, number):
-        COUNTS[suite, transport, runtime] += number
-
-    return note
+def count(request):
+    """Note how many checks came out well: `count("client", "tcp", "trio", 20)`."""
+    return lambda *what: request.node.user_properties.append((_COUNT, what))
 
 
 def pytest_terminal_summary(terminalreporter):
-    if NOTES:
+    # Reports come from the processes in which the tests ran; nothing else does.
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    found = [found for report in reports if report.when == "call" for found in report.user_properties]
+    notes = [line for kind, line in found if kind == _NOTE]
+    if notes:
         terminalreporter.section("notes")
-        terminalreporter.line("\n".join(NOTES))
-    for suite in sorted({key[0] for key in COUNTS}):
+        terminalreporter.line("\n".join(notes))
+    counts = Counter()
+    for suite, transport, runtime, number in (what for kind, what in found if kind == _COUNT):
+        counts[suite, transport, runtime] += number
+    for suite in sorted({key[0] for key in counts}):
         terminalreporter.section(f"{suite} suite: checks that held, by transport and runtime")
-        for transport in sorted({key[1] for key in COUNTS if key[0] == suite}):
-            cells = [f"{runtime} {COUNTS[suite, transport, runtime]:3}" for runtime in ("blocking", "asyncio", "trio")]
+        for transport in sorted({key[1] for key in counts if key[0] == suite}):
+            cells = [f"{runtime} {counts[suite, transport, runtime]:3}" for runtime in HOSTS]
             terminalreporter.line(f"{transport:16} {'   '.join(cells)}")

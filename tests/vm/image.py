@@ -24,7 +24,8 @@ from packaging.requirements import Requirement
 
 from . import parts
 
-GUEST_FILES: Final = Path(__file__).with_name("guest")
+TESTS: Final = Path(__file__).parent
+GUEST_FILES: Final = TESTS / "guest"
 
 #: Where our packages and their dependencies are in the guest.
 SITE: Final = "site"
@@ -41,6 +42,12 @@ _FOR_A_GUEST_OF_ITS_OWN: Final = [Path(__file__).with_name(name) for name in ("_
 _APPLETS: Final = ("sh", "cat", "chown", "insmod", "ip", "ln", "ls", "mkdir", "mount", "poweroff", "stat", "umount")
 #: What QEMU reads from its own folder for a machine without graphics that boots a vmlinux.
 _FIRMWARE: Final = ("bios-256k.bin", "kvmvapic.bin", "pvh.bin")
+
+
+def prepare() -> None:
+    """Make the layers, for those who write images at the same time. Raises Unavailable."""
+    _system_layer()
+    _code_layer()
 
 
 def write_image(target: Path) -> None:
