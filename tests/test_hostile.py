@@ -479,10 +479,12 @@ def test_an_over_long_line_does_not_end_a_resynchronisation_however_it_is_cut(cu
     assert not preamble.done
 
 
-def test_the_end_of_an_over_long_line_does_not_end_a_resynchronisation():
+@pytest.mark.parametrize("cut", [0, 1])
+def test_the_end_of_an_over_long_line_does_not_end_a_resynchronisation(cut):
+    """Be it an answer by itself, or together with the last byte before it."""
     preamble = ResyncPreamble("n")
-    preamble.receive_data(b"x" * MAX_LINE_SIZE + b"{")
-    preamble.receive_data(sync_ack(0)[1:] + b"\n")
+    preamble.receive_data(b"x" * MAX_LINE_SIZE + sync_ack(0)[:cut])
+    preamble.receive_data(sync_ack(0)[cut:] + b"\n")
     assert not preamble.done
     preamble.receive_data(sync_ack(0) + b"\n{")
     assert preamble.done
