@@ -150,14 +150,18 @@ def test_two_hosts_on_one_port(machine, runtime):
     assert after == "Pong"
 
 
+def queue_up(queue, address):
+    for _ in range(10):
+        queue.enter_context(another_host(address))
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_queue_of_hosts(machine, runtime):
     """With its queue full, the port does not even let connect; that too ends with the deadline."""
     address = machine.addresses["serial"]
     with ExitStack() as queue:
         with pytest.raises(BlockingIOError):
-            for _ in range(10):
-                queue.enter_context(another_host(address))
+            queue_up(queue, address)
         assert HOSTS[runtime]().run(dial_impatiently, address) in NO_ANSWER
     # Those who queued are let in one by one, and found dead, before it is our turn.
     assert HOSTS[runtime]().run(wait_and_ping, address)[1] == Pong()
