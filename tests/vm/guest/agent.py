@@ -7,7 +7,7 @@ import importlib
 import json
 from pathlib import Path
 
-from stereos_proto import Role, decode, encode
+from stereos_proto import CustomRequest, Role, decode, encode
 from stereos_proto_io.addresses import parse_address
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest.effects import FolderEffects
@@ -23,7 +23,8 @@ class Watched(GuestSimulator):
 
     def handle(self, request):
         reply = super().handle(request)
-        if len(self.config or "") < _SHOWN:
+        # A resynchronisation is one, too, and a long pipeline is many.
+        if not isinstance(request, CustomRequest) and len(self.config or "") < _SHOWN:
             self.show()
         return reply
 

@@ -62,7 +62,9 @@ class Keeper:
         """
         self.stop()
         self.stays = stays
-        self.process, self.output = fork(lambda: importlib.import_module(module).main(list(arguments)))
+        # Imported here, and so once for all that are forked.
+        agent = importlib.import_module(module)
+        self.process, self.output = fork(lambda: agent.main(list(arguments)))
         self.ended = os.pidfd_open(self.process)
         line = b""
         while not line.endswith(b"\n") and (byte := os.read(self.output, 1)):
@@ -86,10 +88,11 @@ class Keeper:
 
     def call(self, module, function, arguments):
         """Call a function in a process of its own, and return its result, or the text of what it raised."""
+        chosen = getattr(importlib.import_module(module), function)
 
         def work():
             try:
-                answer = {"result": getattr(importlib.import_module(module), function)(*arguments)}
+                answer = {"result": chosen(*arguments)}
             except BaseException:  # noqa: BLE001  (the test reads it)
                 answer = {"error": traceback.format_exc()}
             with os.fdopen(1, "w") as pipe:
