@@ -308,7 +308,9 @@ class Session:
         try:
             while (event := connection.next_event()) is not NEED_DATA:
                 if type(event) is ReplyReceived:
-                    self._sent.popleft().settle(event.message)
+                    # Settled first: were a KeyboardInterrupt to come in between, the call would be in no queue.
+                    self._sent[0].settle(event.message)
+                    self._sent.popleft()
                 elif isinstance(event, ConnectionClosed):
                     self.end(ConnectionLost(f"{self.label} closed the connection"))
                 elif isinstance(event, NotificationReceived):

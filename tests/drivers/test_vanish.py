@@ -298,6 +298,13 @@ def interrupted(number, work):
     return True
 
 
+#: Which places those are is a matter of the bytecode, which every version has anew.
+bytecode_of_3_11 = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="counts places in the bytecode of CPython 3.11, where it is run"
+)
+
+
+@bytecode_of_3_11
 def test_ctrl_c_everywhere():
     for number in itertools.count(1):
         ours, theirs = socket.socketpair()
@@ -319,6 +326,7 @@ def test_ctrl_c_everywhere():
     assert number > 30
 
 
+@bytecode_of_3_11
 def test_ctrl_c_of_the_leader_lets_others_go_on():
     """Wherever it comes, the thread that follows gets its reply, or an error, long before its own deadline."""
     for number in itertools.count(1):
@@ -351,11 +359,13 @@ def test_ctrl_c_of_the_leader_lets_others_go_on():
 
 
 def _answer_two(sock, follower):
-    reader = sock.makefile("rb")
-    if not reader.readline():
-        return
-    follower.start()
-    if not reader.readline():
-        return
-    for name in (b"first", b"second"):
-        sock.sendall(b'{"type":"ack","payload":{"reply_to":"%b","ok":true}}\n' % name)
+    # Closed here: a socket stays open while a file made from it does.
+    with sock.makefile("rb") as reader:
+        if not reader.readline():
+            return
+        follower.start()
+        if not reader.readline():
+            return
+        for name in (b"first", b"second"):
+            with suppress(OSError):
+                sock.sendall(b'{"type":"ack","payload":{"reply_to":"%b","ok":true}}\n' % name)
