@@ -34,25 +34,26 @@ def pytest_collection_modifyitems(items):
 class Pool:
     """One machine at a time, for one test after the other until one of them has worn it out."""
 
-    def __init__(self, image):
+    def __init__(self, image, *, muxed):
         self.image = image
+        self.muxed = muxed
         self.machine = None
 
     def fresh(self):
         """A machine that is not turned on yet."""
         self.drop()
-        self.machine = Machine(self.image, muxed=not parts.missing_muxer())
+        self.machine = Machine(self.image, muxed=self.muxed)
         return self.machine
 
-    def take(self, *, whole=True):
-        """A machine that is up; with `whole`, one whose muxer has not been through a pause or a reset."""
-        machine = self.machine
-        if machine is None or not machine.is_running or (whole and machine.has_been_stopped):
-            machine = self.fresh().power_on().wait_up()
-        machine.restore_agent()
-        return machine
+    def take(self):
+        """A machine that is up."""
+        if self.machine is None or not self.machine.is_running:
+            self.fresh().power_on().wait_up()
+        self.machine.restore_agent()
+        return self.machine
 
     def drop(self):
+        """Be done with the machine."""
         if self.machine:
             self.machine.close()
             self.machine = None
@@ -69,21 +70,32 @@ def image(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pool(image):
     """Where machines come from."""
-    pool = Pool(image)
+    pool = Pool(image, muxed=not parts.missing_muxer())
+    yield pool
+    pool.drop()
+
+
+@pytest.fixture(scope="session")
+def plain_pool(image):
+    """Where machines without a muxer come from."""
+    pool = Pool(image, muxed=False)
     yield pool
     pool.drop()
 
 
 @pytest.fixture
 def machine(pool):
-    """A machine that is up, and is shared: a test leaves it as it was. Its agent may be another one afterwards."""
+    """A machine that is up, and is shared: a test leaves it as it was. Its agent may be another one afterwards.
+
+    It is not to be paused or reset: its muxer does not survive that, and may take the guest along.
+    """
     return pool.take()
 
 
 @pytest.fixture
-def any_machine(pool):
-    """A machine that is up, and that may be paused and reset: its hybrid vsock is not to be used any more."""
-    return pool.take(whole=False)
+def plain_machine(plain_pool):
+    """A machine without hybrid vsock that is up. It may be paused and reset."""
+    return plain_pool.take()
 
 
 @pytest.fixture

@@ -62,8 +62,6 @@ class Machine:
         self.muxer: subprocess.Popen[bytes] | None = None
         #: The runtime of the agent, "" for the one that the guest boots with, None for none.
         self.agent: str | None = ""
-        #: Whether it was paused or reset, which its muxer does not survive.
-        self.has_been_stopped = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._keeper: Lines | None = None
         self._orders = itertools.count(1)
@@ -229,7 +227,6 @@ class Machine:
 
     def pause(self) -> None:
         """Stop the processor."""
-        self.has_been_stopped = True
         self.command("stop")
 
     def resume(self) -> None:
@@ -239,7 +236,6 @@ class Machine:
     def reset(self) -> None:
         """Press the reset button. The guest boots again, with the agent that it boots with."""
         self.agent = ""
-        self.has_been_stopped = True
         self.command("set-action", reboot="reset")
         self.command("system_reset")
 

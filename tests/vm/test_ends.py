@@ -16,6 +16,13 @@ MUTE = (*NO_ANSWER, *LOST)
 SLOW = "late:600s@ping"
 
 
+def hybrid_of(machine):
+    """The address of the muxer; skips where its package has gone."""
+    if "hybrid" not in machine.addresses:
+        pytest.skip(f"NO HYBRID VSOCK: {parts.missing_muxer()}")
+    return machine.addresses["hybrid"]
+
+
 # ---------------------------------------------------------------------------------------- pause, resume
 
 
@@ -57,27 +64,27 @@ def paused_for_all(machine, address, run, scenario=go_through_a_pause):
         return running.result(4 * PATIENCE)
 
 
-def test_pause_and_resume_of_a_muxed_machine(machine, address_of):
+def test_pause_and_resume_of_a_muxed_machine(doomed):
     """The muxer does not always come back from a pause, and no error tells: each step ends by its deadline."""
-    for during, after in paused_for_all(machine, address_of("hybrid"), together, outlast_a_pause).values():
+    for during, after in paused_for_all(doomed, hybrid_of(doomed), together, outlast_a_pause).values():
         assert during[0] == "Timeout"
         assert during[1] in NO_ANSWER
         assert after[0] in ("Pong", *MUTE)
         assert after[1] in ("Client", *MUTE)
 
 
-def test_pause_and_resume(any_machine):
+def test_pause_and_resume(plain_machine):
     """A pause is silence, which only a deadline ends. The late reply is not taken for another's afterwards."""
-    for seen in paused_for_all(any_machine, any_machine.addresses["tcp"], together).values():
+    for seen in paused_for_all(plain_machine, plain_machine.addresses["tcp"], together).values():
         assert seen == ("Timeout", "Health", "Pong")
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_pause_and_resume_on_the_port(any_machine, runtime):
+def test_pause_and_resume_on_the_port(plain_machine, runtime):
     def run(scenario, *args, within):
         return HOSTS[runtime]().run(scenario, *args)
 
-    assert paused_for_all(any_machine, any_machine.addresses["serial"], run) == ("Timeout", "Health", "Pong")
+    assert paused_for_all(plain_machine, plain_machine.addresses["serial"], run) == ("Timeout", "Health", "Pong")
 
 
 async def dial_and_ping_impatiently(host, address):
@@ -85,13 +92,13 @@ async def dial_and_ping_impatiently(host, address):
     return dialled.kind if dialled.error else (await host.see(IMPATIENCE, dialled.result.ping)).kind
 
 
-def test_dialling_a_paused_machine(any_machine):
+def test_dialling_a_paused_machine(plain_machine):
     """TCP connects, and all is silence: no step goes on for longer than its deadline."""
-    any_machine.pause()
+    plain_machine.pause()
     try:
-        seen = together(dial_and_ping_impatiently, any_machine.addresses["tcp"], within=PATIENCE)
+        seen = together(dial_and_ping_impatiently, plain_machine.addresses["tcp"], within=PATIENCE)
     finally:
-        any_machine.resume()
+        plain_machine.resume()
     assert set(seen.values()) == {"Timeout"}
 
 
@@ -110,20 +117,20 @@ async def go_through_a_reboot(host, machine, transport):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_reboot_in_mid_request(any_machine, runtime):
+def test_reboot_in_mid_request(plain_machine, runtime):
     """Silence, until something is sent: then the connection is lost. A new one is fine."""
-    any_machine.start_agent("blocking", SLOW)
-    during, old, new = HOSTS[runtime]().run(go_through_a_reboot, any_machine, "tcp")
+    plain_machine.start_agent("blocking", SLOW)
+    during, old, new = HOSTS[runtime]().run(go_through_a_reboot, plain_machine, "tcp")
     assert during == "Timeout"
     assert old in LOST
     assert new == "Pong"
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_reboot_in_mid_request_on_the_port(any_machine, runtime):
+def test_reboot_in_mid_request_on_the_port(plain_machine, runtime):
     """There is no end: the same stream goes on with the next guest, which knows nothing of the request."""
-    any_machine.start_agent("blocking", SLOW)
-    during, old, new = HOSTS[runtime]().run(go_through_a_reboot, any_machine, "serial")
+    plain_machine.start_agent("blocking", SLOW)
+    during, old, new = HOSTS[runtime]().run(go_through_a_reboot, plain_machine, "serial")
     assert during == "Timeout"
     # The reply to this request comes first, and is no answer to the one before.
     assert old == "UnexpectedReply"
@@ -161,16 +168,19 @@ def check_gone(seen):
         assert {(kind, retryable) for kind, _, retryable in redialled.values()} == {("ConnectError", True)}
 
 
-def test_power_off(any_machine):
+def test_power_off(plain_machine):
     """A guest that is shut down acknowledges, and all its connections end; the port's socket is removed."""
 
     def shut_down():
-        assert HOSTS["blocking"]().run(shut_down_over_the_port, any_machine.addresses["serial"]) in ("Ack", "NoneType")
-        any_machine.wait_off(PATIENCE)
+        assert HOSTS["blocking"]().run(shut_down_over_the_port, plain_machine.addresses["serial"]) in (
+            "Ack",
+            "NoneType",
+        )
+        plain_machine.wait_off(PATIENCE)
 
-    check_gone(end(any_machine, {"tcp": any_machine.addresses["tcp"]}, shut_down))
+    check_gone(end(plain_machine, {"tcp": plain_machine.addresses["tcp"]}, shut_down))
     for name in RUNTIMES:
-        kind, text, retryable = HOSTS[name]().run(dial_and_ping, any_machine.addresses["serial"])
+        kind, text, retryable = HOSTS[name]().run(dial_and_ping, plain_machine.addresses["serial"])
         assert (kind, retryable) == ("ConnectError", True)
         assert "there is no such socket yet" in text
 
@@ -204,9 +214,7 @@ def test_a_muxer_whose_machine_reboots_and_that_dies(doomed):
 
     Its own death is an end, and a socket file that refuses.
     """
-    if "hybrid" not in doomed.addresses:
-        pytest.skip(f"NO HYBRID VSOCK: {parts.missing_muxer()}")
-    address = doomed.addresses["hybrid"]
+    address = hybrid_of(doomed)
     doomed.start_agent("blocking", SLOW)
     barriers = threading.Barrier(1 + len(HOSTS)), threading.Barrier(1 + len(HOSTS))
     with ThreadPoolExecutor(1) as thread:
