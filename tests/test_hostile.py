@@ -343,15 +343,32 @@ def test_notifications_that_nobody_reads_are_bounded_and_counted():
     assert cost.peak < MAX_NOTIFICATIONS * 1000 + 200_000
 
 
-def test_large_notifications_that_nobody_reads_are_bounded_too():
-    """One that is as long as a line may be is kept as long as any other: the bound is a number of lines."""
-    session = Session("the guest", max_notifications=3)
-    line = encode(Lifecycle("x", "y" * 500_000))
+@pytest.mark.parametrize("length", [100, 30_000, 500_000, MAX_LINE_SIZE - 100])
+@pytest.mark.parametrize(
+    "make",
+    [lambda length: Lifecycle("x", "y" * length), lambda length: UnknownMessage("x", {"y": "z" * length})],
+    ids=["known", "unknown"],
+)
+def test_what_is_kept_of_notifications_is_no_longer_than_one_line_may_be(make, length):
+    session = Session("the guest")
+    line = encode(make(length))
+    times = 3 * MAX_LINE_SIZE // len(line) + 3
     with counted_bytes() as cost:
-        for _ in range(40):
+        for _ in range(times):
             session.receive(line)
-    assert session.dropped_notifications == 37
-    assert cost.peak < 3 * 500_000 + 4 * len(line)
+    fitting = min(MAX_LINE_SIZE // len(line), MAX_NOTIFICATIONS)
+    assert fitting >= 1
+    assert session.dropped_notifications == times - fitting
+    assert sum(1 for _ in iter(session.take_notification, None)) == fitting
+    assert cost.peak < MAX_LINE_SIZE + MAX_NOTIFICATIONS * 1000 + 4 * len(line)
+
+
+def test_a_notification_that_cannot_be_written_again_counts_as_the_longest():
+    session = Session("the guest")
+    payload = b'"' + b"\xff" * 500_000 + b'"'  # each of these bytes is read as a character of three
+    for _ in range(3):
+        session.receive(b'{"type":"x","payload":' + payload + b"}\n")
+    assert session.dropped_notifications == 2
 
 
 # -------------------------------------------------------------------------------------------------- drivers

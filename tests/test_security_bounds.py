@@ -59,7 +59,7 @@ def test_the_limits_that_a_user_may_change_have_these_defaults():
     assert connection._max_pending == _constants.MAX_PENDING
     session = _session.Session("the guest")
     assert session.connection._max_pending == _constants.MAX_PENDING
-    assert session._notifications.maxlen == _session.MAX_NOTIFICATIONS
+    assert session._max_notifications == _session.MAX_NOTIFICATIONS
 
 
 @pytest.mark.parametrize("port", [0, 1, _constants.U32_MAX])

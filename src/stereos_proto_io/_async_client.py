@@ -164,6 +164,7 @@ class Actor(AsyncActor):
     driver: type[AsyncClient]
     client: AsyncClient | None = None
     dial: Callable[[], Awaitable[AsyncClient]] | None = None
+    heard: int = 0  # notifications, when it asked last: what came since ends a pause
 
     async def wait(self, wait: ReadyWait, timeout: float | None, *, redial: bool) -> Health:  # noqa: ASYNC109
         """Wait for a guest to be ready. Raises NotReady after `timeout` seconds."""
@@ -192,6 +193,7 @@ class Actor(AsyncActor):
 
     async def _exchange(self, message: Request, timeout: float) -> Reply:  # noqa: ASYNC109
         client = self._current()
+        self.heard = client._session.heard
         return await client.bounded(timeout, client._ask, message)
 
     async def _exchange_many(self, messages: Sequence[Request], report: Report) -> list[Outcome]:
@@ -202,7 +204,7 @@ class Actor(AsyncActor):
             await self.driver.sleep(seconds)
             return
         with suppress(RequestTimeout):
-            await self.driver.bounded(seconds, self.client._listen, self.client._session.listen())
+            await self.driver.bounded(seconds, self.client._listen, self.client._session.listen(self.heard))
 
     def _current(self) -> AsyncClient:
         if self.client is None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import inspect
-import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,10 +12,10 @@ from typing import Any
 
 from stereos_proto import Preamble, PreambleError
 
-from ._dial import Device, is_device, preambles, socket_target
+from ._dial import Device, check_connected, is_device, preambles, socket_target, start_connecting
 from ._errors import connect_error
 from ._session import READ_SIZE, Session
-from .addresses import TCP, Address, Dial, Vsock
+from .addresses import TCP, Address, Dial
 
 
 class Wire(asyncio.Protocol):
@@ -128,18 +126,15 @@ def abort(wire: Wire) -> None:
 
 
 async def _connect(address: Address, wire: Wire) -> None:
-    loop = asyncio.get_running_loop()
     if isinstance(address, Dial):
         stream = address.function()
         await adopt(await stream if inspect.isawaitable(stream) else stream, wire)
     elif is_device(address):
         _DeviceTransport(Device(socket_target(address)[1]), wire)
     elif isinstance(address, TCP):
-        await loop.create_connection(lambda: wire, address.host, address.port)
-    elif isinstance(address, Vsock):
-        await adopt(await _connected(*socket_target(address)), wire)
+        await asyncio.get_running_loop().create_connection(lambda: wire, address.host, address.port)
     else:
-        await loop.create_unix_connection(lambda: wire, address.path)
+        await adopt(await _connected(*socket_target(address)), wire)
 
 
 async def adopt(stream: Any, wire: Wire) -> None:
@@ -185,19 +180,14 @@ def _drain(reader: asyncio.StreamReader) -> list[bytes]:
 
 async def _connected(family: int, target: Any) -> socket.socket:
     """Connect without `loop.sock_connect`, which uvloop has for IP and unix sockets only (§8)."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock, connected = start_connecting(family, target)
     try:
-        sock.setblocking(False)
-        code = sock.connect_ex(target)
-        if code == errno.EINPROGRESS:
+        if not connected:
             await _writable(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            check_connected(sock)
     except BaseException:
         sock.close()
         raise
-    if code:
-        sock.close()
-        raise OSError(code, os.strerror(code))
     return sock
 
 

@@ -74,10 +74,10 @@ class Link:
         with self.lock:
             return self._session.hear()
 
-    def pause(self, deadline: float) -> None:
-        """Wait until `deadline`, or for the next notification."""
+    def pause(self, deadline: float, heard: int) -> None:
+        """Wait until `deadline`, or for the next notification after the first `heard`."""
         with self.lock:
-            waiting = self._session.listen()
+            waiting = self._session.listen(heard)
         self.listen(waiting, deadline)
 
     def listen(self, waiting: Waiting, deadline: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
@@ -38,6 +39,32 @@ def socket_target(address: SocketAddress) -> tuple[int, Any]:
             raise no_vsock(address)
         return family, (address.cid, address.port)
     return socket.AF_UNIX, address.path
+
+
+def start_connecting(family: int, target: Any) -> tuple[socket.socket, bool]:
+    """Return a socket that does not block, and whether it is connected already; it is writable when it is.
+
+    A unix socket whose listener's queue is full says EAGAIN and stays as it is. asyncio and trio take that for
+    "in progress" when they connect by themselves, and hand out a socket that never gets connected.
+
+    Raises OSError.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(target)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock, code == 0
+
+
+def check_connected(sock: socket.socket) -> None:
+    """Raise the OSError that connecting ended in, if it did."""
+    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(code, os.strerror(code))
 
 
 class Device:

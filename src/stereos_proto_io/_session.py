@@ -40,12 +40,16 @@ from stereos_proto import (
     UnknownMessage,
     UnknownReceived,
 )
-from stereos_proto._constants import MAX_PENDING
+from stereos_proto._constants import MAX_LINE_SIZE, MAX_PENDING
+from stereos_proto._codec import write
 from stereos_proto._messages import Notification
 from stereos_proto._registry import BY_CLASS
 
 #: Notifications that are kept for a reader that is slower than the guest; older ones are dropped and counted.
 MAX_NOTIFICATIONS: Final = 1024
+
+#: Bytes of the lines of notifications that are kept: as much as one line may have. The objects take more.
+MAX_NOTIFICATION_BYTES: Final = MAX_LINE_SIZE
 
 #: Bytes that one read asks for.
 READ_SIZE: Final = 64 * 1024
@@ -59,6 +63,12 @@ Error = TypeVar("Error", bound=Exception)
 
 def _ignore() -> None:
     """Nobody waits."""
+
+
+def _size(message: Notification) -> int:
+    """The bytes of its line, written again; those of the longest line where that is too long now."""
+    line = write(message)
+    return len(line) if isinstance(line, bytes) else MAX_LINE_SIZE
 
 
 def _bare(error: Error) -> Error:
@@ -183,7 +193,9 @@ class Session:
         self._outgoing = b""
         self._queued = 0  # bytes that were ever put into _outgoing
         self._written = 0  # bytes that were ever written
-        self._notifications: deque[Notification] = deque(maxlen=max_notifications)
+        self._max_notifications = max_notifications
+        self._notifications: deque[tuple[Notification, int]] = deque()
+        self._kept = 0  # bytes of their lines
         self._listening: list[Waiting] = []
         self._mourning: list[Waiting] = []
         self._end: StereosError | None = None
@@ -330,14 +342,20 @@ class Session:
 
     def _notify(self, message: Notification) -> None:
         self.heard += 1
-        if len(self._notifications) == self._notifications.maxlen:
+        size = _size(message)
+        self._notifications.append((message, size))
+        self._kept += size
+        while len(self._notifications) > self._max_notifications or self._kept > MAX_NOTIFICATION_BYTES:
+            self.take_notification()
             self.dropped_notifications += 1
-        self._notifications.append(message)
         self._tell_listeners()
 
-    def listen(self) -> Waiting:
-        """Return what is done at the next notification, or the end of the session. See `take_notification`."""
-        waiting = Waiting(done=self._end is not None)
+    def listen(self, heard: int | None = None) -> Waiting:
+        """Return what is done at the next notification, or the end of the session. See `take_notification`.
+
+        With `heard`, a notification counts that came since that was their number.
+        """
+        waiting = Waiting(done=self._end is not None or (heard is not None and self.heard > heard))
         self._listening.append(waiting)
         return waiting
 
@@ -365,14 +383,18 @@ class Session:
 
     def take_notification(self) -> Notification | None:
         """Return the oldest notification that nobody took, None when there is none."""
-        return self._notifications.popleft() if self._notifications else None
+        if not self._notifications:
+            return None
+        message, size = self._notifications.popleft()
+        self._kept -= size
+        return message
 
     def hear(self) -> Notification | Waiting | None:
         """Return the oldest notification that nobody took; what to wait for, where there is none yet; None when
         the session's own user has closed it. Raises what it ended in when it ended otherwise.
         """
         if self._notifications:
-            return self._notifications.popleft()
+            return self.take_notification()
         if self._end is None:
             return self.listen()
         if self.closed:

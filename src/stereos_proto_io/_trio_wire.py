@@ -19,7 +19,7 @@ import trio
 
 from stereos_proto import Preamble, PreambleError
 
-from ._dial import Device, is_device, preambles, socket_target, tune
+from ._dial import Device, check_connected, is_device, preambles, socket_target, start_connecting, tune
 from ._errors import connect_error
 from ._session import READ_SIZE, Session
 from .addresses import TCP, Address, Dial
@@ -190,14 +190,14 @@ async def _connect(address: Address) -> Wire:
         return SocketWire(Device(socket_target(address)[1]))
     if isinstance(address, TCP):
         return adopt(await trio.open_tcp_stream(address.host, address.port))
-    family, target = socket_target(address)
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    sock, connected = start_connecting(*socket_target(address))
     try:
-        await sock.connect(target)
+        await (trio.lowlevel.checkpoint() if connected else trio.lowlevel.wait_writable(sock))
+        check_connected(sock)
     except BaseException:
         sock.close()
         raise
-    return adopt(trio.SocketStream(sock))
+    return SocketWire(sock)
 
 
 def adopt(stream: Any) -> Wire:

@@ -139,6 +139,7 @@ class _Actor(SyncActor):
     deadline: float
     client: Client | None = None
     dial: Callable[[float], Client] | None = None
+    heard: int = 0  # notifications, when it asked last: what came since ends a pause
 
     def wait(self, wait: ReadyWait, timeout: float, *, redial: bool) -> Health:
         try:
@@ -165,7 +166,9 @@ class _Actor(SyncActor):
         self.client = self.dial(self._by(timeout))
 
     def _exchange(self, message: Request, timeout: float) -> Reply:
-        return self._current()._ask(message, self._by(timeout))
+        client = self._current()
+        self.heard = client._session.heard
+        return client._ask(message, self._by(timeout))
 
     def _exchange_many(self, messages: Sequence[Request], report: Report) -> list[Outcome]:
         return self._current()._many(messages, self.deadline, report)
@@ -175,7 +178,7 @@ class _Actor(SyncActor):
         if self.client is None or self.client._session.ended:
             time.sleep(max(0, until - time.monotonic()))
         else:
-            self.client._link.pause(until)
+            self.client._link.pause(until, self.heard)
         if time.monotonic() >= self.deadline:
             raise RequestTimeout("the time is up")
 

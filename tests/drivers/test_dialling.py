@@ -2,12 +2,13 @@
 
 import socket
 import threading
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from guest_harness import descriptors
 from stereos_proto import ConnectError, ConnectionLost, NotReady, Pong, RequestTimeout
-from stereos_proto_io import TCP, HybridVsock, UnixSocket, Vsock, _dial
+from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, _dial
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import ASYNCIO, PATIENCE, UVLOOP, each_driver, entered, result
@@ -43,30 +44,68 @@ def test_af_vsock_gets_the_exact_family_and_address(driver, family, monkeypatch)
             raise OSError(19, "No such device")
 
         def connect_ex(self, target):
+            if self.asked != 40:
+                return super().connect_ex(target)
             handed.append((self.asked, target))
             return 19
 
-    if driver.name == "trio":
-        import trio
-
-        def make(family, kind):
-            sock = Socket(family, kind)
-
-            class Wrapped:
-                close = staticmethod(sock.close)
-
-                @staticmethod
-                async def connect(target):
-                    sock.connect(target)
-
-            return Wrapped()
-
-        monkeypatch.setattr(trio.socket, "socket", make)
-    else:
-        monkeypatch.setattr(socket, "socket", Socket)
+    monkeypatch.setattr(socket, "socket", Socket)
     with pytest.raises(ConnectError, match="no virtual machine with this CID"):
         driver.run(lambda: ping(driver.module.connect(Vsock(7, 99))))
     assert handed == [(40, (7, 99))]
+
+
+@contextmanager
+def full_queue(path):
+    """A unix socket that nobody accepts from, with a queue that takes no more."""
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as queue:
+        listener.bind(str(path))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                sock = queue.enter_context(socket.socket(socket.AF_UNIX))
+                sock.setblocking(False)
+                sock.connect(str(path))
+        yield listener, queue
+
+
+@each_driver
+@pytest.mark.parametrize("kind", [UnixSocket, HybridVsock, VirtioSerial])
+def test_a_queue_that_is_full_is_no_connection(driver, kind, tmp_path):
+    """The event loops' own ways to connect take it for one that is in progress."""
+    address = kind(tmp_path / "s")
+    with full_queue(address.path), pytest.raises(ConnectError, match="queue of waiting connections is full") as caught:
+        driver.run(lambda: ping(driver.module.connect(address)))
+    assert caught.value.retryable
+
+
+@each_driver
+def test_a_queue_that_was_full_is_tried_again(driver, tmp_path):
+    address = UnixSocket(tmp_path / "s")
+    tried = threading.Event()
+    with full_queue(address.path) as (listener, queue):
+
+        def serve():
+            tried.wait(PATIENCE)
+            queue.close()
+            while True:
+                sock, _ = listener.accept()
+                with sock:
+                    sock.settimeout(PATIENCE)
+                    if sock.recv(100):
+                        sock.sendall(b'{"type":"health","payload":{"state":"ready","uptime_seconds":1}}\n')
+                        assert sock.recv(100) == b'{"type":"ping"}\n'
+                        sock.sendall(b'{"type":"pong"}\n')
+                        return
+
+        listener.settimeout(PATIENCE)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = driver.run(
+            lambda: when_ready(driver, address, timeout=PATIENCE, on_progress=lambda _progress: tried.set())
+        )
+        thread.join(PATIENCE)
+    assert found == Pong()
 
 
 ANSWERS = {

@@ -114,21 +114,18 @@ def test_threads_close_at_once():
 
 
 @each_driver
-@pytest.mark.parametrize(
-    ("early", "backoff"),
-    [(False, Backoff(first=3600, maximum=3600, answering=3600)), (True, Backoff(first=3600, maximum=3600))],
-    ids=["in the pause", "before the pause"],
-)
-def test_news_of_a_guest_that_is_waited_for(driver, early, backoff):
-    """News end the pause. Those that come with the report before it are at least not waited for: it is short."""
+@pytest.mark.parametrize("moment", ["before the report", "with the report", "in the pause"])
+def test_news_of_a_guest_that_is_waited_for(driver, moment):
+    """News end the pause, also when they come with the report that the guest still boots, or before it."""
     paused = threading.Event()
 
     def script(sock):
         asked = lines(sock)
         next(asked)
         news = encode(Lifecycle("ready"))
-        sock.sendall(b'{"type":"health","payload":{"state":"booting","uptime_seconds":0}}\n' + (news if early else b""))
-        if not early:
+        report = b'{"type":"health","payload":{"state":"booting","uptime_seconds":0}}\n'
+        sock.sendall({"before the report": news + report, "with the report": report + news}.get(moment, report))
+        if moment == "in the pause":
             assert paused.wait(PATIENCE)
             sock.sendall(news)
         next(asked)
@@ -136,6 +133,7 @@ def test_news_of_a_guest_that_is_waited_for(driver, early, backoff):
         assert list(asked) == []
 
     async def main():
+        backoff = Backoff(first=3600, maximum=3600, answering=3600)
         async with attached(driver, ours) as client:
             health = await result(
                 client.wait_ready(backoff=backoff, timeout=PATIENCE, on_progress=lambda _progress: paused.set())
