@@ -180,11 +180,10 @@ def _drain(reader: asyncio.StreamReader) -> list[bytes]:
 
 async def _connected(family: int, target: Any) -> socket.socket:
     """Connect without `loop.sock_connect`, which uvloop has for IP and unix sockets only (§8)."""
-    sock, connected = start_connecting(family, target)
+    sock = start_connecting(family, target)
     try:
-        if not connected:
-            await _writable(sock)
-            check_connected(sock)
+        await _writable(sock)
+        check_connected(sock)
     except BaseException:
         sock.close()
         raise

@@ -41,8 +41,8 @@ def socket_target(address: SocketAddress) -> tuple[int, Any]:
     return socket.AF_UNIX, address.path
 
 
-def start_connecting(family: int, target: Any) -> tuple[socket.socket, bool]:
-    """Return a socket that does not block, and whether it is connected already; it is writable when it is.
+def start_connecting(family: int, target: Any) -> socket.socket:
+    """Return a socket that does not block, and is connected when it is writable and `check_connected` is content.
 
     A unix socket whose listener's queue is full says EAGAIN and stays as it is. asyncio and trio take that for
     "in progress" when they connect by themselves, and hand out a socket that never gets connected.
@@ -52,18 +52,20 @@ def start_connecting(family: int, target: Any) -> tuple[socket.socket, bool]:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        code = sock.connect_ex(target)
-        if code not in (0, errno.EINPROGRESS):
-            raise OSError(code, os.strerror(code))
+        _raise_unless(sock.connect_ex(target), 0, errno.EINPROGRESS)
     except BaseException:
         sock.close()
         raise
-    return sock, code == 0
+    return sock
 
 
 def check_connected(sock: socket.socket) -> None:
     """Raise the OSError that connecting ended in, if it did."""
-    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+    _raise_unless(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 0)
+
+
+def _raise_unless(code: int, *fine: int) -> None:
+    if code not in fine:
         raise OSError(code, os.strerror(code))
 
 

@@ -40,8 +40,8 @@ from stereos_proto import (
     UnknownMessage,
     UnknownReceived,
 )
-from stereos_proto._constants import MAX_LINE_SIZE, MAX_PENDING
 from stereos_proto._codec import write
+from stereos_proto._constants import MAX_LINE_SIZE, MAX_PENDING
 from stereos_proto._messages import Notification
 from stereos_proto._registry import BY_CLASS
 

@@ -190,9 +190,9 @@ async def _connect(address: Address) -> Wire:
         return SocketWire(Device(socket_target(address)[1]))
     if isinstance(address, TCP):
         return adopt(await trio.open_tcp_stream(address.host, address.port))
-    sock, connected = start_connecting(*socket_target(address))
+    sock = start_connecting(*socket_target(address))
     try:
-        await (trio.lowlevel.checkpoint() if connected else trio.lowlevel.wait_writable(sock))
+        await trio.lowlevel.wait_writable(sock)
         check_connected(sock)
     except BaseException:
         sock.close()
