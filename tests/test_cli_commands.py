@@ -1,4 +1,4 @@
-"""Every command, over TCP and a unix socket, in a terminal and in pipes; and its JSON against its schema."""
+"""Every command, over every kind of address, in a terminal and in pipes; and its JSON against its schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from cli_harness import plain, run_cli
 from stereos_proto import AgentStatus
-from stereos_proto_io import TCP, UnixSocket
+from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial
 from stereos_proto_io.cli._app import COMMANDS, GROUPS, make_app
 from stereos_proto_io.testing import simulated_guest
 
@@ -77,9 +77,18 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(params=["tcp", "unix"])
+#: Every kind of address that a guest can be simulated at.
+PLACES = {
+    "tcp": lambda _path: TCP("127.0.0.1", 0),
+    "unix": UnixSocket,
+    "serial": VirtioSerial,
+    "hvsock": HybridVsock,
+}
+
+
+@pytest.fixture(params=PLACES)
 def guest(request, tmp_path):
-    address = TCP("127.0.0.1", 0) if request.param == "tcp" else UnixSocket(tmp_path / "g")
+    address = PLACES[request.param](tmp_path / "g")
     with simulated_guest(address, agents=AGENTS, poll_interval=0.001) as guest:
         yield guest
 
@@ -95,7 +104,9 @@ def words(case: Case, address: object, folder: Path) -> list[str]:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_each_command_shows_its_result(case, tty, guest, folder, monkeypatch):
     arguments = words(case, guest.address, folder)
-    result = run_cli(monkeypatch, *arguments, tty=tty, stdin=case.stdin, env={"CLI_TOKEN": "from-the-environment"})
+    result = run_cli(
+        monkeypatch, *arguments, tty=tty, stdin=case.stdin, env={"CLI_TOKEN": "from-the-environment"}, columns=250
+    )  # wide: the path of the address may be long
     assert (result.code, case.shows in plain(result.out)) == (case.code, True), result
     assert ("\x1b[" in result.all) <= tty
 
