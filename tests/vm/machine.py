@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -191,6 +192,20 @@ class Machine:
         """Kill the guest's agent: from now on nobody listens."""
         self.agent = None
         self.order("stop")
+
+    @contextmanager
+    def deaf_agent(self, backlog: int) -> Iterator[None]:
+        """Start the agent anew, with a queue of so many connections, and have it accept none of them for a while."""
+        limit = "/proc/sys/net/core/somaxconn"
+        before = self.run("cat", limit)
+        self.run("sh", "-c", f"echo {backlog} >{limit}")
+        try:
+            self.start_agent()
+            self.order("signal", name="SIGSTOP")
+            yield
+            self.order("signal", name="SIGCONT")
+        finally:
+            self.run("sh", "-c", f"echo {before.strip()} >{limit}")
 
     def restore_agent(self) -> None:
         """Have the agent that the guest boots with."""

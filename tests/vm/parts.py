@@ -14,10 +14,11 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -55,7 +56,11 @@ _PATIENCE: Final = 120
 
 
 class Unavailable(Exception):
-    """This machine cannot have the part. The text says why, in one line."""
+    """This machine does not have the part, and does not get it now. The text says why, in one line."""
+
+
+class Impossible(Unavailable):
+    """No machine of this kind can have the part, or no mirror has it any more."""
 
 
 @attrs.frozen
@@ -86,24 +91,33 @@ class Kernel:
 
 
 def prepare() -> None:
-    """Install and unpack all that can be had. Raises Unavailable where something that every test needs cannot."""
+    """Install and unpack what every test needs. Raises Unavailable."""
     programs()
+    _make_cache()
     kernel()
+
+
+def _make_cache() -> None:
+    with suppress(OSError):
+        CACHE.mkdir(parents=True, exist_ok=True)
+    if not os.access(CACHE, os.W_OK):
+        raise Unavailable(f"this user may not write to {CACHE.relative_to(ROOT)}, where the parts are kept")
 
 
 @functools.cache
 def programs() -> None:
     """Have QEMU and busybox installed. Raises Unavailable."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        raise Unavailable(f"guests are x86-64 Linux machines, and this is {platform.system()} {platform.machine()}")
+        raise Impossible(f"guests are x86-64 Linux machines, and this is {platform.system()} {platform.machine()}")
     missing = [package for package, is_there in _INSTALLED.items() if not is_there()]
     if not missing:
         return
     wanted = " ".join(missing)
     if not shutil.which("apt-get"):
-        raise Unavailable(f"this system has no apt-get to install {wanted} with")
+        raise Impossible(f"this system has no apt-get to install {wanted} with")
     if os.geteuid() != 0:
         raise Unavailable(f"only root can install what is missing: apt-get install --no-install-recommends {wanted}")
+    _say(f"installing {wanted}, once")
     _with_lists(lambda: _apt("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing))
 
 
@@ -115,6 +129,7 @@ def kernel() -> Kernel:
     target = CACHE / name
     with _filling(target) as folder:
         if folder:
+            _say(f"getting and unpacking {name}, once")
             _with_lists(lambda: _apt("apt-get", "download", "-q", name, folder=folder))
             (package,) = folder.glob("*.deb")
             _apt("dpkg", "-x", package.name, "all", folder=folder)
@@ -133,9 +148,15 @@ def muxer() -> Path:
     target = CACHE / _MUXER
     with _filling(target) as folder:
         if folder:
+            _say(f"getting {_MUXER} from {_MUXER_SUITE}, once")
             options = _root_for(_MUXER_SUITE, folder / "apt")
             _apt("apt-get", *options, "update", "-qq")
-            _apt("apt-get", *options, "download", "-q", _MUXER, folder=folder)
+            try:
+                _apt("apt-get", *options, "download", "-q", _MUXER, folder=folder)
+            except Unavailable as exc:
+                if "Unable to locate package" in str(exc):
+                    raise Impossible(f"{_MUXER_SUITE} has no {_MUXER} any more") from None
+                raise
             (package,) = folder.glob("*.deb")
             _apt("dpkg", "-x", package.name, ".", folder=folder)
             shutil.rmtree(folder / "apt")
@@ -143,13 +164,13 @@ def muxer() -> Path:
     return target / "usr" / "bin" / _MUXER
 
 
-def missing_muxer() -> str:
-    """Why there is no muxer, "" where there is. Only it may be missing: its package is in a suite that moves."""
+def missing_muxer() -> Unavailable | None:
+    """Why there is no muxer, None where there is. Only it may be missing: its package is in a suite that moves."""
     try:
         muxer()
     except Unavailable as exc:
-        return str(exc)
-    return ""
+        return exc
+    return None
 
 
 def vmlinux(image: bytes) -> bytes:
@@ -220,7 +241,7 @@ def _kernel_package() -> str:
     depends = _apt("apt-cache", "depends", _KERNEL)
     found = re.search(r"Depends: (linux-image-\S+)", depends)
     if not found:
-        raise Unavailable(f"this system's packages have no {_KERNEL}: it is no Debian")
+        raise Impossible(f"this system's packages have no {_KERNEL}: it is no Debian")
     return found[1]
 
 
@@ -234,7 +255,7 @@ def _root_for(suite: str, root: Path) -> list[str]:
         *("--format", "$(REPO_URI)"),
     ).split()
     if not mirrors:
-        raise Unavailable(f"this system's packages do not come from Debian, which has {_MUXER}")
+        raise Impossible(f"this system's packages do not come from Debian, which has {_MUXER}")
     for folder in ("etc/apt", "state/lists/partial", "cache/archives/partial"):
         (root / folder).mkdir(parents=True)
     (root / "status").touch()
@@ -249,6 +270,8 @@ def _root_for(suite: str, root: Path) -> list[str]:
         "APT::Architecture": "amd64",
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
+        # By itself, apt is content with a mirror that it cannot reach.
+        "APT::Update::Error-Mode": "any",
     }
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
@@ -262,6 +285,10 @@ def _with_lists(function: Callable[[], Result]) -> Result:
             raise
     _apt("apt-get", "update", "-qq")
     return function()
+
+
+def _say(what: str) -> None:
+    print(f"make: {what}", file=sys.stderr, flush=True)
 
 
 def _apt(*command: str, folder: Path | None = None) -> str:

@@ -1,6 +1,6 @@
 """What `make test-vm` runs: it gets the parts, then the tests; or says in one line why it cannot.
 
-In CI (`CI` is set) a part that could be had and was not is a failure. Elsewhere it is a skip.
+In CI (`CI` is set) a part that this kind of machine could have and does not is a failure. Elsewhere it is a skip.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ def main(arguments: list[str]) -> int:
         image.prepare()
     except parts.Unavailable as exc:
         print(f"make test-vm: SKIPPED, NOTHING WAS TESTED: {exc}", file=sys.stderr)
-        return 1 if os.environ.get("CI") else 0
+        return _status(exc)
     if why := parts.missing_muxer():
         print(f"make test-vm: HYBRID VSOCK IS SKIPPED: {why}", file=sys.stderr)
+        if _status(why):
+            return 1
     # Two machines at a time; the file that takes longest is the first one by its name.
     at_once = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     command = (sys.executable, "-m", "pytest", "-q", "--no-header", "-m", "vm", *at_once, str(image.TESTS))
     environment = {**os.environ, "STEREOS_VM": "1"}
     return subprocess.run((*command, *arguments), cwd=parts.ROOT, env=environment, check=False).returncode
+
+
+def _status(why: parts.Unavailable) -> int:
+    return int(bool(os.environ.get("CI")) and not isinstance(why, parts.Impossible))
 
 
 if __name__ == "__main__":

@@ -150,20 +150,21 @@ def test_two_hosts_on_one_port(machine, runtime):
     assert after == "Pong"
 
 
-def queue_up(queue, address):
-    for _ in range(10):
-        queue.enter_context(another_host(address))
-
-
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_queue_of_hosts(machine, runtime):
-    """With its queue full, the port does not even let connect; that too ends with the deadline."""
+    """With its queue full, the port does not even let connect, and says so: worth another try."""
     address = machine.addresses["serial"]
     with ExitStack() as queue:
+        first = queue.enter_context(another_host(address))
+        first.sendall(b'{"type":"ping"}\n')
+        assert first.recv(100)
+        # The first one has been let in, and nobody else is: what is full now stays full.
         with suppress(BlockingIOError):
             while True:
                 queue.enter_context(another_host(address))
-        assert HOSTS[runtime]().run(dial_impatiently, address) in NO_ANSWER
+        kind, text, retryable = HOSTS[runtime]().run(dial_and_ping, address)
+        assert (kind, retryable) == ("ConnectError", True)
+        assert "its queue of waiting connections is full" in text
     # Those who queued are let in one by one, and found dead, before it is our turn.
     assert HOSTS[runtime]().run(wait_and_ping, address)[1] == Pong()
 
@@ -175,6 +176,31 @@ async def come_again_and_again(host, address):
     seen = [await dial_and_ping(host, address) for _ in range(40)]
     client = (await host.see(PATIENCE, host.ready, address)).result
     return seen, (await host.see(PATIENCE, client.ping)).kind
+
+
+def knock(address, queue):
+    """Ask the muxer for a connection, which stays in the queue; return whether the guest has one."""
+    sock = queue.enter_context(another_host(address))
+    sock.sendall(f"CONNECT {address.port}\n".encode())
+    try:
+        return sock.recv(100).startswith(b"OK ")
+    except ConnectionResetError:
+        return False
+
+
+def test_a_full_queue_behind_a_muxer(machine, address_of):
+    """The guest's system resets whom its agent has no place for; to a host it is as if nobody listened yet."""
+    address = address_of("hybrid")
+    with ExitStack() as queue:
+        with machine.deaf_agent(backlog=4):
+            while knock(address, queue):
+                pass
+            for kind, text, retryable in together(dial_and_ping, address, within=PATIENCE).values():
+                assert (kind, retryable) == ("ConnectError", True)
+                assert text.endswith("nobody listens on vsock port 1024 of the guest yet")
+        # Those who queued are let in, and nobody has hung up.
+        for _, pong in together(wait_and_ping, address, within=BOOT_TIME).values():
+            assert pong == Pong()
 
 
 @pytest.mark.parametrize("transport", ["tcp", "hybrid"])

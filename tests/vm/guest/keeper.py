@@ -78,6 +78,10 @@ class Keeper:
             os.kill(self.process, signal.SIGKILL)
             self.reap()
 
+    def signal(self, name):
+        """Send the agent a signal by its name: SIGSTOP, and nobody accepts any more."""
+        os.kill(self.process, signal.Signals[name])
+
     def reap(self):
         """Take note that the agent has ended, and return its status."""
         status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
@@ -111,7 +115,7 @@ class Keeper:
         return {"status": done.returncode, "output": done.stdout, "errors": done.stderr}
 
 
-ORDERS = {"start": Keeper.start, "stop": Keeper.stop, "call": Keeper.call, "run": Keeper.run}
+ORDERS = {"start": Keeper.start, "stop": Keeper.stop, "signal": Keeper.signal, "call": Keeper.call, "run": Keeper.run}
 
 
 def obey(keeper, line):
