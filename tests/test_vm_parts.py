@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 
@@ -62,6 +63,12 @@ def test_why_there_are_no_guests(lack, why, in_ci, monkeypatch, capsys):
     monkeypatch.setenv("CI", "1")
     assert run.main([]) == in_ci
     assert why in capsys.readouterr().err
+
+
+def test_the_page_names_the_test_of_each_fact():
+    page = (parts.ROOT / "docs" / "real-machines.md").read_text()
+    tests = {name for path in image.TESTS.glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert set(re.findall(r"`(test_\w+)`", page)) == tests
 
 
 class Ran:
