@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
@@ -17,10 +18,27 @@ sys.path[0] = str(ROOT)
 from fuzz import harnesses  # noqa: E402
 
 
-def run(name: str, seconds: int) -> subprocess.CompletedProcess[str]:
-    """Run a harness, and return what it wrote."""
-    return subprocess.run(
-        (sys.executable, "-m", "fuzz.run", name, "--seconds", str(seconds)),
+class Ran(NamedTuple):
+    """What one run of a harness did."""
+
+    clean: bool
+    executions: int
+    edges: int
+    features: int
+    corpus: int
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.executions:,} executions, {self.edges} edges, {self.features} features, corpus of {self.corpus}"
+
+
+def run(name: str, seconds: int, *, runs: int = -1, short: bool = False) -> Ran:
+    """Run a harness in a process of its own, until one of the bounds is reached or something is found."""
+    done = subprocess.run(
+        (
+            *(sys.executable, "-m", "fuzz.run", name, "--seconds", str(seconds), "--runs", str(runs)),
+            *(("--short",) if short else ()),
+        ),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -28,20 +46,19 @@ def run(name: str, seconds: int) -> subprocess.CompletedProcess[str]:
         errors="replace",
         check=False,
     )
+    executions = re.search(r"number_of_executed_units: (\d+)", done.stdout)
+    coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stdout)
+    reached = map(int, coverage[-1] if coverage else (0, 0, 0))
+    return Ran(done.returncode == 0, int(executions[1]) if executions else 0, *reached, done.stdout)
 
 
 def fuzz(name: str, seconds: int) -> bool:
     """Run one harness and say how it went; return whether nothing was found."""
-    done = run(name, seconds)
-    executions = re.search(r"number_of_executed_units: (\d+)", done.stdout)
-    coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stdout)
-    figures = f"{executions[1] if executions else '?'} executions"
-    if coverage:
-        figures += ", {} edges, {} features, corpus of {}".format(*coverage[-1])
-    print(f"{'ok' if done.returncode == 0 else 'FOUND':5}  {name:10}  {figures}", flush=True)
-    if done.returncode:
-        print(done.stdout[-4000:], flush=True)
-    return done.returncode == 0
+    ran = run(name, seconds)
+    print(f"{'ok' if ran.clean else 'FOUND':5}  {name:10}  {ran}", flush=True)
+    if not ran.clean:
+        print(ran.output[-4000:], flush=True)
+    return ran.clean
 
 
 def main() -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from stereos_proto._framing import TOO_LONG, LineReader
 
 from . import oracle
-from .source import cut, split
+from .source import cut, cuttings, split
 
 HEAD = 4
 BODY = "stream"
+LONGEST = 160
 LIMITS = (2, 3, 16, 64, 300)
 
 
@@ -17,7 +18,7 @@ def check(data: bytes) -> None:
     head, stream = split(data, HEAD)
     limit = LIMITS[head[0] % len(LIMITS)]
     expected = oracle.lines(stream, limit, ended=True)
-    for seed in (0, 2 + int.from_bytes(head[1:3], "big"), 1 if len(stream) < 150 else 2):
+    for seed in cuttings(head[1:3], stream):
         assert played(stream, limit, seed, kind=head[3] % 3) == expected
 
 

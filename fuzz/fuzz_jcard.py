@@ -16,6 +16,7 @@ from .source import raised, split
 
 HEAD = 1
 BODY = "toml"
+LONGEST = 160
 
 ENVIRONMENT = {"TOKEN": f"{SENTINEL}-from-outside", "EMPTY": ""}
 

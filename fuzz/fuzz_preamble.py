@@ -10,10 +10,11 @@ import re
 from stereos_proto import HybridVsockPreamble, Preamble, PreambleError, ResyncPreamble, _preamble
 
 from . import oracle
-from .source import cut, raised, split
+from .source import cut, cuttings, raised, split
 
 HEAD = 4
 BODY = "preamble"
+LONGEST = 200
 
 LIMIT = 128
 NONCE = "n0nce"
@@ -26,7 +27,7 @@ def check(data: bytes) -> None:
     eof = not head[0] & 2
     usual, vars(_preamble)["MAX_LINE_SIZE"] = _preamble.MAX_LINE_SIZE, LIMIT
     try:
-        for seed in (0, 2 + int.from_bytes(head[1:3], "big"), 1 if len(stream) < 150 else 2):
+        for seed in cuttings(head[1:3], stream):
             if head[0] & 1:
                 found = played(HybridVsockPreamble(7), b"CONNECT 7\n", stream, seed, eof=eof)
                 assert found == hybrid(stream, eof=eof)

@@ -88,10 +88,7 @@ def lines(stream: bytes, limit: int, *, ended: bool) -> tuple[list[bytes], bool]
 @functools.lru_cache(maxsize=64)
 def read(line: bytes, sender: str) -> Read | None:
     """§2 to §4: what `line` is. None: it nests so deeply that this is the wrong place to ask."""
-    text = "".join(
-        "\ufffd" if "\udc80" <= character <= "\udcff" else character
-        for character in line.decode("utf-8", "surrogateescape")
-    )
+    text = re.sub("[\udc80-\udcff]", "\ufffd", line.decode("utf-8", "surrogateescape"))
     if text.count("[") + text.count("{") > DEEPEST:
         return None
     try:
@@ -185,7 +182,7 @@ def plain(value: Any) -> Any:
 
 def clean(text: str) -> str:
     """§4: a lone surrogate is U+FFFD."""
-    return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def fits(reply: str, payload: dict[str, Any], request: str) -> bool:

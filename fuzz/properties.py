@@ -14,6 +14,7 @@ from typing import Any, Final
 
 HEAD: Final = 1
 BODY: Final = ""
+LONGEST: Final = 256
 
 TESTS: Final = Path(__file__).resolve().parent.parent / "tests"
 #: Test files of modules that read what others have written.

@@ -19,7 +19,8 @@ import atheris
 from . import harnesses, seeds
 
 BUILD: Final = harnesses.FOLDER.parent / "build" / "fuzz"
-#: Longest input in bytes that is made. Longer ones are slow and find nothing that these do not.
+#: Longest input in bytes that is made, unless `--short` asks for the harness' own `LONGEST`: many more of those are
+#: made in a second, and few faults need more.
 LONGEST: Final = 1500
 
 
@@ -31,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=-1)
     parser.add_argument("--mode", choices=("mixed", "structured", "raw"), default="mixed")
     parser.add_argument("--seed", type=int, default=0, help="0 takes a new one each time")
+    parser.add_argument("--short", action="store_true", help="inputs of the size that the harness asks for")
     parser.add_argument("--no-seeds", action="store_true", help="start from nothing")
     parser.add_argument("--corpus", type=Path, help="where to keep what is new (default: build/fuzz/HARNESS/corpus)")
     parser.add_argument("--artifacts", type=Path)
@@ -77,7 +79,7 @@ def main() -> None:
             harness = harnesses.load(options.harness)
     corpus, artifacts = folders(options)
     command = [sys.argv[0], f"-artifact_prefix={artifacts}/", "-timeout=60", "-rss_limit_mb=2048"]
-    command += [f"-max_len={LONGEST}", "-print_final_stats=1"]
+    command += [f"-max_len={harness.LONGEST if options.short else LONGEST}", "-print_final_stats=1"]
     if options.seed:
         command.append(f"-seed={options.seed}")
     if options.minimize:
