@@ -1,7 +1,7 @@
 """`make campaign RUNS=10000000`: every harness until it has made so many executions of the code as it is now.
 
 It may be stopped and goes on where it was: what each slice of a run made is added up in `build/fuzz/campaign.json`,
-under a digest of the source that the harnesses execute. Another source starts from nothing, with the corpus kept.
+under a digest of the source that the harness executes. Another source starts from nothing, with the corpus kept.
 Of four slices three take inputs of the size that the harness calls its `LONGEST`, where faults are found per second
 best, and one takes long ones. The exit code is 1 when a slice found something; its input is kept.
 """
@@ -26,18 +26,19 @@ from fuzz import harnesses  # noqa: E402
 from fuzz.__main__ import Ran, run  # noqa: E402
 
 STATE: Final = ROOT / "build" / "fuzz" / "campaign.json"
-#: What the harnesses execute.
-SOURCES: Final = ("src/stereos_proto/*.py", "src/stereos_proto_io/_session.py")
+#: What every harness executes, and what some execute besides.
+SOURCES: Final = ("src/stereos_proto/*.py",)
+MORE: Final = {"session": ("src/stereos_proto_io/_session.py",)}
 #: Harnesses that run beside each other end their slices when they like.
 WRITING: Final = Lock()
 #: Seconds of a slice: short enough that little is lost when a run is stopped.
 SLICE: Final = 120
 
 
-def digest() -> str:
-    """A name for the source as it is now."""
+def digest(name: str) -> str:
+    """A name for the source that a harness executes, as it is now."""
     summed = hashlib.sha256()
-    for pattern in SOURCES:
+    for pattern in (*SOURCES, *MORE.get(name, ())):
         for path in sorted(ROOT.glob(pattern)):
             summed.update(path.read_bytes())
     return summed.hexdigest()[:12]
@@ -48,51 +49,56 @@ def read() -> dict[str, Any]:
     return json.loads(STATE.read_text()) if STATE.exists() else {}
 
 
-def add(source: str, name: str, ran: Ran, seconds: float) -> int:
-    """Add a slice up, and return the executions of that harness so far."""
+def made(name: str, source: str) -> dict[str, Any]:
+    """What a harness has made of a source so far."""
+    nothing = {"source": source, "executions": 0, "seconds": 0.0, "slices": 0}
+    row: dict[str, Any] = read().get(name, nothing)
+    return row if row["source"] == source else nothing
+
+
+def add(name: str, source: str, ran: Ran, seconds: float) -> dict[str, Any]:
+    """Add a slice up, and return what the harness has made so far."""
     with WRITING:
-        state = read()
-        row = state.setdefault(source, {}).setdefault(name, {"executions": 0, "seconds": 0.0, "slices": 0})
+        row = made(name, source)
         row["executions"] += ran.executions
         row["seconds"] += seconds
         row["slices"] += 1
         row |= {"edges": ran.edges, "features": ran.features, "corpus": ran.corpus}
         STATE.parent.mkdir(parents=True, exist_ok=True)
-        STATE.with_suffix(".new").write_text(json.dumps(state, indent=1) + "\n")
+        STATE.with_suffix(".new").write_text(json.dumps(read() | {name: row}, indent=1) + "\n")
         STATE.with_suffix(".new").replace(STATE)
-        return int(row["executions"])
+        return row
 
 
-def table(source: str) -> Iterator[str]:
-    """The figures as rows for the page."""
-    yield "| harness | executions | in | a second | edges | features | corpus |"
-    yield "|---|---|---|---|---|---|---|"
-    for name, row in read().get(source, {}).items():
+def table() -> Iterator[str]:
+    """The figures as rows for the page, of the source as it is now."""
+    yield "| harness | source | executions | in | a second | edges | features | corpus |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, row in read().items():
+        if row["source"] != digest(name):
+            continue
         speed = row["executions"] / row["seconds"]
-        yield (
-            f"| {name} | {row['executions']:,} | {row['seconds'] / 60:.0f} min | {speed:,.0f} | {row['edges']} "
-            f"| {row['features']} | {row['corpus']} |"
-        )
+        made_in = f"{row['executions']:,} | {row['seconds'] / 60:.0f} min | {speed:,.0f}"
+        yield f"| {name} | {row['source']} | {made_in} | {row['edges']} | {row['features']} | {row['corpus']} |"
 
 
 def campaign(names: Sequence[str], goal: int, jobs: int) -> bool:
     """Run slices, `jobs` harnesses at a time, until each has reached the goal; return whether nothing was found."""
-    source = digest()
 
     def until_done(name: str) -> bool:
-        row = read().get(source, {}).get(name, {"executions": 0, "slices": 0})
-        made, slices = row["executions"], row["slices"]
-        while made < goal:
+        source = digest(name)
+        row = made(name, source)
+        while row["executions"] < goal:
             start = time.monotonic()
-            ran = run(name, SLICE, runs=goal - made, short=slices % 4 != 3)
+            ran = run(name, SLICE, runs=goal - row["executions"], short=row["slices"] % 4 != 3)
             if not ran.clean:
                 print(f"FOUND  {name}\n{ran.output[-4000:]}", flush=True)
                 return False
-            if digest() != source:
+            if digest(name) != source:
                 print(f"{name}: the source has changed; this slice is not counted", flush=True)
                 return False
-            made, slices = add(source, name, ran, time.monotonic() - start), slices + 1
-            print(f"{name}: {made:,} executions, {ran}", flush=True)
+            row = add(name, source, ran, time.monotonic() - start)
+            print(f"{name}: {row['executions']:,} so far; {ran}", flush=True)
         return True
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -107,7 +113,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="harnesses at a time")
     options = parser.parse_args()
     clean = campaign(options.names or [*harnesses.NAMES, "properties"], options.runs, options.jobs)
-    print(f"source {digest()}", *table(digest()), sep="\n")
+    print(*table(), sep="\n")
     return int(not clean)
 
 

@@ -1,4 +1,5 @@
 # make fuzz SECONDS=600                       each harness for ten minutes
+# make campaign ARGS=codec                    ten million executions, in slices
 # make soak MINUTES=60 DRIVER=trio SEED=7     an hour of random conversations
 # make mutation ARGS=_framing                 one module only
 
@@ -9,11 +10,16 @@ DRIVER ?= asyncio trio blocking
 
 FUZZ := $(VENV)/.fuzz-$(STAMP)
 
-.PHONY: fuzz soak mutation planted
+RUNS ?= 10000000
+
+.PHONY: fuzz campaign soak mutation planted
 
 # Its recipe is with the other everyday targets.
 fuzz: $(FUZZ)
 fuzz: ARGS += --seconds $(SECONDS)
+
+campaign: $(FUZZ) ## fuzz until each harness has made RUNS executions of the code as it is; may be stopped
+	@$(BIN)/python -m fuzz.campaign --runs $(RUNS) $(ARGS)
 
 soak: $(DEV) ## hold random conversations with faults against the simulator, and see that nothing leaks
 	@set -e; for driver in $(DRIVER); do \

@@ -34,9 +34,9 @@ def encode(message: Message) -> bytes:
     written faithfully (a lone surrogate, NaN, a set), or when the line would be longer than 1 MiB.
     """
     result = write(message)
-    if isinstance(result, LocalProtocolError):
-        raise result
-    return result
+    if isinstance(result, bytes):
+        return result
+    raise result
 
 
 def decode(line: bytes, *, sender: Role) -> Message:
@@ -110,9 +110,10 @@ def _is_shallow(line: bytes) -> bool:
 
     msgspec's own limit depends on the interpreter's stack, and ours must not. Counting a whole health report
     would cost a tenth of reading it, so only what may be too deep is counted: a level that is an object takes
-    five bytes (`{"":` and `}`).
+    five bytes (`{"":` and `}`), and a line with one list shows from both ends that it has no other.
     """
-    arrays = line.count(b"[")
+    first = line.find(b"[")
+    arrays = line.count(b"[") if first != line.rfind(b"[") else first >= 0
     return arrays + len(line) // 5 < MAX_NESTING or arrays + line.count(b"{") <= MAX_NESTING
 
 

@@ -123,7 +123,7 @@ class Connection:
         be written faithfully (§5), or is longer than the limit (§1).
         """
         line = write(message, self._max_line_size)
-        if isinstance(line, LocalProtocolError):
+        if not isinstance(line, bytes):
             raise line
         fault = self._refuse(message)
         if fault:

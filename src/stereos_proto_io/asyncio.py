@@ -1,6 +1,6 @@
 """The client for asyncio, uvloop included. Any number of tasks of one loop may share it.
 
-It is an `asyncio.Protocol`: the loop hands over bytes as they come, so there is no reader task to supervise
+It is a protocol of asyncio's: the loop hands over bytes as they come, so there is no reader task to supervise
 and no stream buffer in between. Reading never stops, so a write cannot block both ends for ever.
 """
 
