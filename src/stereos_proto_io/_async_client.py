@@ -28,7 +28,7 @@ class AsyncClient(AsyncVerbs):
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        session.on_end = self._hang_up
+        session.at_end(self._hang_up)
 
     @abstractmethod
     async def _wait(self, waiting: Waiting) -> None:

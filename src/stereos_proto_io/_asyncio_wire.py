@@ -169,18 +169,22 @@ async def adopt(stream: Any, wire: Wire) -> None:
         create: Any = loop.create_unix_connection if stream.family == socket.AF_UNIX else loop.create_connection
         await create(lambda: wire, sock=stream)
         return
+    early: list[bytes] = []
+    error: Exception | None = None
     if isinstance(stream, tuple):
         reader, writer = stream
         stream = writer.transport
         # The writer closes its transport when it is collected.
         wire.lost.add_done_callback(lambda _future: writer)
-        early = _drain(reader)
-    else:
-        early = []
+        error = reader.exception()
+        early = _drain(reader) if error is None else []
     stream.set_protocol(wire)
     wire.connection_made(stream)
     for data in early:
         wire.data_received(data) if data else wire.eof_received()
+    if stream.is_closing():
+        # It may have told its last protocol already, and tells that only once.
+        wire.connection_lost(error)
     with suppress(RuntimeError, AttributeError):
         stream.resume_reading()
 

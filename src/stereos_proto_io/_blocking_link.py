@@ -38,7 +38,7 @@ class Link:
         self._inside: set[Waiting] = set()
         self._reads = self._poll(select.POLLIN)
         self._glance = _LONG if hasattr(stream, "shutdown") else _LOOK_AGAIN
-        session.on_end = self._hang_up
+        session.at_end(self._hang_up)
 
     def start(self, start: Callable[[Any], Result], what: Any) -> Result:
         """Start calls with a method of the session, and write what can be written without waiting."""

@@ -168,9 +168,8 @@ class Session:
     Who is woken in `receive` or `end` may at once `start`, `abandon`, `close` or write; only `receive` is not to
     be entered again.
 
-    `label` names the guest in errors. `on_end` is called once, when the session ends: the stream is of no more
-    use then. `closed` tells that its own user ended it; `heard` counts the notifications that came,
-    `dropped_notifications` those of them that nobody took in time.
+    `label` names the guest in errors. `closed` tells that its own user ended it; `heard` counts the
+    notifications that came, `dropped_notifications` those of them that nobody took in time.
     """
 
     def __init__(
@@ -179,14 +178,13 @@ class Session:
         *,
         max_pending: int = MAX_PENDING,
         max_notifications: int = MAX_NOTIFICATIONS,
-        on_end: Callable[[], None] = _ignore,
     ) -> None:
         self.label = label
         self.connection = Connection(Role.HOST, max_pending=max_pending)
         self.dropped_notifications = 0
         self.heard = 0
         self.closed = False
-        self.on_end = on_end
+        self._on_end: Callable[[], None] = _ignore
         self._max_pending = max_pending
         self._sent: deque[Call] = deque()  # in step with connection.pending
         self._waiting: deque[Call] = deque()  # not yet given to the connection
@@ -199,6 +197,12 @@ class Session:
         self._listening: list[Waiting] = []
         self._mourning: list[Waiting] = []
         self._end: StereosError | None = None
+
+    def at_end(self, on_end: Callable[[], None]) -> None:
+        """Call `on_end` when the session ends: at once, when it has ended already."""
+        self._on_end = on_end
+        if self._end is not None:
+            on_end()
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -297,13 +301,16 @@ class Session:
         lines: list[bytes] = []
         size = 0
         while self._waiting and len(self._sent) < self._max_pending and size < _JOIN:
-            call = self._waiting.popleft()
+            # In one queue or the other at any moment: a KeyboardInterrupt may come between any two.
+            call = self._waiting[0]
             try:
                 lines.append(self._line(call))
             except LocalProtocolError as exc:
                 call.settle(_bare(exc))
             else:
                 size += len(lines[-1])
+            if self._waiting:  # who was woken may have ended the session
+                self._waiting.popleft()
         self._outgoing = b"".join(lines)
 
     # -- reading -----------------------------------------------------------------------------------------
@@ -433,7 +440,7 @@ class Session:
         self._tell_listeners()
         for waiting in tuple(self._mourning):
             waiting.finish()
-        self.on_end()
+        self._on_end()
 
     def _not_sent(self, request: Request) -> ConnectionLost:
         reason = self._end

@@ -141,17 +141,17 @@ class StreamWire(Wire):
         """Write all. Being cancelled in the middle ends the session: nobody knows what was written."""
         await trio.lowlevel.checkpoint_if_cancelled()
         data = session.next_write()
+        # Counted before: should the session end meanwhile, nobody is told that it was not sent.
+        session.wrote(len(data))
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            session.wrote(len(data))
             session.broken(_reset(exc))
+        except OSError as exc:
+            session.broken(exc)
         except BaseException:
-            session.wrote(len(data))
             session.interrupted()
             raise
-        else:
-            session.wrote(len(data))
 
     def abort(self) -> None:
         """Close at once, as far as that goes without waiting."""

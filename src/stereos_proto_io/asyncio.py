@@ -31,8 +31,8 @@ class Client(AsyncClient):
     """
 
     def __init__(self, wire: Wire) -> None:
-        super().__init__(wire.session)
         self._wire = wire
+        super().__init__(wire.session)
         self._loop = asyncio.get_running_loop()
 
     @classmethod

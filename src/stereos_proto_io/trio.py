@@ -30,8 +30,8 @@ class Client(AsyncClient):
     """A connection to a guest. `connect` or `Client.attach` make one; `aclose` it, or use it in `async with`."""
 
     def __init__(self, wire: Wire, session: Session) -> None:
-        super().__init__(session)
         self._wire = wire
+        super().__init__(session)
         self._leader: Waiting | None = None
         self._followers: list[Waiting] = []
         self._writing = trio.Lock()

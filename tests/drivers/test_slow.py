@@ -13,7 +13,9 @@ from stereos_proto._constants import MAX_LINE_SIZE
 
 from .harness import BLOCKING, PATIENCE, attached, each_driver, lines, result, scripted
 
-MIB = 1 << 20
+#: Bytes: half of the twenty megabytes that are moved. Most runs need two; the rest is for asyncio's debug mode,
+#: which formats a traceback for whatever a busy machine makes slow.
+HALF = 10_000_000
 DONE = b'{"type":"ack","payload":{"reply_to":"set_config","ok":true}}\n'
 
 
@@ -54,7 +56,7 @@ def test_a_guest_that_reads_slowly(driver):
 
     with scripted(script) as ours, peak() as most:
         driver.run(main)
-    assert most[0] < 5 * MIB
+    assert most[0] < HALF
 
 
 @each_driver
@@ -87,7 +89,7 @@ def test_a_host_that_reads_slowly(driver):
         driver.run(main)
     flood.join(PATIENCE)
     assert not flood.is_alive()
-    assert most[0] < 5 * MIB
+    assert most[0] < HALF
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
