@@ -321,7 +321,6 @@ class Lingering(Wrapped):
         await trio.sleep_forever()
 
 
-@pytest.mark.xfail(reason="a stream's bytes are counted when all are written: it is said that none were")
 @pytest.mark.parametrize("how", ["the guest ends", "closed from here"])
 def test_what_a_stream_has_taken_may_have_been_carried_out(how):
     """Who is told that a mount was not sent will send it again."""
@@ -508,10 +507,11 @@ def test_what_a_reader_has_read_is_not_lost(driver, read):
         run(driver, main)
 
 
-@pytest.mark.xfail(reason="a transport that has closed never tells its new protocol, and closing waits for that")
 @pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
 @pytest.mark.parametrize("how", ["closed", "reset"])
 def test_a_pair_whose_transport_has_closed_already(driver, how):
+    """It told the reader of its end, and tells nobody again."""
+
     async def main():
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         if how == "closed":
@@ -558,7 +558,6 @@ def test_a_protocol_error_closes_the_stream(driver):
         run(driver, main)
 
 
-@pytest.mark.xfail(reason="what came with the opening is read before there is a client that closes the stream")
 @each_driver
 def test_a_protocol_error_behind_the_opening_closes_the_stream(driver, tmp_path):
     def muxer():
@@ -605,7 +604,6 @@ def counted(*, wrap=lambda sock: sock):
     assert not thread.is_alive()
 
 
-@pytest.mark.xfail(reason="a call that moves from one queue to the other is in neither for a moment")
 @bytecode_of_3_11
 def test_ctrl_c_everywhere_in_request_many():
     """Either the client goes on, and every request gets its own reply, or the connection has ended."""
