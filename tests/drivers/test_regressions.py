@@ -287,13 +287,7 @@ def wrapped(sock, *more, wrap=Wrapped):
 
 @pytest.mark.parametrize(
     "error",
-    [
-        trio.BrokenResourceError("the wire is cut"),
-        pytest.param(
-            OSError(errno.EIO, "Input/output error"),
-            marks=pytest.mark.xfail(reason="it comes out in a group of errors"),
-        ),
-    ],
+    [trio.BrokenResourceError("the wire is cut"), OSError(errno.EIO, "Input/output error")],
     ids=lambda error: type(error).__name__,
 )
 def test_what_a_stream_of_trio_fails_with_is_no_group(error):
