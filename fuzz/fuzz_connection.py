@@ -50,7 +50,7 @@ from .source import Choices, cut, cuttings, raised, split
 
 HEAD = 16
 BODY = "stream"
-LONGEST = 300
+LONGEST = 160
 
 LIMITS = (64, 256, 1024, 1024 * 1024)
 PENDING = (1, 2, 5, 128)

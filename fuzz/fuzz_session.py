@@ -38,7 +38,7 @@ from .source import Choices, raised, split
 
 HEAD = 2
 BODY = "operations"
-LONGEST = 42
+LONGEST = 32
 
 PENDING = (1, 2, 3, 128)
 NOTIFICATIONS = (1, 2, 5)
