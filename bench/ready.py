@@ -31,7 +31,7 @@ def run(report: Report) -> None:
     chance = random.Random(7)
     for title, delays in (
         ("ready already", [0.0] * 5),
-        ("booting 0.1 to 1 s", [chance.uniform(0.1, 1) for _ in range(5)]),
+        ("booting 0.1 to 1 s", [chance.uniform(0.1, 1) for _ in range(15)]),
     ):
         late: dict[str, list[float]] = {"ours": [], "reference": []}
         for delay in delays:

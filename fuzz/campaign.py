@@ -26,8 +26,8 @@ from fuzz import harnesses  # noqa: E402
 from fuzz.__main__ import Ran, run  # noqa: E402
 
 STATE: Final = ROOT / "build" / "fuzz" / "campaign.json"
-#: What every harness executes, and what some execute besides.
-SOURCES: Final = ("src/stereos_proto/*.py",)
+#: What every harness executes (none the dialogues), and what some execute besides.
+SOURCES: Final = ("src/stereos_proto/[!d]*.py",)
 MORE: Final = {"session": ("src/stereos_proto_io/_session.py",)}
 #: Harnesses that run beside each other end their slices when they like.
 WRITING: Final = Lock()

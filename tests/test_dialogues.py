@@ -255,7 +255,7 @@ def test_pauses_grow_while_nothing_moves_and_start_again_when_it_does():
 
 def test_a_guest_that_answers_is_asked_again_soon_and_one_that_does_not_is_left_alone():
     asked, _ = run(wait_ready(), [BOOTING, None] * 7 + [BOOTING])
-    assert pauses(asked)[-3:] == [0.2, 0.2, 0.2]
+    assert pauses(asked)[-3:] == [0.1, 0.1, 0.1]
     asked, _ = run(wait_ready(redial=True), [NOT_YET, None] * 8 + [NOT_YET])
     assert pauses(asked)[-3:] == [1.0, 1.0, 1.0]
 

@@ -88,7 +88,7 @@ class Backoff:
     first: float = attrs.field(default=0.025, validator=_positive)
     factor: float = attrs.field(default=2.0, validator=_positive)
     maximum: float = attrs.field(default=1.0, validator=_positive)
-    answering: float = attrs.field(default=0.2, validator=_positive)
+    answering: float = attrs.field(default=0.1, validator=_positive)
     jitter: Callable[[float], float] = attrs.field(default=_unchanged, repr=False)
 
     def delays(self) -> Iterator[float]:

@@ -309,8 +309,9 @@ class Session:
                 call.settle(_bare(exc))
             else:
                 size += len(lines[-1])
-            if self._waiting:  # who was woken may have ended the session
-                self._waiting.popleft()
+            if self._end is not None:
+                return  # who was woken has ended it
+            self._waiting.popleft()
         self._outgoing = b"".join(lines)
 
     # -- reading -----------------------------------------------------------------------------------------
