@@ -476,14 +476,15 @@ def test_a_payload_that_was_changed_meanwhile_fails_alone():
 
 def test_who_is_told_that_a_payload_was_changed_may_end_the_session():
     payload = {}
-    session, (ping, custom, last) = session_with(Ping(), CustomRequest("x", payload), SECRET, written=0)
+    session, calls = session_with(Ping(), SECRET, CustomRequest("x", payload), SECRET, written=0)
+    ping, first, custom, last = calls
     session.wrote(len(session.next_write()))
     payload["a"] = object()
     custom.wake = session.close
     assert session.next_write() == b""
     assert not session.wants_write
     assert type(custom.outcome) is LocalProtocolError
-    assert [type(call.outcome) for call in (ping, last)] == [ConnectionLost, ConnectionLost]
+    assert [type(call.outcome) for call in (ping, first, last)] == [ConnectionLost] * 3
 
 
 CUT = b'{"type":"x"}\n{"' + SENTINEL.encode()
