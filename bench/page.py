@@ -16,22 +16,34 @@ DOCS: Final = Path(__file__).resolve().parent.parent / "docs" / "_figures"
 
 
 def compared(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A section of comparisons as a table: microseconds for the first contender, ratios to it for the others."""
-    names = list(dict.fromkeys(figure["contender"] for row in rows for figure in row["figures"]))
-    # A first contender that is the same in all rows gives its name to the column.
-    yield from head("", f"{names[0]}, µs", *(f"{name}, ×" for name in names[1:]), "target")
+    """A section of comparisons as tables, one for each first contender: its microseconds, and ratios to it."""
+    by_base: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        base, *others = row["figures"]
-        ratios = {figure["contender"]: f"{figure['ratio']:.2f}" for figure in others}
-        target = row["target"]
-        met = "" if target is None else f"≤ {target} {'met' if others[-1]['ratio'] <= target else '**missed**'}"
-        yield cells(row["title"], f"{base['micros']:.2f}", *(ratios.get(name, "") for name in names[1:]), met)
+        by_base.setdefault(row["figures"][0]["contender"], []).append(row)
+    for base, compared_with_it in by_base.items():
+        names = list(dict.fromkeys(figure["contender"] for row in compared_with_it for figure in row["figures"][1:]))
+        yield from head("", f"{base}, µs", *(f"{name}, ×" for name in names), "target")
+        for row in compared_with_it:
+            first, *others = row["figures"]
+            ratios = {figure["contender"]: spread(figure) for figure in others}
+            target = row["target"]
+            met = "" if target is None else f"≤ {target} {'met' if others[-1]['ratio'] <= target else '**missed**'}"
+            yield cells(row["title"], f"{first['micros']:.2f}", *(ratios.get(name, "") for name in names), met)
+        yield ""
+
+
+def spread(figure: dict[str, Any]) -> str:
+    """A ratio, and between what half of the turns were where that is more than its last digit."""
+    low, high = figure["low"], figure["high"]
+    return f"{figure['ratio']:.2f}" + (f" ({low:.2f} to {high:.2f})" if high - low > 0.05 else "")
 
 
 def measured(curve: dict[str, Any], label: str) -> Iterator[str]:
     """A curve as a table: its keys are the first columns, the numbers in its innermost dictionaries the others."""
     rows = list(flat(curve, ()))
-    columns = list(dict.fromkeys(name for _, figures in rows for name in figures))
+    columns = sorted(dict.fromkeys(name for _, figures in rows for name in figures), key=lambda name: name.zfill(9))
+    if not columns[0].isdecimal():
+        columns = list(rows[0][1])
     yield from head(label, *[""] * (len(rows[0][0]) - 1), *columns)
     for keys, figures in rows:
         yield cells(*keys, *(number(figures[name]) if name in figures else "" for name in columns))

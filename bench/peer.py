@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
+CPUS: Final = sorted(os.sched_getaffinity(0))
 PONG = b'{"type":"pong"}\n'
 HEALTH = b'{"type":"health","payload":{"state":"ready","uptime_seconds":1}}\n'
 
@@ -66,24 +68,24 @@ KINDS = {"stereos": stereos, "qmp": qmp, "dbus": dbus, "http": http}
 
 
 @contextmanager
-def peer(kind: str) -> Iterator[socket.socket]:
-    """A socket that is connected to a server of this kind, in another process on the same CPU.
+def peer(kind: str, *, apart: bool = False) -> Iterator[socket.socket]:
+    """A socket that is connected to a server of this kind, in another process: on the same CPU, or `apart`.
 
-    On two CPUs the largest part of a round trip would be the kernel waking the other one, which takes three times
-    as long for whoever computes a little before it waits. On one, a round trip is what both ends compute.
+    Apart, the largest part of a round trip is the kernel waking the other CPU, as it is with a guest. On one CPU it
+    is what both ends compute. Left to itself, the kernel does either, and changes its mind within one measurement.
     """
     ours, theirs = socket.socketpair()
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cpus)})
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.peer", kind, str(theirs.fileno())], pass_fds=[theirs.fileno()]
     )
     theirs.close()
+    os.sched_setaffinity(process.pid, {CPUS[-1]})
+    os.sched_setaffinity(0, {CPUS[0 if apart else -1]})
     try:
         with ours:
             yield ours
     finally:
-        os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(0, CPUS)
         process.terminate()
         process.wait()
 

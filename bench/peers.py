@@ -26,20 +26,25 @@ SECTION = "whole clients: one request and its reply"
 
 def run(report: Report) -> None:
     """Compare blocking clients with each other, and asyncio clients with each other."""
+    for apart, where in ((True, "a CPU each"), (False, "one CPU")):
+        _blocking(report, where, apart)
+        asyncio.run(_asynchronous(report, where, apart))
+
+
+def _blocking(report: Report, where: str, apart: bool) -> None:
     with ExitStack() as stack:
-        raw = stack.enter_context(peer("stereos"))
-        client = blocking.Client.attach(stack.enter_context(peer("stereos")).dup())
+        raw = stack.enter_context(peer("stereos", apart=apart))
+        client = blocking.Client.attach(stack.enter_context(peer("stereos", apart=apart)).dup())
         stack.callback(client.close)
-        bus = DBusConnection(stack.enter_context(peer("dbus")))
+        bus = DBusConnection(stack.enter_context(peer("dbus", apart=apart)))
         call = new_method_call(DBusAddress("/org/x", bus_name="org.x", interface="org.X"), "Ping")
         contenders = {
             "socket + json": lambda: _by_hand(raw),
-            "h11": _http(stack.enter_context(peer("http"))),
+            "h11": _http(stack.enter_context(peer("http", apart=apart))),
             "jeepney": lambda: bus.send_and_get_reply(call),
             "stereos": client.get_health,
         }
-        report.add(SECTION, compare("blocking, get_health", contenders))
-    asyncio.run(_asynchronous(report))
+        report.add(SECTION, compare(f"blocking, {where}", contenders))
 
 
 def _by_hand(sock: socket.socket) -> object:
@@ -71,12 +76,12 @@ def _http(sock: socket.socket) -> object:
     return ask
 
 
-async def _asynchronous(report: Report) -> None:
+async def _asynchronous(report: Report, where: str, apart: bool) -> None:
     with ExitStack() as stack:
-        reader, writer = await asyncio.open_connection(sock=stack.enter_context(peer("stereos")).dup())
+        reader, writer = await asyncio.open_connection(sock=stack.enter_context(peer("stereos", apart=apart)).dup())
         qmp = QMPClient("bench")
-        await qmp.connect(stack.enter_context(peer("qmp")).dup())
-        client = await stereos_asyncio.Client.attach(stack.enter_context(peer("stereos")).dup())
+        await qmp.connect(stack.enter_context(peer("qmp", apart=apart)).dup())
+        client = await stereos_asyncio.Client.attach(stack.enter_context(peer("stereos", apart=apart)).dup())
 
         async def by_hand() -> object:
             writer.write(json.dumps({"type": "get_health"}).encode() + b"\n")
@@ -87,7 +92,7 @@ async def _asynchronous(report: Report) -> None:
             "qemu.qmp": lambda: qmp.execute("query-status"),
             "stereos": client.get_health,
         }
-        report.add(SECTION, await compare_async("asyncio, get_health", contenders))
+        report.add(SECTION, await compare_async(f"asyncio, {where}", contenders))
         await client.aclose()
         await qmp.disconnect()
         writer.close()

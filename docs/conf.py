@@ -16,7 +16,7 @@ project_copyright = author
 release = version = importlib.metadata.version("stereos-proto")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build", "_generated", "_figures"]
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
