@@ -94,12 +94,12 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "notification settles a call": Fault(
         f"{CORE}/_state.py",
-        "self._answered_by(message) if kind is _REPLY else None",
-        "self._answered_by(message) if kind is _REPLY else self.pending.popleft() if self.pending else None",
+        "            request = pending.popleft()\n",
+        "            request = pending.popleft()\n        elif pending:\n            request = pending.popleft()\n",
         "connection",
     ),
     "newest request answered first": Fault(
-        f"{CORE}/_state.py", "return pending.popleft()", "return pending.pop()", "connection"
+        f"{CORE}/_state.py", "request = pending.popleft()", "request = pending.pop()", "connection"
     ),
     "pending not bounded": Fault(
         f"{CORE}/_connection.py",

@@ -125,11 +125,18 @@ class Conversation:
         # cost of a ping.
         if not self._both_open:
             self._permit(sender, row.kind)
-        kind = row.kind
+        kind, pending, request = row.kind, self.pending, None
         if kind is _REQUEST:
-            self._ask(message)
-            return None
-        request = self._answered_by(message) if kind is _REPLY else None
+            if type(message) is CustomRequest and (known := BY_TYPE[Role.HOST].get(message.type)):
+                raise Violation(f"{message.type!r} has a class of its own, {known.cls.__name__}")
+            pending.append(message)
+        elif kind is _REPLY:
+            if not pending:
+                raise Violation(f"{describe(message)} answers nothing: no request is waiting")
+            if not answers(message, pending[0]):
+                oldest = named(pending[0])
+                raise Violation(f"{describe(message)} does not answer {oldest}, the oldest unanswered request")
+            request = pending.popleft()
         if row.tells_state:
             self.lifecycle = message.state
         return request
@@ -142,19 +149,6 @@ class Conversation:
         for role, allowed in ((sender, _MAY_SEND), (sender.peer, REQUIREMENTS[kind])):
             if self.states[role] not in allowed:
                 raise Violation(_ENDED[self.states[role]].format(role.value))
-
-    def _ask(self, message: Any) -> None:
-        if type(message) is CustomRequest and message.type in BY_TYPE[Role.HOST]:
-            raise Violation(f"{message.type!r} has a class of its own, {BY_TYPE[Role.HOST][message.type].cls.__name__}")
-        self.pending.append(message)
-
-    def _answered_by(self, reply: Message) -> Request:
-        pending = self.pending
-        if not pending:
-            raise Violation(f"{describe(reply)} answers nothing: no request is waiting")
-        if not answers(reply, pending[0]):
-            raise Violation(f"{describe(reply)} does not answer {named(pending[0])}, the oldest unanswered request")
-        return pending.popleft()
 
 
 _MAY_SEND: Final = frozenset(state for state, happening in TRANSITIONS if happening is Happening.MESSAGE)
