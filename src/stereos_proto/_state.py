@@ -125,12 +125,14 @@ class Conversation:
         # cost of a ping.
         if not self._both_open:
             self._permit(sender, row.kind)
-        kind, pending, request = row.kind, self.pending, None
+        kind, pending = row.kind, self.pending
         if kind is _REQUEST:
             if type(message) is CustomRequest and (known := BY_TYPE[Role.HOST].get(message.type)):
                 raise Violation(f"{message.type!r} has a class of its own, {known.cls.__name__}")
             pending.append(message)
-        elif kind is _REPLY:
+            return None
+        request = None
+        if kind is _REPLY:
             if not pending:
                 raise Violation(f"{describe(message)} answers nothing: no request is waiting")
             if not answers(message, pending[0]):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import attrs
 
@@ -15,11 +15,8 @@ from stereos_proto import Lifecycle
 
 from ._actions import Close, Pause, PowerOff, Reboot
 from ._listen import RESET, Endpoint
-from ._served import attempt, finish
+from ._served import Guest, attempt, finish
 from ._session import GuestSession, Owed
-
-if TYPE_CHECKING:
-    from .asyncio import GuestServer
 
 
 @attrs.define(eq=False)
@@ -35,10 +32,32 @@ class Shared:
             self.link.pump()
 
 
+class Home(Protocol):
+    """What a connection needs of the server that it belongs to."""
+
+    guest: Guest
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        """Run `work` until it ends or the server is closed."""
+        ...
+
+    def pause(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` after `seconds`."""
+        ...
+
+    def obey(self, order: PowerOff | Reboot) -> None:
+        """End everything."""
+        ...
+
+    def left(self, link: GuestLink) -> None:
+        """Take note that `link` has ended."""
+        ...
+
+
 class GuestLink(asyncio.Protocol):
     """One connection from a host."""
 
-    def __init__(self, server: GuestServer, endpoint: Endpoint, shared: Shared) -> None:
+    def __init__(self, server: Home, endpoint: Endpoint, shared: Shared) -> None:
         self.endpoint = endpoint
         self.closed = asyncio.Event()
         self._server = server

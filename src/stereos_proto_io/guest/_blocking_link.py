@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import attrs
 
@@ -14,11 +14,8 @@ from stereos_proto import Lifecycle, Reply
 from ._actions import Action, Close, Pause, PowerOff, Reboot
 from ._blocking_streams import Stream
 from ._listen import Endpoint
-from ._served import attempt, refusal
+from ._served import Guest, attempt, refusal
 from ._session import GuestSession, Owed
-
-if TYPE_CHECKING:
-    from .blocking import GuestServer
 
 
 @attrs.define(eq=False)
@@ -29,10 +26,28 @@ class Shared:
     changed: threading.Condition = attrs.field(factory=threading.Condition)
 
 
+class Home(Protocol):
+    """What a connection needs of the server that it belongs to."""
+
+    guest: Guest
+
+    def pause(self, until: threading.Event, seconds: float) -> None:
+        """Wait for `seconds`, at most until `until` is set."""
+        ...
+
+    def obey(self, order: PowerOff | Reboot) -> None:
+        """End everything."""
+        ...
+
+    def left(self, link: GuestLink) -> None:
+        """Take note that the thread of `link` is about to end."""
+        ...
+
+
 class GuestLink:
     """One connection from a host."""
 
-    def __init__(self, server: GuestServer, endpoint: Endpoint, stream: Stream, shared: Shared) -> None:
+    def __init__(self, server: Home, endpoint: Endpoint, stream: Stream, shared: Shared) -> None:
         self.endpoint = endpoint
         self._server = server
         self._stream = stream

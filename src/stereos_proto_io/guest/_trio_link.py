@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -15,11 +15,8 @@ from stereos_proto import Lifecycle
 
 from ._actions import Action, Close, Pause, PowerOff, Reboot
 from ._listen import RESET, Endpoint
-from ._served import attempt, finish
+from ._served import Guest, attempt, finish
 from ._session import GuestSession, Owed
-
-if TYPE_CHECKING:
-    from .trio import GuestServer
 
 
 @attrs.define(eq=False)
@@ -39,10 +36,22 @@ class Shared:
         await self._changed.wait()
 
 
+class Home(Protocol):
+    """What a connection needs of the server that it belongs to. `nursery` is where handlers go on."""
+
+    guest: Guest
+    nursery: trio.Nursery
+    sleep: Callable[[float], Awaitable[object]]
+
+    async def obey(self, order: PowerOff | Reboot) -> None:
+        """End everything."""
+        ...
+
+
 class GuestLink:
     """One connection from a host."""
 
-    def __init__(self, server: GuestServer, endpoint: Endpoint, stream: trio.abc.Stream, shared: Shared) -> None:
+    def __init__(self, server: Home, endpoint: Endpoint, stream: trio.abc.Stream, shared: Shared) -> None:
         self.endpoint = endpoint
         self._server = server
         self._stream = stream
