@@ -14,8 +14,10 @@ from stereos_proto import (
     Ack,
     AgentStatus,
     CustomRequest,
+    GetHealth,
     Health,
     InjectSecret,
+    InjectSSHKey,
     InvalidMessage,
     Lifecycle,
     LifecycleState,
@@ -28,10 +30,12 @@ from stereos_proto import (
     SetConfig,
     Shutdown,
     UnknownMessage,
+    _codec,
     decode,
     encode,
 )
 from stereos_proto._codec import reader, write
+from stereos_proto._registry import BY_CLASS, REGISTRY
 
 #: Has all the attributes of an agent, and is none.
 ALMOST = SimpleNamespace(name="a", running=True, session="", restarts=0, error="")
@@ -303,3 +307,52 @@ def test_reading_is_bound_to_a_sender():
     assert reader(Role.HOST)(b'{"type":"ping"}') == Ping()
     assert reader(Role.GUEST)(b'{"type":"ack","payload":{"reply_to":"shutdown","ok":true}}') == Ack("shutdown", True)
     assert reader(Role.HOST)(b'{"type":"shutdown"}') == Shutdown()
+
+
+def agents(number):
+    return [AgentStatus(f"agent-{n}", n % 2 > 0, "s" * (n % 3), n, "e" * (n % 5)) for n in range(number)]
+
+
+#: What a reference writes, long lines and brackets in texts included.
+USUAL = [
+    *(Health("healthy", agents(number), 7) for number in (0, 1, 4, 512)),
+    Health("ready", agents(0)),
+    Lifecycle("ready"),
+    Lifecycle("ready", "[all] up"),
+    *(Ack(row.type, ok, "" if ok else "[no]") for row in REGISTRY if row.reply is Ack for ok in (True, False)),
+    Ack("", False, "malformed JSON: x"),
+    Pong(),
+    Ping(),
+    GetHealth(),
+    Mount("share0", "/workspace", "9p"),
+    Mount("share0", "/workspace", "9p", read_only=True),
+    InjectSecret("A", "b"),
+    InjectSecret("A", "[b]", 1),
+    InjectSSHKey("admin", "ssh-ed25519 AAAA"),
+    Shutdown(),
+    Shutdown("[mb] down"),
+    *(SetConfig('[[agents]]\nname = "a"\n' * number) for number in (1, 100, 2000)),
+    SetConfig("x" * (MAX_LINE_SIZE - 100)),
+]
+
+
+@pytest.mark.parametrize("message", USUAL, ids=lambda message: message.type)
+def test_what_a_reference_writes_takes_the_fast_lanes(message, monkeypatch):
+    line = encode(message)
+    sender = BY_CLASS[type(message)].sender
+
+    def slow(*_arguments):
+        raise AssertionError("the slow lane was asked")
+
+    monkeypatch.setattr(_codec, "read_tolerantly", slow)
+    monkeypatch.setattr(_codec, "_write_tolerantly", slow)
+    assert decode(line, sender=sender) == message
+    assert encode(message) == line
+
+
+@pytest.mark.parametrize(
+    "message", [Ping(), GetHealth(), Pong(), *(Ack(row.type, True) for row in REGISTRY if row.reply is Ack)]
+)
+def test_lines_that_are_the_same_each_time_are_not_read_again(message):
+    sender = BY_CLASS[type(message)].sender
+    assert decode(encode(message), sender=sender) is decode(encode(message), sender=sender)

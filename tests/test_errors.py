@@ -67,9 +67,26 @@ def test_every_error_can_be_made_again(error, again):
     assert (type(twin), str(twin), twin.args, vars(twin)) == (type(error), str(error), error.args, vars(error))
 
 
+#: What an error knows that was told nothing but its text.
+UNTOLD = {
+    LineTooLong: {"limit": 0},
+    MalformedLine: {"reason": "text", "column": 0, "path": "", "found": ""},
+    IncompleteLine: {"reason": "text", "column": 0, "path": "", "found": ""},
+    InvalidMessage: {"type": "", "path": "", "reason": "text", "missing": False},
+    UnexpectedReply: {"reply": None, "request": None},
+    PreambleError: {"failure": PreambleFailure.GARBAGE},
+    ConnectError: {"retryable": True},
+    ConnectionLost: {"unanswered": ()},
+    OutcomeUnknown: {"request": None, "unanswered": ()},
+    RequestTimeout: {"request": None, "sent": False},
+    NotReady: {"last_state": None, "last_error": None, "tries": 0},
+}
+
+
 @pytest.mark.parametrize("cls", [cls for cls in map(type, EXAMPLES) if cls is not RequestFailed])
 def test_the_evidence_is_optional(cls):
     assert str(cls("text")) == "text"
+    assert vars(cls("text")) == UNTOLD.get(cls, {})
 
 
 def test_the_base_says_nothing():
@@ -101,6 +118,8 @@ def test_a_refusal_that_quotes_the_secret():
     error = RequestFailed(InjectSecret("TOKEN", "hunter22"), 'write "hunter22" to TOKEN: hunter22')
     assert str(error) == 'the guest refused inject_secret: write "[redacted]" to TOKEN: [redacted]'
     assert "hunter22" not in repr(error) + repr(error.args) + repr(vars(error))
+    assert RequestFailed(InjectSecret("T", "four"), "no four").error == "no [redacted]"
     # So short a one stands in ordinary words.
+    assert RequestFailed(InjectSecret("T", "the"), "no, the folder").error == "no, the folder"
     assert RequestFailed(InjectSecret("T", "no"), "no such folder").error == "no such folder"
     assert RequestFailed(InjectSecret("T", None), "no such folder").error == "no such folder"

@@ -61,6 +61,8 @@ FAULTS = {
     b'"a\tb"': (r"invalid character '\t' in string literal", 3),
     b'"\\x"': ("invalid character 'x' in string escape code", 3),
     b'"\\': ("unexpected end of JSON input", 3),
+    b'"\\uG"': (r"invalid character 'G' in \u hexadecimal character escape", 4),
+    b'"\\u1G"': (r"invalid character 'G' in \u hexadecimal character escape", 5),
     b'"\\u12G4"': (r"invalid character 'G' in \u hexadecimal character escape", 6),
     b'"\\u12': ("unexpected end of JSON input", 6),
     b'{"a\x00":1}': (r"invalid character '\x00' in string literal", 4),
@@ -213,3 +215,17 @@ def test_numbers():
 )
 def test_types(value, name):
     assert json_type(value) == name
+
+
+@pytest.mark.parametrize("sibling", [b"[]", b"{}", b'"["'])
+def test_siblings_do_not_nest(sibling):
+    assert len(parse(b"[" + b",".join([sibling] * (MAX_NESTING + 1)) + b"]")) == MAX_NESTING + 1
+
+
+@pytest.mark.parametrize("sibling", [b"[]", b"[[]]", b"{}"])
+def test_what_was_closed_makes_nothing_less_deep(sibling):
+    levels = b"[" + sibling + b","
+    with pytest.raises(MalformedJSON, match=r"^exceeded max depth$"):
+        parse(levels * MAX_NESTING + b"[]" + b"]" * MAX_NESTING)
+    # Deeper than Python's own recursion goes, and not too deep for the reference.
+    assert len(parse(levels * 5000 + b"1" + b"]" * 5000)) == 2

@@ -51,6 +51,19 @@ def test_equal_messages_hash_alike(message):
     assert hash(copy.copy(message)) == hash(message)
 
 
+@pytest.mark.parametrize("cls", [*BY_CLASS, AgentStatus])
+def test_messages_keep_their_dictionaries(cls):
+    # Slotted classes are filled more slowly than `json.loads` makes dictionaries.
+    assert vars(object.__new__(cls)) == {}
+
+
+def test_what_is_not_said_is_zero():
+    assert (Health("ready").agents, Health("ready").uptime_seconds) == ((), 0)
+    agent = AgentStatus("a", True)
+    assert (agent.session, agent.restarts, agent.error) == ("", 0, "")
+    assert (InjectSecret("a", "b").mode, Mount("a", "b", "c").read_only) == (0o600, False)
+
+
 @pytest.mark.parametrize("cls", BY_CLASS)
 def test_messages_are_frozen(cls):
     message = object.__new__(cls)

@@ -5,7 +5,8 @@ import pytest
 from stereos_proto import Ack, CustomRequest, Health, Pong, Request, Role, UnknownMessage
 from stereos_proto._registry import BY_CLASS, BY_TYPE, OPEN_ROWS, REGISTRY, Kind
 
-#: Type, sender, reply: the table of the wire's description, written out a second time.
+#: Type, sender, reply: the table of the wire's description, written out a second time. Which requests have an effect
+#: and which replies tell the guest's state is below.
 WIRE = {
     "ping": ("host", Pong),
     "get_health": ("host", Health),
@@ -25,6 +26,16 @@ def test_the_table():
     assert {row.type: (row.sender.value, row.reply) for row in REGISTRY} == WIRE
     for role in Role:
         assert set(BY_TYPE[role]) == {type_ for type_, (sender, _) in WIRE.items() if sender == role.value}
+
+
+def test_what_each_message_does():
+    acked = {"set_config", "inject_secret", "inject_ssh_key", "mount"}
+    assert {row.type for row in REGISTRY if row.needs_payload} == acked
+    assert {row.type for row in REGISTRY if row.has_effect} == acked | {"shutdown"}
+    assert {row.type for row in REGISTRY if row.ignores_bad_payload} == {"shutdown"}
+    assert {row.type for row in REGISTRY if row.tells_state} == {"health", "lifecycle"}
+    # Nobody knows what a request of an unknown type does.
+    assert [OPEN_ROWS[role].has_effect for role in Role] == [True, False]
 
 
 def test_the_open_ends():
