@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,9 +49,11 @@ def collected() -> list[Callable[[bytes], Any]]:
 
 
 PROPERTIES: Final = collected()
+#: Read after the input, so that it is hardly ever too short: that would be no execution of the test.
+TAIL: Final = random.Random(0).randbytes(256)
 
 
 def check(data: bytes) -> None:
     """Run one property test on `data`."""
     if data:
-        PROPERTIES[data[0] % len(PROPERTIES)](data[1:])
+        PROPERTIES[data[0] % len(PROPERTIES)](data[1:] + TAIL)
