@@ -10,12 +10,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from fuzz import harnesses  # noqa: E402
+
+NAMES: Final = (*harnesses.NAMES, harnesses.PROPERTIES)
 
 
 class Ran(NamedTuple):
@@ -32,13 +34,10 @@ class Ran(NamedTuple):
         return f"{self.executions:,} executions, {self.edges} edges, {self.features} features, corpus of {self.corpus}"
 
 
-def run(name: str, seconds: int, *, runs: int = -1, short: bool = False) -> Ran:
+def run(name: str, seconds: int, *arguments: str, module: str = "fuzz.run") -> Ran:
     """Run a harness in a process of its own, until one of the bounds is reached or something is found."""
     done = subprocess.run(
-        (
-            *(sys.executable, "-m", "fuzz.run", name, "--seconds", str(seconds), "--runs", str(runs)),
-            *(("--short",) if short else ()),
-        ),
+        (sys.executable, "-m", module, name, "--seconds", str(seconds), *arguments),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -46,7 +45,7 @@ def run(name: str, seconds: int, *, runs: int = -1, short: bool = False) -> Ran:
         errors="replace",
         check=False,
     )
-    executions = re.search(r"number_of_executed_units: (\d+)", done.stdout)
+    executions = re.search(r"executed_units: (\d+)", done.stdout)
     coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stdout)
     reached = map(int, coverage[-1] if coverage else (0, 0, 0))
     return Ran(done.returncode == 0, int(executions[1]) if executions else 0, *reached, done.stdout)
@@ -64,14 +63,14 @@ def fuzz(name: str, seconds: int) -> bool:
 def main() -> int:
     """Run what the arguments name."""
     parser = argparse.ArgumentParser(prog="fuzz", description="Throw random input at the core and at both ends.")
-    parser.add_argument("names", nargs="*", choices=[*harnesses.NAMES, "properties", []], help="default: all")
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="default: all")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--keep", action="store_true", help="renew the kept corpus")
     options = parser.parse_args()
-    names = options.names or [*harnesses.NAMES, "properties"]
+    names = options.names or NAMES
     found = [name for name in names if not fuzz(name, options.seconds)]
     if options.keep:
-        for name in set(names) - {"properties"}:
+        for name in set(names) - {harnesses.PROPERTIES}:
             subprocess.run((sys.executable, "-m", "fuzz.keep", name), cwd=ROOT, check=True)
     return int(bool(found))
 

@@ -1,14 +1,18 @@
 """`make campaign RUNS=10000000`: every harness until it has made so many executions of the code as it is now.
 
-It may be stopped and goes on where it was: what each slice of a run made is added up in `build/fuzz/campaign.json`,
-under a digest of the source that the harness executes. Another source starts from nothing, with the corpus kept.
-Of four slices three take inputs of the size that the harness calls its `LONGEST`, where faults are found per second
-best, and one takes long ones. The exit code is 1 when a slice found something; its input is kept.
+It may be stopped and goes on where it was: what each slice of a run made is added up in `fuzz/executions.json`,
+under a digest of the code that the harness executes. Other code starts from nothing, with the corpus kept; other words
+in a comment or a docstring are the same code.
+
+The first slice and every fourth after it are guided by coverage, under atheris, every other one of those with long
+inputs. Between them the harness is executed as it is shipped, on changes of what the guided slices have found, several
+times as often in a second. The exit code is 1 when a slice found something; its input is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import sys
@@ -23,24 +27,31 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from fuzz import harnesses  # noqa: E402
-from fuzz.__main__ import Ran, run  # noqa: E402
+from fuzz.__main__ import NAMES, Ran, run  # noqa: E402
 
-STATE: Final = ROOT / "build" / "fuzz" / "campaign.json"
-#: What every harness executes (none the dialogues), and what some execute besides.
-SOURCES: Final = ("src/stereos_proto/[!d]*.py",)
-MORE: Final = {"session": ("src/stereos_proto_io/_session.py",)}
+STATE: Final = ROOT / "fuzz" / "executions.json"
 #: Harnesses that run beside each other end their slices when they like.
 WRITING: Final = Lock()
 #: Seconds of a slice: short enough that little is lost when a run is stopped.
 SLICE: Final = 120
 
 
+def code(path: Path) -> str:
+    """What a module does, whatever its comments and docstrings say, and wherever its lines are broken."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            del node.body[0]
+    return ast.dump(tree)
+
+
 def digest(name: str) -> str:
-    """A name for the source that a harness executes, as it is now."""
+    """A name for the code that a harness executes, as it is now."""
     summed = hashlib.sha256()
-    for pattern in (*SOURCES, *MORE.get(name, ())):
-        for path in sorted(ROOT.glob(pattern)):
-            summed.update(path.read_bytes())
+    for path in harnesses.sources(name):
+        summed.update(code(path).encode())
     return summed.hexdigest()[:12]
 
 
@@ -51,34 +62,49 @@ def read() -> dict[str, Any]:
 
 def made(name: str, source: str) -> dict[str, Any]:
     """What a harness has made of a source so far."""
-    nothing = {"source": source, "executions": 0, "seconds": 0.0, "slices": 0}
-    row: dict[str, Any] = read().get(name, nothing)
-    return row if row["source"] == source else nothing
-
-
-def add(name: str, source: str, ran: Ran, seconds: float) -> dict[str, Any]:
-    """Add a slice up, and return what the harness has made so far."""
-    with WRITING:
-        row = made(name, source)
-        row["executions"] += ran.executions
-        row["seconds"] += seconds
-        row["slices"] += 1
-        row |= {"edges": ran.edges, "features": ran.features, "corpus": ran.corpus}
-        STATE.parent.mkdir(parents=True, exist_ok=True)
-        STATE.with_suffix(".new").write_text(json.dumps(read() | {name: row}, indent=1) + "\n")
-        STATE.with_suffix(".new").replace(STATE)
+    row: dict[str, Any] = read().get(name, {})
+    if row.get("source") == source:
         return row
+    return {"source": source, "executions": 0, "guided": 0, "seconds": 0, "slices": 0}
+
+
+def is_guided(row: dict[str, Any]) -> bool:
+    """Whether the next slice is one under atheris."""
+    return bool(row["slices"] % 4 == 0)
+
+
+def slice_of(name: str, row: dict[str, Any], goal: int) -> Ran:
+    """Run the next slice."""
+    bounds = ("--runs", str(goal - row["executions"]))
+    if is_guided(row):
+        return run(name, SLICE, *bounds, *(() if row["slices"] % 8 else ("--short",)))
+    return run(name, SLICE, *bounds, module="fuzz.unguided")
+
+
+def add(name: str, row: dict[str, Any], ran: Ran, seconds: float) -> dict[str, Any]:
+    """Add a slice up, and return what the harness has made so far."""
+    new = dict(row)
+    if is_guided(row):
+        new["guided"] += ran.executions
+        new |= {"edges": ran.edges, "features": ran.features, "corpus": ran.corpus}
+    new["executions"] += ran.executions
+    new["seconds"] += round(seconds)
+    new["slices"] += 1
+    with WRITING:
+        STATE.with_suffix(".new").write_text(json.dumps(read() | {name: new}, indent=1, sort_keys=True) + "\n")
+        STATE.with_suffix(".new").replace(STATE)
+    return new
 
 
 def table() -> Iterator[str]:
-    """The figures as rows for the page, of the source as it is now."""
-    yield "| harness | source | executions | in | a second | edges | features | corpus |"
-    yield "|---|---|---|---|---|---|---|---|"
+    """The figures as rows for the page, of the code as it is now."""
+    yield "| harness | code | executions | of them guided | in | a second | edges | features | corpus |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for name, row in read().items():
         if row["source"] != digest(name):
             continue
-        speed = row["executions"] / row["seconds"]
-        made_in = f"{row['executions']:,} | {row['seconds'] / 60:.0f} min | {speed:,.0f}"
+        speed = row["executions"] / (row["seconds"] or 1)
+        made_in = f"{row['executions']:,} | {row['guided']:,} | {row['seconds'] / 60:.0f} min | {speed:,.0f}"
         yield f"| {name} | {row['source']} | {made_in} | {row['edges']} | {row['features']} | {row['corpus']} |"
 
 
@@ -90,14 +116,14 @@ def campaign(names: Sequence[str], goal: int, jobs: int) -> bool:
         row = made(name, source)
         while row["executions"] < goal:
             start = time.monotonic()
-            ran = run(name, SLICE, runs=goal - row["executions"], short=row["slices"] % 4 != 3)
+            ran = slice_of(name, row, goal)
             if not ran.clean:
                 print(f"FOUND  {name}\n{ran.output[-4000:]}", flush=True)
                 return False
             if digest(name) != source:
-                print(f"{name}: the source has changed; this slice is not counted", flush=True)
+                print(f"{name}: the code has changed; this slice is not counted", flush=True)
                 return False
-            row = add(name, source, ran, time.monotonic() - start)
+            row = add(name, row, ran, time.monotonic() - start)
             print(f"{name}: {row['executions']:,} so far; {ran}", flush=True)
         return True
 
@@ -108,11 +134,11 @@ def campaign(names: Sequence[str], goal: int, jobs: int) -> bool:
 def main() -> int:
     """Run what the arguments name."""
     parser = argparse.ArgumentParser(prog="fuzz.campaign", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*harnesses.NAMES, "properties", []], help="default: all")
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="default: all")
     parser.add_argument("--runs", type=int, default=10_000_000, help="executions for each harness")
     parser.add_argument("--jobs", type=int, default=2, help="harnesses at a time")
     options = parser.parse_args()
-    clean = campaign(options.names or [*harnesses.NAMES, "properties"], options.runs, options.jobs)
+    clean = campaign(options.names or NAMES, options.runs, options.jobs)
     print(*table(), sep="\n")
     return int(not clean)
 

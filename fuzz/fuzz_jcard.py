@@ -12,7 +12,7 @@ from stereos_proto import InjectSecret, JcardError, LocalProtocolError, Mount, P
 from stereos_proto._toml import statements, without_table
 
 from .secrecy import SENTINEL, shown
-from .source import raised, split
+from .source import outcome, split
 
 HEAD = 1
 BODY = "toml"
@@ -29,13 +29,11 @@ def check(data: bytes) -> None:
         document: dict[str, Any] | None = tomllib.loads(text, parse_float=str)
     except (ValueError, RecursionError):
         document = None
-    load = partial(load_jcard, text, env=ENVIRONMENT)
-    error = raised(load)
-    if error:
-        assert type(error) in (JcardError, LocalProtocolError)
-        assert SENTINEL not in shown(error) or SENTINEL in str(names(document))
+    plan = outcome(partial(load_jcard, text, env=ENVIRONMENT))
+    if isinstance(plan, Exception):
+        assert type(plan) in (JcardError, LocalProtocolError)
+        assert SENTINEL not in shown(plan) or SENTINEL in str(names(document))
         return
-    plan = load()
     assert document is not None
     check_plan(plan, document)
     check_cut(text, plan, document)

@@ -14,7 +14,7 @@ from .source import cut, cuttings, raised, split
 
 HEAD = 4
 BODY = "preamble"
-LONGEST = 200
+LONGEST = 170
 
 LIMIT = 128
 NONCE = "n0nce"

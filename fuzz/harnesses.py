@@ -14,19 +14,59 @@ FOLDER: Final = Path(__file__).resolve().parent
 #: Inputs that reach something new each; `CRASHES` are those that once broke an invariant, by name.
 CORPUS: Final = FOLDER / "corpus"
 CRASHES: Final = FOLDER / "crashes"
+#: Where runs leave what they find.
+BUILD: Final = FOLDER.parent / "build" / "fuzz"
 
 NAMES: Final = ("framing", "codec", "connection", "preamble", "jcard", "session")
+#: The harness made of property tests. Its corpus is not kept: it means something else after each change of a test.
+PROPERTIES: Final = "properties"
+#: Longest input in bytes that is made at all; most runs keep to the harness' own `LONGEST`.
+LONGEST: Final = 1500
+
+#: Of the library, what holds data that several harnesses stand on, and what reads and writes a message.
+_DATA: Final = (
+    "stereos_proto/_constants",
+    "stereos_proto/_errors",
+    "stereos_proto/_messages",
+    "stereos_proto/_registry",
+)
+_READ: Final = (*_DATA, "stereos_proto/_codec", "stereos_proto/_json", "stereos_proto/_tolerant")
+_ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_framing", "stereos_proto/_state")
+_PLAN: Final = ("stereos_proto/_jcard", "stereos_proto/_provision", "stereos_proto/_toml")
+#: The modules of the library that each harness executes.
+EXECUTED: Final = {
+    "framing": ("stereos_proto/_constants", "stereos_proto/_framing"),
+    "codec": _READ,
+    "connection": (*_READ, *_ENDS, "stereos_proto/_events"),
+    "preamble": (*_READ, "stereos_proto/_preamble"),
+    "jcard": (*_DATA, *_ENDS, *_PLAN, "stereos_proto/_codec"),
+    "session": (*_READ, *_ENDS, "stereos_proto_io/_session"),
+    PROPERTIES: (
+        *(*_READ, *_ENDS, *_PLAN, "stereos_proto/_events", "stereos_proto/_preamble"),
+        "stereos_proto/testing/strategies",
+    ),
+}
 
 
 def load(name: str) -> ModuleType:
     """The module of a harness: `check(data)`, `HEAD` (bytes that decide how) and `BODY` (what the rest is)."""
-    return importlib.import_module(f"fuzz.fuzz_{name}")
+    return importlib.import_module("fuzz.properties" if name == PROPERTIES else f"fuzz.fuzz_{name}")
+
+
+def sources(name: str) -> list[Path]:
+    """The files of `EXECUTED`."""
+    return [FOLDER.parent / "src" / f"{module}.py" for module in sorted(EXECUTED[name])]
 
 
 def kept(name: str) -> list[bytes]:
     """The kept corpus of a harness: one input per line, in base64."""
     path = CORPUS / f"{name}.txt"
     return [base64.b64decode(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def found(name: str) -> list[bytes]:
+    """The corpus of a harness that runs under atheris have made here, which is not kept."""
+    return [path.read_bytes() for path in sorted((BUILD / name / "corpus").glob("*"))]
 
 
 def keep(name: str, inputs: Iterable[bytes]) -> None:

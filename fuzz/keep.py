@@ -15,7 +15,6 @@ from typing import Any, Final
 from . import harnesses, seeds
 
 LIBRARY: Final = str(harnesses.FOLDER.parent / "src")
-BUILD: Final = harnesses.FOLDER.parent / "build" / "fuzz"
 
 
 def features(check: Callable[[bytes], None], data: bytes) -> set[Any]:
@@ -46,8 +45,7 @@ def features(check: Callable[[bytes], None], data: bytes) -> set[Any]:
 def chosen(name: str) -> list[bytes]:
     """The inputs to keep of a harness."""
     harness = harnesses.load(name)
-    made = {path.read_bytes() for path in (BUILD / name / "corpus").glob("*")}
-    made |= {*seeds.seeds(harness.HEAD, harness.BODY), *harnesses.kept(name)}
+    made = {*harnesses.found(name), *seeds.seeds(harness.HEAD, harness.BODY), *harnesses.kept(name)}
     seen: set[Any] = set()
     kept = []
     for data in sorted(made, key=lambda data: (len(data), data)):

@@ -17,6 +17,11 @@ from .secrecy import SENTINEL
 Pairs = oracle.Pairs
 
 TYPES: Final = [*oracle.PAYLOADS["host"], *oracle.PAYLOADS["guest"], "sync:n0nce", "sync:1", "unmount", "", "PING"]
+MESSAGES: Final = {
+    sender: [(type_, [*members.items()]) for type_, members in rows.items()] for sender, rows in oracle.PAYLOADS.items()
+}
+REPLIES: Final = [*TYPES[2:7], "", "sync:1"]
+KINDS: Final = [*oracle.ZERO]
 NAMES: Final = sorted(
     {name for sender in oracle.PAYLOADS.values() for members in sender.values() for name in members}
     | set(oracle.AGENT)
@@ -118,12 +123,24 @@ class Raw(str):
     __slots__ = ()
 
 
+class Dice(random.Random):
+    """Choices that are a little uneven, and take a third of the time of even ones."""
+
+    def below(self, number: int) -> int:
+        """A number from 0 to `number` - 1."""
+        return int(self.random() * number)
+
+    def choice(self, seq: Sequence[Any]) -> Any:
+        """One of `seq`."""
+        return seq[int(self.random() * len(seq))]
+
+
 def mutate(data: bytes, size: int, seed: int, *, head: int, body: str) -> bytes:
     """Change `data`, an input of a harness whose head has `head` bytes, into another of at most `size` bytes."""
-    rng = random.Random(seed)
+    rng = Dice(seed)
     start, rest = bytearray(data[:head].ljust(head, b"\0")), data[head:]
     if head and rng.random() < 0.3:
-        start[rng.randrange(head)] = rng.choice((0, 1, rng.randrange(256)))
+        start[rng.below(head)] = rng.choice((0, 1, rng.below(256)))
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5))):
         rest = BODIES[body](rng, rest)
     return (bytes(start) + rest)[:size]
@@ -132,79 +149,96 @@ def mutate(data: bytes, size: int, seed: int, *, head: int, body: str) -> bytes:
 # ------------------------------------------------------------------------------------------------- lines
 
 
-def message(rng: random.Random) -> Pairs:
+def message(rng: Dice) -> Pairs:
     """A good message, or almost."""
     sender = rng.choice(("host", "guest", "guest"))
-    type_ = rng.choice([*oracle.PAYLOADS[sender]])
-    payload = Pairs((name, value(rng, kind)) for name, kind in oracle.PAYLOADS[sender][type_].items())
+    type_, members = rng.choice(MESSAGES[sender])
+    payload = Pairs([(name, value(rng, kind)) for name, kind in members])
     if type_ == "ack" and rng.random() < 0.9:
-        payload[0] = ("reply_to", rng.choice([*TYPES[2:7], "", "sync:1"]))
+        payload[0] = ("reply_to", rng.choice(REPLIES))
     result = Pairs([("type", type_)])
     if payload or rng.random() < 0.2:
         result.append(("payload", payload))
     return result
 
 
-def value(rng: random.Random, kind: str) -> Any:
+def value(rng: Dice, kind: str) -> Any:
     """A value of a kind of the oracle's."""
     if kind == oracle.BOOL:
         return rng.random() < 0.5
     if kind in oracle.LOW:
         return Raw(rng.choice(RAW[3:17]) if rng.random() < 0.3 else rng.choice(("0", "1", "384")))
     if kind == oracle.AGENTS:
-        return [Pairs((name, value(rng, kind)) for name, kind in oracle.AGENT.items()) for _ in range(rng.randrange(3))]
+        return [Pairs((name, value(rng, kind)) for name, kind in oracle.AGENT.items()) for _ in range(rng.below(3))]
     return rng.choice(STRINGS)
 
 
-def dumps(rng: random.Random, node: Any) -> str:
+def dumps(rng: Dice, node: Any, quoted: Callable[[str], str]) -> str:
     """Write a tree as JSON, with a blank or an escape where none is needed now and then."""
-    if isinstance(node, Raw):
+    kind = type(node)
+    if kind is str:
+        if node and rng.random() < 0.05:
+            return f'"\\u{min(ord(node[0]), 0xFFFF):04x}' + quoted(node[1:])[1:]
+        return quoted(node)
+    if kind is Raw:
         return str(node)
-    space = rng.choice(SPACES) if rng.random() < 0.03 else ""
-    if isinstance(node, Pairs):
-        members = (f"{dumps(rng, name)}{space}:{dumps(rng, member)}" for name, member in node)
-        return "{" + space + ",".join(members) + "}"
-    if isinstance(node, list):
-        return "[" + ",".join(dumps(rng, item) for item in node) + space + "]"
-    if isinstance(node, str) and node and rng.random() < 0.05:
-        return f'"\\u{min(ord(node[0]), 0xFFFF):04x}' + json.dumps(node[1:])[1:]
-    return json.dumps(node, ensure_ascii=rng.random() < 0.5)
+    if kind is Pairs:
+        space = rng.choice(SPACES) if rng.random() < 0.03 else ""
+        members = [f"{dumps(rng, name, quoted)}{space}:{dumps(rng, member, quoted)}" for name, member in node]
+        return f"{{{space}{','.join(members)}}}"
+    if kind is list:
+        space = rng.choice(SPACES) if rng.random() < 0.03 else ""
+        return f"[{','.join([dumps(rng, item, quoted) for item in node])}{space}]"
+    return WORDS[node]
+
+
+#: Levels up to which lines are changed as trees.
+DEEPEST: Final = 200
+WORDS: Final = {True: "true", False: "false", None: "null"}
+DECODER: Final = json.JSONDecoder(object_pairs_hook=Pairs, parse_int=Raw, parse_float=Raw, parse_constant=Raw)
 
 
 def parsed(line: bytes) -> Any:
     """A line as a tree; what is no JSON, as itself."""
     text = line.decode("utf-8", "surrogateescape")
+    if text.count("[") + text.count("{") > DEEPEST:
+        return Raw(text)
     try:
-        return json.loads(text, object_pairs_hook=Pairs, parse_int=Raw, parse_float=Raw, parse_constant=Raw)
-    except (ValueError, RecursionError):
+        return DECODER.decode(text)
+    except ValueError:
         return Raw(text)
 
 
-def places(node: Any) -> list[tuple[Any, int]]:
-    """Every container with an index into it."""
-    found: list[tuple[Any, int]] = []
+def containers(node: Any) -> list[Any]:
+    """Every container that holds something."""
+    found: list[Any] = []
     waiting = [node]
     while waiting:
         current = waiting.pop()
-        if isinstance(current, list):
-            found += ((current, index) for index in range(len(current)))
-            waiting += (item[1] if isinstance(current, Pairs) else item for item in current)
+        if isinstance(current, list) and current:
+            found.append(current)
+            waiting += [member for _, member in current] if type(current) is Pairs else current
     return found
 
 
-def change_tree(rng: random.Random, node: Any) -> Any:
+def change_tree(rng: Dice, node: Any) -> Any:
     """One change somewhere in a tree."""
-    spots = places(node)
-    if not spots:
+    found = containers(node)
+    if not found:
         return message(rng)
-    container, index = rng.choice(spots)
+    # Each place as likely as each other.
+    index = rng.below(sum(map(len, found)))
+    container = found.pop()
+    while index >= len(container):
+        index -= len(container)
+        container = found.pop()
     named = isinstance(container, Pairs)
     old = container[index][1] if named else container[index]
-    action = rng.randrange(8)
+    action = rng.below(8)
     if action == 0:
         del container[index]
     elif action == 1:
-        container.insert(rng.randrange(len(container) + 1), container[index])
+        container.insert(rng.below(len(container) + 1), container[index])
     elif action == 2:
         rng.shuffle(container)
     elif action == 3 and named:
@@ -222,12 +256,12 @@ def change_tree(rng: random.Random, node: Any) -> Any:
     return node
 
 
-def fresh(rng: random.Random) -> Any:
+def fresh(rng: Dice) -> Any:
     """Any value."""
-    return rng.choice((Raw(rng.choice(RAW)), rng.choice(STRINGS), value(rng, rng.choice([*oracle.ZERO]))))
+    return rng.choice((Raw(rng.choice(RAW)), rng.choice(STRINGS), value(rng, rng.choice(KINDS))))
 
 
-def change_line(rng: random.Random, line: bytes) -> bytes:
+def change_line(rng: Dice, line: bytes) -> bytes:
     """Change a line: mostly as a tree, sometimes as bytes."""
     action = rng.random()
     if action < 0.15:
@@ -246,17 +280,18 @@ def change_line(rng: random.Random, line: bytes) -> bytes:
     return change_bytes(rng, line)
 
 
-def written(rng: random.Random, node: Any) -> bytes:
+def written(rng: Dice, node: Any) -> bytes:
     """A tree as a line."""
-    line = dumps(rng, node).encode("utf-8", "surrogatepass" if rng.random() < 0.5 else "replace")
+    quoted = json.encoder.encode_basestring_ascii if rng.random() < 0.5 else json.encoder.encode_basestring
+    line = dumps(rng, node, quoted).encode("utf-8", "surrogatepass" if rng.random() < 0.5 else "replace")
     return line.replace(b"\n", b" ")
 
 
-def change_stream(rng: random.Random, stream: bytes) -> bytes:
+def change_stream(rng: Dice, stream: bytes) -> bytes:
     """Change a line, or the order of the lines."""
     lines = stream.split(b"\n")
-    index = rng.randrange(len(lines))
-    action = rng.randrange(10)
+    index = rng.below(len(lines))
+    action = rng.below(10)
     if action < 4:
         lines[index] = change_line(rng, lines[index])
     elif action < 6:
@@ -268,7 +303,7 @@ def change_stream(rng: random.Random, stream: bytes) -> bytes:
     elif action == 8:
         lines[index] += b"\r"
     else:
-        other = rng.randrange(len(lines))
+        other = rng.below(len(lines))
         lines[index], lines[other] = lines[other], lines[index]
     return b"\n".join(lines)
 
@@ -276,27 +311,27 @@ def change_stream(rng: random.Random, stream: bytes) -> bytes:
 # ------------------------------------------------------------------------------------- the other bodies
 
 
-def change_bytes(rng: random.Random, data: bytes) -> bytes:
+def change_bytes(rng: Dice, data: bytes) -> bytes:
     """Insert, delete or replace a few bytes."""
-    at = rng.randrange(len(data) + 1)
+    at = rng.below(len(data) + 1)
     until = at + rng.choice((0, 0, 1, 1, 2, 8))
-    new = rng.choice((b"", rng.choice(BYTES), bytes([rng.randrange(256)]), data[at:until] * 2))
+    new = rng.choice((b"", rng.choice(BYTES), bytes([rng.below(256)]), data[at:until] * 2))
     return data[:at] + new + data[until:]
 
 
-def change_pieces(rng: random.Random, data: bytes, pieces: Sequence[bytes]) -> bytes:
+def change_pieces(rng: Dice, data: bytes, pieces: Sequence[bytes]) -> bytes:
     """Insert one of `pieces`, or change bytes."""
     if rng.random() < 0.4:
         return change_bytes(rng, data)
-    at = rng.choice((0, len(data), rng.randrange(len(data) + 1)))
+    at = rng.choice((0, len(data), rng.below(len(data) + 1)))
     return data[:at] + rng.choice(pieces) + data[at:]
 
 
-def change_toml(rng: random.Random, text: bytes) -> bytes:
+def change_toml(rng: Dice, text: bytes) -> bytes:
     """Change the lines of a TOML text."""
     lines = text.split(b"\n")
-    index = rng.randrange(len(lines))
-    action = rng.randrange(8)
+    index = rng.below(len(lines))
+    action = rng.below(8)
     if action < 4:
         lines.insert(index, rng.choice(TOML).encode())
     elif action == 4:
@@ -306,21 +341,21 @@ def change_toml(rng: random.Random, text: bytes) -> bytes:
     elif action == 6:
         lines[index] += rng.choice((b" ", b"\r", b"\t", b" # ]", b" #'", b'"""'))
     else:
-        other = rng.randrange(len(lines))
+        other = rng.below(len(lines))
         lines[index], lines[other] = lines[other], lines[index]
     return b"\n".join(lines)
 
 
-def change_operations(rng: random.Random, data: bytes) -> bytes:
+def change_operations(rng: Dice, data: bytes) -> bytes:
     """Change a list of small numbers."""
-    at = rng.randrange(len(data) + 1)
-    new = bytes(rng.randrange(18) for _ in range(rng.choice((1, 1, 2, 4))))
+    at = rng.below(len(data) + 1)
+    new = bytes(rng.below(18) for _ in range(rng.choice((1, 1, 2, 4))))
     if rng.random() < 0.2:
-        new += bytes([rng.randrange(256)])
+        new += bytes([rng.below(256)])
     return data[:at] + new + data[at + rng.choice((0, 0, 1, 2, len(new))) :]
 
 
-BODIES: Final[dict[str, Callable[[random.Random, bytes], bytes]]] = {
+BODIES: Final[dict[str, Callable[[Dice, bytes], bytes]]] = {
     "stream": change_stream,
     "line": change_line,
     "toml": change_toml,

@@ -69,6 +69,10 @@ class Misfit(Exception):
     """A value that does not fit its place."""
 
 
+def _not_json(_name: str) -> None:
+    raise Misfit
+
+
 def lines(stream: bytes, limit: int, *, ended: bool) -> tuple[list[bytes], bool]:
     """§1: the lines of a stream, and whether a line over the limit came after them."""
     found = []
@@ -84,6 +88,9 @@ def lines(stream: bytes, limit: int, *, ended: bool) -> tuple[list[bytes], bool]
     return found, False
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=Pairs, parse_int=Number, parse_float=Number, parse_constant=_not_json)
+
+
 # Several cuttings of one stream ask for the same lines.
 @functools.lru_cache(maxsize=64)
 def read(line: bytes, sender: str) -> Read | None:
@@ -92,9 +99,7 @@ def read(line: bytes, sender: str) -> Read | None:
     if text.count("[") + text.count("{") > DEEPEST:
         return None
     try:
-        value = json.loads(
-            text, object_pairs_hook=Pairs, parse_int=Number, parse_float=Number, parse_constant=_not_json
-        )
+        value = _DECODER.decode(text)
     except (ValueError, Misfit):
         return Read(MALFORMED)
     if value is None:
@@ -192,7 +197,3 @@ def fits(reply: str, payload: dict[str, Any], request: str) -> bool:
             return payload["reply_to"] in (request, "")
         return request not in ("ping", "get_health") and payload["reply_to"] == request
     return {"pong": "ping", "health": "get_health"}[reply] == request
-
-
-def _not_json(_name: str) -> None:
-    raise Misfit

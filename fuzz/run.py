@@ -12,22 +12,17 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import atheris
 
 from . import harnesses, seeds
 
-BUILD: Final = harnesses.FOLDER.parent / "build" / "fuzz"
-#: Longest input in bytes that is made, unless `--short` asks for the harness' own `LONGEST`: many more of those are
-#: made in a second, and few faults need more.
-LONGEST: Final = 1500
-
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("harness", choices=(*harnesses.NAMES, "properties"))
+    parser.add_argument("harness", choices=(*harnesses.NAMES, harnesses.PROPERTIES))
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--runs", type=int, default=-1)
     parser.add_argument("--mode", choices=("mixed", "structured", "raw"), default="mixed")
@@ -42,8 +37,8 @@ def arguments() -> argparse.Namespace:
 
 def folders(options: argparse.Namespace) -> tuple[Path, Path]:
     """Where new inputs and crashes go; both exist."""
-    corpus = options.corpus or BUILD / options.harness / "corpus"
-    artifacts = options.artifacts or BUILD / options.harness
+    corpus = options.corpus or harnesses.BUILD / options.harness / "corpus"
+    artifacts = options.artifacts or harnesses.BUILD / options.harness
     for folder in (corpus, artifacts):
         folder.mkdir(parents=True, exist_ok=True)
     return corpus, artifacts
@@ -73,13 +68,10 @@ def main() -> None:
     """Instrument the library, then let libFuzzer call the harness. Does not return."""
     options = arguments()
     with atheris.instrument_imports(include=["stereos_proto", "stereos_proto_io"]):
-        if options.harness == "properties":
-            from . import properties as harness  # noqa: PLC0415
-        else:
-            harness = harnesses.load(options.harness)
+        harness = harnesses.load(options.harness)
     corpus, artifacts = folders(options)
     command = [sys.argv[0], f"-artifact_prefix={artifacts}/", "-timeout=60", "-rss_limit_mb=2048"]
-    command += [f"-max_len={harness.LONGEST if options.short else LONGEST}", "-print_final_stats=1"]
+    command += [f"-max_len={harness.LONGEST if options.short else harnesses.LONGEST}", "-print_final_stats=1"]
     if options.seed:
         command.append(f"-seed={options.seed}")
     if options.minimize:

@@ -24,27 +24,33 @@ def cut(stream: bytes, seed: int) -> Iterator[bytes]:
     state = seed
     while start < len(stream):
         state = (state * 1103515245 + 12345) & 0x7FFFFFFF
-        size = 1 + (state >> 16) % (3 if state & 0x1000 else 40)
+        # Some pieces of a byte or two, but few in all: each costs as much as a line.
+        size = 1 + (state >> 16) % (80 if state & 0x3000 else 3)
         yield stream[start : start + size]
         start += size
 
 
 def cuttings(seed: bytes, stream: bytes) -> tuple[int, int]:
-    """The cuttings that one stream is fed in: one piece, and another, which is single bytes for one stream in eight.
+    """The cuttings that one stream is fed in: one piece, and another, which is single bytes for one stream in 32.
 
     What comes out is compared with a rule that knows no pieces, so that no input needs all of them. Which streams
     are cut into bytes is not for the seed to say: coverage likes the many rounds, and soon every input would be slow.
     """
-    return 0, 1 if zlib.crc32(stream) % 8 == 0 else 2 + int.from_bytes(seed, "big")
+    return 0, 1 if zlib.crc32(stream) % 32 == 0 else 2 + int.from_bytes(seed, "big")
+
+
+def outcome(function: Callable[..., Any], *args: Any) -> Any:
+    """What `function(*args)` returns or raises, without the traceback, which would be a cycle. Only our own errors."""
+    try:
+        return function(*args)
+    except StereosError as exc:
+        return exc.with_traceback(None)
 
 
 def raised(function: Callable[..., Any], *args: Any) -> StereosError | None:
-    """What `function(*args)` raises, without its traceback, which would be a cycle. Only our own errors are caught."""
-    try:
-        function(*args)
-    except StereosError as exc:
-        return exc.with_traceback(None)
-    return None
+    """What `function(*args)` raises, if it raises one of our own errors."""
+    result = outcome(function, *args)
+    return result if isinstance(result, StereosError) else None
 
 
 class Choices:

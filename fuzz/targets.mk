@@ -16,7 +16,7 @@ RUNS ?= 10000000
 
 # Its recipe is with the other everyday targets.
 fuzz: $(FUZZ)
-fuzz: ARGS += --seconds $(SECONDS)
+fuzz: override ARGS += --seconds $(SECONDS)
 
 campaign: $(FUZZ) ## fuzz until each harness has made RUNS executions of the code as it is; may be stopped
 	@$(BIN)/python -m fuzz.campaign --runs $(RUNS) $(ARGS)

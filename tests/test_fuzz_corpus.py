@@ -2,9 +2,10 @@
 
 import ast
 import random
+import sys
 
 import pytest
-from fuzz import harnesses, mutate, oracle, planted, seeds
+from fuzz import campaign, harnesses, mutate, oracle, planted, seeds, unguided
 from fuzz.source import Choices, cut
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,14 @@ def test_a_changed_input_is_an_input(body, data, seed, head):
     assert changed == mutate.mutate(data, 100, seed, head=head, body=body)
 
 
+@pytest.mark.parametrize("body", ["line", "stream"])
+@pytest.mark.parametrize("depth", [199, 201, 5000])
+def test_what_nests_deeply_can_be_changed(body, depth):
+    line = b"[" * depth + b"]" * depth
+    for seed in range(40):
+        mutate.mutate(line, 20_000, seed, head=0, body=body)
+
+
 def test_most_changed_lines_are_still_messages():
     """What the mutator is for: bytes changed at random are hardly ever JSON."""
     lines = [line for line in seeds.lines() if len(line) < 300]
@@ -102,3 +111,112 @@ def test_a_planted_fault_is_found_by_what_is_kept(name):
         code, output = planted.run(environment, "fuzz.replay", fault.harness)
     assert code == 1, output
     assert "Traceback" in output
+
+
+# ------------------------------------------------------------------------------- runs without atheris, and the tally
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_made_without_coverage(name):
+    """The same for the same seed, mostly of the size that the harness asks for, and harmless."""
+    harness = harnesses.load(name)
+    first, second = (unguided.inputs(name, harness, 7) for _ in range(2))
+    made = [next(first) for _ in range(200)]
+    assert made == [next(second) for _ in range(200)]
+    assert sum(len(data) <= harness.LONGEST for data in made) > 150
+    assert len({*made}) > 150
+    assert unguided.run(name, seconds=60, runs=20, seed=1) == (20, None)
+
+
+def test_what_breaks_an_invariant_ends_the_run(monkeypatch, capsys):
+    def check(data):
+        assert b"ping" not in data
+
+    monkeypatch.setattr(harnesses.load("codec"), "check", check)
+    executions, data = unguided.run("codec", seconds=60, runs=100_000, seed=1)
+    assert 0 < executions < 100_000
+    assert b"ping" in data
+    assert 'assert b"ping" not in data' in capsys.readouterr().err
+
+
+def test_a_run_ends_with_its_time():
+    assert unguided.run("framing", seconds=0, runs=100, seed=1) == (0, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_modules_that_a_harness_executes(name):
+    """So that the figures in fuzz/README.md are about the code that they name."""
+    source = harnesses.FOLDER.parent / "src"
+    executed = set()
+
+    def enter(frame, _event, _argument):
+        executed.add(frame.f_code.co_filename)
+
+    check = harnesses.load(name).check
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        for data in harnesses.kept(name):
+            check(data)
+    finally:
+        sys.settrace(before)
+    named = {str(path) for path in harnesses.sources(name)}
+    assert {path for path in executed if path.startswith(str(source))} <= named
+    # These are data, whose functions others need.
+    data = {str(source / "stereos_proto" / f"{module}.py") for module in ("_constants", "_messages", "_registry")}
+    assert named - executed <= data
+
+
+def test_the_property_tests_execute_what_all_harnesses_do():
+    every = {path for name in NAMES for path in harnesses.sources(name) if path.stem != "_session"}
+    assert {path for path in harnesses.sources(harnesses.PROPERTIES) if path.stem != "strategies"} == every
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "def f(a):\n    return a + 1\n",
+        "# A comment.\ndef f(a):\n    'What it does.'\n    return (\n        a + 1  # why\n    )\n",
+        "'What this is.'\n\n\ndef f(a):\n    return a + 1\n",
+    ],
+)
+def test_words_are_no_code(tmp_path, words):
+    one, other = tmp_path / "one.py", tmp_path / "other.py"
+    one.write_text(words)
+    other.write_text("def f(a):\n    return a + 1\n")
+    assert campaign.code(one) == campaign.code(other)
+    other.write_text("def f(a):\n    return a + 2\n")
+    assert campaign.code(one) != campaign.code(other)
+
+
+def test_a_campaign_goes_on_where_it_was(tmp_path, monkeypatch):
+    ran = []
+
+    def run(name, seconds, *arguments, module="fuzz.run"):
+        ran.append((name, module, "--short" in arguments))
+        return campaign.Ran(True, 100, 5, 6, 7, "")
+
+    monkeypatch.setattr(campaign, "STATE", tmp_path / "executions.json")
+    monkeypatch.setattr(campaign, "run", run)
+    assert campaign.campaign(["codec"], 300, 1)
+    assert campaign.campaign(["codec"], 900, 1)
+    guided, free = ("codec", "fuzz.run"), ("codec", "fuzz.unguided", False)
+    assert ran == [(*guided, True), free, free, free, (*guided, False), free, free, free, (*guided, True)]
+    row = campaign.read()["codec"]
+    assert row["executions"] == 900
+    assert row["guided"] == 300
+    assert (row["edges"], row["features"], row["corpus"]) == (5, 6, 7)
+    assert "| codec |" in "\n".join(campaign.table())
+    # Other code has been executed by nobody.
+    monkeypatch.setattr(campaign, "digest", lambda _name: "another")
+    assert len([*campaign.table()]) == 2
+    assert campaign.campaign(["codec"], 100, 1)
+    assert campaign.read()["codec"]["executions"] == 100
+
+
+def test_a_campaign_ends_with_what_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(campaign, "STATE", tmp_path / "executions.json")
+    monkeypatch.setattr(campaign, "run", lambda *_args, **_kwargs: campaign.Ran(False, 3, 0, 0, 0, "AssertionError"))
+    assert not campaign.campaign(["codec"], 300, 1)
+    assert "FOUND  codec" in capsys.readouterr().out
+    assert campaign.read() == {}

@@ -2,10 +2,11 @@
 
 import json
 import math
+import re
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stereos_proto import Role
@@ -110,16 +111,23 @@ def canonical(value):
 
 
 @given(stereos.lines(sender=Role.HOST))
+@example(rb'{"\udd2d":1,"x":"\udd2d"}')
 def test_the_same_lines_as_the_standard_library(line):
-    """An independent reading of the rules: decode with U+FFFD, then `json`, which takes NaN and friends besides."""
+    """An independent reading of the rules: decode with U+FFFD, then `json`, which takes NaN and friends besides.
+
+    Of strings, only the names are free of lone surrogates already.
+    """
     text = line.decode("utf-8", "surrogateescape")
     text = "".join("\ufffd" if "\udc80" <= c <= "\udcff" else c for c in text)
 
     def refuse(name):
         raise ValueError(name)
 
+    def cleaned(pairs):
+        return {re.sub("[\ud800-\udfff]", "\ufffd", name): value for name, value in pairs}
+
     try:
-        expected = json.loads(text, parse_constant=refuse)
+        expected = json.loads(text, parse_constant=refuse, object_pairs_hook=cleaned)
     except ValueError:
         with pytest.raises(MalformedJSON):
             parse(line)
