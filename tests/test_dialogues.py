@@ -324,3 +324,12 @@ def test_a_shutdown_that_is_refused():
     _, error = run(shut_down(), [Ack("shutdown", False, "no")])
     assert isinstance(error, RequestFailed)
     assert (error.request, error.error) == (Shutdown(), "no")
+
+
+def test_reprs_are_for_people():
+    assert repr(Backoff()) == "Backoff(first=0.025, factor=2.0, maximum=1.0, answering=0.1)"
+
+
+def test_where_a_wait_stands_is_for_the_wait_to_say():
+    with pytest.raises(TypeError, match="progress"):
+        ReadyWait(progress=WaitProgress())

@@ -18,6 +18,7 @@ from stereos_proto import (
     StereosError,
     load_jcard,
 )
+from stereos_proto._jcard import _Agent, _Jcard
 from tomls import SENTINEL, documents
 
 ENV = {"X": f"{SENTINEL}-x", "Y": f"{SENTINEL}-y", "EMPTY": ""}
@@ -317,3 +318,13 @@ def test_keys_must_be_keys():
     with pytest.raises(TypeError, match="InjectSSHKey") as caught:
         load_jcard(f"a = '{SENTINEL}'", env=ENV, ssh_keys=["ssh-ed25519 AAAA"])
     assert SENTINEL not in everything(caught.value)
+
+
+def test_a_name_that_is_not_bare_is_quoted_as_it_is_written():
+    error = refusal('[secrets]\n"schlüssel 1" = 5\n')
+    assert error.key == 'secrets."schlüssel 1"'
+    assert (JcardError("text").line, JcardError("text").key) == (0, "")
+
+
+def test_what_is_read_shows_no_secret():
+    assert SENTINEL not in repr(_Jcard(secrets={"A": SENTINEL}, agents=[_Agent(env={"B": SENTINEL})]))
