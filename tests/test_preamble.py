@@ -37,6 +37,7 @@ def test_connect_is_said_once():
     preamble = HybridVsockPreamble()
     assert preamble.data_to_send() == b"CONNECT 1024\n"
     assert preamble.data_to_send() == b""
+    assert HybridVsockPreamble(0).data_to_send() == b"CONNECT 0\n"
     assert HybridVsockPreamble(2**32 - 1).data_to_send() == b"CONNECT 4294967295\n"
 
 
@@ -146,3 +147,18 @@ def test_a_flood_is_not_kept():
     assert held <= MAX_LINE_SIZE + 100_000
     preamble.receive_data(b"\n" + OURS)
     assert preamble.done
+
+
+@pytest.mark.parametrize(("size", "done"), [(MAX_LINE_SIZE - 1, True), (MAX_LINE_SIZE, False)])
+def test_the_longest_line_that_may_be_the_answer(size, done):
+    line = OURS.removesuffix(b"\n").ljust(size) + b"\n"
+    assert fed(ResyncPreamble("n1"), [line]).done is done
+    # In pieces, and with the answer once more behind it.
+    assert fed(ResyncPreamble("n1"), [line[:-1], line[-1:]]).done is done
+    assert fed(ResyncPreamble("n1"), [line, OURS]).trailing_data == (OURS if done else b"")
+
+
+def test_the_end_of_an_over_long_line_is_no_answer():
+    preamble = fed(ResyncPreamble("n1"), [b"x" * MAX_LINE_SIZE, OURS])
+    assert not preamble.done
+    assert fed(preamble, [OURS]).done

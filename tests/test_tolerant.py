@@ -170,6 +170,14 @@ def test_written_refuses(message, text):
     assert str(caught.value) == text
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_longest_number_that_is_written(sign):
+    longest = sign * (2**2126 - 1)
+    assert written(CustomRequest("x", longest)) == {"type": "x", "payload": longest}
+    with pytest.raises(Unfit, match=r"^payload holds a number of more than 640 digits$"):
+        written(CustomRequest("x", longest + sign))
+
+
 def test_written_refuses_a_list_that_is_none():
     message = Health("")
     message.__dict__["agents"] = {}
