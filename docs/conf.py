@@ -15,13 +15,16 @@ author = "the stereos-proto authors"
 project_copyright = author
 release = version = importlib.metadata.version("stereos-proto")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "reference"]
 exclude_patterns = ["_build", "_generated", "_figures"]
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "stereos-proto"
+# The text of a page is of no use to its readers.
+html_copy_source = False
+html_theme_options = {"top_of_page_buttons": []}
 html_static_path = ["_static"]
 html_css_files = ["stereos.css"]
 
@@ -30,7 +33,7 @@ default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"U32": "int", "I64": "int", "StateName": "str"}
+autodoc_type_aliases = {"U32": "int", "I64": "int", "StateName": "str", "Event": "stereos_proto.Event"}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 

@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import inspect
 import io
 import os
+import pkgutil
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from html import escape
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 from remedies import REMEDIES
+from sphinx.pycode import ModuleAnalyzer
 
 import stereos_proto
+import stereos_proto_io
 from stereos_proto import LifecycleState, State, StereosError, dialogues
 from stereos_proto import testing as core_testing
 from stereos_proto._messages import OMIT_ZERO, U32, ZERO, StateName, wire_fields
-from stereos_proto._registry import REGISTRY, Kind, Role
+from stereos_proto._registry import OPEN_ROWS, REGISTRY, Kind, Role
 from stereos_proto._state import REQUIREMENTS, TRANSITIONS
 from stereos_proto.testing import strategies
 from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
+from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
 from stereos_proto_io.cli import main as stereosctl
 from stereos_proto_io.guest import asyncio as guest_asyncio
 from stereos_proto_io.guest import blocking as guest_blocking
@@ -42,8 +48,10 @@ from stereos_proto_io.guest import trio as guest_trio
 # ---------------------------------------------------------------------------------------------------------
 
 HERE = Path(__file__).parent
-BOX = (110, 40)
-STEP = 210
+#: Diagrams are narrow, so that their texts are as large on the page of a phone as on that of a screen.
+WIDTH = 400
+BOX = (120, 40)
+STEP = 88
 ARROW = (
     '<marker id="{0}-arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" '
     'orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z"/></marker>'
@@ -59,42 +67,49 @@ LIFECYCLE = (
 )
 
 
-def row_of_states(name: str, title: str, nodes: Iterable[str], edges: dict[tuple[str, str], list[str]]) -> str:
-    """Draw states in a row: what stays goes over the box, the next is reached straight, others from below."""
+def column_of_states(name: str, title: str, nodes: Iterable[str], edges: dict[tuple[str, str], list[str]]) -> str:
+    """Draw states below one another: what stays goes round the left, what leaps round a side where it crosses none."""
     nodes = list(nodes)
-    depth = max((abs(nodes.index(a) - nodes.index(b)) for a, b in edges), default=0)
-    width, height = STEP * len(nodes), 110 + 34 * max(depth, 1) + 40
-    middle = 95
-    parts = []
+    x, half, parts = WIDTH // 2, BOX[0] // 2, []
+    right: list[tuple[int, int]] = []
     for index, node in enumerate(nodes):
-        x = STEP * index + STEP // 2
+        y = STEP * index + BOX[1]
         parts.append(
-            f'<rect x="{x - BOX[0] // 2}" y="{middle - BOX[1] // 2}" width="{BOX[0]}" height="{BOX[1]}" rx="8"/>'
-            f'<text x="{x}" y="{middle + 5}">{escape(node)}</text>'
+            f'<rect x="{x - half}" y="{y - BOX[1] // 2}" width="{BOX[0]}" height="{BOX[1]}" rx="8"/>'
+            f'<text x="{x}" y="{y + 5}">{escape(node)}</text>'
         )
     for (a, b), labels in edges.items():
         i, j = nodes.index(a), nodes.index(b)
-        x, y = STEP * i + STEP // 2, STEP * j + STEP // 2
+        start, end = STEP * i + BOX[1], STEP * j + BOX[1]
         if i == j:
-            path = f"M{x - 22} {middle - 20} C{x - 40} {middle - 66} {x + 40} {middle - 66} {x + 22} {middle - 20}"
-            at = (x, middle - 62)
+            left = x - half
+            path = f"M{left} {start - 10} C{left - 44} {start - 32} {left - 44} {start + 32} {left} {start + 10}"
+            at, anchor = (left - 40, start + 4), "end"
         elif j == i + 1:
-            path = f"M{x + BOX[0] // 2} {middle} L{y - BOX[0] // 2} {middle}"
-            at = ((x + y) // 2, middle - 8)
+            path = f"M{x} {start + BOX[1] // 2} L{x} {end - BOX[1] // 2}"
+            at, anchor = (x + 10, (start + end) // 2 + 4), "start"
         else:
-            low = middle + 20 + 46 * abs(j - i)
-            path = f"M{x + 14} {middle + 20} C{x + 40} {low} {y - 40} {low} {y - 14} {middle + 20}"
-            at = ((x + y) // 2, middle + 20 + 34 * abs(j - i) + 12)
+            crosses = any(i < k < j < m or k < i < m < j for k, m in right)
+            side = -1 if crosses else 1
+            if not crosses:
+                right.append((i, j))
+            # The longer of two that share a box lies outside the shorter one at both ends.
+            inset = 10 - 8 * (j - i - 2)
+            edge, bend = x + side * half, x + side * (half + 32 * (j - i))
+            path = f"M{edge} {start + inset} C{bend} {start + inset} {bend} {end - inset} {edge} {end - inset}"
+            at, anchor = (edge + side * (24 * (j - i) + 8), (start + end) // 2 + 4), "end" if crosses else "start"
         parts.append(f'<path d="{path}" marker-end="url(#{name}-arrow)"/>')
-        parts.append(f'<text class="label" x="{at[0]}" y="{at[1]}">{escape(", ".join(labels))}</text>')
-    return svg(name, title, width, height, parts)
+        if labels:
+            text = escape(", ".join(labels))
+            parts.append(f'<text class="label" style="text-anchor: {anchor}" x="{at[0]}" y="{at[1]}">{text}</text>')
+    return svg(name, title, STEP * (len(nodes) - 1) + 2 * BOX[1], parts)
 
 
-def svg(name: str, title: str, width: int, height: int, parts: Iterable[str]) -> str:
-    """An SVG of that size, for being put into a page as it is."""
+def svg(name: str, title: str, height: int, parts: Iterable[str]) -> str:
+    """An SVG of that height, for being put into a page as it is."""
     return (
-        f'<div class="diagram"><svg role="img" aria-label="{escape(title)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}</title>'
+        f'<div class="diagram"><svg role="img" aria-label="{escape(title)}" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}</title>'
         f"<defs>{ARROW.format(name)}</defs>{''.join(parts)}</svg></div>\n"
     )
 
@@ -104,18 +119,18 @@ def states_diagram() -> str:
     edges = defaultdict(list)
     for (before, happening), after in TRANSITIONS.items():
         edges[before.value, after.value].append(happening.value)
-    return row_of_states("states", "The states of one end of a connection", [s.value for s in State], edges)
+    return column_of_states("states", "The states of one end of a connection", [s.value for s in State], edges)
 
 
 def lifecycle_diagram() -> str:
     """The states of a guest, from LifecycleState."""
     edges: dict[tuple[str, str], list[str]] = {(before.value, after.value): [] for before, after in LIFECYCLE}
-    return row_of_states("lifecycle", "The states of a guest", [s.value for s in LifecycleState], edges)
+    return column_of_states("lifecycle", "The states of a guest", [s.value for s in LifecycleState], edges)
 
 
 def exchange_diagram() -> str:
     """Who says what to whom, from REGISTRY."""
-    name, host, guest_at, y = "exchange", 70, 530, 60
+    name, host, guest_at, y = "exchange", 50, WIDTH - 50, 60
     parts = []
     for row in REGISTRY:
         steps = {
@@ -127,12 +142,12 @@ def exchange_diagram() -> str:
             start, end = (host, guest_at) if sender is Role.HOST else (guest_at, host)
             dashed = ' class="dashed"' if row.kind is Kind.NOTIFICATION else ""
             parts.append(f'<line{dashed} x1="{start}" y1="{y}" x2="{end}" y2="{y}" marker-end="url(#{name}-arrow)"/>')
-            parts.append(f'<text class="label" x="300" y="{y - 5}">{escape(label)}</text>')
+            parts.append(f'<text class="label" x="{WIDTH // 2}" y="{y - 5}">{escape(label)}</text>')
             y += 24
         y += 10 if steps else 0
     for x, label in ((host, "host"), (guest_at, "guest")):
         parts.append(f'<text x="{x}" y="24">{label}</text><line x1="{x}" y1="34" x2="{x}" y2="{y}"/>')
-    return svg(name, "Requests and their replies, and the notification", 600, y + 10, parts)
+    return svg(name, "Requests and their replies, and the notification", y + 10, parts)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -254,18 +269,39 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
 )
 
 
+#: The modules whose names become links where pages write them in backticks. A name that two have is the first's.
+LINKED = (stereos_proto, addresses, dialogues, guest, testing)
+
+
 def public_names(module: ModuleType) -> list[str]:
-    """What a module exports: its `__all__`, or the classes and functions that are its own."""
+    """What a module exports: its `__all__`, or what is its own and has a docstring."""
     names = getattr(module, "__all__", None)
     if names is not None:
         return list(names)
+    documented = constants_of(module.__name__)
     return [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_")
-        and getattr(value, "__module__", None) == module.__name__
-        and (inspect.isclass(value) or inspect.isfunction(value))
+        if not name.startswith("_") and (name in documented or getattr(value, "__module__", None) == module.__name__)
     ]
+
+
+@functools.cache
+def constants_of(module: str) -> dict[str, str]:
+    """The names of a module that have a comment with a colon, which is their docstring, and that text."""
+    docs = ModuleAnalyzer.for_module(module).find_attr_docs()
+    return {name: " ".join(lines).strip() for (cls, name), lines in docs.items() if not cls}
+
+
+@functools.cache
+def all_constants() -> dict[str, str]:
+    """`constants_of` all modules of the two packages."""
+    found = {}
+    for package in (stereos_proto, stereos_proto_io):
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if ".cli" not in info.name and not info.name.endswith("__main__"):
+                found |= constants_of(info.name)
+    return found
 
 
 def api_sections(part: str) -> Iterator[str]:
@@ -273,15 +309,11 @@ def api_sections(part: str) -> Iterator[str]:
     for which, title, module, homes in API:
         if which != part:
             continue
-        own = [
-            (name, value)
-            for name in public_names(module)
-            if inspect.isclass(value := getattr(module, name)) or inspect.isfunction(value)
-        ]
+        own = [(name, getattr(module, name)) for name in public_names(module)]
         wanted = [
             (name, value)
             for name, value in own
-            if homes is None or value.__module__.removeprefix(f"{module.__name__}.") in homes
+            if is_described(value) and (homes is None or value.__module__.removeprefix(f"{module.__name__}.") in homes)
         ]
         wanted.sort(key=lambda item: (item[1].__module__, inspect.getsourcelines(item[1])[1]))
         yield f"## {title}\n\n"
@@ -289,6 +321,13 @@ def api_sections(part: str) -> Iterator[str]:
             yield f"```{{eval-rst}}\n.. automodule:: {module.__name__}\n   :no-members:\n```\n\n"
         for name, value in wanted:
             yield autodoc(module, name, value)
+        if homes is None:
+            yield from (data(module, name, value) for name, value in own if not is_described(value))
+
+
+def is_described(value: Any) -> bool:
+    """Whether a value is a class or a function, which have docstrings of their own."""
+    return inspect.isclass(value) or inspect.isfunction(value)
 
 
 def autodoc(module: ModuleType, name: str, value: Any) -> str:
@@ -298,18 +337,63 @@ def autodoc(module: ModuleType, name: str, value: Any) -> str:
     options = ["members", *([] if value.__bases__ == (object,) else ["show-inheritance"])]
     if name == "Client":
         options.append("inherited-members")
+    if issubclass(value, Enum):
+        options.append("undoc-members")
     if attrs.has(value):
         # The fields stand in the signature, and the docstring says what they are for.
         fields = ", ".join(field.name for field in attrs.fields(value))
         options.append(f"exclude-members: {fields}" if fields else "")
     lines = "".join(f"   :{option}:\n" if ":" not in option else f"   :{option}\n" for option in options if option)
-    return f"```{{eval-rst}}\n.. autoclass:: {module.__name__}.{name}\n{lines}```\n\n"
+    kind = "autoexception" if issubclass(value, Exception) else "autoclass"
+    return f"```{{eval-rst}}\n.. {kind}:: {module.__name__}.{name}\n{lines}```\n\n{verbs_errors(name, value)}"
 
 
-def constants_table() -> str:
-    """The numbers that are exported."""
-    names = [name for name in stereos_proto.__all__ if name.isupper() and name != "NEED_DATA"]
-    return table(["name", "value"], ([f"`{name}`", f"{getattr(stereos_proto, name):,}"] for name in sorted(names)))
+def verbs_errors(name: str, value: Any) -> str:
+    """What all verbs of a client have in common, from the docstring of the class that brings them."""
+    if name != "Client":
+        return ""
+    verbs = SyncVerbs if issubclass(value, SyncVerbs) else AsyncVerbs
+    return f"```{{eval-rst}}\n{inspect.getdoc(verbs)}\n```\n\n"
+
+
+def data(module: ModuleType, name: str, value: Any) -> str:
+    """The directive for a constant, or for a union of classes."""
+    alternatives = get_args(value)
+    if inspect.isclass(alternatives and alternatives[0]):
+        text, shown = f"One of {', '.join(f'`{cls.__name__}`' for cls in alternatives)}.", ""
+    else:
+        text = all_constants()[name]
+        few = isinstance(value, frozenset) and len(value) < FEW
+        shown = f"{{{', '.join(sorted(map(repr, map(str, value))))}}}" if few else f"{value!r}"
+    line = f"   :value: {shown}\n" if shown and len(shown) < LONG else ""
+    return f"```{{eval-rst}}\n.. py:data:: {module.__name__}.{name}\n{line}\n   {text}\n```\n\n"
+
+
+#: A set of more members, and a value of more characters, is not shown.
+FEW = 5
+LONG = 60
+
+
+def constants() -> str:
+    """What the core exports beside classes and functions."""
+    own = ((name, getattr(stereos_proto, name)) for name in sorted(stereos_proto.__all__))
+    return "".join(data(stereos_proto, name, value) for name, value in own if not is_described(value))
+
+
+def names_table() -> str:
+    """Every message on the wire, as a class, and the verb of the clients that sends or yields it."""
+    rows = []
+    for row in (*REGISTRY, *OPEN_ROWS.values()):
+        items = [item.__name__ for field in wire_fields(row.cls) for item in get_args(field.type) if attrs.has(item)]
+        shown = " with ".join(f"`{name}`" for name in (row.cls.__name__, *items))
+        verb = {
+            Kind.REQUEST: row.type if hasattr(blocking.Client, row.type) else "request",
+            Kind.NOTIFICATION: "notifications",
+            Kind.REPLY: "",
+        }[row.kind]
+        type_ = f"`{row.type}`" if row.type else f"any other {row.kind.value}"
+        rows.append([type_, shown, verb and f"`{verb}`"])
+    return table(["on the wire", "class", "verb"], rows)
 
 
 def help_of(*words: str) -> str:
@@ -385,7 +469,8 @@ def main(folder: Path) -> None:
         "requirements.md": requirements_table(),
         "errors.md": errors_list(),
         "faults.md": faults_table(),
-        "constants.md": constants_table(),
+        "constants.md": constants(),
+        "names.md": names_table(),
         "cli.md": cli_reference(),
         "examples-loops.md": examples(loops=True),
         "examples-others.md": examples(loops=False),
