@@ -20,10 +20,11 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from html import escape
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import Any, get_args
 
 import attrs
+from docutils import nodes
 from remedies import REMEDIES
 from sphinx.pycode import ModuleAnalyzer
 
@@ -282,8 +283,14 @@ def public_names(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_") and (name in documented or getattr(value, "__module__", None) == module.__name__)
+        if not name.startswith("_")
+        and (name in documented or getattr(value, "__module__", None) == module.__name__ or is_union_of(module, value))
     ]
+
+
+def is_union_of(module: ModuleType, value: Any) -> bool:
+    """Whether a value is a union of classes of a module, such as `Address`."""
+    return isinstance(value, UnionType) and {cls.__module__ for cls in get_args(value)} == {module.__name__}
 
 
 @functools.cache
@@ -358,15 +365,15 @@ def verbs_errors(name: str, value: Any) -> str:
 
 def data(module: ModuleType, name: str, value: Any) -> str:
     """The directive for a constant, or for a union of classes."""
-    alternatives = get_args(value)
-    if inspect.isclass(alternatives and alternatives[0]):
-        text, shown = f"One of {', '.join(f'`{cls.__name__}`' for cls in alternatives)}.", ""
+    if isinstance(value, UnionType):
+        text, shown = f"One of {', '.join(f'`{cls.__name__}`' for cls in get_args(value))}.", ""
     else:
-        text = all_constants()[name]
+        text = all_constants()[name].replace("\\", r"\\")  # a comment is no markup
         few = isinstance(value, frozenset) and len(value) < FEW
         shown = f"{{{', '.join(sorted(map(repr, map(str, value))))}}}" if few else f"{value!r}"
     line = f"   :value: {shown}\n" if shown and len(shown) < LONG else ""
-    return f"```{{eval-rst}}\n.. py:data:: {module.__name__}.{name}\n{line}\n   {text}\n```\n\n"
+    directives = f".. py:currentmodule:: {module.__name__}\n.. py:data:: {name}\n{line}\n   {text}\n"
+    return f"```{{eval-rst}}\n{directives}```\n\n"
 
 
 #: A set of more members, and a value of more characters, is not shown.
@@ -431,14 +438,48 @@ def cli_reference() -> str:
     return "\n".join(parts)
 
 
+#: Package in which an import of an example is, where it has another name.
+PACKAGES = {"PySide6": "PySide6-Essentials", "prometheus_client": "prometheus-client", "twisted": "Twisted"}
+#: What is no package of PyPI's, and how it is installed.
+SYSTEM = {"gi": "`python3-gi`, a package of the system"}
+
+
+@attrs.frozen
+class Example:
+    """A file of the folder `examples`: what it shows, how it is called, and what it needs beside this library."""
+
+    name: str
+    summary: str
+    call: str
+    needs: str
+
+    @classmethod
+    def of(cls, path: Path) -> Example:
+        """Read it from its first sentence, which ends in the command, and from its imports."""
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        sentence = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
+        summary, _, call = sentence.partition(": python ")
+        return cls(path.name, summary, f"python {call}" if call else "", _needs(tree))
+
+
+def _needs(tree: ast.Module) -> str:
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    roots = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    roots = {root for root in roots if not root.startswith("stereos_proto")}
+    return ", ".join(SYSTEM.get(root, f"`{PACKAGES.get(root, root)}`") for root in sorted(roots))
+
+
 def examples(*, loops: bool) -> str:
-    """The examples, those with event loops or the others, each with its text."""
-    parts = []
-    for path in sorted((HERE.parent / "examples").glob("*.py")):
-        if path.name.startswith("loop_") is loops:
-            summary_line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
-            include = f"```{{literalinclude}} /../examples/{path.name}\n:language: python\n```"
-            parts.append(f"### {path.name}\n\n{' '.join(summary_line.split())}\n\n{include}\n")
+    """The examples, those with event loops or the others: a table, and each with its text."""
+    paths = sorted((HERE.parent / "examples").glob("*.py"))
+    chosen = [Example.of(path) for path in paths if path.name.startswith("loop_") is loops]
+    rows = [[f"[{one.name}](#{nodes.make_id(one.name)})", one.summary, one.needs] for one in chosen]
+    parts = [table(["file", "what it shows", "needs"], rows)]
+    for one in chosen:
+        call = f"```sh\n{one.call}\n```\n\n" if one.call else ""
+        include = f"```{{literalinclude}} /../examples/{one.name}\n:language: python\n```"
+        parts.append(f"### {one.name}\n\n{one.summary}.\n\n{call}{include}\n")
     return "\n".join(parts)
 
 

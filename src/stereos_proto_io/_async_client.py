@@ -79,7 +79,7 @@ class AsyncClient(AsyncVerbs):
         await self._closed()
 
     async def request(self, message: Request) -> Reply:
-        """Send `message` and return its reply. See `AsyncVerbs` for the errors."""
+        """Send `message` and return its reply (§3). Raises what all verbs raise."""
         return accepted(message, await self._ask(message))
 
     async def _ask(self, message: Request) -> Reply:

@@ -75,7 +75,7 @@ class Client(SyncVerbs):
         self._link.close()
 
     def request(self, message: Request, *, timeout: float | None = None) -> Reply:
-        """Send `message` and return its reply. See `SyncVerbs` for the errors."""
+        """Send `message` and return its reply (§3). Raises what all verbs raise."""
         return accepted(message, self._ask(message, self._by(timeout, self._timeout)))
 
     def request_many(self, messages: Iterable[Request], *, timeout: float | None = None) -> list[Reply]:
