@@ -1,7 +1,8 @@
-"""A fleet over many hosts, on dask.distributed: python fleet_dask.py SCHEDULER JCARD HOST=ADDRESS ...
+"""A fleet over many hosts: python fleet_dask.py SCHEDULER JCARD HOST=ADDRESS…
 
-A guest's socket can be reached on its own host only, so each task is bound to the worker of that name. Secrets
-are named in the jcard and looked up in the environment of the worker: they never leave its host.
+It runs on dask.distributed. A guest's socket can be reached on its own host only, so
+each task is bound to the worker of that name. Secrets are named in the jcard and looked
+up in the environment of the worker: they never travel.
 """
 
 import os
@@ -16,7 +17,7 @@ from stereos_proto_io.blocking import connect_when_ready
 
 
 def bring_up(address, jcard):
-    """Run on the guest's host. Return plain data: reports hold requests, and requests hold secrets."""
+    """Run on the guest's host. Return text: reports hold requests, and secrets."""
     try:
         plan = load_jcard(jcard, env=os.environ)
         with connect_when_ready(parse_address(address), timeout=120) as guest:
@@ -35,10 +36,12 @@ def main(scheduler, jcard, *places):
         for place in places:
             host, _, address = place.partition("=")
             # Not pure and not retried: doing it again is not the same as doing it once.
-            task = cluster.submit(bring_up, address, text, workers=[host], pure=False, retries=0)
-            tasks[task] = place
+            bound = {"workers": [host], "pure": False, "retries": 0}
+            tasks[cluster.submit(bring_up, address, text, **bound)] = place
         failed = 0
-        for task, faults in as_completed(tasks, with_results=True):
+        for task in as_completed(tasks):
+            lost = task.exception()  # the worker was, and the task with it
+            faults = [repr(lost)] if lost else task.result()
             failed += bool(faults)
             print(f"{tasks[task]}: {'; '.join(faults) or 'up'}", flush=True)
     print(f"{len(places) - failed} of {len(places)} guests are up")

@@ -1,4 +1,4 @@
-"""Bring up many guests at once, with a live table, under trio: python fleet_trio.py JCARD ADDRESS ..."""
+"""The same under trio: python fleet_trio.py JCARD ADDRESS…"""
 
 import os
 import sys
@@ -11,20 +11,29 @@ from stereos_proto import StereosError, load_jcard
 from stereos_proto_io import parse_address
 from stereos_proto_io.trio import connect_when_ready
 
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    TextColumn("{task.fields[what]}"),
+)
+
 
 async def bring_up(address, plan, show):
     """Wait for the guest, provision it, wait for its agents. Raises StereosError."""
+    done = 0
+
+    def on_progress(progress):
+        show(0, progress.state or str(progress.error))
+
+    def on_step(step):
+        nonlocal done
+        done += 1
+        show(done, f"{step.label}: {step.status.value}")
+
     show(0, "dialling")
     async with connect_when_ready(
-        address, timeout=120, on_progress=lambda progress: show(0, progress.state or str(progress.error))
+        address, timeout=120, on_progress=on_progress
     ) as guest:
-        done = 0
-
-        def on_step(step):
-            nonlocal done
-            done += 1
-            show(done, f"{step.label}: {step.status.value}")
-
         report = await guest.provision(plan, on_step=on_step)
         report.raise_for_failure()
         show(done, "waiting for its agents")
@@ -33,7 +42,6 @@ async def bring_up(address, plan, show):
 
 
 async def main(plan, *addresses):
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}")
     up = []
 
     async def try_one(name, progress, row):
@@ -48,7 +56,7 @@ async def main(plan, *addresses):
         else:
             up.append(name)
 
-    with Progress(*columns) as progress:
+    with Progress(*COLUMNS) as progress:
         async with trio.open_nursery() as nursery:
             for name in addresses:
                 row = progress.add_task(name, total=len(plan.requests), what="")

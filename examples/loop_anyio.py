@@ -1,4 +1,4 @@
-"""A guest under anyio, on asyncio or on trio: python loop_anyio.py asyncio|trio tcp://HOST:PORT."""
+"""A guest under anyio: python loop_anyio.py asyncio|trio tcp://HOST:PORT"""
 
 import sys
 from collections import deque
@@ -52,7 +52,11 @@ class Guest:
             self.waiting.append(waiter)
             # Cancelled in the middle, a write would leave half a line behind.
             with anyio.CancelScope(shield=True):
-                await self.stream.send(line)
+                try:
+                    await self.stream.send(line)
+                except anyio.BrokenResourceError:
+                    # The reading side tells why.
+                    self.stereos.send_failed()
         return waiter
 
     async def request(self, message):
@@ -72,9 +76,12 @@ class Guest:
                         case NotificationReceived(message=message):
                             self.on_notification(message)
                         case ConnectionClosed():
-                            return self.fail(ConnectionLost("the connection ended without a reply"))
+                            return self.fail(
+                                ConnectionLost("no reply: the guest has gone")
+                            )
             except RemoteProtocolError as exc:
-                return self.fail(exc)
+                self.fail(exc)
+                return await self.stream.aclose()
 
     def fail(self, error):
         while self.waiting:
@@ -82,12 +89,15 @@ class Guest:
 
 
 async def main(place):
-    async with await anyio.connect_tcp(place.host, place.port) as stream, anyio.create_task_group() as tasks:
+    stream = await anyio.connect_tcp(place.host, place.port)
+    async with stream, anyio.create_task_group() as tasks:
         guest = Guest(stream, lambda message: print(message.type, message.state))
         tasks.start_soon(guest.read)
 
         batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-        for request, waiter in [(message, await guest.start(message)) for message in batch]:
+        for request, waiter in [
+            (message, await guest.start(message)) for message in batch
+        ]:
             print(request.type, "->", (await waiter.wait()).type)
 
         late = await guest.start(GetHealth())
@@ -97,7 +107,10 @@ async def main(place):
         print("get_health given up")
         print("ping ->", (await guest.request(Ping())).type)
 
-        down, health = await guest.start(Shutdown("done")), await guest.start(GetHealth())
+        down, health = (
+            await guest.start(Shutdown("done")),
+            await guest.start(GetHealth()),
+        )
         print("shutdown ->", (await down.wait()).type)
         try:
             await health.wait()

@@ -1,4 +1,4 @@
-"""A guest under gevent: python loop_gevent.py tcp://HOST:PORT."""
+"""A guest under gevent: python loop_gevent.py tcp://HOST:PORT"""
 
 import sys
 from collections import deque
@@ -31,7 +31,8 @@ class Guest:
         self.stereos = Connection(Role.HOST)
         self.waiting = deque()
         self.writing = RLock()
-        # A greenlet of its own reads, whoever waits, so that a long write cannot block both ends.
+        # A greenlet of its own reads, whoever waits: a write that blocks must not keep
+        # us from reading, or both ends would wait for each other.
         self.reader = gevent.spawn(self.read)
 
     def start(self, message):
@@ -44,11 +45,12 @@ class Guest:
             except BaseException:
                 # Half a line may have left: nothing may follow it.
                 self.stereos.send_failed()
+                self.sock.close()
                 raise
         return waiter
 
     def request(self, message):
-        # Killed here, a greenlet leaves its waiter behind, and the reply goes into that.
+        # Killed here, a greenlet leaves its waiter behind, which takes the reply.
         return self.start(message).get()
 
     def read(self):
@@ -69,7 +71,9 @@ class Guest:
                         case NotificationReceived(message=message):
                             self.on_notification(message)
                         case ConnectionClosed():
-                            return self.fail(ConnectionLost("the connection ended without a reply"))
+                            return self.fail(
+                                ConnectionLost("no reply: the guest has gone")
+                            )
             except RemoteProtocolError as exc:
                 return self.fail(exc)
 

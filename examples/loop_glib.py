@@ -1,4 +1,4 @@
-"""A guest in a GLib main loop, such as a GTK program's: python loop_glib.py tcp://HOST:PORT."""
+"""A guest in a GLib main loop, as GTK has it: python loop_glib.py tcp://HOST:PORT"""
 
 import socket
 import sys
@@ -31,26 +31,33 @@ class Guest:
         self.stereos = Connection(Role.HOST)
         self.waiting = deque()
         self.outgoing = b""
-        GLib.io_add_watch(sock, GLib.PRIORITY_DEFAULT, GLib.IO_IN | GLib.IO_HUP | GLib.IO_ERR, self.read)
+        self.writing = 0
+        self.watch(GLib.IO_IN | GLib.IO_HUP | GLib.IO_ERR, self.read)
+
+    def watch(self, condition, callback):
+        return GLib.io_add_watch(self.sock, GLib.PRIORITY_DEFAULT, condition, callback)
 
     def request(self, message, on_outcome):
-        """`on_outcome` gets the reply or an error. To give up, let it ignore what it gets."""
+        """`on_outcome` gets the reply or an error. To give up is to ignore that."""
         line = self.stereos.send(message)
         self.waiting.append(on_outcome)
-        if not self.outgoing:
-            GLib.io_add_watch(self.sock, GLib.PRIORITY_DEFAULT, GLib.IO_OUT, self.write)
         self.outgoing += line
+        if not self.writing:
+            self.writing = self.watch(GLib.IO_OUT, self.write)
 
     def write(self, _sock, _condition):
         try:
             self.outgoing = self.outgoing[self.sock.send(self.outgoing) :]
         except BlockingIOError:
-            pass
+            return GLib.SOURCE_CONTINUE
         except OSError:
             # The reading side tells why.
             self.stereos.send_failed()
-            return GLib.SOURCE_REMOVE
-        return GLib.SOURCE_CONTINUE if self.outgoing else GLib.SOURCE_REMOVE
+            self.outgoing = b""
+        if self.outgoing:
+            return GLib.SOURCE_CONTINUE
+        self.writing = 0
+        return GLib.SOURCE_REMOVE
 
     def read(self, _sock, _condition):
         try:
@@ -71,7 +78,7 @@ class Guest:
                     case NotificationReceived(message=message):
                         self.on_notification(message)
                     case ConnectionClosed():
-                        return self.fail(ConnectionLost("the connection ended without a reply"))
+                        return self.fail(ConnectionLost("no reply: the guest has gone"))
         except RemoteProtocolError as exc:
             return self.fail(exc)
         return GLib.SOURCE_CONTINUE
@@ -79,6 +86,8 @@ class Guest:
     def fail(self, error):
         while self.waiting:
             self.waiting.popleft()(error)
+        if self.writing:
+            GLib.source_remove(self.writing)
         self.sock.close()
         self.on_closed()
         return GLib.SOURCE_REMOVE
@@ -87,7 +96,9 @@ class Guest:
 class Conversation:
     def __init__(self, place, on_closed):
         sock = socket.create_connection((place.host, place.port))
-        self.guest = Guest(sock, lambda message: print(message.type, message.state), on_closed)
+        self.guest = Guest(
+            sock, lambda message: print(message.type, message.state), on_closed
+        )
         self.ask(Ping())
         self.ask(GetHealth())
         self.ask(Mount("share0", "/workspace", "virtiofs"), self.give_up)

@@ -1,6 +1,7 @@
-"""A guest under a scheduler made by hand, of curio's kind: python loop_handmade.py tcp://HOST:PORT.
+"""A guest under a scheduler made by hand: python loop_handmade.py tcp://HOST:PORT
 
-A task is a coroutine. What it yields to the scheduler is a trap: wait for a socket, or for somebody's call.
+It is of curio's kind. A task is a coroutine, and what it yields to the scheduler is a
+trap: wait for a socket, or until somebody wakes it.
 """
 
 import selectors
@@ -39,7 +40,7 @@ class Task:
 
 @types.coroutine
 def trap(park):
-    """Stop here until woken. `park(wake)` says who wakes, and returns how to leave without being woken."""
+    """Stop here until woken: `park(wake)` arranges it, and returns how to leave."""
     yield park
 
 
@@ -127,7 +128,8 @@ class Guest:
         self.waiting = deque()
 
     def request(self, message):
-        # Small requests, and few: a socket's buffer holds them. Others would wait for room in a task of their own.
+        # Small requests, and few: a socket's buffer holds them. Others would wait for
+        # room in a task of their own.
         self.sock.sendall(self.stereos.send(message))
         self.waiting.append(Waiter())
         return self.waiting[-1]
@@ -147,7 +149,9 @@ class Guest:
                         case NotificationReceived(message=message):
                             self.on_notification(message)
                         case ConnectionClosed():
-                            return self.fail(ConnectionLost("the connection ended without a reply"))
+                            return self.fail(
+                                ConnectionLost("no reply: the guest has gone")
+                            )
             except RemoteProtocolError as exc:
                 return self.fail(exc)
 

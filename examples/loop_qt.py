@@ -1,6 +1,7 @@
-"""A guest in a Qt program, on a unix socket: python loop_qt.py unix:///PATH.
+"""A guest in a Qt program, on a unix socket: python loop_qt.py unix:///PATH
 
-The same lines work with QTcpSocket, and with QSocketNotifier around a socket that you made yourself.
+QTcpSocket has the same signals. For a socket that you made yourself, such as one of
+AF_VSOCK, a QSocketNotifier says when to read.
 """
 
 import sys
@@ -26,7 +27,7 @@ from stereos_proto_io import parse_address
 
 
 class Call(QObject):
-    """A request under way. Disconnect its signals to give it up; it keeps its place all the same."""
+    """A request under way. Give it up by disconnecting: it keeps its place in line."""
 
     replied = Signal(object)
     failed = Signal(str)
@@ -48,15 +49,14 @@ class Guest(QObject):
         self.socket.errorOccurred.connect(self.end)
 
     def open(self, path):
-        # A local socket connects at once, so the signals above must have their slots by now.
+        # It connects at once, so the signals above must have their slots by now.
         self.socket.connectToServer(path)
 
     def request(self, message):
         # Qt keeps what the socket does not take.
         self.socket.write(self.stereos.send(message))
-        call = Call(self)
-        self.waiting.append(call)
-        return call
+        self.waiting.append(Call())
+        return self.waiting[-1]
 
     def read(self):
         self.stereos.receive_data(self.socket.readAll().data())
@@ -71,18 +71,20 @@ class Guest(QObject):
             for event in self.stereos.events():
                 match event:
                     case ReplyReceived(message=reply):
-                        self.waiting.popleft().replied.emit(reply)
+                        call = self.waiting.popleft()
+                        call.replied.emit(reply)
                     case NotificationReceived(message=message):
                         self.notified.emit(message)
                     case ConnectionClosed():
-                        self.fail(ConnectionLost("the connection ended without a reply"))
+                        self.fail(ConnectionLost("no reply: the guest has gone"))
         except RemoteProtocolError as exc:
             self.fail(exc)
             self.socket.abort()
 
     def fail(self, error):
         while self.waiting:
-            self.waiting.popleft().failed.emit(str(error))
+            call = self.waiting.popleft()
+            call.failed.emit(str(error))
         self.closed.emit()
 
 
@@ -94,7 +96,9 @@ class Conversation:
 
     def ask(self, message, then=lambda: None):
         call = self.guest.request(message)
-        call.replied.connect(lambda reply: (print(message.type, "->", reply.type), then()))
+        call.replied.connect(
+            lambda reply: (print(message.type, "->", reply.type), then())
+        )
         call.failed.connect(lambda error: print(f"{message.type}: {error}"))
         return call
 

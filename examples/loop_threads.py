@@ -1,8 +1,10 @@
-"""A guest with threads and nothing else: python loop_threads.py tcp://HOST:PORT.
+"""A guest with threads and nothing else: python loop_threads.py tcp://HOST:PORT
 
-`stereos_proto_io.blocking` does this better, without a thread of its own. This is how to do it by hand.
+`stereos_proto_io.blocking` does this better, without a thread of its own. This is how
+to do it by hand.
 """
 
+import contextlib
 import socket
 import sys
 import threading
@@ -33,8 +35,8 @@ class Guest:
         self.stereos = Connection(Role.HOST)
         self.waiting = deque()
         self.ended = False
-        # Two locks: one for the order of lines on the wire, one for the connection, which must not be held while
-        # a write blocks, or nobody would read meanwhile.
+        # Two locks: one for the order of lines on the wire, one for the connection. The
+        # second must not be held while a write blocks, or nobody would read meanwhile.
         self.writing = threading.Lock()
         self.lock = threading.Lock()
         threading.Thread(target=self.read, daemon=True).start()
@@ -48,9 +50,10 @@ class Guest:
             try:
                 self.sock.sendall(line)
             except OSError:
-                # Half a line may have left: nothing may follow it.
-                self.stereos.send_failed()
-                raise
+                # Half a line may have left: nothing may follow it. The reader fails
+                # the future, with all others.
+                with self.lock:
+                    self.stereos.send_failed()
         return future
 
     def read(self):
@@ -76,11 +79,18 @@ class Guest:
                 match event:
                     case ReplyReceived(message=reply):
                         # A future that was cancelled kept its place, too.
-                        actions.append(partial(self.settle, self.waiting.popleft(), reply))
+                        actions.append(
+                            partial(self.settle, self.waiting.popleft(), reply)
+                        )
                     case NotificationReceived(message=message):
                         actions.append(partial(self.on_notification, message))
                     case ConnectionClosed():
-                        actions.append(partial(self.fail, ConnectionLost("the connection ended without a reply")))
+                        actions.append(
+                            partial(
+                                self.fail,
+                                ConnectionLost("no reply: the guest has gone"),
+                            )
+                        )
         except RemoteProtocolError as exc:
             actions.append(partial(self.fail, exc))
         return actions
@@ -91,16 +101,21 @@ class Guest:
 
     def fail(self, error):
         self.ended = True
-        self.sock.close()
+        # Unlike `close`, this wakes a thread that is in the middle of writing.
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
         while self.waiting:
-            if (future := self.waiting.popleft()).set_running_or_notify_cancel():
+            future = self.waiting.popleft()
+            if future.set_running_or_notify_cancel():
                 future.set_exception(error)
 
 
 def main(place):
-    sock = socket.create_connection((place.host, place.port))
-    guest = Guest(sock, lambda message: print(message.type, message.state))
+    with socket.create_connection((place.host, place.port)) as sock:
+        converse(Guest(sock, lambda message: print(message.type, message.state)))
 
+
+def converse(guest):
     batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
     for request, future in [(message, guest.request(message)) for message in batch]:
         print(request.type, "->", future.result().type)

@@ -1,4 +1,4 @@
-"""A guest under Tornado: python loop_tornado.py tcp://HOST:PORT."""
+"""A guest under Tornado: python loop_tornado.py tcp://HOST:PORT"""
 
 import sys
 from collections import deque
@@ -33,27 +33,33 @@ class Guest:
         self.waiting = deque()
 
     def request(self, message):
-        # The stream keeps what the socket does not take, so writing needs no waiting for.
+        # The stream keeps what the socket does not take: no need to wait.
         self.stream.write(self.stereos.send(message))
-        # A future that its caller cancels stays here, so that its reply does not go to the next one.
+        # One that its caller cancels stays here, or the next would get its reply.
         self.waiting.append(Future())
         return self.waiting[-1]
 
     async def read(self):
         while True:
             try:
-                self.stereos.receive_data(await self.stream.read_bytes(65536, partial=True))
+                self.stereos.receive_data(
+                    await self.stream.read_bytes(65536, partial=True)
+                )
             except StreamClosedError:
                 self.stereos.receive_eof()
             try:
                 for event in self.stereos.events():
                     match event:
                         case ReplyReceived(message=reply):
-                            future_set_result_unless_cancelled(self.waiting.popleft(), reply)
+                            future_set_result_unless_cancelled(
+                                self.waiting.popleft(), reply
+                            )
                         case NotificationReceived(message=message):
                             self.on_notification(message)
                         case ConnectionClosed():
-                            return self.fail(ConnectionLost("the connection ended without a reply"))
+                            return self.fail(
+                                ConnectionLost("no reply: the guest has gone")
+                            )
             except RemoteProtocolError as exc:
                 self.stream.close()
                 return self.fail(exc)
@@ -70,7 +76,8 @@ async def converse(place):
     IOLoop.current().add_callback(guest.read)
 
     batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-    for request, reply in zip(batch, await multi([guest.request(message) for message in batch]), strict=True):
+    replies = await multi([guest.request(message) for message in batch])
+    for request, reply in zip(batch, replies, strict=True):
         print(request.type, "->", reply.type)
 
     guest.request(GetHealth()).cancel()

@@ -1,9 +1,14 @@
-"""A guest under Twisted: python loop_twisted.py tcp://HOST:PORT."""
+"""A guest under Twisted: python loop_twisted.py tcp://HOST:PORT"""
 
 import sys
 from collections import deque
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    ensureDeferred,
+    gatherResults,
+)
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import react
@@ -32,7 +37,8 @@ class Guest(Protocol):
 
     def request(self, message):
         self.transport.write(self.stereos.send(message))
-        # Without a canceller, Twisted swallows the reply of a Deferred that was cancelled: it keeps its place.
+        # A Deferred without a canceller keeps its place when it is cancelled, and
+        # Twisted swallows the reply that comes for it.
         waiter = Deferred()
         self.waiting.append(waiter)
         return waiter
@@ -54,7 +60,7 @@ class Guest(Protocol):
                     case NotificationReceived(message=message):
                         self.on_notification(message)
                     case ConnectionClosed():
-                        self.fail(ConnectionLost("the connection ended without a reply"))
+                        self.fail(ConnectionLost("no reply: the guest has gone"))
         except RemoteProtocolError as exc:
             self.fail(exc)
             self.transport.abortConnection()
@@ -69,12 +75,14 @@ async def converse(reactor, place):
     await connectProtocol(HostnameEndpoint(reactor, place.host, place.port), guest)
 
     batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-    for request, reply in zip(batch, await gatherResults(map(guest.request, batch)), strict=True):
+    replies = await gatherResults(map(guest.request, batch))
+    for request, reply in zip(batch, replies, strict=True):
         print(request.type, "->", reply.type)
 
     late = guest.request(GetHealth())
-    late.addErrback(lambda failure: failure.trap(CancelledError) and print("get_health given up"))
+    late.addErrback(lambda failure: failure.trap(CancelledError))
     late.cancel()
+    print("get_health given up")
     print("ping ->", (await guest.request(Ping())).type)
 
     down, health = guest.request(Shutdown("done")), guest.request(GetHealth())

@@ -1,4 +1,4 @@
-"""A guest under uvloop, by the asyncio driver, which needs no change: python loop_uvloop.py tcp://HOST:PORT."""
+"""A guest under uvloop, which the asyncio client fits: python loop_uvloop.py tcp://HOST:PORT"""
 
 import asyncio
 import sys
@@ -20,7 +20,8 @@ async def main(place):
         listening = tasks.create_task(listen(client))
 
         batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-        for request, reply in zip(batch, await client.request_many(batch), strict=True):
+        replies = await client.request_many(batch)
+        for request, reply in zip(batch, replies, strict=True):
             print(request.type, "->", reply.type)
 
         asking = tasks.create_task(client.get_health())
@@ -30,12 +31,13 @@ async def main(place):
         print("ping ->", (await client.ping()).type)
 
         listening.cancel()
-        down, health = (asyncio.ensure_future(client.request(ask)) for ask in (Shutdown("done"), GetHealth()))
+        down = asyncio.ensure_future(client.request(Shutdown("done")))
+        health = asyncio.ensure_future(client.get_health())
         print("shutdown ->", (await down).type)
         try:
             await health
         except ConnectionLost:
-            print("get_health: the connection ended without a reply")
+            print("get_health: no reply: the guest has gone")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The health of guests for Prometheus: python prometheus_exporter.py PORT ADDRESS ..."""
+"""The health of guests for Prometheus: python prometheus_exporter.py PORT ADDRESS…"""
 
 import sys
 import threading
@@ -13,6 +13,15 @@ from stereos_proto_io.blocking import connect
 
 #: Less than the time that Prometheus gives a scrape, which is 10 s.
 SECONDS = 5.0
+
+#: Kind, name, meaning, labels.
+METRICS = (
+    (GaugeMetricFamily, "guest_up", "Whether the guest answers.", "guest"),
+    (GaugeMetricFamily, "guest_state", "1 for the state it is in.", "guest state"),
+    (GaugeMetricFamily, "guest_uptime_seconds", "Uptime of its daemon.", "guest"),
+    (GaugeMetricFamily, "agent_running", "Whether the agent runs.", "guest agent"),
+    (CounterMetricFamily, "agent_restarts", "Restarts since boot.", "guest agent"),
+)
 
 
 def ask(address):
@@ -29,17 +38,15 @@ class GuestCollector:
 
     def __init__(self, addresses):
         self.addresses = addresses
-        self.pool = ThreadPoolExecutor(max_workers=max(len(addresses), 1))
+        self.pool = ThreadPoolExecutor(max(len(addresses), 1))
 
     def collect(self):
-        up = GaugeMetricFamily("stereos_guest_up", "Whether the guest answers.", labels=["guest"])
-        state = GaugeMetricFamily("stereos_guest_state", "1 for the state that it is in.", labels=["guest", "state"])
-        uptime = GaugeMetricFamily("stereos_guest_uptime_seconds", "Uptime of the guest's daemon.", labels=["guest"])
-        running = GaugeMetricFamily("stereos_agent_running", "Whether the agent runs.", labels=["guest", "agent"])
-        restarts = CounterMetricFamily(
-            "stereos_agent_restarts", "Restarts since the guest booted.", labels=["guest", "agent"]
-        )
-        for guest, health in zip(self.addresses, self.pool.map(ask, self.addresses), strict=True):
+        up, state, uptime, running, restarts = metrics = [
+            family(f"stereos_{name}", text, labels=labels.split())
+            for family, name, text, labels in METRICS
+        ]
+        answers = self.pool.map(ask, self.addresses)
+        for guest, health in zip(self.addresses, answers, strict=True):
             up.add_metric([guest], isinstance(health, Health))
             if health is None:
                 continue
@@ -48,7 +55,7 @@ class GuestCollector:
             for agent in health.agents:
                 running.add_metric([guest, agent.name], agent.running)
                 restarts.add_metric([guest, agent.name], agent.restarts)
-        return [up, state, uptime, running, restarts]
+        return metrics
 
 
 def main(port, *addresses):

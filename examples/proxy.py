@@ -1,6 +1,7 @@
-"""A proxy between hosts and a guest, which shows what passes: python proxy.py LISTEN GUEST (tcp://HOST:PORT).
+"""A proxy that shows what passes: python proxy.py LISTEN GUEST (both tcp://HOST:PORT)
 
-It is a guest towards the host and a host towards the guest, so it has a `Connection` of each role.
+It is a guest towards the host and a host towards the guest, so it has a `Connection` of
+each role. Secrets do not show: the messages keep them out of what they print.
 """
 
 import asyncio
@@ -25,7 +26,8 @@ from stereos_proto import (
 )
 from stereos_proto_io import parse_address
 
-MAX_PENDING = 32
+#: How many replies a host may be owed before we read no more of what it asks.
+MAX_OWED = 32
 
 
 class Proxy:
@@ -33,8 +35,9 @@ class Proxy:
         self.to_host = to_host
         self.to_guest = to_guest
         self.host_side = Connection(Role.GUEST)
-        self.guest_side = Connection(Role.HOST, max_pending=MAX_PENDING)
-        # What the host is owed, in order: a refusal of our own, or None for the guest's next reply.
+        self.guest_side = Connection(Role.HOST, max_pending=MAX_OWED)
+        # In the order of the requests: a refusal of our own, or None for the next reply
+        # of the guest.
         self.owed = deque()
         self.room = asyncio.Event()
 
@@ -42,38 +45,44 @@ class Proxy:
         while True:
             event = self.host_side.next_event()
             if event is NEED_DATA:
-                data = await reader.read(65536)
-                self.host_side.receive_data(data) if data else self.host_side.receive_eof()
+                if data := await reader.read(65536):
+                    self.host_side.receive_data(data)
+                else:
+                    self.host_side.receive_eof()
             elif isinstance(event, RequestReceived):
-                await self.ask(event.message)
+                self.ask(event.message)
+                await self.make_room()
             elif isinstance(event, MalformedReceived):
-                self.owe(event.reply)
+                self.owed.append(event.reply)
+                await self.make_room()
             elif isinstance(event, ConnectionClosed):
-                # The host may have closed its own direction only, and still wants its replies.
+                # It may have closed its own direction only, and still want its replies.
                 self.guest_side.send_eof()
                 self.to_guest.write_eof()
                 return
 
-    async def ask(self, request):
-        while len(self.guest_side.pending) >= MAX_PENDING:
+    def ask(self, request):
+        try:
+            line = self.guest_side.send(request)
+        except LocalProtocolError as exc:
+            self.owed.append(Ack(request.type, False, str(exc)))
+        else:
+            print("host ->", request)
+            self.to_guest.write(line)
+            self.owed.append(None)
+
+    async def make_room(self):
+        self.settle()
+        await self.to_guest.drain()
+        await self.to_host.drain()
+        while len(self.owed) >= MAX_OWED:
             self.room.clear()
             await self.room.wait()
-        try:
-            self.to_guest.write(self.guest_side.send(request))
-        except LocalProtocolError as exc:
-            self.owe(Ack(request.type, False, str(exc)))
-        else:
-            self.owed.append(None)
-            print("host ->", request)
-            await self.to_guest.drain()
-
-    def owe(self, refusal):
-        self.owed.append(refusal)
-        self.settle()
 
     def settle(self):
         while self.owed and self.owed[0] is not None:
             self.tell(self.owed.popleft())
+        self.room.set()
 
     def tell(self, message):
         print("guest ->", message)
@@ -82,22 +91,22 @@ class Proxy:
     async def from_guest(self, reader):
         while True:
             event = self.guest_side.next_event()
-            if event is NEED_DATA:
-                data = await reader.read(65536)
-                self.guest_side.receive_data(data) if data else self.guest_side.receive_eof()
-                continue
             match event:
                 case ReplyReceived(message=reply):
                     self.owed.popleft()
                     self.tell(reply)
                     self.settle()
-                    self.room.set()
                 case NotificationReceived(message=message):
                     self.tell(message)
                 case UnknownReceived(type=type_, payload=payload):
                     self.tell(UnknownMessage(type_, payload))
                 case ConnectionClosed():
                     return
+                case _:
+                    if data := await reader.read(65536):
+                        self.guest_side.receive_data(data)
+                    else:
+                        self.guest_side.receive_eof()
             await self.to_host.drain()
 
 
@@ -105,7 +114,9 @@ async def relay(host_reader, host_writer, guest):
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(host_writer.close)
         try:
-            guest_reader, guest_writer = await asyncio.open_connection(guest.host, guest.port)
+            guest_reader, guest_writer = await asyncio.open_connection(
+                guest.host, guest.port
+            )
             stack.callback(guest_writer.close)
             proxy = Proxy(host_writer, guest_writer)
             async with asyncio.TaskGroup() as tasks:
@@ -118,7 +129,9 @@ async def relay(host_reader, host_writer, guest):
 
 
 async def main(listen, guest):
-    server = await asyncio.start_server(lambda *streams: relay(*streams, guest), listen.host, listen.port)
+    server = await asyncio.start_server(
+        lambda *streams: relay(*streams, guest), listen.host, listen.port
+    )
     host, port = server.sockets[0].getsockname()[:2]
     print(f"listening at tcp://{host}:{port}", flush=True)
     async with server:

@@ -1,6 +1,6 @@
-"""Give all guests a new value of a secret: python rotate_secret.py NAME ADDRESS ... < value
+"""Give all guests a new secret: python rotate_secret.py NAME ADDRESS… < value
 
-The value comes from standard input: arguments can be read by every process of the machine.
+The value comes from standard input: every process of the machine can read arguments.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ async def rotate(address, name, value):
 
 async def main(name, *addresses):
     value = sys.stdin.read().removesuffix("\n")
-    outcomes = await asyncio.gather(*(rotate(parse_address(address), name, value) for address in addresses))
+    guests = map(parse_address, addresses)
+    outcomes = await asyncio.gather(*(rotate(guest, name, value) for guest in guests))
     for address, outcome in zip(addresses, outcomes, strict=True):
         print(f"{address}: {outcome}")
     return 0 if set(outcomes) == {"done"} else 1

@@ -1,4 +1,7 @@
-"""How to test code of yours that talks to guests. The fixture `stereos_guest` comes with stereos-proto."""
+"""Tests of code of yours that talks to guests: pytest test_orchestrator.py
+
+The fixture `stereos_guest` comes with stereos-proto.
+"""
 
 import pytest
 
@@ -17,7 +20,9 @@ def start_work(address, token):
 def test_the_guest_gets_what_it_needs(stereos_guest):
     assert start_work(stereos_guest.address, "s3cret") == "ready"
     assert stereos_guest.simulator.secrets["API_TOKEN"].value == "s3cret"
-    assert stereos_guest.simulator.mounts == (Mount("share0", "/workspace", "virtiofs"),)
+    assert stereos_guest.simulator.mounts == (
+        Mount("share0", "/workspace", "virtiofs"),
+    )
 
 
 @pytest.mark.stereos_guest(types={"ping", "inject_secret"})
@@ -35,5 +40,6 @@ def test_a_reply_that_never_comes(stereos_guest):
 def test_a_notification(stereos_guest):
     with connect(stereos_guest.address) as guest:
         guest.ping()
-        assert stereos_guest.push(Lifecycle("degraded", "the disk is full")) == 1
-        assert next(guest.notifications(timeout=5)) == Lifecycle("degraded", "the disk is full")
+        news = Lifecycle("degraded", "the disk is full")
+        assert stereos_guest.push(news) == 1
+        assert next(guest.notifications(timeout=5)) == news

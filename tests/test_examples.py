@@ -34,7 +34,7 @@ SAID = [
     "get_health given up",
     "ping -> pong",
     "shutdown -> ack",
-    "get_health: the connection ended without a reply",
+    "get_health: no reply: the guest has gone",
 ]
 #: The client of this one takes several guests, asks them everything at once, and says what becomes of each event.
 SELECTORS_SAID = [
