@@ -9,15 +9,18 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import importlib
 import inspect
 import io
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from graphlib import TopologicalSorter
 from html import escape
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -202,6 +205,32 @@ def requirements_table() -> str:
         for kind, allowed in REQUIREMENTS.items()
     )
     return table(["to send", "the sender is the", "and the other end is"], rows)
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """What a module, or a package with all of its modules, imports when it is loaded, by full names."""
+    place = Path(sys.modules[module].__file__ or "")
+    is_package = place.name == "__init__.py"
+    within = module if is_package else module.rpartition(".")[0]
+    for path in place.parent.rglob("*.py") if is_package else [place]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                root = within.split(".")[: -node.level + 1 or None] if node.level else []
+                source = ".".join([*root, *([node.module] if node.module else [])])
+                yield from (source, *(f"{source}.{name.name}" for name in node.names))
+
+
+def rooms_table() -> str:
+    """The modules of both packages, each below those that it imports. Raises CycleError where that cannot be."""
+    rows: list[list[str]] = []
+    for package in (stereos_proto, stereos_proto_io):
+        found = [f"{package.__name__}.{info.name}" for info in pkgutil.iter_modules(package.__path__)]
+        modules = [importlib.import_module(name).__name__ for name in found if not name.endswith("__main__")]
+        order = TopologicalSorter({name: sorted({*imports_of(name)} & {*modules} - {name}) for name in modules})
+        for name in order.static_order():
+            sentence = re.split(r" \(`docs|\. |\.$", summary(sys.modules[name]))[0]
+            rows += [[f"`{name}`", sentence]]
+    return table(["module", "what it is"], rows)
 
 
 def error_classes() -> dict[str, type[StereosError]]:
@@ -508,6 +537,7 @@ def main(folder: Path) -> None:
         "exchange.svg": exchange_diagram(),
         "messages.md": messages_table(),
         "requirements.md": requirements_table(),
+        "rooms.md": rooms_table(),
         "errors.md": errors_list(),
         "faults.md": faults_table(),
         "constants.md": constants(),

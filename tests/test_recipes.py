@@ -56,7 +56,7 @@ import contextlib, io
 import generate, stereos_proto
 from hypothesis import HealthCheck, given, settings
 from stereos_proto import Ack, Connection, InvalidMessage, LocalProtocolError, RequestReceived, Role, decode, encode
-from stereos_proto._messages import Unmount
+from stereos_proto._messages import Freeze
 from stereos_proto._state import answers
 from stereos_proto._tolerant import read_tolerantly
 from stereos_proto.testing import strategies
@@ -66,55 +66,55 @@ from stereos_proto_io.testing import simulated_guest
 print(stereos_proto.__file__)
 
 # The codec, in both lanes.
-line = b'{"type":"unmount","payload":{"guest_path":"/workspace"}}'
-assert encode(Unmount("/workspace")) == line + b"\\n"
-assert decode(line, sender=Role.HOST) == read_tolerantly(line, Role.HOST) == Unmount("/workspace")
-assert decode(line.replace(b'}}', b',"lazy":null}}'), sender=Role.HOST) == Unmount("/workspace")
-for wrong in (Unmount(1), Unmount("/workspace", lazy="yes")):
+line = b'{"type":"freeze","payload":{"guest_path":"/workspace"}}'
+assert encode(Freeze("/workspace")) == line + b"\\n"
+assert decode(line, sender=Role.HOST) == read_tolerantly(line, Role.HOST) == Freeze("/workspace")
+assert decode(line.replace(b'}}', b',"thaw":null}}'), sender=Role.HOST) == Freeze("/workspace")
+for wrong in (Freeze(1), Freeze("/workspace", thaw="yes")):
     try:
         encode(wrong)
     except LocalProtocolError:
         continue
     raise AssertionError(wrong)
 try:
-    decode(b'{"type":"unmount","payload":{"guest_path":7}}', sender=Role.HOST)
+    decode(b'{"type":"freeze","payload":{"guest_path":7}}', sender=Role.HOST)
 except InvalidMessage as exc:
     assert exc.path == "payload.guest_path"
 else:
     raise AssertionError
 
 # The state table.
-assert answers(Ack("unmount", True), Unmount("/workspace"))
-assert not answers(Ack("mount", True), Unmount("/workspace"))
+assert answers(Ack("freeze", True), Freeze("/workspace"))
+assert not answers(Ack("mount", True), Freeze("/workspace"))
 guest = Connection(Role.GUEST)
-guest.receive_data(b'{"type":"unmount"}\\n')
-assert guest.next_event().reply.error == "decode unmount payload: envelope unmount has no payload"
+guest.receive_data(b'{"type":"freeze"}\\n')
+assert guest.next_event().reply.error == "decode freeze payload: envelope freeze has no payload"
 
 # The strategies.
-assert Unmount in strategies.message_classes(sender=Role.HOST)
+assert Freeze in strategies.message_classes(sender=Role.HOST)
 @settings(max_examples=50, suppress_health_check=list(HealthCheck))
-@given(strategies.from_message_class(Unmount))
+@given(strategies.from_message_class(Freeze))
 def round_trip(message):
     assert decode(encode(message), sender=Role.HOST) == message
 round_trip()
 
 # The pages.
-assert "| `unmount` | {py:class}`~stereos_proto.Unmount` | host | `guest_path` text, [`lazy` bool] | `ack` |" in (
+assert "| `freeze` | {py:class}`~stereos_proto.Freeze` | host | `guest_path` text, [`thaw` bool] | `ack` |" in (
     generate.messages_table()
 )
-assert ">unmount<" in generate.exchange_diagram()
+assert ">freeze<" in generate.exchange_diagram()
 
 # The command line, which knows what the payload must be.
-with simulated_guest(types={"unmount"}) as simulated:
+with simulated_guest(types={"freeze"}) as simulated:
     place = str(simulated.address)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main(["send", "unmount", '{"guest_path":"/workspace","lazy":true}', place]) == 0
+        assert main(["send", "freeze", '{"guest_path":"/workspace","thaw":true}', place]) == 0
     assert "ok=True" in said.getvalue()
-    assert simulated.simulator.requests == (Unmount("/workspace", lazy=True),)
+    assert simulated.simulator.requests == (Freeze("/workspace", thaw=True),)
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint):
-        assert main(["send", "unmount", '{"guest_path":7}', place]) == 2
+        assert main(["send", "freeze", '{"guest_path":7}', place]) == 2
     assert len(simulated.simulator.requests) == 1
 """
 
@@ -123,7 +123,7 @@ def test_a_new_message_takes_one_row_and_one_class(tree):
     messages, registry = tree / "stereos_proto/_messages.py", tree / "stereos_proto/_registry.py"
     anchor = "@attrs.frozen(slots=False)\nclass CustomRequest(Request):"
     edit(messages, anchor, recipe("recipe-message-class") + "\n\n" + anchor)
-    edit(registry, "    UnknownMessage,\n)", "    UnknownMessage,\n    Unmount,\n)")
+    edit(registry, "    UnknownMessage,\n)", "    UnknownMessage,\n    Freeze,\n)")
     edit(registry, "    Row(Pong, Kind.REPLY),\n", recipe("recipe-message-row") + "    Row(Pong, Kind.REPLY),\n")
     run_in(tree, NEW_MESSAGE)
 
