@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import functools
 import importlib
 import inspect
@@ -40,6 +41,7 @@ from stereos_proto._registry import OPEN_ROWS, REGISTRY, Kind, Role
 from stereos_proto._state import REQUIREMENTS, TRANSITIONS
 from stereos_proto.testing import strategies
 from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
+from stereos_proto_io._errors import _MEANINGS
 from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
 from stereos_proto_io.cli import main as stereosctl
 from stereos_proto_io.guest import asyncio as guest_asyncio
@@ -258,6 +260,15 @@ def errors_list() -> str:
         cause, remedy = REMEDIES[name]
         parts.append(f"### {name}\n\nBase: {bases}\n\n**Cause.** {cause}\n\n**Remedy.** {remedy}\n")
     return "\n".join(parts)
+
+
+def connect_table() -> str:
+    """What the system's errors mean when a guest is dialled."""
+    rows = (
+        [f"`{errno.errorcode[number]}`", meaning, "yes" if retryable else "no"]
+        for number, (meaning, retryable) in _MEANINGS.items()
+    )
+    return table(["the system says", "which means", "tried again"], rows)
 
 
 def faults_table() -> str:
@@ -539,6 +550,7 @@ def main(folder: Path) -> None:
         "requirements.md": requirements_table(),
         "rooms.md": rooms_table(),
         "errors.md": errors_list(),
+        "connect.md": connect_table(),
         "faults.md": faults_table(),
         "constants.md": constants(),
         "names.md": names_table(),

@@ -23,7 +23,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "LocalProtocolError": Remedy(
         "You asked for what cannot be sent: a line over 1 MiB, a lone surrogate, a number out of its range, an SSH key "
-        "with a newline inside, a message after the connection has ended, a reply that nobody asked for.",
+        "with a newline inside, more requests in flight than `max_pending`, a message after the connection has ended, a "
+        "reply that nobody asked for.",
         "Correct the call; nothing was sent and the connection goes on. In a server, it is a fault of the handler.",
     ),
     "RemoteProtocolError": Remedy(
@@ -81,7 +82,8 @@ REMEDIES: dict[str, Remedy] = {
         "overloaded: look at it with `stereosctl watch`.",
     ),
     "NotReady": Remedy(
-        "The deadline passed before the guest was ready, or it said that it is shutting down.",
+        "The deadline passed before the guest was ready, or it said that it is shutting down, or it is so old that it "
+        "does not know `get_health`.",
         "`last_state` and `last_error` say how far it got. Never a state: it does not boot, or the address is wrong. "
         "`booting`: give it more time. `ready`, with agents named: look at their `error`.",
     ),

@@ -30,7 +30,15 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "_generated
 PATIENCE = 120
 FENCE = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 #: What is shown and not run, because it wants a hypervisor, a network, or a second terminal.
-UNTRIED = ("pip install ", "qemu-system-x86_64 ", "cloud-hypervisor ", "krunkit ", "stereosctl simulate ")
+UNTRIED = (
+    "cloud-hypervisor ",
+    "curl --unix-socket ",
+    "krunkit ",
+    "pip install ",
+    "qemu-system-x86_64 ",
+    "stereosctl simulate ",
+    "vhost-device-vsock ",
+)
 
 
 def name_of(path):
@@ -64,7 +72,8 @@ def run_python(text, namespace, where):
 def run_console(text, env):
     """Run what follows each `$ `, and compare what it says with the lines up to the next, if there are any."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-        command, _, expected = part.partition("\n")
+        # A line that begins like this goes on with the command.
+        command, _, expected = part.replace("\n> ", " ").partition("\n")
         if command.startswith("make "):
             makefiles = "".join(path.read_text() for path in (ROOT / "Makefile", *ROOT.glob("*/targets.mk")))
             assert re.search(rf"^{command.split()[1]}:", makefiles, re.MULTILINE), command
