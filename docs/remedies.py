@@ -23,8 +23,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "LocalProtocolError": Remedy(
         "You asked for what cannot be sent: a line over 1 MiB, a lone surrogate, a number out of its range, an SSH key "
-        "with a newline inside, more requests in flight than `max_pending`, a message after the connection has ended, a "
-        "reply that nobody asked for.",
+        "with a newline inside, more requests in flight than `max_pending`, a message after the end of the connection, "
+        "a reply that nobody asked for.",
         "Correct the call; nothing was sent and the connection goes on. In a server, it is a fault of the handler.",
     ),
     "RemoteProtocolError": Remedy(
