@@ -498,8 +498,8 @@ class Example:
         """Read it from its first sentence, which ends in the command, and from its imports."""
         tree = ast.parse(path.read_text(encoding="utf-8"))
         sentence = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
-        summary, _, call = sentence.partition(": python ")
-        return cls(path.name, summary, f"python {call}" if call else "", _needs(tree))
+        summary, call = re.split(r": (?=(?:python|pytest) )", sentence)
+        return cls(path.name, summary, call, _needs(tree))
 
 
 def _needs(tree: ast.Module) -> str:
@@ -517,9 +517,8 @@ def examples(*, loops: bool) -> str:
     rows = [[f"[{one.name}](#{nodes.make_id(one.name)})", one.summary, one.needs] for one in chosen]
     parts = [table(["file", "what it shows", "needs"], rows)]
     for one in chosen:
-        call = f"```sh\n{one.call}\n```\n\n" if one.call else ""
         include = f"```{{literalinclude}} /../examples/{one.name}\n:language: python\n```"
-        parts.append(f"### {one.name}\n\n{one.summary}.\n\n{call}{include}\n")
+        parts.append(f"### {one.name}\n\n{one.summary}.\n\n```sh\n{one.call}\n```\n\n{include}\n")
     return "\n".join(parts)
 
 

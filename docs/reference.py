@@ -16,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util.inspect import signature, stringify_signature
 
 import stereos_proto
+from stereos_proto_io.blocking import Client
 
 PROTOCOL = "protocol"
 _ERRORS = {
@@ -34,7 +35,8 @@ def names() -> dict[str, str]:
         for name in public_names(module):
             full = f"{module.__name__}.{name}"
             thing = getattr(module, name)
-            found.setdefault(name, full)
+            if not hasattr(Client, name):  # whose verb is meant then, not the dialogue below it
+                found.setdefault(name, full)
             if inspect.isclass(thing) and not issubclass(thing, enum.Enum):
                 members = (member for member in vars(thing) if not member.startswith("_"))
                 found |= {f"{name}.{member}": f"{full}.{member}" for member in members}

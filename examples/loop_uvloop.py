@@ -1,4 +1,4 @@
-"""A guest under uvloop, which the asyncio client fits: python loop_uvloop.py tcp://HOST:PORT"""
+"""A guest under uvloop, with the asyncio client: python loop_uvloop.py tcp://HOST:PORT"""
 
 import asyncio
 import sys
