@@ -32,8 +32,15 @@ html_css_files = ["stereos.css"]
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autoclass_content = "both"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"U32": "int", "I64": "int", "StateName": "str", "Event": "stereos_proto.Event"}
+autodoc_type_aliases = {
+    "U32": "int",
+    "I64": "int",
+    "StateName": "str",
+    "Event": "stereos_proto.Event",
+    "Address": "stereos_proto_io.addresses.Address",
+}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
