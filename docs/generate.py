@@ -296,6 +296,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("core", "Testing", core_testing, None),
     ("core", "Testing: strategies", strategies, None),
     ("io", "Addresses", addresses, None),
+    ("io", "Files", stereos_proto_io, ("_files",)),
     ("io", "Blocking", blocking, None),
     ("io", "asyncio", asyncio, None),
     ("io", "trio", trio, None),

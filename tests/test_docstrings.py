@@ -20,8 +20,12 @@ PUBLIC = tuple(package.__name__ for package in PACKAGES) + tuple(
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if "._" not in module.name and ".cli" not in module.name
 )
-#: What speaks of no wire: the two bases of all errors.
-NO_SECTION = {"StereosError", "ProtocolError"}
+#: What speaks of no wire: the two bases of all errors, and what is told of a server.
+NO_SECTION = {"StereosError", "ProtocolError", "GuestServer"}
+#: Modules whose names need no section: tools for tests, which have their own words.
+TOOLS = re.compile(r"testing|conformance|faults|pytest_plugin")
+#: Faults belong to those tools, wherever they are exported.
+FAULTS = "stereos_proto_io.guest.faults"
 #: Errors of Python's own that callers have to know of.
 BUILTIN = {"ValueError", "TypeError", "RuntimeError", "OSError"}
 
@@ -113,10 +117,15 @@ def test_docstrings_name_units():
 
 
 def test_docstrings_name_their_section_of_the_protocol():
-    from stereos_proto_io import addresses
     from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
 
-    things = [*public_things(stereos_proto), *public_things(addresses)]
+    things = [
+        thing
+        for module in PUBLIC
+        if not TOOLS.search(module)
+        for thing in public_things(importlib.import_module(module))
+        if thing[1].__module__ != FAULTS
+    ]
     for verbs in (SyncVerbs, AsyncVerbs):
         things += [(f"{verbs.__name__}.{name}", function) for name, function, _ in methods(verbs)]
     bare = [name for name, thing in things if name not in NO_SECTION and not re.search(r"§\d", thing.__doc__)]

@@ -103,6 +103,7 @@ assert "| `freeze` | {py:class}`~stereos_proto.Freeze` | host | `guest_path` tex
     generate.messages_table()
 )
 assert ">freeze<" in generate.exchange_diagram()
+assert "| `freeze` | `Freeze` | `request` |" in generate.names_table()
 
 # The command line, which knows what the payload must be.
 with simulated_guest(types={"freeze"}) as simulated:
@@ -119,13 +120,40 @@ with simulated_guest(types={"freeze"}) as simulated:
 """
 
 
-def test_a_new_message_takes_one_row_and_one_class(tree):
+def add_message(tree):
+    """One class and one row, as the page says."""
     messages, registry = tree / "stereos_proto/_messages.py", tree / "stereos_proto/_registry.py"
     anchor = "@attrs.frozen(slots=False)\nclass CustomRequest(Request):"
     edit(messages, anchor, recipe("recipe-message-class") + "\n\n" + anchor)
     edit(registry, "    UnknownMessage,\n)", "    UnknownMessage,\n    Freeze,\n)")
     edit(registry, "    Row(Pong, Kind.REPLY),\n", recipe("recipe-message-row") + "    Row(Pong, Kind.REPLY),\n")
+
+
+def test_a_new_message_takes_one_row_and_one_class(tree):
+    add_message(tree)
     run_in(tree, NEW_MESSAGE)
+
+
+#: What holds the table to what the reference was seen to send, and names it there by hand.
+HELD = {"tests/test_registry.py::test_the_table", "tests/test_messages.py::test_the_types_of_the_reference"}
+
+
+def test_the_tests_that_a_new_message_fails_are_those_that_the_page_names(tree):
+    """The page says which, and that they fail on purpose. No other test of the tables knows the messages."""
+    page = CARRY_ON.read_text()
+    assert all(part in page for test in HELD for part in test.split("::"))
+    add_message(tree)
+    shutil.copytree(
+        ROOT / "tests", tree.parent / "tests", ignore=shutil.ignore_patterns("__pycache__", "vm", "drivers")
+    )
+    names = ("registry", "messages", "state", "codec", "events", "testing_strategies")
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rf", "--rootdir", str(tree.parent)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tree), str(tree.parent)))}
+    done = subprocess.run(
+        [*line, *(f"tests/test_{name}.py" for name in names)],
+        cwd=tree.parent, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert set(re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)) == HELD, done.stdout + done.stderr
 
 
 NEW_TRANSPORT = """

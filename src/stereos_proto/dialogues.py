@@ -34,14 +34,14 @@ ATTEMPT_TIMEOUT: Final = 5.0
 
 @attrs.frozen
 class Connect:
-    """Make a new connection, within `timeout` seconds. Errors: ConnectError."""
+    """Make a new connection, within `timeout` seconds (§8). Errors: ConnectError."""
 
     timeout: float
 
 
 @attrs.frozen
 class Send:
-    """Send one request and wait for its reply, `timeout` seconds at most (None: as long as the caller waits)."""
+    """Send one request and wait for its reply (§3), `timeout` seconds at most (None: as long as the caller waits)."""
 
     message: Request
     timeout: float | None = None
@@ -49,7 +49,7 @@ class Send:
 
 @attrs.frozen
 class SendMany:
-    """Send requests in one flight. `on_outcome(index, outcome)` is called as each of them settles."""
+    """Send requests in one flight (§3). `on_outcome(index, outcome)` is called as each of them settles."""
 
     messages: tuple[Request, ...]
     on_outcome: Callable[[int, Reply | StereosError], None]
@@ -57,7 +57,7 @@ class SendMany:
 
 @attrs.frozen
 class Sleep:
-    """Wait `seconds`, or until the guest pushes a notification."""
+    """Wait `seconds`, or until the guest pushes a notification (§3)."""
 
     seconds: float
 
@@ -76,7 +76,7 @@ def _unchanged(delay: float) -> float:
 
 @attrs.frozen
 class Backoff:
-    """How long to wait between tries: `first` seconds, times `factor` each time, `maximum` at most.
+    """How long to wait between tries (§7): `first` seconds, times `factor` each time, `maximum` at most.
 
     A guest that answers, and is not ready yet, is asked again after `answering` seconds at the most: its next
     state is near, and asking costs it next to nothing.
@@ -101,7 +101,7 @@ class Backoff:
 
 @attrs.frozen
 class WaitProgress:
-    """Where a wait stands: the number of `tries` so far, and what the last one saw.
+    """Where a wait stands (§6): the number of `tries` so far, and what the last one saw.
 
     `health` is the guest's last report, `error` what the last try ended in when it brought none.
     """

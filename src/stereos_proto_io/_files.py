@@ -16,7 +16,7 @@ def read_jcard(
     fs_type: str = "9p",
     ssh_keys: Iterable[InjectSSHKey] = (),
 ) -> ProvisionPlan:
-    """Read the jcard.toml at `path` into a plan: `load_jcard`, with the file's errors in the same words.
+    """Read the jcard.toml (§10) at `path` into a plan: `load_jcard`, with the file's errors in the same words.
 
     Raises JcardError, which names the file, when it cannot be opened or is not UTF-8, and all that
     `load_jcard` raises.

@@ -29,7 +29,7 @@ __all__ = ["Client", "connect", "connect_when_ready"]
 
 
 class Client(SyncVerbs):
-    """A connection to a guest. Threads may share it; each gets its own replies.
+    """A connection to a guest. Threads may share it; each gets its own replies (§3).
 
     `connect` or `Client.attach` make one; `close` it, or use it in `with`.
     """
@@ -207,7 +207,7 @@ def connect_when_ready(
 ) -> Client:
     """Dial until there is a guest, wait until it is ready, and return a client; all within `timeout` seconds.
 
-    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again.
+    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
     `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`; `request_timeout` is what
     each verb of the client waits later; `limits` are those of `Client.attach`.
 

@@ -27,7 +27,7 @@ __all__ = ["Client", "connect", "connect_when_ready"]
 
 
 class Client(AsyncClient):
-    """A connection to a guest. `connect` or `Client.attach` make one; `aclose` it, or use it in `async with`."""
+    """A connection to a guest (§3). `connect` or `Client.attach` make one; `aclose` it, or use it in `async with`."""
 
     def __init__(self, wire: Wire, session: Session) -> None:
         self._wire = wire
@@ -165,7 +165,7 @@ def connect_when_ready(
 ) -> AbstractAsyncContextManager[Client]:
     """Dial until there is a guest, and wait until it is ready; for use with `async with … as client`.
 
-    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again.
+    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
     `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`. `timeout` bounds it all,
     in seconds; a scope of your own does as well.
 

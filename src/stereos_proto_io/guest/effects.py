@@ -21,7 +21,7 @@ _9P_OPTIONS: Final = ("trans=virtio", "version=9p2000.L")
 
 
 class FolderEffects(Effects):
-    """A guest whose file system is `root`: `GuestSimulator(effects=FolderEffects("/tmp/guest"))`.
+    """A guest whose file system is `root` (§6): `GuestSimulator(effects=FolderEffects("/tmp/guest"))`.
 
     Files are written beside their place as `NAME.tmp` and renamed, so nobody sees half of one. Mounts get
     their mount point; they are carried out by `run`, where given: it takes the argv of a `mount` or `umount`

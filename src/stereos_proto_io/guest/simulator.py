@@ -80,19 +80,19 @@ _DEFAULT_MODE: Final = 0o600
 
 
 class RequestRefused(Exception):
-    """Raised by a handler to say no: the host gets `Ack(ok=False)` with this text."""
+    """Raised by a handler to say no: the host gets `Ack(ok=False)` with this text (§3)."""
 
 
 @attrs.frozen
 class Secret:
-    """A secret as the guest stores it: `value`, and `mode`, the permission bits of its file."""
+    """A secret as the guest stores it (§6): `value`, and `mode`, the permission bits of its file."""
 
     value: str = attrs.field(repr=False)
     mode: int = attrs.field(repr=oct)
 
 
 class Effects:
-    """What a guest does to its machine. This one does nothing; `FolderEffects` writes real files.
+    """What a guest does to its machine (§6). This one does nothing; `FolderEffects` writes real files.
 
     Each method may raise RequestRefused with the text that the host is to see. What was refused is not kept.
     """
