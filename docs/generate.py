@@ -373,6 +373,13 @@ def api_sections(part: str) -> Iterator[str]:
             yield from (data(module, name, value) for name, value in own if not is_described(value))
 
 
+def is_shown(base: type) -> bool:
+    """Whether a class is worth being named as a base: it is not `object`, nor one of ours without a place here."""
+    if not base.__module__.startswith("stereos_proto"):
+        return base is not object
+    return any(base in map(vars(module).get, public_names(module)) for _, _, module, _ in API)
+
+
 def is_described(value: Any) -> bool:
     """Whether a value is a class or a function, which have docstrings of their own."""
     return inspect.isclass(value) or inspect.isfunction(value)
@@ -382,7 +389,7 @@ def autodoc(module: ModuleType, name: str, value: Any) -> str:
     """One autodoc directive."""
     if inspect.isfunction(value):
         return f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{name}\n```\n\n"
-    options = ["members", *([] if value.__bases__ == (object,) else ["show-inheritance"])]
+    options = ["members", *(["show-inheritance"] if any(map(is_shown, value.__bases__)) else [])]
     if name == "Client":
         options.append("inherited-members")
     if issubclass(value, Enum):

@@ -11,11 +11,12 @@ from typing import Any
 
 import attrs
 from docutils import nodes
-from generate import LINKED, public_names
+from generate import LINKED, is_shown, public_names
 from sphinx.application import Sphinx
 from sphinx.util.inspect import signature, stringify_signature
 
 import stereos_proto
+from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
 from stereos_proto_io.blocking import Client
 
 PROTOCOL = "protocol"
@@ -52,6 +53,8 @@ def show_signature(
     """An exception as it is made, and defaults by their values instead of the names that the code has for them."""
     if arguments is None:
         return None
+    if what == "class" and issubclass(thing, SyncVerbs | AsyncVerbs):
+        return "", None  # `connect` and `attach` make one
     if what == "exception":
         if not inspect.isfunction(thing.__init__):
             return "", None
@@ -78,8 +81,8 @@ def show_signature(
 
 
 def drop_private_bases(_app: Sphinx, _name: str, _thing: Any, _options: Any, bases: list[Any]) -> None:
-    """Leave out bases that are no part of the reference."""
-    bases[:] = [base for base in bases if not getattr(base, "__name__", "").startswith("_")] or bases
+    """Leave out bases of ours that are no part of the reference."""
+    bases[:] = filter(is_shown, bases)
 
 
 def drop_generated(_app: Sphinx, _what: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:

@@ -266,6 +266,33 @@ def test_a_fleet_with_live_progress(name, guests, jcard):
         expect_provisioned(guest, "tok-12345")
 
 
+async def until(stream, text):
+    """Read a stream until it says `text`."""
+    said = b""
+    while text not in said:
+        data = await stream.read(65536)
+        assert data, said
+        said += data
+
+
+async def watch(name, jcard, guest):
+    """Follow the table of a fleet from "booting" on. Nothing goes on before the table has said so."""
+    env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "120", "FORCE_COLOR": "1"}  # a terminal, as far as rich can tell
+    async with running(*command(name, jcard, guest.address), env=env) as process:
+        await until(process.stdout, b"booting")
+        guest.simulator.state = "ready"
+        await until(process.stdout, b"1 of 1 guests are up")
+        return await process.wait()
+
+
+@pytest.mark.parametrize("name", ["fleet_asyncio.py", "fleet_trio.py"])
+def test_the_progress_of_a_fleet_is_live(name, jcard):
+    with simulated_guest(poll_interval=0.05) as guest:
+        guest.simulator.state = "booting"
+        assert asyncio.run(watch(name, jcard, guest)) == 0
+        expect_provisioned(guest, "tok-12345")
+
+
 @pytest.mark.parametrize("name", ["fleet_asyncio.py", "fleet_trio.py"])
 def test_a_fleet_says_which_guest_failed(name, guests, jcard):
     with simulated_guest(types={"ping", "get_health"}) as poor:
