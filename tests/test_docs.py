@@ -19,9 +19,22 @@ from pathlib import Path
 import pytest
 
 import stereos_proto
-from stereos_proto import LifecycleState, State, StereosError
+from stereos_proto import (
+    DEFAULT_TIMEOUT,
+    GUEST_CID,
+    GUEST_PORT,
+    MAX_LINE_SIZE,
+    MAX_PENDING,
+    LifecycleState,
+    State,
+    StereosError,
+)
+from stereos_proto._constants import MAX_HYBRID_VSOCK_ANSWER, MAX_KEPT_NESTING, MAX_NESTING
 from stereos_proto._registry import REGISTRY
 from stereos_proto._state import TRANSITIONS, Happening
+from stereos_proto.dialogues import Backoff
+from stereos_proto_io._dial import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
+from stereos_proto_io._verbs import READY_TIMEOUT
 from stereos_proto_io.testing import simulated_guest
 
 ROOT = Path(__file__).parent.parent
@@ -293,6 +306,39 @@ def test_an_error_without_a_remedy_fails_the_build(monkeypatch):
 def test_the_ten_faults_of_the_reference_are_ten():
     numbers = re.findall(r"^\| (\d+) \|", (DOCS / "index.md").read_text(), re.MULTILINE)
     assert numbers == [str(number) for number in range(1, 11)]
+
+
+_BACKOFF = Backoff()
+#: Where pages tell a number of the code.
+NUMBERS = [
+    ("integrate.md", f"may be under way, {MAX_PENDING} by default"),
+    ("integrate.md", f"wait {DEFAULT_TIMEOUT:g} s where they have a default"),
+    ("integrate.md", f"{HYBRID_VSOCK_PATIENCE:g} s is enough for hybrid vsock"),
+    ("tutorials/blocking.md", f"by default the client's, which is {DEFAULT_TIMEOUT:g}."),
+    ("tutorials/blocking.md", f"by default it is {READY_TIMEOUT:g}."),
+    ("howto/timeouts.md", f"the client's own is {DEFAULT_TIMEOUT:g} s"),
+    ("howto/transports.md", f"A guest listens on port {GUEST_PORT}"),
+    ("howto/transports.md", f"waits up to {HYBRID_VSOCK_PATIENCE:g} s for `OK`"),
+    ("howto/fleets.md", f"tried after {_BACKOFF.first * 1000:g} ms, then after twice as long each time"),
+    ("howto/fleets.md", f"up to {_BACKOFF.maximum:g} s. One that answers"),
+    ("howto/fleets.md", f"is asked every {_BACKOFF.answering * 1000:g} ms"),
+    ("protocol.md", f"{MAX_LINE_SIZE - 1:,} bytes | `\\n` | {MAX_LINE_SIZE:,}"),
+    ("protocol.md", f"waits **{DEFAULT_TIMEOUT:g} s** for a reply"),
+    ("protocol.md", f"the vsock CID **{GUEST_CID}**"),
+    ("protocol.md", f"of {MAX_HYBRID_VSOCK_ANSWER} bytes at most"),
+    ("protocol.md", f"up to {MAX_NESTING:,} levels of nesting"),
+    ("protocol.md", f"nest {MAX_KEPT_NESTING} levels at most"),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence"), NUMBERS)
+def test_numbers_on_the_pages_are_those_of_the_code(page, sentence):
+    assert sentence in " ".join((DOCS / page).read_text().split())
+
+
+def test_what_is_tried_again_every_second():
+    assert RESYNC_PATIENCE == 1
+    assert _BACKOFF.factor == 2
 
 
 def test_sections_of_the_protocol_keep_their_numbers():

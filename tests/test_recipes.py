@@ -162,6 +162,7 @@ import stereos_proto, trio
 from stereos_proto_io import ConnectError, blocking, parse_address
 from stereos_proto_io import asyncio as on_asyncio, trio as on_trio
 from stereos_proto_io.addresses import Mux
+from stereos_proto_io.cli import main as stereosctl
 from stereos_proto_io.testing import simulated_guest
 
 print(stereos_proto.__file__)
@@ -197,11 +198,12 @@ async def ping_trio(address):
         return await client.ping()
 
 with simulated_guest() as guest:
-    address = multiplexer("./good", guest.address.port, b"READY\\n", 3)
+    address = multiplexer("./good", guest.address.port, b"READY\\n", 4)
     with blocking.connect(address) as client:
         assert client.ping()
     assert asyncio.run(ping_asyncio(address))
     assert trio.run(ping_trio, address)
+    assert stereosctl(["ping", str(address)]) == 0
     try:
         blocking.connect(multiplexer("./bad", guest.address.port, b"WHAT?\\n", 1))
     except ConnectError as exc:

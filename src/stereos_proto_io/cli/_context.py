@@ -10,7 +10,7 @@ import attrs
 from cyclopts import Group, Parameter
 
 from stereos_proto.dialogues import READY_STATES
-from stereos_proto_io.addresses import Address, parse_address
+from stereos_proto_io.addresses import _PARSERS, Address, parse_address
 
 from ._errors import UsageError
 
@@ -24,7 +24,7 @@ WAIT_SECONDS: Final = 60.0
 #: What stands for standard input. `-` is made into it, which the parser would take for an option.
 STDIN: Final = "<stdin>"
 
-_SCHEMES: Final = frozenset({"tcp", "vsock", "unix", "serial", "hvsock"})
+_SCHEMES: Final = frozenset(_PARSERS)
 
 _GUEST: Final = Group("Guest", sort_key=10)
 _OUTPUT: Final = Group("Output", sort_key=20)
