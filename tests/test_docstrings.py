@@ -21,7 +21,7 @@ PUBLIC = tuple(package.__name__ for package in PACKAGES) + tuple(
     if "._" not in module.name and ".cli" not in module.name
 )
 #: What speaks of no wire: the two bases of all errors, and what is told of a server.
-NO_SECTION = {"StereosError", "ProtocolError", "GuestServer"}
+NO_SECTION = {"StereosError", "ProtocolError", "GuestServer", "serve"}
 #: Modules whose names need no section: tools for tests, which have their own words.
 TOOLS = re.compile(r"testing|conformance|faults|pytest_plugin")
 #: Faults belong to those tools, wherever they are exported.

@@ -30,7 +30,7 @@ def serve(
     faults: Iterable[Fault | str] = (),
     sleep: Sleep = asyncio.sleep,
 ) -> GuestServer:
-    """Serve `handler` at one address or several (§8), for the length of an `async with`.
+    """Serve `handler` at one address or several, for the length of an `async with`.
 
     `handler` takes a request and returns its reply, or is a coroutine function that does: then several
     requests of one connection are handled at once, begun in their order. It may raise RequestRefused. Or it is

@@ -31,7 +31,7 @@ def serve(
     faults: Iterable[Fault | str] = (),
     sleep: Sleep | None = None,
 ) -> GuestServer:
-    """Serve `handler` at one address or several (§8), until the server is closed or the guest has shut down.
+    """Serve `handler` at one address or several, until the server is closed or the guest has shut down.
 
     `handler` takes a request and returns its reply, or a `concurrent.futures.Future` of it: then the next
     request is handled meanwhile. It may raise RequestRefused. Or it is an object like `GuestSimulator`, which

@@ -28,7 +28,7 @@ async def serve(
     faults: Iterable[Fault | str] = (),
     sleep: Sleep = trio.sleep,
 ) -> AsyncIterator[GuestServer]:
-    """Serve `handler` at one address or several (§8), for the length of an `async with`.
+    """Serve `handler` at one address or several, for the length of an `async with`.
 
     `handler` takes a request and returns its reply, or is an async function that does: then several requests
     of one connection are handled at once. It may raise RequestRefused. Or it is an object like
