@@ -108,10 +108,7 @@ assert "| `freeze` | `Freeze` | `request` |" in generate.names_table()
 # The command line, which knows what the payload must be.
 with simulated_guest(types={"freeze"}) as simulated:
     place = str(simulated.address)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        assert main(["send", "freeze", '{"guest_path":"/workspace","thaw":true}', place]) == 0
-    assert "ok=True" in said.getvalue()
+    assert main(["send", "freeze", '{"guest_path":"/workspace","thaw":true}', place]) == 0
     assert simulated.simulator.requests == (Freeze("/workspace", thaw=True),)
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint):
