@@ -1,4 +1,4 @@
-"""The same under trio: python fleet_trio.py JCARD ADDRESS…"""
+"""Bring up many guests under trio, live as well: python fleet_trio.py JCARD ADDRESS…"""
 
 import os
 import sys
