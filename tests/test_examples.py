@@ -342,7 +342,8 @@ async def scrape(*line):
 
 def test_a_prometheus_exporter():
     agents = [AgentStatus("coder", running=True, restarts=2), AgentStatus("idle", running=False)]
-    with simulated_guest(agents=agents) as guest, simulated_guest() as gone:
+    # No time passes in it: after five seconds it would be healthy.
+    with simulated_guest(agents=agents, clock=lambda: 0.0) as guest, simulated_guest() as gone:
         place, nowhere = guest.address, gone.address
         gone.server.close()
         lines = asyncio.run(scrape(*command("prometheus_exporter.py", 0, place, nowhere))).splitlines()
