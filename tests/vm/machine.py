@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -79,8 +80,10 @@ class Machine:
         if "hybrid" in self.addresses:
             self.muxer = self._start_muxer()
         accelerator, processor = self._accelerator
+        qemu = parts.qemu()
         self.qemu = self._start(
-            *(parts.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            qemu.environment,
+            *(str(qemu.program), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-accel", accelerator, "-cpu", processor, "-smp", str(self._processors), "-m", str(self._memory)),
             *("-kernel", str(self._kernel or parts.kernel().image), "-initrd", str(self._image)),
             *("-append", _COMMAND_LINE),
@@ -107,7 +110,7 @@ class Machine:
     def _start_muxer(self) -> subprocess.Popen[bytes]:
         backend = self.folder / "backend"
         program = str(parts.muxer())
-        muxer = self._start(program, "--vm", f"guest-cid=3,uds-path={self.folder}/vsock,socket={backend}")
+        muxer = self._start({}, program, "--vm", f"guest-cid=3,uds-path={self.folder}/vsock,socket={backend}")
         deadline = time.monotonic() + 10
         while not backend.exists():
             if muxer.poll() is not None or time.monotonic() > deadline:
@@ -115,9 +118,12 @@ class Machine:
             time.sleep(0.01)
         return muxer
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+    def _start(self, environment: dict[str, str], *command: str) -> subprocess.Popen[bytes]:
+        environ = {**os.environ, **environment}
         with (self.folder / "programs").open("ab") as log:
-            process = subprocess.Popen((*_WITH_US, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                (*_WITH_US, *command), env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         self._processes.append(process)
         return process
 
