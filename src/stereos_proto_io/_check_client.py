@@ -217,7 +217,9 @@ async def _notifications_do_not_shift_replies(bench: _Bench) -> None:
 
 @_case("blank")
 async def _empty_lines(bench: _Bench) -> None:
-    _expect(await _result(bench.client.request_many([Ping(), GetHealth(), Ping()])), [Pong(), Health("ready"), Pong()])
+    replies = await _result(bench.client.request_many([Ping(), GetHealth(), Ping()]))
+    # How long the guest has been up is not ours to say.
+    _expect([type(reply) for reply in replies], [Pong, Health, Pong])
 
 
 @_case("garbage#2", ends=True)

@@ -198,6 +198,10 @@ class Machine:
         chosen = json.dumps({"runtime": runtime, "faults": faults, **options})
         return self.order("start", module="agent", arguments=(chosen, *LISTENING), stays=stays)
 
+    def agent_process(self) -> int:
+        """The process id of the agent in the guest."""
+        return int(self.order("agent"))
+
     def stop_agent(self) -> None:
         """Kill the guest's agent: from now on nobody listens."""
         self.agent = None

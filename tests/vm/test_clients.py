@@ -8,7 +8,8 @@ from stereos_proto_io.testing import client_cases
 
 from .guest import remote
 from .guest.hosts import HOSTS
-from .moments import PATIENCE, RUNTIMES
+from .guest.scenarios import PATIENCE
+from .moments import RUNTIMES
 
 FROM_HERE = ("tcp", "serial", "hybrid")
 
