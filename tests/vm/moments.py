@@ -1,15 +1,10 @@
 """What the tests of awkward moments have in common: outcomes, and what they wait for."""
 
 import threading
-import time
 from contextlib import contextmanager
 from functools import partial
 
-from stereos_proto import Ping
-
 from .guest.hosts import HOSTS
-from .guest.remote import GuestThere
-from .guest.scenarios import PATIENCE
 
 RUNTIMES = tuple(HOSTS)
 #: What a client says when nothing comes: a deadline of its own, or of the caller's.
@@ -37,10 +32,3 @@ def all_hosts(scenario, *args):
 def one_host(runtime, scenario, *args):
     """What one of the clients runs."""
     return partial(HOSTS[runtime]().run, scenario, *args)
-
-
-def wait_for_pings(machine, number):
-    """Wait until so many pings have come to the guest, whose agent is a watched one."""
-    deadline = time.monotonic() + PATIENCE
-    while sum(isinstance(request, Ping) for request in GuestThere(machine).requests) < number:
-        assert time.monotonic() < deadline

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
         print(f"make test-vm: HYBRID VSOCK IS SKIPPED: {why}", file=sys.stderr)
         if _status(why):
             return 1
-    # Two machines at a time; the file that takes longest is the first one by its name.
+    # Two machines at a time, and the files in the order that they are collected in.
     at_once = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     command = (sys.executable, "-m", "pytest", "-q", "--no-header", "-m", "vm", *at_once, str(image.TESTS))
     os.chdir(parts.ROOT)

@@ -4,6 +4,7 @@ import pytest
 
 from . import parts
 from .guest.hosts import together
+from .guest.remote import wait_for_pings
 from .guest.scenarios import (
     IMPATIENCE,
     PATIENCE,
@@ -15,7 +16,7 @@ from .guest.scenarios import (
     shut_down,
 )
 from .machine import BOOT_TIME
-from .moments import LOST, NO_ANSWER, RUNTIMES, all_hosts, one_host, wait_for_pings
+from .moments import LOST, NO_ANSWER, RUNTIMES, all_hosts, one_host
 
 #: What a client says over a muxer that has lost its machine, or only the connection.
 MUTE = (*NO_ANSWER, *LOST)
@@ -110,7 +111,7 @@ def test_reboot_in_mid_request(plain_machine, runtime):
         machine.wait_up()
 
     hosts = {
-        transport: one_host(runtime, go_through_a_reboot, address, BOOT_TIME)
+        transport: one_host(runtime, go_through_a_reboot, address, BOOT_TIME, PATIENCE)
         for transport, address in machine.addresses.items()
     }
     seen = in_step(hosts, reboot)

@@ -80,13 +80,16 @@ def lost_tries(tries, start):
     return sum(end > up for end in silent), uptime
 
 
-async def go_through_a_reboot(host, address, boot_time, asking, rebooted):
-    """Ask before the reboot, and after it over the old connection and a new one; return the kinds of what came."""
+async def go_through_a_reboot(host, address, boot_time, patience, asking, rebooted):
+    """Ask before the reboot, and after it over the old connection and a new one; return the kinds of what came.
+
+    `patience` is what the old connection gets.
+    """
     client = await host.within(PATIENCE, host.dial, address)
     asking.wait(PATIENCE)
     during = (await host.see(2 * IMPATIENCE, client.ping)).kind
     rebooted.wait(2 * boot_time)
-    old = (await host.see(PATIENCE, client.get_health)).kind
+    old = (await host.see(patience, client.get_health)).kind
     await host.close(client)
     new = await host.within(boot_time, host.ready, address)
     return during, old, (await host.see(PATIENCE, new.ping)).kind
