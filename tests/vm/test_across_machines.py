@@ -20,8 +20,8 @@ def found(tmp_path_factory):
     images.write_outer_image(path)
     with Machine(path, memory=1400, processors=2) as outer:
         # Each limit is there for a test that hangs, on a machine that has other things to do.
-        outer.power_on().wait_up(200)
-        return outer.call("nest", "everything", timeout=400)
+        outer.power_on().wait_up(300)
+        return outer.call("nest", "everything", timeout=900)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
