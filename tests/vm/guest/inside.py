@@ -12,21 +12,10 @@ import agent
 from hosts import HOSTS
 
 from stereos_proto_io.addresses import parse_address
-from stereos_proto_io.guest.conformance import Outcome
-from stereos_proto_io.guest.conformance import run as run_conformance
 from stereos_proto_io.testing import check_client, client_cases
 
 PATIENCE = 60
 PORT = "serial:///dev/virtio-ports/org.stereos.control"
-
-
-def examine(address):
-    """Run the conformance suite; return how many cases passed, and which failed why."""
-    report = run_conformance(parse_address(address), allow_effects=True, timeout=PATIENCE)
-    return {
-        "passed": report.count(Outcome.PASSED),
-        "failed": [(result.name, result.reason) for result in report.failed],
-    }
 
 
 def check(name, address):

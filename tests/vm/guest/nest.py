@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import conformance
 import inside
 import remote
 import scenarios
@@ -36,8 +37,9 @@ def everything():
         found["clients"] = {name: remote.check(host(), inner, GUEST) for name, host in HOSTS.items()}
         found["conformance"] = {}
         for name in HOSTS:
-            inner.start_agent(name)
-            found["conformance"][name] = inside.examine(str(GUEST))
+            inner.start_agent(name, stays=True)
+            found["conformance"][name] = conformance.examine(str(GUEST))
+        inner.start_agent()
         found["nobody listens"] = {name: inside.dial(name, "vsock://3:4321") for name in HOSTS}
         inner.pause()
         found["paused"] = {name: inside.dial(name, str(GUEST)) for name in HOSTS}
