@@ -30,9 +30,7 @@ from stereos_proto import (
 )
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
 from stereos_proto_io.guest import GuestSimulator, RequestRefused, _device, _listen
-from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import blocking as blocking_guest
-from stereos_proto_io.guest import trio as trio_guest
 from stereos_proto_io.guest._session import MAX_OWED
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -310,6 +308,27 @@ def read_lines(descriptor, count):
     return [json.loads(line) for line in data.splitlines()]
 
 
+def test_character_device_that_somebody_has_open(kind, place, monkeypatch):
+    """A server that does not have the port says so at once, and gives back what it has."""
+
+    def busy(path, *_args):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+
+    with terminal() as (_master, path, _slave):
+        monkeypatch.setattr(_device.os, "open", busy)
+        with (
+            pytest.raises(OSError, match="busy"),
+            running(kind, [place["unix"], VirtioSerial(path)], GuestSimulator()),
+        ):
+            pass
+    assert not Path("guest").exists()
+
+
+def test_character_device_of_a_guest_that_never_listens(kind):
+    with terminal() as (_master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator(faults=["refuse:9s"])):
+        pass
+
+
 def test_character_device(kind):
     simulator = GuestSimulator()
     with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), simulator) as guest:
@@ -346,8 +365,7 @@ def test_character_device_whose_host_is_away(kind, monkeypatch):
             away["write"] -= bool(away["write"])
             return super().write(data) if not away["write"] else 0
 
-    for module in (blocking_guest, asyncio_guest, trio_guest):
-        monkeypatch.setattr(module, "Device", Lonely)
+    monkeypatch.setattr(_listen, "Device", Lonely)
     with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator()):
         os.write(master, encode(Ping()) * 2)
         assert read_lines(master, 2) == [PONG, PONG]
@@ -363,8 +381,7 @@ def test_character_device_answers_a_flight_that_comes_at_once(kind, monkeypatch)
             # A terminal gives little at a time, and a virtio-serial port all that there is.
             return requests.pop() if super().read(size) and requests else None
 
-    for module in (blocking_guest, asyncio_guest, trio_guest):
-        monkeypatch.setattr(module, "Device", Full)
+    monkeypatch.setattr(_listen, "Device", Full)
     with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator()):
         os.write(master, b"\n")
         assert read_lines(master, 250) == [PONG] * 250

@@ -31,6 +31,7 @@ from stereos_proto import (
     SetConfig,
     UnexpectedReply,
 )
+from stereos_proto.dialogues import READY_STATES
 
 from .addresses import TCP, Address
 from .guest import GuestSimulator
@@ -162,12 +163,13 @@ async def _verbs(bench: _Bench) -> None:
     client = bench.client
     _expect(await _result(client.ping()), Pong())
     health = await _result(client.get_health())
-    _expect((health.state, health.agents), ("ready", (AgentStatus("a", True),)))
+    # It becomes healthy when its guest has looked at its agents for the first time.
+    _expect((health.state in READY_STATES, health.agents), (True, (AgentStatus("a", True),)))
     _expect(await _result(client.set_config("x = 1\n")), Ack("set_config", True))
     _expect(await _result(client.inject_secret("NAME", _SECRET)), Ack("inject_secret", True))
     _expect(await _result(client.inject_ssh_key("admin", "ssh-ed25519 AAAA x")), Ack("inject_ssh_key", True))
     _expect(await _result(client.mount("share0", "/workspace", "9p")), Ack("mount", True))
-    _expect((await _result(client.wait_ready(agents=["a"]))).state, "ready")
+    _expect((await _result(client.wait_ready(agents=["a"]))).state in READY_STATES, True)
     _expect(bench.guest.config, "x = 1\n")
     _expect(bench.guest.secrets["NAME"].value, _SECRET)
     _expect(bench.guest.mounts[0].guest_path, "/workspace")
@@ -217,7 +219,9 @@ async def _notifications_do_not_shift_replies(bench: _Bench) -> None:
 
 @_case("blank")
 async def _empty_lines(bench: _Bench) -> None:
-    _expect(await _result(bench.client.request_many([Ping(), GetHealth(), Ping()])), [Pong(), Health("ready"), Pong()])
+    replies = await _result(bench.client.request_many([Ping(), GetHealth(), Ping()]))
+    # How long the guest has been up is not ours to say.
+    _expect([type(reply) for reply in replies], [Pong, Health, Pong])
 
 
 @_case("garbage#2", ends=True)

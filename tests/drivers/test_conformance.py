@@ -1,7 +1,9 @@
 """Every client over every transport, through the cases of `check_client`."""
 
+import itertools
 import socket
 
+import attrs
 import pytest
 import trio
 
@@ -33,6 +35,18 @@ def check(driver, make, address, **options):
 @pytest.mark.parametrize("transport", ADDRESSES)
 def test_every_address(driver, transport, tmp_path):
     check(driver, driver.module.connect, ADDRESSES[transport](tmp_path))
+
+
+@each_driver
+def test_a_guest_for_which_time_flies(driver):
+    """Nothing depends on how long a case takes: a guest that is emulated, on a busy machine, takes seconds."""
+    cases = [
+        attrs.evolve(case, options={**case.options, "clock": map(float, itertools.count()).__next__})
+        for case in client_cases()
+    ]
+    check_client(
+        driver.module.connect, run=None if driver is BLOCKING else driver.run, within=driver.within, cases=cases
+    )
 
 
 @each_driver

@@ -19,6 +19,8 @@ _WANTED = os.environ.get("STEREOS_VM", "")
 #: Booting takes long, and installs packages: `make test-vm` says that it is wanted.
 collect_ignore_glob = [] if _WANTED else ["test_*.py"]
 
+#: The files that take longest come first, so that what runs them in parallel ends at about the same time.
+_LONG = ("test_across_machines", "test_ends")
 _NOTE, _COUNT = "vm-note", "vm-count"
 #: Seconds after which a step must have ended in a result or an error, whatever it is.
 _LIMIT = 240
@@ -26,9 +28,11 @@ _LIMIT = 240
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.vm)
+    ours = [item for item in items if here in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.vm)
+    if len(ours) == len(items):
+        items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 class Pool:

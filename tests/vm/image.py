@@ -6,7 +6,6 @@ is kept between runs; our code, made each time; for the outer machine of a neste
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
 import os
@@ -61,11 +60,12 @@ def write_outer_image(target: Path) -> None:
     """Write the initramfs of a guest that has all for a guest of its own: QEMU, /firmware, /vmlinux and /initramfs."""
     write_image(target)
     kernel = parts.kernel()
-    qemu = Path(shutil.which(parts.QEMU) or "").resolve()
+    qemu = parts.qemu()
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
-        _copy_program(qemu, stage, f"bin/{parts.QEMU}")
-        firmware = _firmware_folder(qemu)
+        _copy(qemu.program.resolve(), stage / "bin" / parts.QEMU)
+        _copy_libraries(stage, [qemu.program], qemu.environment)
+        firmware = _firmware_folders(qemu)
         for name in _FIRMWARE:
             _copy(next(place / name for place in firmware if (place / name).exists()), stage / "firmware" / name)
         _copy(kernel.image, stage / "vmlinux")
@@ -113,16 +113,17 @@ def _walk(stage: Path) -> Iterator[Path]:
 
 def _kept(name: str, facts: object, stage: Callable[[Path], None], *, extra: bytes = b"") -> bytes:
     """The layer that `stage` fills a folder with, from the cache where it was made from the same `facts`."""
-    kept = parts.CACHE / f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.cpio"
-    if not kept.exists():
-        for old in parts.CACHE.glob(f"{name}-*.cpio"):
-            old.unlink()
-        with tempfile.TemporaryDirectory() as folder:
-            stage(Path(folder))
-            draft = kept.with_suffix(f".{os.getpid()}")
-            draft.write_bytes(archive(Path(folder), extra))
-            draft.rename(kept)
-    return kept.read_bytes()
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def make(folder: Path) -> None:
+        for old in parts.CACHE.glob(f"layer-{name}-*"):
+            shutil.rmtree(old)
+        (folder / "stage").mkdir()
+        stage(folder / "stage")
+        (folder / "cpio").write_bytes(archive(folder / "stage", extra))
+        shutil.rmtree(folder / "stage")
+
+    return (parts.kept(f"layer-{name}-{digest}", make) / "cpio").read_bytes()
 
 
 def _system_layer() -> bytes:
@@ -137,7 +138,7 @@ def _system_layer() -> bytes:
 def _stage_system(stage: Path, kernel: parts.Kernel) -> None:
     for name in ("dev", "proc", "sys", "tmp", "root", "run", "etc", "home/admin", "home/agent", SITE):
         (stage / name).mkdir(parents=True)
-    _copy(parts.BUSYBOX, stage / "bin" / "busybox")
+    _copy(kernel.busybox, stage / "bin" / "busybox")
     for applet in _APPLETS:
         (stage / "bin" / applet).symlink_to("busybox")
     _copy_modules(kernel, stage, "modules", parts.MODULES)
@@ -213,9 +214,11 @@ def _copy_program(program: Path, stage: Path, name: str) -> None:
     _copy_libraries(stage, [program])
 
 
-def _copy_libraries(stage: Path, programs: Iterable[Path]) -> None:
-    for library in parts.shared_libraries(*programs):
-        _copy(library.resolve(), stage / library.relative_to("/"))
+def _copy_libraries(stage: Path, programs: Iterable[Path], environment: dict[str, str] | None = None) -> None:
+    for library in parts.shared_libraries(*programs, environment=environment):
+        # What was only unpacked goes where the guest's loader looks by itself.
+        unpacked = library.is_relative_to(parts.CACHE)
+        _copy(library.resolve(), stage / ("lib" / Path(library.name) if unpacked else library.relative_to("/")))
 
 
 def _copy_modules(kernel: parts.Kernel, stage: Path, folder: str, names: Iterable[str]) -> None:
@@ -232,7 +235,8 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copy(source, target)
 
 
-@functools.cache
-def _firmware_folder(qemu: Path) -> list[Path]:
-    run = subprocess.run((str(qemu), "-L", "help"), capture_output=True, text=True, check=True, timeout=20)
+def _firmware_folders(qemu: parts.Qemu) -> list[Path]:
+    command = (str(qemu.program), "-L", "help")
+    environment = {**os.environ, **qemu.environment}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=20)
     return [Path(line) for line in run.stdout.split()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -20,6 +22,8 @@ from . import parts
 
 #: Seconds from power-on to a guest agent that listens, on a busy machine.
 BOOT_TIME: Final = 90.0
+#: Seconds until a program that was started has made its sockets.
+_START_TIME: Final = 60.0
 _COMMAND_LINE: Final = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=1 tsc=reliable"
 #: Should the tests be killed, their machines go with them. A guest with a guest of its own takes it along anyway.
 _WITH_US: Final = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
@@ -52,9 +56,9 @@ class Machine:
     ) -> None:
         # The path of a unix socket is short, and a folder of pytest's is not.
         self.folder = Path(tempfile.mkdtemp(prefix="vm-"))
-        self.port = _free_port()
+        tcp = _free_place()
         self.addresses: dict[str, Address] = {
-            "tcp": TCP("127.0.0.1", self.port),
+            "tcp": tcp,
             "serial": VirtioSerial(str(self.folder / "control")),
         }
         if muxed:
@@ -73,14 +77,17 @@ class Machine:
         self._processors = processors
         self._arguments = [word for tag, folder in (shares or {}).items() for word in _share(tag, folder)]
         self._arguments += arguments
+        self._forward = f"hostfwd=tcp:{tcp.host}:{tcp.port}-:1024"
 
     def power_on(self) -> Self:
         """Start the machine. Raises MachineError."""
         if "hybrid" in self.addresses:
             self.muxer = self._start_muxer()
         accelerator, processor = self._accelerator
+        qemu = parts.qemu()
         self.qemu = self._start(
-            *(parts.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            qemu.environment,
+            *(str(qemu.program), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-accel", accelerator, "-cpu", processor, "-smp", str(self._processors), "-m", str(self._memory)),
             *("-kernel", str(self._kernel or parts.kernel().image), "-initrd", str(self._image)),
             *("-append", _COMMAND_LINE),
@@ -94,7 +101,7 @@ class Machine:
         # Memory that a muxer can share, for all machines alike.
         yield from ("-object", f"memory-backend-memfd,id=mem,size={self._memory}M,share=on")
         yield from ("-M", "pc,memory-backend=mem")
-        yield from ("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:1024")
+        yield from ("-netdev", f"user,id=net,restrict=on,{self._forward}")
         yield from ("-device", "virtio-net-pci,netdev=net,romfile=")
         yield from ("-device", "virtio-serial-pci")
         for name in ("control", "test"):
@@ -107,17 +114,20 @@ class Machine:
     def _start_muxer(self) -> subprocess.Popen[bytes]:
         backend = self.folder / "backend"
         program = str(parts.muxer())
-        muxer = self._start(program, "--vm", f"guest-cid=3,uds-path={self.folder}/vsock,socket={backend}")
-        deadline = time.monotonic() + 10
+        muxer = self._start({}, program, "--vm", f"guest-cid=3,uds-path={self.folder}/vsock,socket={backend}")
+        deadline = time.monotonic() + _START_TIME
         while not backend.exists():
             if muxer.poll() is not None or time.monotonic() > deadline:
                 raise MachineError(f"the muxer did not start: {self.log()}")
             time.sleep(0.01)
         return muxer
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+    def _start(self, environment: dict[str, str], *command: str) -> subprocess.Popen[bytes]:
+        environ = {**os.environ, **environment}
         with (self.folder / "programs").open("ab") as log:
-            process = subprocess.Popen((*_WITH_US, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                (*_WITH_US, *command), env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         self._processes.append(process)
         return process
 
@@ -187,6 +197,10 @@ class Machine:
             return self.order("start")
         chosen = json.dumps({"runtime": runtime, "faults": faults, **options})
         return self.order("start", module="agent", arguments=(chosen, *LISTENING), stays=stays)
+
+    def agent_process(self) -> int:
+        """The process id of the agent in the guest."""
+        return int(self.order("agent"))
 
     def stop_agent(self) -> None:
         """Kill the guest's agent: from now on nobody listens."""
@@ -275,7 +289,7 @@ class Lines:
     """JSON lines over a unix socket that QEMU makes soon."""
 
     def __init__(self, path: Path, may_come: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + _START_TIME
         self._socket = socket.socket(socket.AF_UNIX)
         while True:
             try:
@@ -316,8 +330,12 @@ def _share(tag: str, folder: Path) -> Iterator[str]:
     yield from ("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
 
 
-def _free_port() -> int:
-    """A port that QEMU may take: hosts wait for it before QEMU has it, so it cannot choose one itself."""
+def _free_place() -> TCP:
+    """Where QEMU may listen: hosts wait for it before QEMU has it, so it cannot choose a place itself.
+
+    All of 127/8 is loopback, and nobody else has our address of it: until QEMU binds, the port stays free.
+    """
+    host = "127." + ".".join(str(secrets.randbelow(254) + 1) for _ in range(3))
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        sock.bind((host, 0))
+        return TCP(host, sock.getsockname()[1])

@@ -1,15 +1,12 @@
-"""Deadlines, outcomes and scenarios that the tests of awkward moments have in common."""
+"""What the tests of awkward moments have in common: outcomes, and what they wait for."""
 
 import threading
 from contextlib import contextmanager
+from functools import partial
 
 from .guest.hosts import HOSTS
 
 RUNTIMES = tuple(HOSTS)
-#: Seconds for what works, on a busy machine.
-PATIENCE = 30
-#: Seconds for what cannot work: as long as we are willing to wait.
-IMPATIENCE = 2
 #: What a client says when nothing comes: a deadline of its own, or of the caller's.
 NO_ANSWER = ("Timeout", "ConnectError")
 #: What it says of a request whose connection is lost.
@@ -27,11 +24,11 @@ def meanwhile(seconds, function, *args):
         timer.join()
 
 
-async def dial_and_ping(host, address):
-    """Dial, and ping; return the kinds of what came of it."""
-    dialled = await host.see(PATIENCE, host.dial, address)
-    if dialled.error:
-        return dialled.kind, str(dialled.error), dialled.error.retryable
-    pinged = await host.see(PATIENCE, dialled.result.ping)
-    await host.close(dialled.result)
-    return pinged.kind, str(pinged.error), None
+def all_hosts(scenario, *args):
+    """What each of the clients runs, for `in_step`."""
+    return {name: one_host(name, scenario, *args) for name in RUNTIMES}
+
+
+def one_host(runtime, scenario, *args):
+    """What one of the clients runs."""
+    return partial(HOSTS[runtime]().run, scenario, *args)

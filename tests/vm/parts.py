@@ -1,11 +1,12 @@
-"""The parts of a machine, from Debian's packages: QEMU, busybox, a kernel, a muxer for hybrid vsock.
+"""The parts of a machine, from Debian's packages: QEMU, a kernel, busybox, a muxer for hybrid vsock.
 
-What is fetched is kept in `.cache/vm` of the repository, and found there by the next run. No mirror is named
-here: all comes from wherever this system has its packages from.
+All of it is unpacked into `.cache/vm` of the repository, and found there by the next run: nothing is installed, so
+nobody has to be root. No mirror is named here: all comes from wherever this system has its packages from.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import lzma
 import os
@@ -15,12 +16,12 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from types import MappingProxyType
+from typing import Final
 
 import attrs
 
@@ -28,12 +29,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = ROOT / ".cache" / "vm"
 
 QEMU: Final = "qemu-system-x86_64"
-BUSYBOX: Final = Path("/bin/busybox")
-#: Packages, and what shows that they are installed.
-_INSTALLED: Final = {
-    "qemu-system-x86": lambda: shutil.which(QEMU) is not None,
-    "busybox-static": lambda: BUSYBOX.exists() and not _libraries_of(BUSYBOX),
-}
+_QEMU_PACKAGE: Final = "qemu-system-x86"
+_BUSYBOX_PACKAGE: Final = "busybox-static"
 #: Depends on the newest kernel, whose name changes with each update.
 _KERNEL: Final = "linux-image-amd64"
 #: The muxer is not in the stable release. Its suite moves, so it may be gone one day.
@@ -49,8 +46,6 @@ MODULES: Final = (
 #: Those that a guest loads which has a guest of its own.
 HOST_MODULES: Final = ("kvm_amd", "vhost_vsock")
 
-Result = TypeVar("Result")
-
 #: Seconds for anything that apt does.
 _PATIENCE: Final = 120
 
@@ -64,10 +59,26 @@ class Impossible(Unavailable):
 
 
 @attrs.frozen
+class Qemu:
+    """QEMU's `program`, and the `environment` that it needs where it is not installed but only unpacked."""
+
+    program: Path
+    environment: dict[str, str]
+
+
+@attrs.frozen
 class Kernel:
-    """An unpacked kernel: its `image` (an ELF vmlinux, which boots faster than a bzImage) and its modules."""
+    """An unpacked kernel: its `image` (an ELF vmlinux, which boots faster than a bzImage) and its modules.
+
+    With it came a `busybox` that needs no libraries.
+    """
 
     folder: Path
+
+    @property
+    def busybox(self) -> Path:
+        """The program."""
+        return self.folder / "busybox"
 
     @property
     def image(self) -> Path:
@@ -91,77 +102,116 @@ class Kernel:
 
 
 def prepare() -> None:
-    """Install and unpack what every test needs. Raises Unavailable."""
-    programs()
-    _make_cache()
+    """Fetch what every test needs. Raises Unavailable."""
+    qemu()
     kernel()
 
 
-def _make_cache() -> None:
-    with suppress(OSError):
-        CACHE.mkdir(parents=True, exist_ok=True)
-    if not os.access(CACHE, os.W_OK):
-        raise Unavailable(f"this user may not write to {CACHE.relative_to(ROOT)}, where the parts are kept")
-
-
 @functools.cache
-def programs() -> None:
-    """Have QEMU and busybox installed. Raises Unavailable."""
+def qemu() -> Qemu:
+    """The QEMU that is installed, or else one of our own. Raises Unavailable."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise Impossible(f"guests are x86-64 Linux machines, and this is {platform.system()} {platform.machine()}")
-    missing = [package for package, is_there in _INSTALLED.items() if not is_there()]
-    if not missing:
-        return
-    wanted = " ".join(missing)
-    if not shutil.which("apt-get"):
-        raise Impossible(f"this system has no apt-get to install {wanted} with")
-    if os.geteuid() != 0:
-        raise Unavailable(f"only root can install what is missing: apt-get install --no-install-recommends {wanted}")
-    _say(f"installing {wanted}, once")
-    _with_lists(lambda: _apt("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing))
+    installed = shutil.which(QEMU)
+    if installed:
+        return Qemu(Path(installed), {})
+    tree = kept("qemu", _unpack_qemu)
+    return _qemu_in(tree)
+
+
+def _qemu_in(tree: Path) -> Qemu:
+    folders = sorted({str(library.parent) for library in tree.rglob("lib*.so.*")})
+    return Qemu(tree / "usr" / "bin" / QEMU, {"LD_LIBRARY_PATH": ":".join(folders)})
+
+
+def _unpack_qemu(tree: Path) -> None:
+    _say(f"getting and unpacking {_QEMU_PACKAGE}, once")
+    packages = tree / "packages"
+    (packages / "partial").mkdir(parents=True)
+    # With what it depends on and this system lacks.
+    what = ("install", "-y", "-qq", "--download-only", "--no-install-recommends", _QEMU_PACKAGE)
+    _apt("apt-get", *_release(), "-o", f"Dir::Cache::archives={packages}", *what)
+    _unpack(packages, tree)
+    qemu = _qemu_in(tree)
+    _run(str(qemu.program), "--version", environment=qemu.environment)
 
 
 @functools.cache
 def kernel() -> Kernel:
-    """The newest kernel of this release. Raises Unavailable."""
-    programs()
-    name = _with_lists(_kernel_package)
-    target = CACHE / name
-    with _filling(target) as folder:
-        if folder:
-            _say(f"getting and unpacking {name}, once")
-            _with_lists(lambda: _apt("apt-get", "download", "-q", name, folder=folder))
-            (package,) = folder.glob("*.deb")
-            _apt("dpkg", "-x", package.name, "all", folder=folder)
-            (image,) = (folder / "all" / "boot").glob("vmlinuz-*")
-            (folder / "vmlinux").write_bytes(vmlinux(image.read_bytes()))
-            _keep_modules(folder / "all", folder / "modules")
-            shutil.rmtree(folder / "all")
-            package.unlink()
-    return Kernel(target)
+    """The kernel that was the newest of this release when it was fetched. Raises Unavailable."""
+    return Kernel(kept("kernel", _unpack_kernel))
+
+
+def _unpack_kernel(folder: Path) -> None:
+    name = _kernel_package()
+    _say(f"getting and unpacking {name} and {_BUSYBOX_PACKAGE}, once")
+    everything = folder / "all"
+    everything.mkdir()
+    _apt("apt-get", *_release(), "download", "-q", name, _BUSYBOX_PACKAGE, folder=everything)
+    _unpack(everything, everything)
+    (image,) = (everything / "boot").glob("vmlinuz-*")
+    (folder / "vmlinux").write_bytes(vmlinux(image.read_bytes()))
+    (busybox,) = everything.glob("**/bin/busybox")
+    shutil.copy(busybox, folder / "busybox")
+    _keep_modules(everything, folder / "modules")
+    shutil.rmtree(everything)
 
 
 @functools.cache
 def muxer() -> Path:
     """The program that gives QEMU a hybrid vsock. Raises Unavailable, also when its suite has dropped it."""
-    programs()
-    target = CACHE / _MUXER
-    with _filling(target) as folder:
-        if folder:
-            _say(f"getting {_MUXER} from {_MUXER_SUITE}, once")
-            options = _root_for(_MUXER_SUITE, folder / "apt")
-            _apt("apt-get", *options, "update", "-qq")
-            try:
-                _apt("apt-get", *options, "download", "-q", _MUXER, folder=folder)
-            except Unavailable as exc:
-                if "Unable to locate package" in str(exc):
-                    raise Impossible(f"{_MUXER_SUITE} has no {_MUXER} any more") from None
-                raise
-            (package,) = folder.glob("*.deb")
-            _apt("dpkg", "-x", package.name, ".", folder=folder)
-            shutil.rmtree(folder / "apt")
-            package.unlink()
-    return target / "usr" / "bin" / _MUXER
+    return kept("muxer", _unpack_muxer) / "usr" / "bin" / _MUXER
+
+
+def _unpack_muxer(folder: Path) -> None:
+    _say(f"getting {_MUXER} from {_MUXER_SUITE}, once")
+    options = _other_release(_MUXER_SUITE, folder / "apt")
+    _apt("apt-get", *options, "update", "-qq")
+    try:
+        _apt("apt-get", *options, "download", "-q", _MUXER, folder=folder)
+    except Unavailable as exc:
+        if "Unable to locate package" in str(exc):
+            raise Impossible(f"{_MUXER_SUITE} has no {_MUXER} any more") from None
+        raise
+    _unpack(folder, folder)
+    shutil.rmtree(folder / "apt")
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache, which `make` fills where it is missing. Raises Unavailable.
+
+    It is there as a whole or not at all, also when two runs want it at once, and after one that was killed.
+    """
+    target = CACHE / name
+    if not target.exists():
+        with _alone() as drafts:
+            if not target.exists():
+                draft = drafts / name
+                draft.mkdir()
+                make(draft)
+                draft.rename(target)
+    return target
+
+
+@contextmanager
+def _alone() -> Iterator[Path]:
+    """Hold the lock of the cache; yield an empty folder for drafts."""
+    drafts = CACHE / "drafts"
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        lock = (CACHE / "lock").open("w")
+    except OSError:
+        raise Unavailable(f"this user may not write to {CACHE.relative_to(ROOT)}, where the parts are kept") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another run is getting the parts; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # What was killed left its drafts, but not its lock.
+        shutil.rmtree(drafts, ignore_errors=True)
+        drafts.mkdir()
+        yield drafts
 
 
 def missing_muxer() -> Unavailable | None:
@@ -190,14 +240,15 @@ def vmlinux(image: bytes) -> bytes:
     raise Unavailable(f"the kernel is packed in a way that is not known ({payload[:6].hex()})")
 
 
-def shared_libraries(*programs_: Path) -> set[Path]:
+def shared_libraries(*programs: Path, environment: dict[str, str] | None = None) -> set[Path]:
     """The shared libraries that the programs and libraries given load, the loader among them."""
-    return {library for program in programs_ for library in _libraries_of(program)}
-
-
-def _libraries_of(program: Path) -> list[Path]:
-    listing = subprocess.run(("ldd", str(program)), capture_output=True, text=True, check=False, timeout=20).stdout
-    return [Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", listing, re.MULTILINE)]
+    found: set[Path] = set()
+    for program in programs:
+        command = ("ldd", str(program))
+        environ = {**os.environ, **(environment or {})}
+        run = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=20)
+        found.update(map(Path, re.findall(r"(?:=> |^\s+)(/\S+) \(0x", run.stdout, re.MULTILINE)))
+    return found
 
 
 def _by_command(*command: str) -> Callable[[bytes], bytes]:
@@ -238,65 +289,92 @@ def _keep_modules(package: Path, folder: Path) -> None:
 
 
 def _kernel_package() -> str:
-    depends = _apt("apt-cache", "depends", _KERNEL)
+    depends = _apt("apt-cache", *_release(), "depends", _KERNEL)
     found = re.search(r"Depends: (linux-image-\S+)", depends)
     if not found:
-        raise Impossible(f"this system's packages have no {_KERNEL}: it is no Debian")
+        raise Unavailable(f"{_KERNEL} names no kernel")
     return found[1]
 
 
-def _root_for(suite: str, root: Path) -> list[str]:
-    """Make a root of its own for apt, with the mirror that this system uses, and return apt's options for it.
+@functools.cache
+def _release() -> tuple[str, ...]:
+    """apt's options for a state of its own, with new lists from where this system has its packages from."""
+    system = _system()
+    if system.get("ID") != "debian":
+        raise Impossible(f"its parts are packages of Debian, and this is {system.get('NAME', 'another Linux')}")
+    options = _options(CACHE / "apt")
+    try:
+        _apt("apt-get", *options, "update", "-qq")
+    except Unavailable:
+        # Of the system's sources, one that is not Debian's may be away.
+        if not _mirrors(options):
+            raise
+    return options
 
-    The system's own lists and packages stay as they are.
-    """
-    mirrors = _apt(
-        *("apt-get", "indextargets", "Created-By: Packages", "Origin: Debian", "Component: main"),
-        *("--format", "$(REPO_URI)"),
-    ).split()
-    if not mirrors:
-        raise Impossible(f"this system's packages do not come from Debian, which has {_MUXER}")
-    for folder in ("etc/apt", "state/lists/partial", "cache/archives/partial"):
-        (root / folder).mkdir(parents=True)
-    (root / "status").touch()
-    sources = root / "etc" / "apt" / "sources.list"
+
+def _system() -> Mapping[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
+def _other_release(suite: str, root: Path) -> tuple[str, ...]:
+    """apt's options for another release alone, from the mirror that this system uses."""
+    mirrors = _mirrors(_release())
+    (root / "etc").mkdir(parents=True)
+    sources = root / "etc" / "sources.list"
     sources.write_text(f"deb [signed-by={_KEYRING}] {mirrors[0]} {suite} main\n")
+    (root / "status").touch()
+    more = {"Dir::Etc": root / "etc", "Dir::Etc::sourcelist": sources, "Dir::State::status": root / "status"}
+    return _options(root, **more)
+
+
+def _options(root: Path, **more: Path) -> tuple[str, ...]:
+    """Options of apt for state and cache below `root`: it needs neither root's rights nor the system's locks."""
+    for folder in ("state/lists/partial", "cache/archives/partial"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
     settings = {
-        "Dir::Etc": root / "etc" / "apt",
-        "Dir::Etc::sourcelist": sources,
         "Dir::State": root / "state",
-        "Dir::State::status": root / "status",
+        "Dir::State::status": "/var/lib/dpkg/status",
         "Dir::Cache": root / "cache",
+        "Debug::NoLocking": "true",
         "APT::Architecture": "amd64",
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
         # By itself, apt is content with a mirror that it cannot reach.
         "APT::Update::Error-Mode": "any",
+        **more,
     }
-    return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+    return tuple(part for key, value in settings.items() for part in ("-o", f"{key}={value}"))
 
 
-def _with_lists(function: Callable[[], Result]) -> Result:
-    """Call `function`; when it fails, update the lists of packages and call it again."""
-    try:
-        return function()
-    except Unavailable:
-        if os.geteuid() != 0:
-            raise
-    _apt("apt-get", "update", "-qq")
-    return function()
+def _mirrors(options: Sequence[str]) -> list[str]:
+    what = ("Created-By: Packages", "Origin: Debian", "Component: main")
+    return _apt("apt-get", *options, "indextargets", *what, "--format", "$(REPO_URI)").split()
 
 
 def _say(what: str) -> None:
     print(f"make: {what}", file=sys.stderr, flush=True)
 
 
+def _unpack(packages: Path, target: Path) -> None:
+    """Unpack all packages in a folder, and remove them."""
+    for package in sorted(packages.glob("*.deb")):
+        _run("dpkg", "-x", str(package), str(target))
+        package.unlink()
+
+
 def _apt(*command: str, folder: Path | None = None) -> str:
+    return _run(*command, folder=folder, environment={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"})
+
+
+def _run(*command: str, folder: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})) -> str:
     try:
         run = subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -306,7 +384,7 @@ def _apt(*command: str, folder: Path | None = None) -> str:
     except FileNotFoundError:
         raise Unavailable(f"this system has no {command[0]}, which Debian has") from None
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{command[0]} did not end within {_PATIENCE} s") from None
+        raise Unavailable(f"{Path(command[0]).name} did not end within {_PATIENCE} s") from None
     if run.returncode:
         said = (run.stderr.strip() or run.stdout.strip()).splitlines()
         # Addresses of mirrors are this machine's business.
@@ -314,19 +392,3 @@ def _apt(*command: str, folder: Path | None = None) -> str:
         words = " ".join(word for word in command if "=" not in word and word != "-o")
         raise Unavailable(f"`{words}` failed: {last}")
     return run.stdout
-
-
-@contextmanager
-def _filling(target: Path) -> Iterator[Path | None]:
-    """A folder that becomes `target` if all goes well; None where that is there already."""
-    if target.exists():
-        yield None
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

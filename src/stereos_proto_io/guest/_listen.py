@@ -15,6 +15,8 @@ import attrs
 
 from stereos_proto_io.addresses import TCP, Address, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
 
+from ._device import Device
+
 #: What Linux takes at most, and what thousands of hosts that come at once need.
 BACKLOG: Final = 4096
 
@@ -32,7 +34,8 @@ class Endpoint:
     """An address that is bound, and does not listen yet.
 
     `address` is the one bound, port 0 resolved. `sock` accepts connections; None for a device, whose path is
-    in `device`. `boundless`: the stream has no connections (§8). `ports` are those of a hybrid-vsock muxer.
+    in `device` and which is opened instead. `boundless`: the stream has no connections (§8). `ports` are those of
+    a hybrid-vsock muxer.
     """
 
     address: Address
@@ -40,6 +43,7 @@ class Endpoint:
     ports: frozenset[int] | None = attrs.field(init=False)
     device: str = attrs.field(init=False, default="")
     sock: socket.socket | None = attrs.field(init=False, default=None)
+    _open_device: Device | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         address = self.address
@@ -56,8 +60,8 @@ class Endpoint:
         The file of a unix socket that nobody serves any more is replaced.
         """
         if self.device:
-            return
-        if isinstance(self.address, TCP):
+            self._open_device = Device(self.device)
+        elif isinstance(self.address, TCP):
             self.sock = _bind_tcp(self.address)
             self.address = TCP(self.address.host, self.sock.getsockname()[1])
         elif isinstance(self.address, Vsock):
@@ -72,6 +76,13 @@ class Endpoint:
             raise RuntimeError(f"{self.address} has no socket")
         return self.sock
 
+    def take_device(self) -> Device:
+        """Return the open device, which is the caller's to close from now on. Raises RuntimeError for a socket."""
+        device, self._open_device = self._open_device, None
+        if device is None:
+            raise RuntimeError(f"{self.address} has no open device")
+        return device
+
     def listen(self) -> None:
         """Accept connections from now on."""
         if self.sock is not None:
@@ -80,6 +91,8 @@ class Endpoint:
 
     def close(self) -> None:
         """Stop listening, and remove the socket file. Twice is fine."""
+        if self._open_device is not None:
+            self.take_device().close()
         if self.sock is None:
             return
         if isinstance(self.address, (UnixSocket, HybridVsock, VirtioSerial)):

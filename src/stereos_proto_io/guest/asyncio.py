@@ -12,7 +12,7 @@ from stereos_proto_io.addresses import Address
 from ._actions import PowerOff, Reboot
 from ._asyncio_device import DeviceTransport
 from ._asyncio_link import GuestLink, Shared
-from ._device import AWAY_PAUSE, Device
+from ._device import AWAY_PAUSE
 from ._listen import Endpoint
 from ._served import Guest, Handler, Server, as_guest
 from .faults import Fault
@@ -108,7 +108,7 @@ class GuestServer(Server[GuestLink, Shared]):
 
     async def _attach(self, endpoint: Endpoint) -> None:
         link = self._link(endpoint)
-        DeviceTransport(asyncio.get_running_loop(), Device(endpoint.device), link)
+        DeviceTransport(asyncio.get_running_loop(), endpoint.take_device(), link)
         await link.closed.wait()
 
     async def _accept(self, endpoint: Endpoint) -> None:

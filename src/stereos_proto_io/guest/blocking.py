@@ -16,7 +16,7 @@ from stereos_proto_io.addresses import Address
 from ._actions import PowerOff, Reboot
 from ._blocking_link import GuestLink, Shared
 from ._blocking_streams import DeviceStream, SocketStream, Stream
-from ._device import AWAY_PAUSE, Device
+from ._device import AWAY_PAUSE
 from ._listen import Endpoint
 from ._served import Guest, Handler, Server, as_guest
 from .faults import Fault
@@ -106,7 +106,7 @@ class GuestServer(Server[GuestLink, Shared]):
     def _open(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
             if endpoint.device:
-                self._start(endpoint, DeviceStream(Device(endpoint.device)))
+                self._start(endpoint, DeviceStream(endpoint.take_device()))
             else:
                 endpoint.listen()
                 self._watch(endpoint)

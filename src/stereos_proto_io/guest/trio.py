@@ -10,7 +10,7 @@ import trio
 from stereos_proto_io.addresses import Address
 
 from ._actions import PowerOff, Reboot
-from ._device import AWAY_PAUSE, Device
+from ._device import AWAY_PAUSE
 from ._listen import Endpoint
 from ._served import Guest, Handler, Server, as_guest
 from ._trio_link import GuestLink, Shared
@@ -86,7 +86,7 @@ class GuestServer(Server[GuestLink, Shared]):
     async def _serve(self, endpoint: Endpoint, scope: trio.CancelScope) -> None:
         with scope:
             if endpoint.device:
-                await self._run(endpoint, DeviceStream(Device(endpoint.device)))
+                await self._run(endpoint, DeviceStream(endpoint.take_device()))
                 return
             listener = trio.socket.from_stdlib_socket(endpoint.listener)
             while True:

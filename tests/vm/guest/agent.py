@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import threading
 from pathlib import Path
 
 from stereos_proto import CustomRequest, Role, decode, encode
@@ -16,6 +17,7 @@ from stereos_proto_io.guest.effects import FolderEffects
 STATE = Path("/run/agent.json")
 #: Characters of what is shown there; longer requests are sent for their length alone.
 _SHOWN = 2000
+_SHOWING = threading.Lock()
 
 
 class Watched(GuestSimulator):
@@ -25,7 +27,9 @@ class Watched(GuestSimulator):
         reply = super().handle(request)
         # A resynchronisation is one, too, and a long pipeline is many.
         if not isinstance(request, CustomRequest) and len(self.config or "") < _SHOWN:
-            self.show()
+            # Connections have threads of their own; the last one to show must not show less than another.
+            with _SHOWING:
+                self.show()
         return reply
 
     def show(self):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
@@ -32,6 +33,8 @@ class Host:
 
     def __init__(self):
         self.driver = importlib.import_module(f"stereos_proto_io.{self.name}")
+        #: When each try of a wait ended, and in what.
+        self.tries = []
 
     def run(self, scenario, *args):
         """Run a scenario, close what it opened, and return its result."""
@@ -68,7 +71,12 @@ class Host:
 
     async def ready(self, address):
         """Connect to a guest that may still boot."""
-        return await self.stack.enter_async_context(self.driver.connect_when_ready(address))
+        connecting = self.driver.connect_when_ready(address, on_progress=self.note_try)
+        return await self.stack.enter_async_context(connecting)
+
+    def note_try(self, progress):
+        """Note that a try has ended."""
+        self.tries.append((time.monotonic(), progress))
 
     async def close(self, client):
         """Hang up."""
@@ -100,7 +108,8 @@ class Blocking(Host):
         return self.stack.enter_context(self.driver.connect(address, timeout=timeout))
 
     async def ready(self, address, *, timeout):  # noqa: ASYNC109
-        return self.stack.enter_context(self.driver.connect_when_ready(address, timeout=timeout))
+        connecting = self.driver.connect_when_ready(address, timeout=timeout, on_progress=self.note_try)
+        return self.stack.enter_context(connecting)
 
     async def close(self, client):
         client.close()

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import time
 import traceback
+from pathlib import Path
 
+import agent
 from hosts import HOSTS
 
 from stereos_proto_io.addresses import parse_address
-from stereos_proto_io.guest.conformance import Outcome
-from stereos_proto_io.guest.conformance import run as run_conformance
 from stereos_proto_io.testing import check_client, client_cases
 
-PATIENCE = 30
-
-
-def examine(address):
-    """Run the conformance suite; return how many cases passed, and which failed why."""
-    report = run_conformance(parse_address(address), allow_effects=True, timeout=PATIENCE)
-    return {
-        "passed": report.count(Outcome.PASSED),
-        "failed": [(result.name, result.reason) for result in report.failed],
-    }
+PATIENCE = 60
+PORT = "serial:///dev/virtio-ports/org.stereos.control"
 
 
 def check(name, address):
@@ -34,6 +29,26 @@ def check(name, address):
         except AssertionError:
             results[case.name] = traceback.format_exc()
     return results
+
+
+def serve_port_too(runtime):
+    """Have another agent listen on the port that the first one has open; return the kind of error, and its number."""
+    try:
+        agent.main([json.dumps({"runtime": runtime, "faults": []}), PORT])
+    except OSError as exc:
+        return "OSError", errno.errorcode[exc.errno or 0]
+
+
+def reads_of(process):
+    """How often a process reads in about two seconds, and the seconds."""
+    start, before = time.monotonic(), _reads(process)
+    time.sleep(2)
+    return _reads(process) - before, time.monotonic() - start
+
+
+def _reads(process):
+    counts = dict(line.split(": ") for line in Path(f"/proc/{process}/io").read_text().splitlines())
+    return int(counts["syscr"])
 
 
 def dial(name, address):

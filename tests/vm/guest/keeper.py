@@ -72,6 +72,10 @@ class Keeper:
         print(f"keeper: {line.decode().strip() or 'the agent has ended'}", flush=True)
         return line.decode().strip()
 
+    def agent(self):
+        """Return the process id of the agent."""
+        return self.process
+
     def stop(self):
         """Kill the agent, without a word to any host."""
         if self.process:
@@ -115,7 +119,7 @@ class Keeper:
         return {"status": done.returncode, "output": done.stdout, "errors": done.stderr}
 
 
-ORDERS = {"start": Keeper.start, "stop": Keeper.stop, "signal": Keeper.signal, "call": Keeper.call, "run": Keeper.run}
+ORDERS = {name: getattr(Keeper, name) for name in ("start", "agent", "stop", "signal", "call", "run")}
 
 
 def obey(keeper, line):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from types import SimpleNamespace
 
-from stereos_proto import Health, Role, decode, encode
+from stereos_proto import Health, Ping, Role, decode, encode
 from stereos_proto_io._check_client import _check
 from stereos_proto_io.testing import client_cases
 
@@ -56,3 +57,11 @@ def check(host, machine, address, *, ends=True):
         except Exception:  # noqa: BLE001  (whoever called reads it)
             results[case.name] = traceback.format_exc()
     return results
+
+
+def wait_for_pings(machine, number):
+    """Wait until so many pings have come to the guest, whose agent is a watched one."""
+    deadline = time.monotonic() + 60
+    while sum(isinstance(request, Ping) for request in GuestThere(machine).requests) < number:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"fewer than {number} pings have come to the guest")
