@@ -26,6 +26,7 @@ from stereos_proto import (
     StereosError,
 )
 from stereos_proto.dialogues import (
+    FIRST_ATTEMPT,
     Backoff,
     Connect,
     ReadyWait,
@@ -73,9 +74,31 @@ def test_a_guest_that_is_ready_costs_one_question():
 
 
 def test_with_redial_a_try_is_bounded():
-    asked, result = run(wait_ready(ReadyWait(attempt_timeout=3.0), redial=True), [None, READY])
-    assert asked == [Connect(3.0), Send(GetHealth(), 3.0)]
+    asked, result = run(wait_ready(ReadyWait(attempt_timeout=0.5), redial=True), [None, READY])
+    assert asked == [Connect(0.5), Send(GetHealth(), 0.5)]
     assert result is READY
+
+
+def silent_dial():
+    error = ConnectError("it does not answer")
+    error.__cause__ = TimeoutError()
+    return error
+
+
+@pytest.mark.parametrize("late", [[None, LATE], [silent_dial()]])
+@pytest.mark.parametrize("limit", [3.0, 5.0])
+def test_a_guest_that_is_silent_is_given_more_time_each_try(late, limit):
+    asked, _ = run(wait_ready(ReadyWait(attempt_timeout=limit), redial=True), [*late, None] * 5)
+    assert [action.timeout for action in asked if isinstance(action, Connect)] == [
+        1,
+        2,
+        min(4, limit),
+        limit,
+        limit,
+        limit,
+    ]
+    asked, _ = run(wait_ready(redial=True), [NOT_YET, None] * 5 + [None, LOST, None] * 5 + [None])
+    assert asked[-1] == Send(GetHealth(), 1.0)
 
 
 #: What a try may end in: the reply or error, and what comes of it without and with redial.
@@ -102,11 +125,12 @@ def test_every_sequence_of_probes(history, redial):
     wait = ReadyWait()
     dialogue = wait.run(redial=redial)
     action = next(dialogue)
-    tries = 0
+    tries, patience = 0, FIRST_ATTEMPT
     for probe, plain, dialled in history:
         if isinstance(action, Connect):
             action = dialogue.send(None)
-        assert action == Send(GetHealth(), wait.attempt_timeout if redial else None)
+        assert action == Send(GetHealth(), patience if redial else None)
+        patience *= 2 if probe is LATE else 1
         fate = dialled if redial else plain
         counted = probe is not NONSENSE
         tries += counted
@@ -146,7 +170,7 @@ def test_a_dial_that_fails_is_tried_again(error):
 def test_a_dial_that_can_never_work_ends_the_wait():
     wait = ReadyWait()
     asked, result = run(wait.run(redial=True), [NEVER])
-    assert asked == [Connect(5.0)]
+    assert asked == [Connect(FIRST_ATTEMPT)]
     assert result is NEVER
     assert wait.progress.error is NEVER
 

@@ -31,6 +31,10 @@ READY_STATES: Final = frozenset({LifecycleState.READY, LifecycleState.HEALTHY})
 #: Seconds that one try (dial, preamble or probe) may take before the next, where the caller set no other.
 ATTEMPT_TIMEOUT: Final = 5.0
 
+#: Seconds that the first try may take; each that was silent gives the next twice as much. What was sent before a guest
+#: had its network may be lost without a word, and the guest be there a moment later.
+FIRST_ATTEMPT: Final = 1.0
+
 
 @attrs.frozen
 class Connect:
@@ -132,8 +136,9 @@ class ReadyWait:
     """What a guest is waited for, and the wait itself.
 
     It is over when the guest reports one of `states`; or, where `agents` are named, when all of these run,
-    in whatever state (§6: a guest's state does not tell whether its agents run). `on_progress` is called after
-    each try. `progress` is where the wait stands.
+    in whatever state (§6: a guest's state does not tell whether its agents run). `attempt_timeout` bounds one try,
+    in seconds; the first ones wait less long. `on_progress` is called after each try. `progress` is where the wait
+    stands.
     """
 
     states: Collection[str] = READY_STATES
@@ -150,16 +155,19 @@ class ReadyWait:
         when another would not help.
         """
         connected = not redial
+        patience = min(FIRST_ATTEMPT, self.attempt_timeout)
         delays = self.backoff.delays()
         while True:
             seen = self._kind()
             try:
                 if not connected:
-                    yield Connect(self.attempt_timeout)
+                    yield Connect(patience)
                     connected = True
-                reply = yield Send(GetHealth(), self.attempt_timeout if redial else None)
+                reply = yield Send(GetHealth(), patience if redial else None)
             except (ConnectError, ConnectionLost, RequestTimeout) as exc:
                 connected = False
+                if isinstance(exc, RequestTimeout) or isinstance(exc.__cause__, TimeoutError):
+                    patience = min(2 * patience, self.attempt_timeout)
                 self._note(None, exc)
                 if not redial or (isinstance(exc, ConnectError) and not exc.retryable):
                     raise
