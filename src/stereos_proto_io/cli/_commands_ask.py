@@ -16,10 +16,11 @@ from stereos_proto import (
 )
 from stereos_proto.dialogues import READY_STATES, WaitProgress
 
+from ._console import say
 from ._context import DEFAULT_GUEST, WAIT_SECONDS, Deadline, Guest, Json, connect, connect_when_ready
 from ._documents import agent_document, health_document
 from ._errors import SaidNo, UsageError
-from ._output import agents_table, health_line, print_result, say, write_json
+from ._output import agents_table, health_line, print_result, write_json
 from ._progress import Report, waiting
 
 #: Seconds between two looks at a guest that is to go away.

@@ -31,10 +31,11 @@ from stereos_proto import (
     load_jcard,
 )
 
-from ._context import DEFAULT_GUEST, STDIN, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
+from ._console import STDIN, clean, say
+from ._context import DEFAULT_GUEST, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
 from ._documents import report_document
 from ._errors import SaidNo, UsageError
-from ._output import STEP_MARKS, clean, print_result, say, step_line, write_json
+from ._output import STEP_MARKS, print_result, step_line, write_json
 from ._redact import Redactor, redactor_of
 
 FsType = Literal["9p", "virtiofs"]

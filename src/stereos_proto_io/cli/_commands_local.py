@@ -10,11 +10,12 @@ from rich.text import Text
 
 from stereos_proto import Health, StereosError
 
+from ._console import clean, say
 from ._context import Guest, Json
 from ._documents import error_document, health_document
 from ._errors import UsageError
 from ._machines import Machine, machines, machines_folder
-from ._output import clean, columns, duration, print_result, say, state_text, write_json
+from ._output import columns, duration, print_result, state_text, write_json
 
 #: Seconds that each virtual machine has to answer, and how many are asked at once.
 _PATIENCE: Final = 2.0

@@ -16,9 +16,10 @@ from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
+from ._console import clean, error_console, say
 from ._context import DEFAULT_GUEST, Guest, Json, address_of, connect
 from ._errors import SaidNo, UsageError
-from ._output import clean, error_console, print_result, say, write_json
+from ._output import print_result, write_json
 
 #: A free port of this machine only.
 _ANYWHERE: Final = "tcp://127.0.0.1:0"

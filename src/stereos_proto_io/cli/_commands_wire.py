@@ -28,10 +28,11 @@ from stereos_proto import (
 from stereos_proto._registry import BY_TYPE
 
 from ._commands_give import read_text
-from ._context import DEFAULT_GUEST, STDIN, Guest, Json, JsonLines, address_of, connect
+from ._console import STDIN, clean, console, say
+from ._context import DEFAULT_GUEST, Guest, Json, JsonLines, address_of, connect
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
-from ._output import clean, console, print_result, say, write_json
+from ._output import print_result, write_json
 from ._redact import REDACTED, Redactor, redactor_of
 from ._trace import wire_line
 from ._transcript import DIRECTIONS, Entry, Recorder, is_transcript, read_transcript

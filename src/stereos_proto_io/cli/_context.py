@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 ASK_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 60.0
 
-#: What stands for standard input. `-` is made into it, which the parser would take for an option.
-STDIN: Final = "<stdin>"
-
 _SCHEMES: Final = frozenset({"tcp", "vsock", "unix", "serial", "hvsock"})
 
 _GUEST: Final = Group("Guest", sort_key=10)

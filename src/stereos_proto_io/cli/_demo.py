@@ -21,9 +21,10 @@ from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking import Client, connect_when_ready
 
 from ._commands_give import judge, read_text
+from ._console import console
 from ._context import address_of
 from ._errors import UsageError
-from ._output import agents_table, console, health_line, step_line
+from ._output import agents_table, health_line, step_line
 from ._progress import waiting
 
 #: The guest's: it refuses connections, then boots, and looks at its config every second. All in seconds.

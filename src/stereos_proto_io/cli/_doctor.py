@@ -27,9 +27,10 @@ from stereos_proto import (
 )
 from stereos_proto_io.addresses import Address, HybridVsock, VirtioSerial, Vsock
 
+from ._console import clean, console
 from ._context import DEFAULT_GUEST, Deadline, Guest, Json
 from ._errors import UsageError, exit_code
-from ._output import clean, console, health_line, write_json
+from ._output import health_line, write_json
 
 _MARKS: Final = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("•", "yellow")}
 

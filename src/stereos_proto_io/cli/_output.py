@@ -1,22 +1,17 @@
-"""How things look: results on stdout, everything else on stderr.
-
-What a guest sends is not trusted: a control character in an agent's name must not steer the terminal.
-"""
+"""How things look: guests, agents, steps, and JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from stereos_proto import AgentStatus, Health, LifecycleState, ProvisionStep, StepStatus
 
-from ._errors import BrokenOutput
+from ._console import clean, console, writing
 
 STATE_STYLES: Final[dict[str, str]] = {
     LifecycleState.BOOTING: "yellow",
@@ -33,47 +28,11 @@ STEP_MARKS: Final[dict[StepStatus, tuple[str, str]]] = {
 }
 
 
-class _Console(Console):
-    """Leaves a broken pipe to us: rich would end the process with an exit code of its own."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenOutput
-
-
-def console() -> Console:
-    """For results: stdout."""
-    return _Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-def help_console() -> Console:
-    """For help texts: stdout, wrapped in a pipe, too."""
-    return _Console(highlight=False)
-
-
-def error_console() -> Console:
-    """For progress and errors: stderr."""
-    return _Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
-
-
-def clean(text: str) -> str:
-    """`text` with what could steer a terminal written as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def write_json(document: object, *, indent: bool = True) -> None:
     """Write one JSON document: indented for `--json`, on one line for `--jsonl`."""
     text = json.dumps(document, indent=2 if indent else None, separators=None if indent else (",", ":"))
-    try:
+    with writing():
         print(text, flush=True)
-    except BrokenPipeError:
-        raise BrokenOutput from None
-
-
-def say(text: str, *, style: str = "") -> None:
-    """Tell the person at the terminal something that is no result."""
-    error_console().print(Text(clean(text), style))
 
 
 def state_text(state: str) -> Text:

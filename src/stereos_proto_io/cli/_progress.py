@@ -13,7 +13,8 @@ from rich.text import Text
 
 from stereos_proto.dialogues import WaitProgress
 
-from ._output import clean, error_console, state_text
+from ._console import clean, error_console
+from ._output import state_text
 
 _MOVING: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 

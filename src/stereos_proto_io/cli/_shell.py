@@ -14,8 +14,8 @@ from typing import Any, Final
 from cyclopts import App
 
 from ._app import make_app, run
+from ._console import clean, say
 from ._context import DEFAULT_GUEST, Guest
-from ._output import clean, say
 
 _LEAVE: Final = frozenset({"exit", "quit"})
 #: Commands whose lines never go to the history: somebody may type a secret where it does not belong.

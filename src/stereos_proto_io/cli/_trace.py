@@ -9,7 +9,7 @@ from rich.text import Text
 
 from stereos_proto import Role
 
-from ._output import clean, error_console
+from ._console import clean, error_console
 from ._redact import LineTap, Redactor
 
 ARROWS: Final[dict[Role, tuple[str, str]]] = {Role.HOST: ("→", "cyan"), Role.GUEST: ("←", "magenta")}

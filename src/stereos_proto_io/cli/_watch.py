@@ -17,10 +17,11 @@ from rich.text import Text
 
 from stereos_proto import ConnectError, ConnectionLost, Health, Notification, RequestTimeout, StereosError
 
+from ._console import clean, console
 from ._context import ASK_SECONDS, DEFAULT_GUEST, Deadline, Guest, JsonLines, connect
 from ._documents import error_document, health_document, message_document
 from ._errors import UsageError
-from ._output import agents_table, clean, console, health_line, write_json
+from ._output import agents_table, health_line, write_json
 
 #: Changes that stay on the screen below the table.
 _KEPT: Final = 8
