@@ -74,8 +74,8 @@ def watching(suffix: str, columns: int, guest: SimulatedGuest) -> None:
     for agents in (before, after):
         guest.simulator.agents = agents
         health = _watch.Health("healthy", agents, 754)
-        recent.append(_watch._line(health))
-    save(f"watch{suffix}", "stereosctl watch", columns, _watch._screen(str(guest.address), health, recent))
+        recent.append(_watch._line(health, guest.address))
+    save(f"watch{suffix}", "stereosctl watch", columns, _watch._screen(_watch._top(health, guest.address), recent))
 
 
 def main() -> None:

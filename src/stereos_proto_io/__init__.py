@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StereosError,
         UnexpectedReply,
     )
+
     from ._files import read_jcard
     from .addresses import TCP, Address, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, parse_address
 

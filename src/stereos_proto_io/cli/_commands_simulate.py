@@ -17,7 +17,7 @@ from rich.text import Text
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
 from ._console import clean, error_console, say
-from ._context import DEFAULT_GUEST, Guest, Json, address_of, connect
+from ._context import ASK_SECONDS, DEFAULT_PLACE, Deadline, Json, Place, address_of, checked_seconds
 from ._errors import SaidNo, UsageError
 from ._output import print_result, write_json
 
@@ -30,11 +30,13 @@ _CASE_MARKS: Final = {"passed": ("✓", "green"), "failed": ("✗", "bold red"),
 
 def simulate(
     *,
-    listen: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (_ANYWHERE,),
-    fault: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
-    agent: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
-    boot_time: float = 0.0,
-    poll_interval: float = 5.0,
+    listen: Annotated[tuple[str, ...], Parameter(metavar="ADDRESS", consume_multiple=False, show_default=False)] = (
+        _ANYWHERE,
+    ),
+    fault: Annotated[tuple[str, ...], Parameter(metavar="FAULT", consume_multiple=False)] = (),
+    agent: Annotated[tuple[str, ...], Parameter(metavar="NAME", consume_multiple=False)] = (),
+    boot_time: Annotated[float, Parameter(metavar="SECONDS")] = 0.0,
+    poll_interval: Annotated[float, Parameter(metavar="SECONDS")] = 5.0,
     attached: bool = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
 ) -> None:
@@ -104,6 +106,7 @@ def _show_request(request: Request, reply: Reply) -> None:
     line = Text.assemble(("→", "cyan"), " ", clean(repr(request)))
     if isinstance(reply, Ack) and not reply.ok:
         line.append("  refused", "red")
+        line.append(f": {clean(reply.error)}")
     error_console().print(line)
 
 
@@ -126,7 +129,7 @@ def _terminated_politely() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def demo(file: str | None = None, /) -> None:
+def demo(file: Path | None = None, /) -> None:
     """Boot a simulated guest, provision it, look at it, shut it down.
 
     For example:
@@ -142,8 +145,9 @@ def demo(file: str | None = None, /) -> None:
 
 
 def conformance(
-    guest: Guest = DEFAULT_GUEST,
+    guest: Place = DEFAULT_PLACE,
     *,
+    timeout: Annotated[float, Parameter(metavar="SECONDS")] = _CASE_SECONDS,
     allow_effects: bool = False,
     allow_shutdown: bool = False,
     junit: Path | None = None,
@@ -159,7 +163,8 @@ def conformance(
         stereosctl conformance tcp://127.0.0.1:1024 --allow-effects
 
     Args:
-        guest: Which guest, and how long each case may wait.
+        guest: Which guest.
+        timeout: Seconds that each wait of a case may take.
         allow_effects: Replace the guest's config and the keys of admin, and leave a secret behind.
         allow_shutdown: Shut the guest down at the end.
         junit: Write a report for continuous integration into this file.
@@ -167,14 +172,17 @@ def conformance(
     """
     from stereos_proto_io.guest.conformance import run  # noqa: PLC0415  (loaded where it is used)
 
+    from ._dialling import dial  # noqa: PLC0415
+
     address = guest.resolve()
+    patience = checked_seconds("--timeout", timeout)
     # Every case dials anew; where nobody is, one sentence says so, and not all of them.
-    connect(guest, guest.deadline()).close()
+    dial(address, Deadline.after(ASK_SECONDS)).close()
     report = run(
         address,
         allow_effects=allow_effects,
         allow_shutdown=allow_shutdown,
-        timeout=_CASE_SECONDS if guest.timeout is None else guest.timeout,
+        timeout=patience,
         on_result=None if json else _show_case,
     )
     if junit is not None:
@@ -194,4 +202,5 @@ def _show_case(result: Any) -> None:
     mark, style = _CASE_MARKS[result.outcome]
     print_result(Text.assemble((mark, style), f" {result.section:<4} ", clean(result.name)))
     if result.reason:
-        print_result(Text(f"       {clean(result.reason)}", "dim" if result.outcome == "skipped" else style))
+        reason = result.reason.replace("needs leave: ", "only with --allow-")
+        print_result(Text(f"       {clean(reason)}", "dim" if result.outcome == "skipped" else style))

@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from stereos_proto import AgentStatus, Health, LifecycleState, ProvisionStep, StepStatus
+from stereos_proto import Ack, AgentStatus, Health, LifecycleState, Message, ProvisionStep, StepStatus
 
 from ._console import clean, console, writing
 
@@ -51,12 +51,27 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+#: Columns whose words are never broken, however narrow the terminal.
+_WHOLE: Final = frozenset({"STATE", "STATUS", "UPTIME", "RESTARTS"})
+
+
 def columns(*headers: str) -> Table:
     """An empty table with the look of all our tables."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for header in headers:
-        table.add_column(header, overflow="fold")
+        table.add_column(header, overflow="fold", no_wrap=header in _WHOLE)
     return table
+
+
+def brief(error: BaseException, address: object) -> str:
+    """An error's sentence, where the address stands beside it already."""
+    return str(error).removeprefix("cannot connect to ").removeprefix(f"{address}").removeprefix(":").lstrip()
+
+
+def agent_text(agent: AgentStatus) -> Text:
+    """An agent in one word: a mark, so that nothing hangs on a colour, and its name."""
+    mark, style = ("●", "green") if agent.running else ("○", "red")
+    return Text(f"{mark} {clean(agent.name)}", style)
 
 
 def agents_table(agents: Iterable[AgentStatus]) -> Table:
@@ -90,6 +105,21 @@ def health_line(health: Health, label: object = "") -> Text:
     else:
         line.append("  no agents", "dim")
     return line
+
+
+def reply_parts(reply: Message) -> list[Any]:
+    """A reply in the words that the other commands have for it."""
+    match reply:
+        case Health():
+            return [health_line(reply), *(["", agents_table(reply.agents)] if reply.agents else [])]
+        case Ack(ok=True):
+            return [Text.assemble(STEP_MARKS[StepStatus.DONE], " ", clean(reply.reply_to))]
+        case Ack():
+            mark, style = STEP_MARKS[StepStatus.REFUSED]
+            error = f": {clean(reply.error)}"
+            return [Text.assemble((mark, style), " ", clean(reply.reply_to), ("  refused", style), error)]
+        case _:
+            return [Text(clean(reply.type))]
 
 
 def step_line(step: ProvisionStep) -> Text:

@@ -16,16 +16,16 @@ from rich.live import Live
 from rich.text import Text
 
 from stereos_proto import ConnectError, ConnectionLost, Health, Notification, RequestTimeout, StereosError
+from stereos_proto_io.addresses import Address
 
 from ._console import clean, console
-from ._context import ASK_SECONDS, DEFAULT_GUEST, Deadline, Guest, JsonLines, connect
+from ._context import ASK_SECONDS, DEFAULT_GUEST, FOREVER, Deadline, Guest, JsonLines, connect
 from ._documents import error_document, health_document, message_document
 from ._errors import UsageError
-from ._output import agents_table, health_line, write_json
+from ._output import agent_text, agents_table, brief, health_line, write_json
 
 #: Changes that stay on the screen below the table.
 _KEPT: Final = 8
-_FOREVER: Final = 365 * 86_400.0
 
 Sight = Health | Notification | StereosError
 
@@ -33,7 +33,7 @@ Sight = Health | Notification | StereosError
 def watch(
     guest: Guest = DEFAULT_GUEST,
     *,
-    interval: Annotated[float, Parameter(name=["--interval", "-i"])] = 1.0,
+    interval: Annotated[float, Parameter(name=["--interval", "-i"], metavar="SECONDS")] = 1.0,
     jsonl: JsonLines = False,
 ) -> None:
     """Watch the guest's state and agents, until Ctrl-C.
@@ -52,17 +52,18 @@ def watch(
     """
     if not interval > 0:
         raise UsageError("--interval must be more than 0 seconds")
-    deadline = guest.deadline(_FOREVER)
+    address = guest.resolve()
+    deadline = guest.deadline(FOREVER)
     sights = _sights(guest, deadline, interval)
     if jsonl:
         for sight in _changes(sights):
             write_json(_document(sight), indent=False)
     elif console().is_terminal:
-        _draw(str(guest.resolve()), sights)
+        _draw(address, sights)
     else:
         target = console()
         for sight in _changes(sights):
-            target.print(_line(sight))
+            target.print(_line(sight, address))
 
 
 def _sights(guest: Guest, deadline: Deadline, interval: float) -> Iterator[Sight]:
@@ -131,18 +132,17 @@ def _document(sight: Sight) -> dict[str, Any]:
             return {"time": time_, "event": "unreachable", "error": error_document(sight)}
 
 
-def _line(sight: Sight) -> Text:
+def _line(sight: Sight, address: Address) -> Text:
     line = Text.assemble((_now().strftime("%H:%M:%S"), "dim"), "  ")
     match sight:
         case Health():
             line.append_text(health_line(sight))
             for agent in sight.agents:
-                status = "running" if agent.running else "stopped"
-                line.append(f"  {clean(agent.name)} {status}", "" if agent.running else "red")
+                line.append("  ").append_text(agent_text(agent))
         case Notification():
             line.append(f"pushed  {clean(_pushed(sight))}", "cyan")
         case _:
-            line.append(clean(str(sight)), "yellow")
+            line.append(clean(brief(sight, address)), "yellow")
     return line
 
 
@@ -151,23 +151,32 @@ def _pushed(sight: Notification) -> str:
     return "  ".join(str(value) for value in document.values() if value)
 
 
-def _draw(label: str, sights: Iterator[Sight]) -> None:
+def _draw(address: Address, sights: Iterator[Sight]) -> None:
     recent: deque[Text] = deque(maxlen=_KEPT)
     last: Any = None
-    with Live(Text(f"dialling {label}", "dim"), console=console(), auto_refresh=False) as live:
-        for sight in sights:
-            kind = _kind(sight)
-            if kind != last:
-                recent.append(_line(sight))
-                last = kind
-            live.update(_screen(label, sight, recent), refresh=True)
+    top: Any = Text(f"dialling {address}", "dim")
+    with Live(top, console=console(), auto_refresh=False) as live:
+        try:
+            for sight in sights:
+                kind = _kind(sight)
+                if kind != last:
+                    recent.append(_line(sight, address))
+                    last = kind
+                if not isinstance(sight, Notification):
+                    # What was pushed is a change; how the guest is, the next look tells.
+                    top = _top(sight, address)
+                live.update(Group(_screen(top, recent), Text("Ctrl-C ends this.", "dim")), refresh=True)
+        finally:
+            # What stays on the terminal is what was seen.
+            live.update(_screen(top, recent))
 
 
-def _screen(label: str, sight: Sight, recent: deque[Text]) -> Group:
-    parts: list[Any] = []
-    if isinstance(sight, Health):
-        parts = [health_line(sight, label), ""]
-        parts += [agents_table(sight.agents), ""] if sight.agents else []
-    else:
-        parts = [Text.assemble((clean(label), "bold"), "  ", (clean(str(sight)), "yellow")), ""]
-    return Group(*parts, Text("Changes", "bold"), *recent, Text("Ctrl-C ends this.", "dim"))
+def _top(sight: Health | StereosError, address: Address) -> Group:
+    if isinstance(sight, StereosError):
+        return Group(Text.assemble((clean(str(address)), "bold"), "  ", (clean(brief(sight, address)), "yellow")), "")
+    agents: list[Any] = [agents_table(sight.agents), ""] if sight.agents else []
+    return Group(health_line(sight, address), "", *agents)
+
+
+def _screen(top: Any, recent: deque[Text]) -> Group:
+    return Group(top, Text("Changes", "bold"), *recent)
