@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.padding import Padding
@@ -62,7 +62,11 @@ def play(file: Path | None) -> None:
 
 
 def _tell(screen: Console, text: str) -> None:
-    screen.print(Text.assemble("  ", ("✓", "green"), f" {text}"))
+    screen.print(_indented(Text.assemble(("✓", "green"), f" {text}")))
+
+
+def _indented(part: Any, above: int = 0) -> Padding:
+    return Padding(part, (above, 0, 0, 2), expand=False)
 
 
 def _title(screen: Console, number: str, title: str, rest: str = "") -> None:
@@ -92,7 +96,7 @@ def _provision(screen: Console, client: Client, plan: ProvisionPlan, name: str) 
     _title(screen, "2", f"It is provisioned from {name}", "in one flight, secrets apart")
 
     def show(step: ProvisionStep) -> None:
-        screen.print(Text("  ").append_text(step_line(step)))
+        screen.print(_indented(step_line(step)))
 
     judge(client.provision(plan, on_step=show, timeout=_PATIENCE))
 
@@ -101,8 +105,8 @@ def _look(screen: Console, client: Client, address: Address, plan: ProvisionPlan
     _title(screen, "3", "Its agents start", "the guest looks at its config from time to time")
     with waiting(f"the agents {', '.join(plan.agents)}") as report:
         health = client.wait_ready(agents=plan.agents, on_progress=report, timeout=_PATIENCE)
-    screen.print(Text("  ").append_text(health_line(health, address)))
-    screen.print(Padding(agents_table(health.agents), (1, 0, 0, 2), expand=False))
+    screen.print(_indented(health_line(health, address)))
+    screen.print(_indented(agents_table(health.agents), above=1))
 
 
 @contextmanager

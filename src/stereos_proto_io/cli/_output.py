@@ -69,9 +69,9 @@ def brief(error: BaseException, address: object) -> str:
 
 
 def agent_text(agent: AgentStatus) -> Text:
-    """An agent in one word: a mark, so that nothing hangs on a colour, and its name."""
+    """An agent in one word, which no line break parts: a mark, since a colour may not be seen, and its name."""
     mark, style = ("●", "green") if agent.running else ("○", "red")
-    return Text(f"{mark} {clean(agent.name)}", style)
+    return Text(f"{mark}{clean(agent.name)}", style)
 
 
 def agents_table(agents: Iterable[AgentStatus]) -> Table:
