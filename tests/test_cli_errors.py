@@ -43,6 +43,8 @@ ENDS = {
     "a bad address": (2, [], "ping tcp://127.0.0.1:99999"),
     "a bad deadline": (2, [], "ping @ --timeout 0"),
     "a bad condition": (2, [], "wait @ --for everything"),
+    "a boot before it begins": (2, [], "simulate --boot-time -1"),
+    "a poll without a pause": (2, [], "simulate --poll-interval 0"),
     "a bad fault": (2, [], "simulate --fault frob"),
     "a file that is not there": (2, [], "provision nowhere.toml @"),
     "a bad jcard": (2, [], "provision BAD @"),

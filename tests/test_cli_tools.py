@@ -108,6 +108,48 @@ def test_watch_draws_a_table(columns, tmp_path):
         assert process.end() == 130
 
 
+def test_watch_names_what_has_changed_and_nothing_else(tmp_path):
+    some, more = AgentStatus("coder", True), AgentStatus("tester", True)
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g"), agents=[some]) as guest,
+        piped("watch", str(guest.address), "-i", "0.01") as process,
+    ):
+        seen = [process.stdout.readline()]
+        for agents in ([some, more], [some, AgentStatus("tester", False, error="it fell over")], [some]):
+            guest.simulator.agents = agents
+            seen.append(process.stdout.readline())
+        guest.push(Lifecycle("healthy"))
+        seen.append(process.stdout.readline())
+        guest.simulator.state = "degraded"
+        seen.append(process.stdout.readline())
+        process.kill()
+    assert [line.partition("running")[2].strip() for line in seen] == [
+        "●coder",
+        "●tester",
+        "○tester: it fell over",
+        "tester is no more",
+        "",
+        "",
+    ]
+    assert "pushed" in seen[4], "and the next is no repetition of what was before"
+    assert "degraded" in seen[5]
+
+
+def test_many_agents_leave_room_for_the_changes(tmp_path):
+    agents = [AgentStatus(f"agent{n}", n != 77) for n in range(100)]
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g"), agents=agents) as guest,
+        terminal("watch", str(guest.address), "-i", "0.01") as process,
+    ):
+        process.wait_for("Ctrl-C ends this.")
+        process.interrupt()
+        assert process.end() == 130
+    screen = plain(process.seen)
+    assert "agent77" in screen, "that which does not run is shown before those that do"
+    assert "and 92 more" in screen
+    assert "Changes" in screen
+
+
 def test_a_push_does_not_hide_the_guest(tmp_path):
     with (
         simulated_guest(UnixSocket(tmp_path / "g"), agents=[AgentStatus("coder", True)]) as guest,

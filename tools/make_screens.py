@@ -77,11 +77,11 @@ def watching(suffix: str, columns: int, guest: SimulatedGuest) -> None:
     """The last drawing of `watch`, after an agent fell over."""
     before, after = guest.simulator.agents[:1], guest.simulator.agents
     recent: deque[Text] = deque()
-    for agents in (before, after):
-        guest.simulator.agents = agents
-        health = _watch.Health("healthy", agents, 754)
-        recent.append(_watch._line(health, guest.address))
-    save(f"watch{suffix}", "stereosctl watch", columns, _watch._screen(_watch._top(health, guest.address), recent))
+    reports = [_watch.Health("healthy", agents, 754) for agents in (before, after)]
+    for look in _watch._compared(iter(reports)):
+        recent.append(_watch._line(look, guest.address))
+    top = _watch._top(reports[-1], guest.address, len(after))
+    save(f"watch{suffix}", "stereosctl watch", columns, _watch._screen(top, recent))
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Annotated, Final
 
@@ -204,9 +203,7 @@ def _wait_for(guest: Guest, deadline: Deadline, states: set[str], names: set[str
     with connect_when_ready(guest, deadline, states=states, agents=() if states else names) as client:
         if states and names:
             with waiting(f"the agents {', '.join(sorted(names))}") as report:
-                # The seconds stand in the error.
-                left = math.ceil(deadline.left * 10) / 10
-                return client.wait_ready(agents=names, on_progress=report, timeout=left)
+                return client.wait_ready(agents=names, on_progress=report, timeout=deadline.tenths)
         return client.get_health(timeout=deadline.left)
 
 

@@ -63,6 +63,9 @@ def simulate(
     """
     from stereos_proto_io.guest.blocking import serve  # noqa: PLC0415  (the server is loaded where it is used)
 
+    if not boot_time >= 0:
+        raise UsageError("--boot-time cannot be negative")
+    checked_seconds("--poll-interval", poll_interval)
     addresses = [address_of(text) for text in listen]
     guest = _guest(fault, agent, boot_time, poll_interval, quiet=quiet)
     with _terminated_politely() as stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -136,6 +137,11 @@ class Deadline:
     def left(self) -> float:
         """Seconds until then, 0 at least."""
         return max(self.at - time.monotonic(), 0.0)
+
+    @property
+    def tenths(self) -> float:
+        """`left` as a sentence has it: in tenths, rounded up."""
+        return math.ceil(self.left * 10) / 10
 
     def within(self, seconds: float) -> float:
         """`seconds`, or what is left where that is less."""

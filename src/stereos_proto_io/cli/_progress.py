@@ -14,7 +14,7 @@ from rich.text import Text
 from stereos_proto.dialogues import WaitProgress
 
 from ._console import clean, error_console
-from ._output import state_text
+from ._output import brief, state_text
 
 _MOVING: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -40,7 +40,7 @@ class _Waiting:
             line.append("  state ").append_text(state_text(progress.state))
         line.append(f"  {progress.tries} {'try' if progress.tries == 1 else 'tries'}  {self.seconds:.1f} s", "dim")
         if progress.error is not None:
-            line.append(f"  {clean(str(progress.error))}", "yellow")
+            line.append(f"  {clean(brief(progress.error, self._subject))}", "yellow")
         return line
 
     def __rich__(self) -> Text:
