@@ -274,6 +274,9 @@ def test_help_of_each_command(name, monkeypatch):
     assert result.code == 0
     assert "Usage: stereosctl" in result.out
     assert name in GROUPS or "For example:" in result.out
+    examples = [line for line in result.out.splitlines() if line.startswith("    stereosctl")]
+    assert all(len(line) <= 80 for line in examples), "an example is to be copied from the narrowest terminal"
+    assert all(f"stereosctl {name}" in line for line in examples)
     assert all(len(line) <= 100 for line in result.out.splitlines())
 
 

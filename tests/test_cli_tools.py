@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_harness import piped, plain, run_cli, terminal
+from cli_harness import piped, plain, run_cli, run_process, terminal
 from stereos_proto import Ack, AgentStatus, Lifecycle, encode
 from stereos_proto_io import HybridVsock, UnixSocket, Vsock
 from stereos_proto_io.cli._app import make_app
@@ -312,6 +312,19 @@ def test_the_doctor_names_the_step(address, faults, step, code, tmp_path, monkey
     assert result.code == code
     assert document["steps"][-1]["step"] == step
     assert document["steps"][-1]["remedy"]
+
+
+def test_the_doctor_runs_from_the_sources(tmp_path):
+    """Also where nothing is installed: a copy of the sources, and a path."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\n"
+        "def version(name):\n    raise m.PackageNotFoundError(name)\n"
+        "m.version = version\n"
+    )
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        result = run_process("doctor", str(guest.address), env={"PYTHONPATH": str(tmp_path)})
+    assert (result.code, "runs from its sources" in result.out) == (0, True), result
+    assert run_process("--version", env={"PYTHONPATH": str(tmp_path)}).code == 0
 
 
 def unknown_name(*_args, **_options):

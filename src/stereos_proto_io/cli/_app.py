@@ -14,7 +14,7 @@ from typing import Any, Final
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter
 from rich.text import Text
 
-from ._console import STDIN, clean, error_console, help_console, open_closed_streams, writing
+from ._console import STDIN, clean, error_console, help_console, open_closed_streams, our_version, writing
 from ._errors import EXIT_CODES, BrokenOutput, OutputFailed, SaidNo, exit_code
 
 _HELP = """
@@ -35,6 +35,8 @@ STEER: Final = Group("Steer it", sort_key=2)
 WIRE: Final = Group("Close to the wire", sort_key=3)
 TRY: Final = Group("Without a guest of one's own", sort_key=4)
 HERE: Final = Group("This command line", sort_key=5)
+
+OPTIONS: Final = Group("Options", sort_key=0)
 
 #: Every command: where it is, and the first line of its docstring, so that the help need not load it.
 COMMANDS: Final[dict[str, tuple[str, str, Group]]] = {
@@ -96,17 +98,27 @@ def _help(command: Callable[..., object]) -> str:
     return "\n\n".join(part if part.startswith(" ") else " ".join(part.split("\n")) for part in text.split("\n\n"))
 
 
+def _usage(name: str, command: Callable[..., object]) -> str:
+    words = ["Usage: stereosctl", name]
+    parameters = inspect.signature(command).parameters.values()
+    for parameter in parameters:
+        label, needed = parameter.name.upper(), parameter.default is parameter.empty
+        if parameter.name == "guest":
+            words.append("[ADDRESS]")
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            words.append(label if needed else f"[{label}]")
+        elif needed:
+            words.append(f"--{parameter.name} {label}")
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
+        words.append("[OPTIONS]")
+    return " ".join(words)
+
+
 def _default(value: Any) -> str | None:
     """What the help says of a default: nothing of what is off or empty."""
     if value in (False, None, ()):
         return None
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415  (slow to load, and rarely asked for)
-
-    return version("stereos-proto")
 
 
 def make_app(only: str | None = None) -> App:
@@ -115,10 +127,10 @@ def make_app(only: str | None = None) -> App:
         name="stereosctl",
         help=_HELP,
         help_epilogue=_epilogue(),
-        version=_version,
+        version=our_version,
         console=help_console(),
         help_format="plaintext",
-        group_parameters=Group("Options", sort_key=0),
+        group_parameters=OPTIONS,
         default_parameter=Parameter(negative=(), show_default=_default),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -127,7 +139,8 @@ def make_app(only: str | None = None) -> App:
     )
     # What holds for all of them is said once, by `stereosctl --help`.
     groups = {"": app} | {
-        name: App(name=name, help=text, help_epilogue="", group=STEER) for name, text in GROUPS.items()
+        name: App(name=name, help=text, help_epilogue="", group=STEER, group_parameters=OPTIONS)
+        for name, text in GROUPS.items()
     }
     for name, (place, summary, group) in COMMANDS.items():
         above, _, verb = name.rpartition(" ")
@@ -135,7 +148,8 @@ def make_app(only: str | None = None) -> App:
         if only in (None, name.partition(" ")[0]):
             module, _, function = place.partition(":")
             command = getattr(import_module(module, __package__), function)
-            groups[above].command(command, help=_help(command), help_epilogue="", **shown)
+            usage = _usage(name, command)
+            groups[above].command(command, help=_help(command), usage=usage, help_epilogue="", **shown)
         else:
             groups[above].command(f"{__package__}{place}", help=summary, **shown)
     for name in GROUPS:

@@ -50,7 +50,7 @@ def simulate(
 
     For example:
 
-        stereosctl simulate --listen unix:///tmp/guest.sock --boot-time 3 --fault late:2s@ping
+        stereosctl simulate --boot-time 3 --fault late:2s@ping
 
     Args:
         listen: Where it listens; give it again for more. By default a free TCP port of this machine.

@@ -82,3 +82,13 @@ def clean(text: str) -> str:
 def say(text: str, *, style: str = "") -> None:
     """Tell the person at the terminal something that is no result."""
     error_console().print(Text(clean(text), style))
+
+
+def our_version() -> str:
+    """The version that is installed."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  (slow to load, rarely asked for)
+
+    try:
+        return version("stereos-proto")
+    except PackageNotFoundError:
+        return "of an unknown version (it is not installed, but runs from its sources)"

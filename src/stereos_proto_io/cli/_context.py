@@ -37,7 +37,7 @@ class Place:
     """Which guest."""
 
     address: Annotated[str | None, Parameter(group=_GUEST)] = None
-    """Where it is: tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT, serial:///PATH."""
+    """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT or serial:///PATH; else STEREOS_ADDRESS."""
 
     vm: Annotated[str | None, Parameter(name="--vm", metavar="NAME", group=_GUEST)] = attrs.field(
         default=None, kw_only=True

@@ -9,7 +9,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +29,7 @@ from stereos_proto import (
 from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import Address, HybridVsock, VirtioSerial, Vsock
 
-from ._console import clean
+from ._console import clean, our_version
 from ._context import DEFAULT_GUEST, Deadline, Guest, Json
 from ._errors import UsageError, exit_code
 from ._output import brief, health_line, print_result, write_json
@@ -135,7 +134,7 @@ def _show(finding: Finding) -> None:
 def _machine() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} ({sys.executable})")
     extras = [name for name in ("trio", "uvloop") if importlib.util.find_spec(name)]
-    yield Finding("packages", "ok", f"stereos-proto {_version()}; also here: {', '.join(extras) or 'nothing else'}")
+    yield Finding("packages", "ok", f"stereos-proto {our_version()}; also here: {', '.join(extras) or 'nothing else'}")
     if not hasattr(socket, "AF_VSOCK"):
         yield Finding(
             "AF_VSOCK", "note", "this Python has none", "only vsock:// needs it: use a Python built with it, on Linux"
@@ -144,10 +143,6 @@ def _machine() -> Iterator[Finding]:
         yield Finding("AF_VSOCK", "note", "Python has it, but there is no /dev/vsock", "only vsock:// needs it")
     else:
         yield Finding("AF_VSOCK", "ok", "Python has it, and there is /dev/vsock")
-
-
-def _version() -> str:
-    return version("stereos-proto")
 
 
 def _way(guest: Guest) -> Iterator[Finding]:
