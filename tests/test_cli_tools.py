@@ -108,6 +108,17 @@ def test_watch_draws_a_table(columns, tmp_path):
         assert process.end() == 130
 
 
+@pytest.mark.parametrize("command", ["watch @ -v -i 0.01 --timeout 0.5", "wait @ -v --for agent=nobody --timeout 0.5"])
+def test_nothing_is_drawn_over_a_trace(command, tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        words = [str(guest.address) if word == "@" else word for word in command.split()]
+        result = run_cli(monkeypatch, *words, tty=True)
+    assert result.code == 124
+    assert "→" in result.err
+    assert "\x1b[2K" not in result.all, "no line is taken back"
+    assert "ready" in result.all
+
+
 def test_watch_names_what_has_changed_and_nothing_else(tmp_path):
     some, more = AgentStatus("coder", True), AgentStatus("tester", True)
     with (

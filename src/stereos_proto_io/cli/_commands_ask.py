@@ -202,7 +202,7 @@ def _conditions(texts: tuple[str, ...]) -> tuple[set[str], set[str], bool]:
 def _wait_for(guest: Guest, deadline: Deadline, states: set[str], names: set[str]) -> Health:
     with connect_when_ready(guest, deadline, states=states, agents=() if states else names) as client:
         if states and names:
-            with waiting(f"the agents {', '.join(sorted(names))}") as report:
+            with waiting(f"the agents {', '.join(sorted(names))}", traced=guest.verbose) as report:
                 return client.wait_ready(agents=names, on_progress=report, timeout=deadline.tenths)
         return client.get_health(timeout=deadline.left)
 
@@ -210,7 +210,7 @@ def _wait_for(guest: Guest, deadline: Deadline, states: set[str], names: set[str
 def _wait_until_gone(guest: Guest, deadline: Deadline, *, heard: bool = False) -> Health | None:
     """Look until nobody answers any more; with `heard`, or until the guest says that it shuts down: that report."""
     progress = WaitProgress()
-    with waiting(f"{guest.resolve()} to go away") as report:
+    with waiting(f"{guest.resolve()} to go away", traced=guest.verbose) as report:
         while True:
             try:
                 with connect(guest, deadline) as client:

@@ -54,7 +54,8 @@ def read_text(source: Path) -> str:
         reason = "it is not UTF-8"
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
-    raise UsageError(f"cannot read {source}: {reason}")
+    name = "standard input" if str(source) == STDIN else source
+    raise UsageError(f"cannot read {name}: {reason}")
 
 
 def read_key(source: Path) -> str:

@@ -161,12 +161,11 @@ def connect_when_ready(
     *,
     states: Collection[str] = READY_STATES,
     agents: Collection[str] = (),
-    quiet: bool = False,
 ) -> Client:
     """A connection to a guest that may still boot. The wait is shown."""
     from ._dialling import dial_when_ready  # noqa: PLC0415
     from ._progress import waiting  # noqa: PLC0415
 
     address = guest.resolve()
-    with waiting(address, quiet=quiet) as report:
+    with waiting(address, traced=guest.verbose) as report:
         return dial_when_ready(address, deadline, states=states, agents=agents, on_progress=report, trace=guest.verbose)

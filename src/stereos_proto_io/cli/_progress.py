@@ -49,11 +49,14 @@ class _Waiting:
 
 
 @contextmanager
-def waiting(subject: object, *, quiet: bool = False) -> Iterator[Report]:
-    """Show a wait for its length: a moving line on a terminal, else a line per change. Yields what to report to."""
+def waiting(subject: object, *, traced: bool = False) -> Iterator[Report]:
+    """Show a wait for its length: a moving line on a terminal, else a line per change. Yields what to report to.
+
+    A moving line and a trace of the wire would draw over each other.
+    """
     shown = _Waiting(str(subject))
-    console = Console(quiet=True) if quiet else error_console()
-    if not console.is_terminal or quiet:
+    console = error_console()
+    if traced or not console.is_terminal:
         yield _line_per_change(shown, console)
         return
     with Live(shown, console=console, transient=True, refresh_per_second=12):

@@ -42,8 +42,8 @@ def watch(
 ) -> None:
     """Watch the guest's state and agents, until Ctrl-C.
 
-    On a terminal the table is drawn anew; elsewhere each change is a line. A guest
-    that goes away is dialled again.
+    On a terminal the table is drawn anew; elsewhere, and beside a trace, each change
+    is a line. A guest that goes away is dialled again.
 
     For example:
 
@@ -63,7 +63,7 @@ def watch(
         for look in _compared(sights):
             if look.new:
                 write_json(_document(look.sight), indent=False)
-    elif console().is_terminal:
+    elif console().is_terminal and not guest.verbose:
         _draw(address, sights)
     else:
         target = console()
