@@ -220,6 +220,7 @@ def test_next_to_nothing_is_loaded_before_ctrl_c_is_minded():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=CLEAN_ENV, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert loaded <= sys.stdlib_module_names | {"stereos_proto_io"}
+    assert "typing" not in loaded, "the slowest of those that might come with it"
     assert {name for name in done.stdout.split() if name.startswith("stereos")} == {
         "stereos_proto_io",
         "stereos_proto_io.cli",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -390,6 +391,27 @@ def test_the_shell_takes_lines_from_a_pipe(tmp_path, monkeypatch):
     assert "there is no command" in err
 
 
+def test_an_interrupted_pipe_is_not_read_on(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
+        process.stdin.write("watch --jsonl\nping\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert not any(request.type == "ping" for request in guest.simulator.requests)
+
+
+def test_a_shell_that_nobody_hears_does_nothing_more(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
+        process.stdout.close()
+        process.stdin.write("health\nmount a /b --fs 9p\n")
+        process.stdin.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
+        assert guest.simulator.mounts == ()
+
+
 def test_completion_in_the_shell(tmp_path, monkeypatch):
     app = make_app()
     (tmp_path / "jcard.toml").touch()
@@ -464,15 +486,13 @@ def test_the_demo_without_a_terminal_leaves_nothing_behind(tmp_path):
     assert children_of(process.pid) == []
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
-def test_however_the_demo_ends_its_guest_ends(signal):
-    import signal as signals
-
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_however_the_demo_ends_its_guest_ends(number):
     with piped("demo") as process:
         process.stdout.readline()
         while not (guests := children_of(process.pid)):
             assert process.poll() is None
-        process.send_signal(getattr(signals, signal))
+        process.send_signal(number)
         process.wait(60)
         for guest in guests:
             while Path(f"/proc/{guest}/cmdline").exists() and Path(f"/proc/{guest}/cmdline").read_bytes():

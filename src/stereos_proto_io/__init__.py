@@ -7,7 +7,8 @@ A name is loaded where it is first used: `stereosctl` is in this package, and it
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # typing's own would take longer to load than this module, and Ctrl-C is not minded yet
 
 if TYPE_CHECKING:
     from stereos_proto import (
@@ -64,7 +65,7 @@ __all__ = [
 
 if not TYPE_CHECKING:  # a checker is to know every name, and that there are no others
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name in __all__:
             for place in (".addresses", "._files", "stereos_proto"):
                 module = import_module(place, __name__)

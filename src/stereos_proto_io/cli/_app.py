@@ -14,6 +14,7 @@ from typing import Any, Final
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter
 from rich.text import Text
 
+from . import plain_interrupts
 from ._console import STDIN, clean, error_console, help_console, open_closed_streams, our_version, writing
 from ._errors import EXIT_CODES, BrokenOutput, OutputFailed, SaidNo, exit_code
 
@@ -147,7 +148,8 @@ def make_app(only: str | None = None) -> App:
         shown: dict[str, Any] = {"name": verb} if above else {"name": verb, "group": group}
         if only in (None, name.partition(" ")[0]):
             module, _, function = place.partition(":")
-            command = getattr(import_module(module, __package__), function)
+            with plain_interrupts():
+                command = getattr(import_module(module, __package__), function)
             usage = _usage(name, command)
             groups[above].command(command, help=_help(command), usage=usage, help_epilogue="", **shown)
         else:

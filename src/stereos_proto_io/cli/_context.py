@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter, Token
 from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import Address, parse_address
 
+from . import plain_interrupts
 from ._errors import UsageError
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ class Deadline:
 
 def connect(guest: Guest, deadline: Deadline) -> Client:
     """A connection to the guest. Raises ConnectError."""
-    from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+    with plain_interrupts():
+        from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
     return dial(guest.resolve(), deadline, trace=guest.verbose)
 
@@ -163,8 +165,9 @@ def connect_when_ready(
     agents: Collection[str] = (),
 ) -> Client:
     """A connection to a guest that may still boot. The wait is shown."""
-    from ._dialling import dial_when_ready  # noqa: PLC0415
-    from ._progress import waiting  # noqa: PLC0415
+    with plain_interrupts():
+        from ._dialling import dial_when_ready  # noqa: PLC0415
+        from ._progress import waiting  # noqa: PLC0415
 
     address = guest.resolve()
     with waiting(address, traced=guest.verbose) as report:

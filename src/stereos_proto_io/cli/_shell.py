@@ -23,6 +23,8 @@ _OWN_WORDS: Final = (*_LEAVE, "help")
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
 _USAGE: Final = 2
+_INTERRUPTED: Final = 130
+_UNHEARD: Final = 141
 
 
 def shell(guest: Place = DEFAULT_PLACE) -> int:
@@ -66,6 +68,9 @@ def _loop(prompt: str, app: App) -> int:
                 code = run(words, app)
                 if code != _USAGE and words[0] not in _FORGOTTEN:
                     remember(line)
+                if code == _UNHEARD or (code == _INTERRUPTED and not sys.stdin.isatty()):
+                    # What is left in the pipe was to follow upon this.
+                    return code
 
 
 def _piped() -> Iterator[str]:
