@@ -109,6 +109,18 @@ def test_watch_draws_a_table(columns, tmp_path):
         assert process.end() == 130
 
 
+@pytest.mark.parametrize("env", [{"FORCE_COLOR": "1"}, {"TERM": "dumb"}], ids=["a pipe", "a dumb terminal"])
+@pytest.mark.parametrize("command", ["watch @ -i 0.01 --timeout 0.5", "wait @ --for agent=nobody --timeout 0.5"])
+def test_what_cannot_be_drawn_over_gets_lines(command, env, tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        words = [str(guest.address) if word == "@" else word for word in command.split()]
+        result = run_cli(monkeypatch, *words, tty="TERM" in env, env=env)
+    assert result.code == 124
+    assert "\x1b[2K" not in result.all
+    shown = next(line for line in plain(result.all).splitlines() if "ready" in line)
+    assert len(shown) < 200
+
+
 @pytest.mark.parametrize("command", ["watch @ -v -i 0.01 --timeout 0.5", "wait @ -v --for agent=nobody --timeout 0.5"])
 def test_nothing_is_drawn_over_a_trace(command, tmp_path, monkeypatch):
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest:

@@ -71,8 +71,10 @@ def simulate(
     with _terminated_politely() as stop:
         try:
             server = serve(addresses, guest)
-        except (OSError, ValueError) as exc:
-            raise UsageError(f"cannot listen on {', '.join(map(str, addresses))}: {exc}") from None
+        except OSError as exc:
+            raise UsageError(f"cannot listen at {', '.join(map(str, addresses))}: {exc.strerror}") from None
+        except ValueError as exc:
+            raise UsageError(str(exc)) from None
         if attached:
             threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
         with server:

@@ -251,8 +251,10 @@ def record(
         stack.enter_context(_terminated_cleanly())
         try:
             proxy = stack.enter_context(Proxy(place, address, report=say))
-        except (OSError, ValueError) as exc:
-            raise UsageError(f"cannot listen at {place}: {exc}") from None
+        except OSError as exc:
+            raise UsageError(f"cannot listen at {place}: {exc.strerror}") from None
+        except ValueError as exc:
+            raise UsageError(str(exc)) from None
         try:
             file = stack.enter_context(_new_file(output))
         except FileExistsError:

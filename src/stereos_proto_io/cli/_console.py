@@ -34,11 +34,16 @@ def writing() -> Iterator[None]:
         raise OutputFailed(f"the output cannot be written: {exc.strerror}") from None
 
 
-class _Console(Console):
-    """Leaves a broken pipe to us: rich would end the process with an exit code of its own."""
+class Output(Console):
+    """A console that leaves a broken pipe to us: rich would end the process with an exit code of its own."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenOutput
+
+    @property
+    def draws(self) -> bool:
+        """Whether what was written can be drawn over. FORCE_COLOR makes no terminal of a pipe."""
+        return self.file.isatty() and not self.is_dumb_terminal
 
     def print(self, *objects: Any, **options: Any) -> None:
         with writing():
@@ -53,19 +58,19 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  (open until the end)
 
 
-def console() -> Console:
+def console() -> Output:
     """For results: stdout."""
-    return _Console(highlight=False, **_fit(sys.stdout))
+    return Output(highlight=False, **_fit(sys.stdout))
 
 
-def help_console() -> Console:
+def help_console() -> Output:
     """For help texts: stdout, wrapped in a pipe, too."""
-    return _Console(highlight=False)
+    return Output(highlight=False)
 
 
-def error_console() -> Console:
+def error_console() -> Output:
     """For progress and errors: stderr."""
-    return _Console(highlight=False, stderr=True, **_fit(sys.stderr))
+    return Output(highlight=False, stderr=True, **_fit(sys.stderr))
 
 
 def _fit(stream: TextIO) -> dict[str, Any]:

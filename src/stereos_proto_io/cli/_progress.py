@@ -56,7 +56,7 @@ def waiting(subject: object, *, traced: bool = False) -> Iterator[Report]:
     """
     shown = _Waiting(str(subject))
     console = error_console()
-    if traced or not console.is_terminal:
+    if traced or not console.draws:
         yield _line_per_change(shown, console)
         return
     with Live(shown, console=console, transient=True, refresh_per_second=12):

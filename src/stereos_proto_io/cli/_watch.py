@@ -63,7 +63,7 @@ def watch(
         for look in _compared(sights):
             if look.new:
                 write_json(_document(look.sight), indent=False)
-    elif console().is_terminal and not guest.verbose:
+    elif console().draws and not guest.verbose:
         _draw(address, sights)
     else:
         target = console()
