@@ -28,6 +28,7 @@ from ._context import (
     Json,
     connect,
     connect_when_ready,
+    load_driver,
     whole_number,
 )
 from ._documents import agent_document, health_document
@@ -209,6 +210,7 @@ def _wait_for(guest: Guest, deadline: Deadline, states: set[str], names: set[str
 
 def _wait_until_gone(guest: Guest, deadline: Deadline, *, heard: bool = False) -> Health | None:
     """Look until nobody answers any more; with `heard`, or until the guest says that it shuts down: that report."""
+    load_driver()
     progress = WaitProgress()
     with waiting(f"{guest.resolve()} to go away", traced=guest.verbose) as report:
         while True:

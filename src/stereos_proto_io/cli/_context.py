@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Collection, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
@@ -149,10 +151,17 @@ class Deadline:
         return min(seconds, self.left)
 
 
+def load_driver() -> None:
+    """Load what dials. Ctrl-C then ends the process at once, so nothing may be drawn yet that is to be taken back."""
+    if f"{__package__}._dialling" not in sys.modules:
+        with plain_interrupts():
+            import_module("._dialling", __package__)
+
+
 def connect(guest: Guest, deadline: Deadline) -> Client:
     """A connection to the guest. Raises ConnectError."""
-    with plain_interrupts():
-        from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+    load_driver()
+    from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
     return dial(guest.resolve(), deadline, trace=guest.verbose)
 
@@ -165,9 +174,9 @@ def connect_when_ready(
     agents: Collection[str] = (),
 ) -> Client:
     """A connection to a guest that may still boot. The wait is shown."""
-    with plain_interrupts():
-        from ._dialling import dial_when_ready  # noqa: PLC0415
-        from ._progress import waiting  # noqa: PLC0415
+    load_driver()
+    from ._dialling import dial_when_ready  # noqa: PLC0415
+    from ._progress import waiting  # noqa: PLC0415
 
     address = guest.resolve()
     with waiting(address, traced=guest.verbose) as report:

@@ -15,7 +15,7 @@ from cyclopts import App
 
 from ._app import make_app, run
 from ._console import clean, say
-from ._context import DEFAULT_PLACE, Place
+from ._context import DEFAULT_PLACE, Place, load_driver
 
 _LEAVE: Final = frozenset({"exit", "quit"})
 _OWN_WORDS: Final = (*_LEAVE, "help")
@@ -39,6 +39,7 @@ def shell(guest: Place = DEFAULT_PLACE) -> int:
         stereosctl shell --vm dev
     """
     address = str(guest.resolve())
+    load_driver()
     before = os.environ.get("STEREOS_ADDRESS")
     os.environ["STEREOS_ADDRESS"] = address
     try:

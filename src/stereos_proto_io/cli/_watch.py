@@ -19,7 +19,7 @@ from stereos_proto import AgentStatus, ConnectError, ConnectionLost, Health, Not
 from stereos_proto_io.addresses import Address
 
 from ._console import clean, console
-from ._context import ASK_SECONDS, DEFAULT_GUEST, FOREVER, Deadline, Guest, JsonLines, connect
+from ._context import ASK_SECONDS, DEFAULT_GUEST, FOREVER, Deadline, Guest, JsonLines, connect, load_driver
 from ._documents import error_document, health_document, message_document
 from ._errors import UsageError
 from ._output import agent_text, agents_table, brief, health_line, write_json
@@ -58,6 +58,7 @@ def watch(
         raise UsageError("--interval must be more than 0 seconds")
     address = guest.resolve()
     deadline = guest.deadline(FOREVER)
+    load_driver()
     sights = _sights(guest, deadline, interval)
     if jsonl:
         for look in _compared(sights):
