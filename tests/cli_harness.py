@@ -13,11 +13,15 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from contextlib import contextmanager
 
 import attrs
 
 from stereos_proto_io.cli import main
+
+#: Seconds without a word after which a command is taken to hang.
+PATIENCE = 60.0
 
 COMMAND = (sys.executable, "-m", "stereos_proto_io.cli")
 
@@ -113,7 +117,7 @@ def run_process(*arguments: str, stdin: bytes = b"", env=None) -> Result:
         input=stdin,
         capture_output=True,
         env={**CLEAN_ENV, **(env or {})},
-        timeout=60,
+        timeout=PATIENCE,
     )
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -150,9 +154,12 @@ class TerminalProcess:
             self.seen += self._read()
 
     def _read(self) -> str:
+        silence = time.monotonic()
         while not select.select([self._master], [], [], 0.1)[0]:
             if self.process.poll() is not None:
                 raise EOFError(self.seen)
+            # A failure, rather than a run of the tests that never ends.
+            assert time.monotonic() - silence < PATIENCE, self.seen
         data = os.read(self._master, 65536)
         if not data:
             raise EOFError(self.seen)
@@ -164,7 +171,7 @@ class TerminalProcess:
             try:
                 self.seen += self._read()
             except EOFError:
-                return self.process.wait(60)
+                return self.process.wait(PATIENCE)
 
     def close(self) -> None:
         if self.process.poll() is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import attrs
@@ -58,9 +61,12 @@ CASES = {
     "mount": Case("mount share0 /w @ --fs 9p --read-only", "✓ mount share0 at", "given"),
     "provision": Case("provision /jcard.toml @ --ssh-key /key.pub", "✓ secret TOKEN", "provision"),
     "provision, dry": Case("provision /jcard.toml @ --dry-run", "– mount share0 at /workspace", "provision"),
-    "send": Case("send ping @", "Pong()", "message"),
-    "send with a payload": Case('send mount {"tag":"a","guest_path":"/x","fs_type":"9p"} @', "ok=True", "message"),
-    "send a custom one": Case("send nothing {} @", "unknown message type: nothing", "message", code=1),
+    "send": Case("send ping @", "pong", "message"),
+    "send for a report": Case("send get_health @", "2 of 2 agents running", "message"),
+    "send with a payload": Case('send mount {"tag":"a","guest_path":"/x","fs_type":"9p"} @', "✓ mount", "message"),
+    "send a custom one": Case(
+        "send nothing {} @", "✗ nothing  refused: unknown message type: nothing", "message", code=1
+    ),
     "doctor": Case("doctor @", "✓ probe", "doctor"),
     "conformance": Case("conformance @", "✓ §", "conformance"),
     "shutdown": Case("shutdown @", "powers off", "shutdown"),
@@ -177,6 +183,55 @@ def test_the_address_may_come_from_the_environment(monkeypatch):
         assert run_cli(monkeypatch, "ping", env={"STEREOS_ADDRESS": str(guest.address)}).code == 0
 
 
+def test_an_address_that_was_typed_is_meant_and_not_that_of_the_environment(monkeypatch):
+    with simulated_guest() as guest, simulated_guest(agents=AGENTS) as other:
+        env = {"STEREOS_ADDRESS": str(guest.address)}
+        assert "coder" in run_cli(monkeypatch, "health", str(other.address), env=env).out
+        result = run_cli(monkeypatch, "send", "get_health", str(other.address), env=env)
+        assert (result.code, "coder" in result.out) == (0, True), result
+
+
+@pytest.mark.parametrize("source", ["stdin", "a file", "the environment"])
+def test_an_empty_secret_is_not_sent(source, tmp_path, monkeypatch):
+    (tmp_path / "empty").touch()
+    options = {"stdin": [], "a file": ["--file", str(tmp_path / "empty")], "the environment": ["--env", "EMPTY"]}
+    with simulated_guest() as guest:
+        words = ("secret", "set", "TOKEN", str(guest.address), *options[source])
+        result = run_cli(monkeypatch, *words, stdin=b"\n", env={"EMPTY": ""})
+        assert (result.code, "is empty" in result.err) == (2, True), result
+        assert guest.simulator.requests == ()
+
+
+def test_a_private_key_is_not_provisioned(folder, monkeypatch):
+    (folder / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nsecret-part\n")
+    with simulated_guest() as guest:
+        words = ("provision", str(folder / "plain.toml"), str(guest.address), "--ssh-key", str(folder / "id"))
+        result = run_cli(monkeypatch, *words)
+        assert (result.code, "is a private key" in result.err) == (2, True), result
+        assert guest.simulator.requests == ()
+
+
+def test_many_pings_have_their_time_each(monkeypatch):
+    monkeypatch.setattr("stereos_proto_io.cli._commands_ask.WAIT_SECONDS", 0.01)
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "ping", str(guest.address), "-c", "5", "-i", "0.01")
+    assert (result.code, result.out.count("pong")) == (0, 5), result
+
+
+def test_a_guest_that_still_answers_is_not_gone(monkeypatch):
+    with simulated_guest() as guest:
+        guest.simulator.state = "shutdown"
+        result = run_cli(monkeypatch, "wait", str(guest.address), "--for", "shutdown", "--timeout", "0.5")
+    assert (result.code, "is still there (" in result.err) == (124, True), result
+
+
+def test_whoever_waits_for_the_state_shutdown_sees_it(monkeypatch):
+    with simulated_guest() as guest:
+        guest.simulator.state = "shutdown"
+        result = run_cli(monkeypatch, "wait", str(guest.address), "--for", "state=shutdown")
+    assert (result.code, "  shutdown  up" in result.out) == (0, True), result
+
+
 def test_colour_obeys_no_color(guest, monkeypatch):
     colours = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[1;32m"]
     with_colour = run_cli(monkeypatch, "health", str(guest.address), tty=True).out
@@ -203,7 +258,7 @@ def test_a_guest_cannot_steer_the_terminal(char, monkeypatch):
 
 def test_the_table_of_commands_says_what_the_commands_say():
     app = make_app()
-    for name, (_, summary) in COMMANDS.items():
+    for name, (_, summary, _) in COMMANDS.items():
         command = app
         for word in name.split():
             command = command[word]
@@ -219,7 +274,50 @@ def test_help_of_each_command(name, monkeypatch):
     assert result.code == 0
     assert "Usage: stereosctl" in result.out
     assert name in GROUPS or "For example:" in result.out
+    examples = [line for line in result.out.splitlines() if line.startswith("    stereosctl")]
+    assert all(len(line) <= 80 for line in examples), "an example is to be copied from the narrowest terminal"
+    assert all(f"stereosctl {name}" in line for line in examples)
     assert all(len(line) <= 100 for line in result.out.splitlines())
+
+
+@pytest.mark.parametrize("columns", [60, 250])
+def test_help_fits_every_terminal(columns, monkeypatch):
+    out = run_cli(monkeypatch, "conformance", "--help", columns=columns, env={"COLUMNS": str(columns)}).out
+    assert all(len(line) <= columns for line in out.splitlines())
+    assert ("left out unless they are allowed. Exit code 1 when one fails." in out) == (columns == 250)
+
+
+@pytest.mark.parametrize("command", ["health", "agents"])
+def test_a_row_is_a_line_in_a_pipe(command, monkeypatch):
+    long = [AgentStatus("a" * 70, True, "b" * 70, error="c " * 100), AgentStatus("d", True, error="e")]
+    with simulated_guest(agents=long) as guest:
+        out = run_cli(monkeypatch, command, str(guest.address), columns=80).out
+    row = next(line for line in out.splitlines() if line.startswith("aaa"))
+    assert "b" * 70 in row
+    assert row.count("c ") == 100
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash on this machine")
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["hea"], {"health"}),
+        (["secret", ""], {"set"}),
+        (["health", "--ti"], {"--timeout"}),
+        (["mount", "a", "/b", "--fs", ""], {"9p", "virtiofs"}),
+        *(
+            ([*command.split(), "jc"], {"jcard.toml"})
+            for command in ("provision", "config set", "decode", "replay", "demo", "ssh-key add", "secret set A --file")
+        ),
+    ],
+)
+def test_bash_completes(words, found, tmp_path, monkeypatch):
+    (tmp_path / "jcard.toml").touch()
+    (tmp_path / "script").write_text(run_cli(monkeypatch, "completion", "bash").out)
+    line = " ".join(shlex.quote(word) for word in ["stereosctl", *words])
+    code = f"source ./script; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _stereosctl; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert set(done.stdout.split()) == found, done
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -33,10 +35,16 @@ ENDS = {
     "no such command": (2, [], "frobnicate @"),
     "no such option": (2, [], "ping @ --frob"),
     "no guest": (2, [], "ping"),
+    "half a ping": (2, [], "ping @ -c 1.5"),
+    "an address and a machine": (2, [], "ping @ --vm any"),
+    "nothing to trace": (2, [], "shell @ -v"),
+    "a recording without an end": (2, [], "record FILE @ --timeout 3"),
     "no address": (2, [], "ping 127.0.0.1:1024"),
     "a bad address": (2, [], "ping tcp://127.0.0.1:99999"),
     "a bad deadline": (2, [], "ping @ --timeout 0"),
     "a bad condition": (2, [], "wait @ --for everything"),
+    "a boot before it begins": (2, [], "simulate --boot-time -1"),
+    "a poll without a pause": (2, [], "simulate --poll-interval 0"),
     "a bad fault": (2, [], "simulate --fault frob"),
     "a file that is not there": (2, [], "provision nowhere.toml @"),
     "a bad jcard": (2, [], "provision BAD @"),
@@ -90,6 +98,44 @@ def test_exit_codes_are_in_the_help(monkeypatch):
         assert f"{code} {meaning}" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("frob", 'there is no command "frob"; see: stereosctl --help'),
+        ("heath", 'there is no command "heath", but there is "health"; see: stereosctl --help'),
+        ("-v ping", "there is no option -v before a command; see: stereosctl --help"),
+        ("ping --frob", "there is no option --frob; see: stereosctl ping --help"),
+        ("ping --cuont 3", "there is no option --cuont, but there is --count; see: stereosctl ping --help"),
+        ("ping a b", "there is no use for 'b'; see: stereosctl ping --help"),
+        ("ping -c x", "-c takes a whole number, not 'x'; see: stereosctl ping --help"),
+        ("ping -i x", '-i takes a number, not "x"; see: stereosctl ping --help'),
+        ("ping -c", "-c needs a value; see: stereosctl ping --help"),
+        ("ping -c 1 -c 2", "-c is given twice; see: stereosctl ping --help"),
+        ("mount a", "PATH is missing; see: stereosctl mount --help"),
+        ("mount a /b --fs x", '--fs takes one of "9p", "virtiofs", not "x"; see: stereosctl mount --help'),
+        ("secret set", "NAME is missing; see: stereosctl secret set --help"),
+        (
+            "secret set A B C",
+            "these arguments do not fit (secrets never stand among them); see: stereosctl secret set --help",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_command_line_is_said_with_what_to_do(command, text, monkeypatch):
+    result = run_cli(monkeypatch, *command.split())
+    assert (result.code, result.out, result.err) == (2, "", f"stereosctl: {text}\n")
+
+
+@pytest.mark.parametrize("condition", ["agent=nobody", "state=degraded"])
+def test_a_wait_in_vain_says_for_what(condition, monkeypatch):
+    with simulated_guest() as guest:
+        words = ("wait", str(guest.address), "--for", "state=ready", "--for", condition, "--timeout", "0.2")
+        result = run_cli(monkeypatch, *words[:2], *words[4:])
+        assert f"waited in vain for {condition}: 0.2 s have passed" in result.err
+        both = run_cli(monkeypatch, *words)
+        if condition.startswith("agent"):
+            assert f"waited in vain for state=ready, {condition}: 0.2 s have passed" in both.err
+
+
 def test_what_went_wrong_is_one_line(tmp_path, monkeypatch):
     result = run_cli(monkeypatch, "ping", f"unix://{tmp_path}/nobody")
     assert result.out == ""
@@ -107,6 +153,16 @@ def deaf_guest(path):
         yield listener
 
 
+def deaf_machine(stack, folder):
+    """The same, as a virtual machine of mb's."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    listener.settimeout(60)
+    place = folder / "vms" / "deaf"
+    place.mkdir(parents=True)
+    (place / "state.json").write_text(json.dumps({"backend": "qemu", "vsock_port": listener.getsockname()[1]}))
+    return listener
+
+
 #: Commands that last until they are interrupted, and what is on the screen by then.
 LASTING = {
     "ping": ("ping @ -c 0 -i 0.01", "#2"),
@@ -114,6 +170,7 @@ LASTING = {
     "wait": ("wait @ --for agent=nobody --timeout 60", "tries"),
     "wait for the end": ("wait @ --for shutdown --timeout 60", "tries"),
     "watch": ("watch @", "Changes"),
+    "ls": ("ls --timeout 600", ""),
     "watch, as JSON": ("watch @ --jsonl", "uptime_seconds"),
     "simulate": ("simulate", "tcp://"),
     "record": ("record FILE @", "tcp://"),
@@ -124,9 +181,17 @@ LASTING = {
 
 @pytest.mark.parametrize(("command", "shown"), LASTING.values(), ids=LASTING)
 def test_ctrl_c_is_clean(command, shown, tmp_path):
-    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, deaf_guest(tmp_path / "deaf") as deaf:
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        deaf_guest(tmp_path / "deaf") as deaf,
+        ExitStack() as stack,
+    ):
         places = {"@": str(guest.address), "DEAF": f"unix://{tmp_path}/deaf", "FILE": str(tmp_path / "t.ndjson")}
-        with terminal(*(places.get(word, word) for word in command.split())) as process:
+        if command.startswith("ls"):
+            deaf.close()
+            deaf = deaf_machine(stack, tmp_path)
+        env = {"MB_CONFIG_DIR": str(tmp_path)}
+        with terminal(*(places.get(word, word) for word in command.split()), env=env) as process:
             host = None if shown else deaf.accept()[0]
             process.wait_for(shown)
             process.interrupt()
@@ -140,7 +205,6 @@ def test_ctrl_c_is_clean(command, shown, tmp_path):
 #: Interrupts the command at its n-th import, until nothing is imported any more.
 INTERRUPTED = """
 import itertools, os, signal, sys
-import stereos_proto_io
 from stereos_proto_io.cli import main
 numbers = itertools.count()
 moment = int(sys.argv[1])
@@ -151,7 +215,19 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("moment", [0, 1, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300])
+def test_next_to_nothing_is_loaded_before_ctrl_c_is_minded():
+    code = "import sys; before = set(sys.modules); import stereos_proto_io.cli; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=CLEAN_ENV, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded <= sys.stdlib_module_names | {"stereos_proto_io"}
+    assert "typing" not in loaded, "the slowest of those that might come with it"
+    assert {name for name in done.stdout.split() if name.startswith("stereos")} == {
+        "stereos_proto_io",
+        "stereos_proto_io.cli",
+    }
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300, 400, 500])
 def test_ctrl_c_is_clean_while_the_command_is_loaded(moment, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(moment), "ping", f"unix://{tmp_path}/nobody"],
@@ -187,6 +263,40 @@ def test_a_reader_that_goes_away_is_no_traceback(command, tmp_path):
     assert err == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+@pytest.mark.parametrize("command", ["--help", "health @", "health @ --json", "ls --json", "agents @", "simulate"])
+def test_a_full_disk_is_one_sentence(command, tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g"), agents=[AgentStatus("a", True)]) as guest:
+        words = [str(guest.address) if word == "@" else word for word in command.split()]
+        with terminal_less(words, os.open("/dev/full", os.O_WRONLY)) as process:
+            _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (2, "stereosctl: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "code"),
+    [
+        ("health @", ">&-", 0),
+        ("health @", "2>&-", 0),
+        ("health @", "<&- >&- 2>&-", 0),
+        ("ping nobody", "2>&-", 3),
+        ("secret set A @", "<&-", 2),
+        ("provision - @", "<&-", 2),
+        ("shell @", "<&-", 0),
+    ],
+)
+def test_streams_may_be_closed(command, closed, code, tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        places = {"@": str(guest.address), "nobody": f"unix://{tmp_path}/nobody"}
+        words = [*COMMAND, *(places.get(word, word) for word in command.split())]
+        script = f'"$@" {closed}'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *words], capture_output=True, text=True, env=CLEAN_ENV, check=False, timeout=60
+        )
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+
+
 def until(stop):
     number = 0
     while not stop.wait(0.001):
@@ -215,7 +325,7 @@ def test_without_its_extra_it_says_what_to_install(tmp_path):
 def test_help_loads_no_driver(name):
     code = (
         "import sys; from stereos_proto_io.cli import main; main(sys.argv[1:]); "
-        "print([m for m in sys.modules if m.startswith('stereos_proto_io.') or m in ('asyncio', 'trio', 'socket')], "
+        "print([m for m in sys.modules if m.startswith('stereos_proto') or m in ('asyncio', 'trio', 'socket')], "
         "file=sys.stderr)"
     )
     done = subprocess.run(
@@ -226,3 +336,4 @@ def test_help_loads_no_driver(name):
     assert not loaded & (drivers | {"asyncio", "trio"})
     if not name:
         assert not any(module.rpartition(".")[2].startswith("_commands") for module in loaded)
+        assert not any(module.split(".")[0] == "stereos_proto" for module in loaded), "it needs nothing of the protocol"

@@ -143,7 +143,7 @@ def test_the_shell_forgets_it(folder):
                 ("secret set A --env B", "✓ secret A"),
                 ("secret set A s3ntinel", "stereosctl:"),
                 ("send rotate '\"s3ntinel\"'", "unknown message type"),
-                ("s3ntinel", "Unknown command"),
+                ("s3ntinel", "there is no command"),
                 ("ping", "pong from"),
             ):
                 it.wait_for("g> ")

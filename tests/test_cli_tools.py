@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 
-from cli_harness import piped, plain, run_cli, terminal
-from stereos_proto import AgentStatus, Lifecycle
-from stereos_proto_io import UnixSocket, Vsock
+from cli_harness import piped, plain, run_cli, run_process, terminal
+from stereos_proto import Ack, AgentStatus, Lifecycle, encode
+from stereos_proto_io import HybridVsock, UnixSocket, Vsock
 from stereos_proto_io.cli._app import make_app
 from stereos_proto_io.cli._machines import find, machines, machines_folder
 from stereos_proto_io.cli._shell import completions
@@ -35,6 +37,7 @@ def test_ls_asks_every_machine(tmp_path, monkeypatch):
         keep_state(tmp_path, "alive", {"backend": "qemu", "vsock_port": guest.address.port})
         keep_state(tmp_path, "apple", {"backend": "applevirt"})
         keep_state(tmp_path, "broken", "{")
+        keep_state(tmp_path, "unstarted", {"backend": "qemu", "vsock_port": 0})
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             keep_state(tmp_path, "dead", {"backend": "qemu", "vsock_port": unused.getsockname()[1]})
@@ -43,12 +46,21 @@ def test_ls_asks_every_machine(tmp_path, monkeypatch):
             document = json.loads(run_cli(monkeypatch, "ls", "--json", env=env).out)
         assert run_cli(monkeypatch, "ping", "--vm", "alive", env=env).code == 0
         assert run_cli(monkeypatch, "ping", "--vm", "apple", env=env).code == 2
-        assert "alive, apple, broken, dead" in run_cli(monkeypatch, "ping", "--vm", "../alive", env=env).err
+        assert "alive, apple, broken, dead, unstarted" in run_cli(monkeypatch, "ping", "--vm", "../alive", env=env).err
     rows = {line.split()[0]: line for line in table.out.splitlines()}
-    assert "coder, idle" in rows["alive"]
-    assert all("unreachable" in rows[name] for name in ("apple", "broken", "dead"))
+    assert "●coder  ○idle" in rows["alive"], "what runs is told apart without colours"
+    assert "unreachable" in rows["dead"]
+    assert all("no address" in rows[name] for name in ("apple", "broken", "unstarted"))
+    assert set(rows) == {"NAME", "alive", "apple", "broken", "dead", "unstarted"}
+    for name, why in (
+        ("apple", "its backend, applevirt, lets in only the process that started it"),
+        ("broken", "it is no JSON"),
+        ("dead", "nobody listens there yet"),
+        ("unstarted", "it has no vsock_port"),
+    ):
+        assert any(line.startswith(f"{name}: ") and why in line for line in table.err.splitlines()), table.err
     check(document, "ls")
-    assert [machine["health"] is not None for machine in document["machines"]] == [True, False, False, False]
+    assert [machine["health"] is not None for machine in document["machines"]] == [True] + [False] * 4
 
 
 def test_where_machines_are_kept(tmp_path):
@@ -97,6 +109,87 @@ def test_watch_draws_a_table(columns, tmp_path):
         assert process.end() == 130
 
 
+@pytest.mark.parametrize("env", [{"FORCE_COLOR": "1"}, {"TERM": "dumb"}], ids=["a pipe", "a dumb terminal"])
+@pytest.mark.parametrize("command", ["watch @ -i 0.01 --timeout 0.5", "wait @ --for agent=nobody --timeout 0.5"])
+def test_what_cannot_be_drawn_over_gets_lines(command, env, tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        words = [str(guest.address) if word == "@" else word for word in command.split()]
+        result = run_cli(monkeypatch, *words, tty="TERM" in env, env=env)
+    assert result.code == 124
+    assert "\x1b[2K" not in result.all
+    shown = next(line for line in plain(result.all).splitlines() if "ready" in line)
+    assert len(shown) < 200
+
+
+@pytest.mark.parametrize("command", ["watch @ -v -i 0.01 --timeout 0.5", "wait @ -v --for agent=nobody --timeout 0.5"])
+def test_nothing_is_drawn_over_a_trace(command, tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        words = [str(guest.address) if word == "@" else word for word in command.split()]
+        result = run_cli(monkeypatch, *words, tty=True)
+    assert result.code == 124
+    assert "→" in result.err
+    assert "\x1b[2K" not in result.all, "no line is taken back"
+    assert "ready" in result.all
+
+
+def test_watch_names_what_has_changed_and_nothing_else(tmp_path):
+    some, more = AgentStatus("coder", True), AgentStatus("tester", True)
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g"), agents=[some]) as guest,
+        piped("watch", str(guest.address), "-i", "0.01") as process,
+    ):
+        seen = [process.stdout.readline()]
+        for agents in ([some, more], [some, AgentStatus("tester", False, error="it fell over")], [some]):
+            guest.simulator.agents = agents
+            seen.append(process.stdout.readline())
+        guest.push(Lifecycle("healthy"))
+        seen.append(process.stdout.readline())
+        guest.simulator.state = "degraded"
+        seen.append(process.stdout.readline())
+        process.kill()
+    assert [line.partition("running")[2].strip() for line in seen] == [
+        "●coder",
+        "●tester",
+        "○tester: it fell over",
+        "tester is no more",
+        "",
+        "",
+    ]
+    assert "pushed" in seen[4], "and the next is no repetition of what was before"
+    assert "degraded" in seen[5]
+
+
+def test_many_agents_leave_room_for_the_changes(tmp_path):
+    agents = [AgentStatus(f"agent{n}", n != 77) for n in range(100)]
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g"), agents=agents) as guest,
+        terminal("watch", str(guest.address), "-i", "0.01") as process,
+    ):
+        process.wait_for("Ctrl-C ends this.")
+        process.interrupt()
+        assert process.end() == 130
+    screen = plain(process.seen)
+    assert "agent77" in screen, "that which does not run is shown before those that do"
+    assert "and 92 more" in screen
+    assert "Changes" in screen
+
+
+def test_a_push_does_not_hide_the_guest(tmp_path):
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g"), agents=[AgentStatus("coder", True)]) as guest,
+        terminal("watch", str(guest.address), "-i", "600") as process,
+    ):
+        process.wait_for("● running")
+        process.seen = ""
+        guest.push(Lifecycle("degraded", "pushed"))
+        process.wait_for("pushed  lifecycle")
+        process.wait_for("Ctrl-C ends this.")
+        assert "● running" in plain(process.seen)
+        process.interrupt()
+        assert process.end() == 130
+        assert plain(process.seen).rstrip().endswith("interrupted")
+
+
 # ------------------------------------------------------------------------------ record, replay, decode
 
 
@@ -114,7 +207,10 @@ def test_decode_reads_the_references_transcripts(path, monkeypatch):
 
 def test_decode_reads_bare_lines(monkeypatch):
     result = run_cli(monkeypatch, "decode", "-", stdin=b'{"type":"ping"}\n{"type":"pong"}\n')
-    assert [line.split()[-2] for line in result.out.splitlines()] == ["→", "←"]
+    assert result.out.splitlines() == ['→ {"type":"ping"}', '← {"type":"pong"}'], "no times, where nobody knows them"
+    lines = run_cli(monkeypatch, "decode", "-", "--jsonl", stdin=b'{"type":"ping"}\n')
+    assert json.loads(lines.out)["ms"] is None
+    check(json.loads(lines.out), "decode")
     assert run_cli(monkeypatch, "decode", "-", stdin=b"nonsense\n").code == 4
 
 
@@ -137,6 +233,68 @@ def test_what_is_recorded_can_be_replayed(tmp_path, monkeypatch):
         check(json.loads(different.out), "replay")
         assert different.code == 1
         assert json.loads(different.out)["requests"][0]["outcome"] == "different"
+
+
+def test_decode_tells_what_was_left_out_from_what_is_wrong(tmp_path, monkeypatch):
+    path = tmp_path / "t.ndjson"
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        terminal("record", str(path), str(guest.address), "--listen", f"unix://{tmp_path}/p") as proxy,
+    ):
+        proxy.wait_for("/p")
+        with socket.socket(socket.AF_UNIX) as host:
+            host.connect(f"{tmp_path}/p")
+            host.sendall(b"nonsense\nnonsense\n")
+            host.shutdown(socket.SHUT_WR)
+            while host.recv(65536):
+                pass
+        proxy.interrupt()
+        assert proxy.end() == 130
+    result = run_cli(monkeypatch, "decode", str(path))
+    assert result.out.count("was no request, and was left out of the recording") == 2
+    assert {"→ connect", "→ close", "← close"} <= {line.split(" s ")[1] for line in result.out.splitlines()}
+    assert (result.code, result.err) == (4, "stereosctl: 2 lines break the protocol\n")
+
+
+@pytest.mark.parametrize("fault", ["no folder", "not ours", "exists"])
+def test_a_recording_that_cannot_begin_leaves_nothing_behind(fault, tmp_path, monkeypatch):
+    path, listen = tmp_path / "t.ndjson", f"unix://{tmp_path}/p"
+    if fault == "no folder":
+        path = tmp_path / "nowhere" / "t.ndjson"
+    elif fault == "exists":
+        path.write_text("kept")
+    else:
+        listen = f"unix://{tmp_path}/nowhere/p"
+    result = run_cli(monkeypatch, "record", str(path), "tcp://127.0.0.1:1", "--listen", listen)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert {each.name for each in tmp_path.iterdir()} == ({"t.ndjson"} if fault == "exists" else set())
+
+
+def test_a_terminated_recording_removes_its_socket(tmp_path):
+    listen = f"unix://{tmp_path}/p"
+    with piped("record", str(tmp_path / "t.ndjson"), "tcp://127.0.0.1:1", "--listen", listen) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(60) == 0
+    assert not (tmp_path / "p").exists()
+
+
+def test_replay_shows_what_differs_and_what_it_skips(tmp_path, monkeypatch):
+    lines = [
+        {"meta": True},
+        {"conn": 0, "ms": 0, "dir": "c2s", "b64": "eyJ0eXBlIjoicGluZyJ9Cg=="},
+        {"conn": 0, "ms": 0, "dir": "s2c", "b64": base64.b64encode(encode(Ack("ping", False, "no"))).decode()},
+        {"conn": 0, "ms": 0, "dir": "c2s", "b64": base64.b64encode(b"[redacted] 3 bytes\n").decode()},
+    ]
+    path = tmp_path / "t.ndjson"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "replay", str(path), str(guest.address))
+    assert (result.code, result.err) == (1, "0 same, 1 different, 1 skipped\n")
+    assert result.out.splitlines()[0] == "✗ ping"
+    assert '    recorded  {"type": "ack", "reply_to": "ping", "ok": false, "error": "no"}' in result.out
+    assert '    answered  {"type": "pong"}' in result.out
+    assert "– ?  skipped: it was redacted, or is no request" in result.out
 
 
 def test_replay_sends_nothing_that_was_redacted(tmp_path, monkeypatch):
@@ -180,23 +338,128 @@ def test_the_doctor_names_the_step(address, faults, step, code, tmp_path, monkey
     assert document["steps"][-1]["remedy"]
 
 
+def test_the_doctor_runs_from_the_sources(tmp_path):
+    """Also where nothing is installed: a copy of the sources, and a path."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\n"
+        "def version(name):\n    raise m.PackageNotFoundError(name)\n"
+        "m.version = version\n"
+    )
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        result = run_process("doctor", str(guest.address), env={"PYTHONPATH": str(tmp_path)})
+    assert (result.code, "runs from its sources" in result.out) == (0, True), result
+    assert run_process("--version", env={"PYTHONPATH": str(tmp_path)}).code == 0
+
+
+def unknown_name(*_args, **_options):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("tcp://127.0.0.1:{closed}", "start the virtual machine"),
+        ("tcp://nobody.invalid:1024", "look at the host's name"),
+        ("unix://{folder}/nothing", "look at the path"),
+        ("unix://{folder}", "start the virtual machine"),
+        ("hvsock://{folder}/g:1024", "look at the port, and at the kind of the address"),
+        ("hvsock://{folder}/m:1025", "nobody listens at its end yet"),
+    ],
+)
+def test_the_doctor_says_what_to_do(address, remedy, tmp_path, monkeypatch):
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")),
+        simulated_guest(HybridVsock(tmp_path / "m", 1024)),
+        socket.socket() as unused,
+    ):
+        unused.bind(("127.0.0.1", 0))
+        if "invalid" in address:  # nobody is asked for it
+            monkeypatch.setattr(socket, "getaddrinfo", unknown_name)
+        address = address.format(folder=tmp_path, closed=unused.getsockname()[1])
+        result = run_cli(monkeypatch, "doctor", address, "--timeout", "5")
+    assert result.code == 3
+    assert remedy in result.out.splitlines()[-1]
+    assert f"cannot connect to {address}" not in result.out, "the address stands two lines above"
+
+
+@pytest.mark.parametrize(
+    ("state", "runs", "remedy"), [("booting", True, "stereosctl wait"), ("ready", False, "stereosctl agents")]
+)
+def test_the_doctor_notes_a_guest_that_is_not_well(state, runs, remedy, tmp_path, monkeypatch):
+    with simulated_guest(agents=[AgentStatus("a", runs)]) as guest:
+        guest.simulator.state = state
+        result = run_cli(monkeypatch, "doctor", str(guest.address))
+    assert result.code == 0
+    assert "• health" in result.out
+    assert remedy in result.out.splitlines()[-1]
+
+
 def test_the_shell_takes_lines_from_a_pipe(tmp_path, monkeypatch):
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
         out, err = process.communicate("ping\n# nothing\nfrob\nhealth --json\nmount a /etc --fs 9p\n", timeout=60)
     assert process.returncode == 1, "that of the last command"
     assert "pong from" in out
     assert '"state": "ready"' in out
-    assert "Unknown command" in err
+    assert "there is no command" in err
+
+
+def test_an_interrupted_pipe_is_not_read_on(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
+        process.stdin.write("watch --jsonl\nping\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert not any(request.type == "ping" for request in guest.simulator.requests)
+
+
+def test_a_shell_that_nobody_hears_does_nothing_more(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
+        process.stdout.close()
+        process.stdin.write("health\nmount a /b --fs 9p\n")
+        process.stdin.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
+        assert guest.simulator.mounts == ()
 
 
 def test_completion_in_the_shell(tmp_path, monkeypatch):
     app = make_app()
     (tmp_path / "jcard.toml").touch()
     monkeypatch.chdir(tmp_path)
-    assert completions(app, [], "he") == ["health"]
-    assert completions(app, ["secret"], "") == ["set"]
-    assert "--timeout" in completions(app, ["health"], "--t")
-    assert completions(app, ["provision"], "jc") == ["jcard.toml"]
+    assert completions(app, [], "he") == ["health ", "help "]
+    assert completions(app, [], "ex") == ["exit "]
+    assert completions(app, ["secret"], "") == ["set "]
+    assert "--timeout " in completions(app, ["health"], "--t")
+    assert completions(app, ["provision"], "jc") == ["jcard.toml "]
+    (tmp_path / "folder").mkdir()
+    assert completions(app, ["provision"], "fo") == ["folder/"]
+
+
+def test_shells_share_their_history(tmp_path):
+    env = {"XDG_STATE_HOME": str(tmp_path)}
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        terminal("shell", str(guest.address), env=env, columns=300) as first,
+        terminal("shell", str(guest.address), env=env, columns=300) as second,
+    ):
+        for shell, line, shown in (
+            (first, "ping", "pong from"),
+            (second, "health", "no agents"),
+            (first, "send get_health", "no agents"),
+            (first, "agents", "has no agents"),
+            (second, "frobnicate", "there is no command"),
+        ):
+            shell.wait_for("g> ")
+            shell.seen = ""
+            shell.type(f"{line}\n")
+            shell.wait_for(shown)
+            shell.wait_for("g> ")
+        first.process.kill()
+        second.type("exit\n")
+        second.end()
+    assert (tmp_path / "stereosctl" / "history").read_text().split() == ["ping", "health", "agents"]
 
 
 # ------------------------------------------------------------------------------------- simulate, demo
@@ -235,15 +498,13 @@ def test_the_demo_without_a_terminal_leaves_nothing_behind(tmp_path):
     assert children_of(process.pid) == []
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
-def test_however_the_demo_ends_its_guest_ends(signal):
-    import signal as signals
-
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_however_the_demo_ends_its_guest_ends(number):
     with piped("demo") as process:
         process.stdout.readline()
         while not (guests := children_of(process.pid)):
             assert process.poll() is None
-        process.send_signal(getattr(signals, signal))
+        process.send_signal(number)
         process.wait(60)
         for guest in guests:
             while Path(f"/proc/{guest}/cmdline").exists() and Path(f"/proc/{guest}/cmdline").read_bytes():

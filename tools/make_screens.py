@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
@@ -27,6 +29,10 @@ from stereos_proto_io.testing import SimulatedGuest, simulated_guest
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "screens"
 WIDTHS: Final = {"": 100, "-narrow": 60}
+#: A picture asks nobody for a font: the reader's own is as good.
+WITHOUT_FONTS: Final = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
+    "Fira Code, monospace", "ui-monospace, monospace"
+)
 AGENTS: Final = (
     AgentStatus("coder", running=True, session="coder"),
     AgentStatus("reviewer", running=False, session="reviewer", restarts=3, error="exit status 1"),
@@ -34,13 +40,13 @@ AGENTS: Final = (
 
 
 def captured(*arguments: str, columns: int, **env: str) -> str:
-    """What a command writes to its standard output where that is a terminal."""
+    """What a command leaves on a terminal. The wait of `demo`, which draws over itself, is left out."""
     master, slave = pty.openpty()
     with subprocess.Popen(  # noqa: S603  (this interpreter, and our own module)
         [sys.executable, "-m", "stereos_proto_io.cli", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=slave,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if "demo" in arguments else slave,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), **env},
     ):
         os.close(slave)
@@ -58,7 +64,7 @@ def save(name: str, title: str, columns: int, *parts: object) -> None:
     screen = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True, highlight=False)
     for part in parts:
         screen.print(part)
-    screen.save_svg(str(FOLDER / f"{name}.svg"), title=title)
+    screen.save_svg(str(FOLDER / f"{name}.svg"), title=title, code_format=WITHOUT_FONTS)
 
 
 def command(name: str, suffix: str, columns: int, *arguments: str, shown: str, **env: str) -> None:
@@ -71,11 +77,11 @@ def watching(suffix: str, columns: int, guest: SimulatedGuest) -> None:
     """The last drawing of `watch`, after an agent fell over."""
     before, after = guest.simulator.agents[:1], guest.simulator.agents
     recent: deque[Text] = deque()
-    for agents in (before, after):
-        guest.simulator.agents = agents
-        health = _watch.Health("healthy", agents, 754)
-        recent.append(_watch._line(health))
-    save(f"watch{suffix}", "stereosctl watch", columns, _watch._screen(str(guest.address), health, recent))
+    reports = [_watch.Health("healthy", agents, 754) for agents in (before, after)]
+    for look in _watch._compared(iter(reports)):
+        recent.append(_watch._line(look, guest.address))
+    top = _watch._top(reports[-1], guest.address, len(after))
+    save(f"watch{suffix}", "stereosctl watch", columns, _watch._screen(top, recent))
 
 
 def main() -> None:
@@ -92,8 +98,8 @@ def main() -> None:
             (place / "state.json").write_text(json.dumps({"backend": "qemu", "vsock_port": port}))
         env = {"MB_CONFIG_DIR": home}
         for suffix, columns in WIDTHS.items():
-            for name in ("health", "doctor"):
-                command(name, suffix, columns, name, "--vm", "dev", shown=f"stereosctl {name} --vm dev", **env)
+            for name, machine in (("health", "dev"), ("doctor", "old")):
+                command(name, suffix, columns, name, "--vm", machine, shown=f"stereosctl {name} --vm {machine}", **env)
             command("ls", suffix, columns, "ls", shown="stereosctl ls", **env)
             watching(suffix, columns, guest)
             command("demo", suffix, columns, "demo", shown="stereosctl demo")

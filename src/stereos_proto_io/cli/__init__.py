@@ -17,7 +17,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `stereosctl` with `arguments`, those of the process by default, and return its exit code."""
     try:
-        with _plain_interrupts():
+        with plain_interrupts():
             from ._app import run  # noqa: PLC0415  (loading takes long enough to be interrupted in)
     except ModuleNotFoundError as exc:
         print(f"stereosctl: {exc}; it comes with the extra cli: pip install 'stereos-proto[cli]'", file=sys.stderr)
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _plain_interrupts() -> Iterator[None]:
+def plain_interrupts() -> Iterator[None]:
     """Let Ctrl-C end the process without a word, as it ends programs that are not Python.
 
     An exception in the middle of an import would come with a traceback, whoever catches it later.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter
 from rich.text import Text
 
-from ._context import STDIN
-from ._errors import EXIT_CODES, BrokenOutput, SaidNo, exit_code
-from ._output import clean, error_console, help_console
+from . import plain_interrupts
+from ._console import STDIN, clean, error_console, help_console, open_closed_streams, our_version, writing
+from ._errors import EXIT_CODES, BrokenOutput, OutputFailed, SaidNo, exit_code
 
 _HELP = """
 See and steer StereOS guests: what the guest itself says, and what it is given.
@@ -29,40 +31,88 @@ For example:
 """
 
 
+SEE: Final = Group("See a guest", sort_key=1)
+STEER: Final = Group("Steer it", sort_key=2)
+WIRE: Final = Group("Close to the wire", sort_key=3)
+TRY: Final = Group("Without a guest of one's own", sort_key=4)
+HERE: Final = Group("This command line", sort_key=5)
+
+OPTIONS: Final = Group("Options", sort_key=0)
+
 #: Every command: where it is, and the first line of its docstring, so that the help need not load it.
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "ping": ("._commands_ask:ping", "See whether the guest answers, and how fast."),
-    "health": ("._commands_ask:health", "Show what the guest says of itself."),
-    "agents": ("._commands_ask:agents", "List the guest's agents."),
-    "wait": ("._commands_ask:wait", "Wait for a state, an agent, or the end."),
-    "watch": ("._watch:watch", "Watch the guest's state and agents, until Ctrl-C."),
-    "shutdown": ("._commands_ask:shutdown", "Power the guest off."),
-    "provision": ("._commands_give:provision", "Give the guest all that a jcard.toml asks for."),
-    "mount": ("._commands_give:mount", "Mount a folder that the hypervisor shares."),
-    "config set": ("._commands_give:config_set", "Replace the guest's jcard.toml."),
-    "secret set": ("._commands_give:secret_set", "Store a secret in the guest."),
-    "ssh-key add": ("._commands_give:ssh_key_add", "Let the owner of a public key log in."),
-    "send": ("._commands_wire:send", "Send a request of any type, and show the reply."),
-    "record": ("._commands_wire:record", "Stand between hosts and a guest, and write down what they say."),
-    "replay": ("._commands_wire:replay", "Say to a guest what a recorded host said, and compare the answers."),
-    "decode": ("._commands_wire:decode", "Show a transcript, or lines of the wire."),
-    "simulate": ("._commands_simulate:simulate", "Be a guest to try things on."),
-    "conformance": ("._commands_simulate:conformance", "Examine whether a guest speaks the protocol."),
-    "demo": ("._commands_simulate:demo", "Boot a simulated guest, provision it, look at it, shut it down."),
-    "ls": ("._commands_local:ls", "List mb's virtual machines, and what their guests say."),
-    "doctor": ("._doctor:doctor", "Find out why a guest cannot be reached."),
-    "shell": ("._shell:shell", "Type commands for one guest."),
-    "completion": ("._commands_local:completion", "Print the completion script of a shell."),
+COMMANDS: Final[dict[str, tuple[str, str, Group]]] = {
+    "ping": ("._commands_ask:ping", "See whether the guest answers, and how fast.", SEE),
+    "health": ("._commands_ask:health", "Show what the guest says of itself.", SEE),
+    "agents": ("._commands_ask:agents", "List the guest's agents.", SEE),
+    "wait": ("._commands_ask:wait", "Wait for a state, an agent, or the end.", SEE),
+    "watch": ("._watch:watch", "Watch the guest's state and agents, until Ctrl-C.", SEE),
+    "ls": ("._commands_local:ls", "List mb's virtual machines, and what their guests say.", SEE),
+    "doctor": ("._doctor:doctor", "Find out why a guest cannot be reached.", SEE),
+    "provision": ("._commands_give:provision", "Give the guest all that a jcard.toml asks for.", STEER),
+    "mount": ("._commands_give:mount", "Mount a folder that the hypervisor shares.", STEER),
+    "config set": ("._commands_give:config_set", "Replace the guest's jcard.toml.", STEER),
+    "secret set": ("._commands_give:secret_set", "Store a secret in the guest.", STEER),
+    "ssh-key add": ("._commands_give:ssh_key_add", "Let the owner of a public key log in.", STEER),
+    "shutdown": ("._commands_ask:shutdown", "Power the guest off.", STEER),
+    "send": ("._commands_wire:send", "Send a request of any type, and show the reply.", WIRE),
+    "record": ("._commands_wire:record", "Stand between hosts and a guest, and write down what they say.", WIRE),
+    "replay": ("._commands_wire:replay", "Say to a guest what a recorded host said, and compare the answers.", WIRE),
+    "decode": ("._commands_wire:decode", "Show a transcript, or lines of the wire.", WIRE),
+    "conformance": ("._commands_simulate:conformance", "Examine whether a guest speaks the protocol.", WIRE),
+    "simulate": ("._commands_simulate:simulate", "Be a guest to try things on.", TRY),
+    "demo": ("._commands_simulate:demo", "Boot a simulated guest, provision it, look at it, shut it down.", TRY),
+    "shell": ("._shell:shell", "Type commands for one guest.", HERE),
+    "completion": ("._commands_local:completion", "Print the completion script of a shell.", HERE),
 }
+#: What other commands are below, and what it is about.
 GROUPS: Final[dict[str, str]] = {
     "config": "The guest's jcard.toml.",
     "secret": "Secrets, which the guest keeps in memory.",
     "ssh-key": "Who may log in.",
 }
 
+#: How a sentence of the parser's is put here. What is not in the table is said as the parser says it.
+_REWORDED: Final = (
+    (re.compile(r'Command "[^"]*" parameter (-\S+) requires an argument\.'), r"\1 needs a value"),
+    (re.compile(r'Command "[^"]*" parameter (\S+) requires an argument\.'), r"\1 is missing"),
+    (re.compile(r"Parameter (\S+) specified multiple times\."), r"\1 is given twice"),
+    (re.compile(r"Unused Tokens: \[(.*)\]\."), r"there is no use for \1"),
+    (re.compile(r'Invalid value "(.*)" for (\S+)\. Choose from: (.*)\.'), r'\2 takes one of \3, not "\1"'),
+    (re.compile(r'Invalid value for (\S+): unable to convert ("[^"]*") into float\.'), r"\1 takes a number, not \2"),
+    (re.compile(r"Invalid value for (\S+): it takes"), r"\1 takes"),
+    (re.compile(r" Available commands:.*"), ""),
+    (re.compile(r'Unknown command "(-.*)"\.'), r"there is no option \1 before a command"),
+    (re.compile(r'Unknown command (".*?")\.'), r"there is no command \1."),
+    (re.compile(r"Unknown option: (\S+)\."), r"there is no option \1."),
+    (re.compile(r"\. Did you mean (.*)\?"), r", but there is \1"),
+)
+
 
 def _epilogue() -> str:
-    return "Exit codes: " + " · ".join(f"{code} {meaning}" for code, meaning, _ in EXIT_CODES)
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning, _ in EXIT_CODES)
+    return f"Exit codes:\n{codes}"
+
+
+def _help(command: Callable[..., object]) -> str:
+    """The docstring of a command without its parameters, each paragraph one line: the terminal wraps it."""
+    text = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0]
+    return "\n\n".join(part if part.startswith(" ") else " ".join(part.split("\n")) for part in text.split("\n\n"))
+
+
+def _usage(name: str, command: Callable[..., object]) -> str:
+    words = ["Usage: stereosctl", name]
+    parameters = inspect.signature(command).parameters.values()
+    for parameter in parameters:
+        label, needed = parameter.name.upper(), parameter.default is parameter.empty
+        if parameter.name == "guest":
+            words.append("[ADDRESS]")
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            words.append(label if needed else f"[{label}]")
+        elif needed:
+            words.append(f"--{parameter.name} {label}")
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
+        words.append("[OPTIONS]")
+    return " ".join(words)
 
 
 def _default(value: Any) -> str | None:
@@ -72,21 +122,16 @@ def _default(value: Any) -> str | None:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415  (slow to load, and rarely asked for)
-
-    return version("stereos-proto")
-
-
 def make_app(only: str | None = None) -> App:
     """The tree of commands. With `only`, none but that one is loaded: the others just stand in the help."""
     app = App(
         name="stereosctl",
         help=_HELP,
         help_epilogue=_epilogue(),
-        version=_version,
+        version=our_version,
         console=help_console(),
         help_format="plaintext",
+        group_parameters=OPTIONS,
         default_parameter=Parameter(negative=(), show_default=_default),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -94,21 +139,31 @@ def make_app(only: str | None = None) -> App:
         print_error=False,
     )
     # What holds for all of them is said once, by `stereosctl --help`.
-    groups = {"": app} | {name: App(name=name, help=text, help_epilogue="") for name, text in GROUPS.items()}
-    for name, (place, summary) in COMMANDS.items():
-        group, _, verb = name.rpartition(" ")
+    groups = {"": app} | {
+        name: App(name=name, help=text, help_epilogue="", group=STEER, group_parameters=OPTIONS)
+        for name, text in GROUPS.items()
+    }
+    for name, (place, summary, group) in COMMANDS.items():
+        above, _, verb = name.rpartition(" ")
+        shown: dict[str, Any] = {"name": verb} if above else {"name": verb, "group": group}
         if only in (None, name.partition(" ")[0]):
             module, _, function = place.partition(":")
-            groups[group].command(getattr(import_module(module, __package__), function), name=verb, help_epilogue="")
+            with plain_interrupts():
+                command = getattr(import_module(module, __package__), function)
+            usage = _usage(name, command)
+            groups[above].command(command, help=_help(command), usage=usage, help_epilogue="", **shown)
         else:
-            groups[group].command(f"{__package__}{place}", name=verb, help=summary)
+            groups[above].command(f"{__package__}{place}", help=summary, **shown)
     for name in GROUPS:
         app.command(groups[name])
+    for flag in ("--help", "--version"):
+        app[flag].group = HERE
     return app
 
 
 def run(arguments: Sequence[str], app: App | None = None) -> int:
     """Run a command and return its exit code. What goes wrong is said in one line on stderr."""
+    open_closed_streams()
     with suppress(AttributeError, ValueError):
         # A terminal that cannot show a character gets another one, rather than no output at all.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -116,9 +171,15 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
     try:
         return _run(arguments, app)
     except (BrokenOutput, BrokenPipeError):
-        return _output_is_gone()
+        _leave_output()
+        return exit_code(BrokenOutput()) or 1
+    except OutputFailed as exc:
+        _leave_output()
+        with suppress(BrokenOutput, OutputFailed):
+            _say_error(str(exc))
+        return exit_code(exc) or 1
     except KeyboardInterrupt as exc:
-        with suppress(BrokenOutput, KeyboardInterrupt):
+        with suppress(BrokenOutput, OutputFailed, KeyboardInterrupt):
             error_console().print(Text("interrupted", "dim"))
         return exit_code(exc) or 1
 
@@ -127,15 +188,16 @@ def _run(arguments: Sequence[str], app: App | None) -> int:
     try:
         words = [STDIN if word == "-" else word for word in arguments]
         result: Any = (app or make_app(_first(words)))(words)
-        sys.stdout.flush()
-    except (KeyboardInterrupt, BrokenOutput, BrokenPipeError):
+        with writing():
+            sys.stdout.flush()
+    except (KeyboardInterrupt, BrokenOutput, BrokenPipeError, OutputFailed):
         raise
     except Exception as exc:
         code = exit_code(exc)
         if code is None:
             raise
         if not isinstance(exc, SaidNo):
-            error_console().print(Text.assemble(("stereosctl: ", "bold red"), clean(_sentence(exc, arguments))))
+            _say_error(_sentence(exc, arguments))
         return code
     return result if isinstance(result, int) else 0
 
@@ -149,18 +211,24 @@ def _first(arguments: Sequence[str]) -> str:
     return next((word for word in arguments if not word.startswith("-")), "")
 
 
+def _say_error(text: str) -> None:
+    error_console().print(Text.assemble(("stereosctl: ", "bold red"), clean(text)))
+
+
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:
     if not isinstance(error, CycloptsError):
         return str(error)
-    if arguments and arguments[0] in _WITH_SECRETS:
+    where = " ".join(("stereosctl", *(error.command_chain or ()), "--help"))
+    if arguments[:1] and arguments[0] in _WITH_SECRETS and not isinstance(error, MissingArgumentError):
         # The parser quotes what it does not understand, and that may be a secret in the wrong place.
-        what = " ".join(arguments[: 2 if arguments[0] == "secret" else 1])
-        return f"these arguments do not fit (secrets never stand among them); see: stereosctl {what} --help"
-    return " ".join(str(error).split())
+        return f"these arguments do not fit (secrets never stand among them); see: {where}"
+    text = " ".join(str(error).split())
+    for pattern, words in _REWORDED:
+        text = pattern.sub(words, text)
+    return f"{text.removesuffix('.')}; see: {where}"
 
 
-def _output_is_gone() -> int:
+def _leave_output() -> None:
     # What is still in the buffer would be complained about when the interpreter ends.
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return exit_code(BrokenOutput()) or 1

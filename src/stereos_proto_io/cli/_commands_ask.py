@@ -13,27 +13,44 @@ from stereos_proto import (
     Health,
     LifecycleState,
     NotReady,
+    RequestTimeout,
 )
 from stereos_proto.dialogues import READY_STATES, WaitProgress
 
-from ._context import DEFAULT_GUEST, WAIT_SECONDS, Deadline, Guest, Json, connect, connect_when_ready
+from ._console import say
+from ._context import (
+    ASK_SECONDS,
+    DEFAULT_GUEST,
+    FOREVER,
+    WAIT_SECONDS,
+    Deadline,
+    Guest,
+    Json,
+    connect,
+    connect_when_ready,
+    load_driver,
+    whole_number,
+)
 from ._documents import agent_document, health_document
 from ._errors import SaidNo, UsageError
-from ._output import agents_table, health_line, print_result, say, write_json
+from ._output import agents_table, health_line, print_result, write_json
 from ._progress import Report, waiting
 
 #: Seconds between two looks at a guest that is to go away.
 _LOOK_AGAIN: Final = 0.25
+_READY: Final = f"state={LifecycleState.READY}"
 
 
 def ping(
     guest: Guest = DEFAULT_GUEST,
     *,
-    count: Annotated[int, Parameter(name=["--count", "-c"])] = 1,
-    interval: Annotated[float, Parameter(name=["--interval", "-i"])] = 1.0,
+    count: Annotated[int, Parameter(name=["--count", "-c"], metavar="N", converter=whole_number)] = 1,
+    interval: Annotated[float, Parameter(name=["--interval", "-i"], metavar="SECONDS")] = 1.0,
     json: Json = False,
 ) -> None:
     """See whether the guest answers, and how fast.
+
+    Each ping has 10 seconds; with --timeout, all together have that long.
 
     For example:
 
@@ -45,19 +62,21 @@ def ping(
         interval: Seconds between two pings.
         json: Print one JSON document.
     """
-    if count < 0 or not interval >= 0:
-        raise UsageError("--count and --interval cannot be negative")
-    deadline = guest.deadline(WAIT_SECONDS if count != 1 else 10.0)
+    if count < 0:
+        raise UsageError("--count cannot be negative; 0 is until Ctrl-C")
+    if not interval >= 0:
+        raise UsageError("--interval cannot be negative")
+    deadline = guest.deadline(FOREVER)
     times: list[float] = []
     address = guest.resolve()
-    with connect(guest, deadline) as client:
+    with connect(guest, guest.deadline()) as client:
         try:
             while not count or len(times) < count:
                 if times:
                     time.sleep(deadline.within(interval))
                 start = time.perf_counter()
-                client.ping(timeout=deadline.left)
-                times.append((time.perf_counter() - start) * 1000)
+                client.ping(timeout=deadline.within(ASK_SECONDS))
+                times.append(round((time.perf_counter() - start) * 1000, 3))
                 if not json:
                     print_result(f"pong from {address}  #{len(times)}  {times[-1]:.3f} ms")
         finally:
@@ -67,7 +86,7 @@ def ping(
 def _show_times(address: str, times: list[float], *, json: bool) -> None:
     if not times:
         return
-    least, mean, most = min(times), sum(times) / len(times), max(times)
+    least, mean, most = min(times), round(sum(times) / len(times), 3), max(times)
     if json:
         summary = {"min_ms": least, "avg_ms": mean, "max_ms": most}
         write_json({"address": address, "replies": len(times), "times_ms": times, **summary})
@@ -127,28 +146,33 @@ def agents(guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
 def wait(
     guest: Guest = DEFAULT_GUEST,
     *,
-    for_: Annotated[tuple[str, ...], Parameter(name="--for", consume_multiple=False)] = ("state=ready",),
+    for_: Annotated[tuple[str, ...], Parameter(name="--for", metavar="WHAT", consume_multiple=False)] = (
+        "state=ready",
+    ),
     json: Json = False,
 ) -> None:
     """Wait for a state, an agent, or the end.
 
     For example:
 
-        stereosctl wait --vm dev --for agent=coder --for agent=reviewer --timeout 120
+        stereosctl wait --vm dev --for agent=coder --timeout 120
 
     Args:
         guest: Which guest, until when, and whether to trace the wire.
-        for_: What to wait for: `state=STATE`, `agent=NAME` (give it again for more) or `shutdown`. Whoever is
-            `healthy` is `ready`, too.
+        for_: `state=STATE` (who is healthy is ready), `agent=NAME`, `shutdown` (nobody answers); again for more.
         json: Print the guest's last health as one JSON document.
     """
     states, names, gone = _conditions(for_)
     deadline = guest.deadline(WAIT_SECONDS)
-    if gone:
-        _wait_until_gone(guest, deadline)
-        report = None
-    else:
-        report = _wait_for(guest, deadline, states, names)
+    try:
+        if gone:
+            report = _wait_until_gone(guest, deadline, heard=f"state={LifecycleState.SHUTDOWN}" in for_)
+        else:
+            report = _wait_for(guest, deadline, states, names)
+    except NotReady as exc:
+        why = str(exc).removeprefix("the guest is not ready: ")
+        text = f"waited in vain for {', '.join(for_)}: {why}"
+        raise NotReady(text, last_state=exc.last_state, last_error=exc.last_error, tries=exc.tries) from exc
     if json:
         write_json({"address": str(guest.resolve()), "health": report and health_document(report)})
     elif report:
@@ -179,32 +203,41 @@ def _conditions(texts: tuple[str, ...]) -> tuple[set[str], set[str], bool]:
 def _wait_for(guest: Guest, deadline: Deadline, states: set[str], names: set[str]) -> Health:
     with connect_when_ready(guest, deadline, states=states, agents=() if states else names) as client:
         if states and names:
-            with waiting(f"the agents {', '.join(sorted(names))}") as report:
-                return client.wait_ready(agents=names, on_progress=report, timeout=deadline.left)
+            with waiting(f"the agents {', '.join(sorted(names))}", traced=guest.verbose) as report:
+                return client.wait_ready(agents=names, on_progress=report, timeout=deadline.tenths)
         return client.get_health(timeout=deadline.left)
 
 
-def _wait_until_gone(guest: Guest, deadline: Deadline) -> None:
-    """Look until the guest says that it shuts down, or nobody answers any more."""
+def _wait_until_gone(guest: Guest, deadline: Deadline, *, heard: bool = False) -> Health | None:
+    """Look until nobody answers any more; with `heard`, or until the guest says that it shuts down: that report."""
+    load_driver()
     progress = WaitProgress()
-    with waiting(f"{guest.resolve()} to go away") as report:
+    with waiting(f"{guest.resolve()} to go away", traced=guest.verbose) as report:
         while True:
             try:
                 with connect(guest, deadline) as client:
                     while True:
                         health = client.get_health(timeout=deadline.left)
                         progress = _seen(progress, report, health)
-                        if health.state == LifecycleState.SHUTDOWN:
-                            return
+                        if heard and health.state == LifecycleState.SHUTDOWN:
+                            return health
                         if not deadline.left:
-                            raise progress.not_ready("it is still there")
+                            raise _still_there(guest, progress)
                         time.sleep(deadline.within(_LOOK_AGAIN))
             except (ConnectError, ConnectionLost) as exc:
                 if isinstance(exc, ConnectError) and not exc.retryable:
                     raise
                 if not deadline.left:
-                    raise NotReady("nothing is known about the guest: the time was up", tries=progress.tries) from None
-                return
+                    raise RequestTimeout("nothing is known about the guest: the time was up") from None
+                return None
+            except RequestTimeout:
+                if progress.health is None:
+                    raise
+                raise _still_there(guest, progress) from None
+
+
+def _still_there(guest: Guest, progress: WaitProgress) -> RequestTimeout:
+    return RequestTimeout(f"{guest.resolve()} is still there ({progress})")
 
 
 def _seen(progress: WaitProgress, report: Report, health: Health) -> WaitProgress:

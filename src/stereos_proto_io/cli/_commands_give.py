@@ -31,25 +31,39 @@ from stereos_proto import (
     load_jcard,
 )
 
-from ._context import DEFAULT_GUEST, STDIN, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
+from ._console import STDIN, clean, say
+from ._context import DEFAULT_GUEST, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
 from ._documents import report_document
 from ._errors import SaidNo, UsageError
-from ._output import STEP_MARKS, clean, print_result, say, step_line, write_json
+from ._output import STEP_MARKS, print_result, step_line, write_json
 from ._redact import Redactor, redactor_of
 
 FsType = Literal["9p", "virtiofs"]
 
 
-def read_text(source: str) -> str:
+def read_text(source: Path) -> str:
     """The text of a file, or of standard input for STDIN. Raises UsageError, without what stands in it."""
     try:
-        data = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
-        return data.decode()
+        if str(source) != STDIN:
+            return source.read_bytes().decode()
+        if data := sys.stdin.buffer.read():
+            return data.decode()
+        # Most likely what should have written it has failed.
+        reason = "it is empty, or closed"
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
-    raise UsageError(f"cannot read {source}: {reason}")
+    name = "standard input" if str(source) == STDIN else source
+    raise UsageError(f"cannot read {name}: {reason}")
+
+
+def read_key(source: Path) -> str:
+    """The public key in a file. Raises UsageError."""
+    key = read_text(source).strip()
+    if "PRIVATE KEY" in key:
+        raise UsageError(f"{source} is a private key; the guest is to have the public one, which ends in .pub")
+    return key
 
 
 def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
@@ -67,7 +81,7 @@ def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
         print_result(Text.assemble((mark, style), " ", clean(label)))
 
 
-def config_set(file: str, /, guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
+def config_set(file: Path, /, guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
     """Replace the guest's jcard.toml.
 
     It is sent as it is, and the guest stores it readable by everybody. A file with
@@ -83,7 +97,7 @@ def config_set(file: str, /, guest: Guest = DEFAULT_GUEST, *, json: Json = False
         json: Print one JSON document.
     """
     content = read_text(file)
-    if load_jcard(content, env=_AnyValue(), source=file).secrets:
+    if load_jcard(content, env=_AnyValue(), source=str(file)).secrets:
         raise UsageError(
             f"{file} has [secrets], which the guest would store readable by everybody; "
             "use `stereosctl provision`, which sends them as secrets"
@@ -107,8 +121,8 @@ def secret_set(
     guest: Guest = DEFAULT_GUEST,
     *,
     file: Path | None = None,
-    env: Annotated[str | None, Parameter(name="--env")] = None,
-    mode: str = "0600",
+    env: Annotated[str | None, Parameter(name="--env", metavar="VARIABLE")] = None,
+    mode: Annotated[str, Parameter(metavar="OCTAL")] = "0600",
     json: Json = False,
 ) -> None:
     """Store a secret in the guest.
@@ -138,12 +152,14 @@ def secret_set(
         bits = int(mode, 8)
     except ValueError:
         raise UsageError("--mode takes octal permission bits, such as 0600") from None
+    if not value:
+        raise UsageError(f"the value of {name} is empty; if it is to be: `stereosctl send inject_secret -`")
     _give(guest, InjectSecret(name, value, bits), f"secret {name}", json=json)
 
 
 def _secret_value(name: str, file: Path | None, env: str | None) -> str:
     if file is not None:
-        return read_text(str(file))
+        return read_text(file)
     if env is not None:
         try:
             return os.environ[env]
@@ -152,10 +168,17 @@ def _secret_value(name: str, file: Path | None, env: str | None) -> str:
             raise UsageError("the environment variable that --env names is not set") from None
     if sys.stdin.isatty():
         return getpass.getpass(f"Value of {clean(name)} (not shown): ", stream=sys.stderr)
-    return read_text(STDIN).removesuffix("\n").removesuffix("\r")
+    return read_text(Path(STDIN)).removesuffix("\n").removesuffix("\r")
 
 
-def ssh_key_add(file: str, /, guest: Guest = DEFAULT_GUEST, *, user: str, json: Json = False) -> None:
+def ssh_key_add(
+    file: Path,
+    /,
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    user: Annotated[str, Parameter(metavar="NAME")],
+    json: Json = False,
+) -> None:
     """Let the owner of a public key log in.
 
     It replaces the keys that the user had.
@@ -170,10 +193,7 @@ def ssh_key_add(file: str, /, guest: Guest = DEFAULT_GUEST, *, user: str, json: 
         user: The guest's user, such as admin or agent.
         json: Print one JSON document.
     """
-    key = read_text(file)
-    if "PRIVATE KEY" in key:
-        raise UsageError(f"{file} is a private key; the guest is to have the public one, which ends in .pub")
-    _give(guest, InjectSSHKey(user, key.strip()), f"SSH key of {user}", json=json)
+    _give(guest, InjectSSHKey(user, read_key(file)), f"SSH key of {user}", json=json)
 
 
 def mount(
@@ -206,13 +226,13 @@ def mount(
 
 
 def provision(
-    file: str,
+    file: Path,
     /,
     guest: Guest = DEFAULT_GUEST,
     *,
     fs: FsType = "9p",
     ssh_key: Annotated[Path | None, Parameter(name="--ssh-key")] = None,
-    user: str = "admin",
+    user: Annotated[str, Parameter(metavar="NAME")] = "admin",
     dry_run: bool = False,
     json: Json = False,
 ) -> None:
@@ -238,7 +258,12 @@ def provision(
     plan = read_plan(file, fs, ssh_key, user)
     if dry_run:
         steps = [ProvisionStep(request, StepStatus.NOT_SENT) for request in plan.requests]
-        _show_report(ProvisionReport(tuple(steps)), json=json, each=True)
+        report = ProvisionReport(tuple(steps))
+        if json:
+            write_json(report_document(report))
+        else:
+            print_result(*map(step_line, report.steps))
+            say("nothing was sent")
         return
     deadline = guest.deadline(WAIT_SECONDS)
     with connect_when_ready(guest, deadline) as client:
@@ -247,14 +272,17 @@ def provision(
             plan, on_step=None if json else lambda step: _show_step(_discreet(step, redactor)), timeout=deadline.left
         )
     result = ProvisionReport(tuple(_discreet(step, redactor) for step in result.steps))
-    _show_report(result, json=json)
+    if json:
+        write_json(report_document(result))
+    else:
+        say(f"{len(result.steps) - len(result.failed)} of {len(result.steps)} steps done")
     judge(result)
 
 
-def read_plan(file: str, fs: FsType, ssh_key: Path | None, user: str) -> ProvisionPlan:
+def read_plan(file: Path, fs: FsType, ssh_key: Path | None, user: str) -> ProvisionPlan:
     """The plan that a jcard.toml describes."""
-    keys = () if ssh_key is None else (InjectSSHKey(user, read_text(str(ssh_key)).strip()),)
-    return load_jcard(read_text(file), env=os.environ, fs_type=fs, ssh_keys=keys, source=file)
+    keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
+    return load_jcard(read_text(file), env=os.environ, fs_type=fs, ssh_keys=keys, source=str(file))
 
 
 def _discreet(step: ProvisionStep, redactor: Redactor) -> ProvisionStep:
@@ -266,17 +294,6 @@ def _discreet(step: ProvisionStep, redactor: Redactor) -> ProvisionStep:
 
 def _show_step(step: ProvisionStep) -> None:
     print_result(step_line(step))
-
-
-def _show_report(report: ProvisionReport, *, json: bool, each: bool = False) -> None:
-    if json:
-        write_json(report_document(report))
-        return
-    for step in report.steps if each else ():
-        print_result(step_line(step))
-    done = len(report.steps) - len(report.failed)
-    if not each:
-        say(f"{done} of {len(report.steps)} steps done")
 
 
 def judge(report: ProvisionReport) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Literal
+import threading
+from operator import itemgetter
+from queue import SimpleQueue
+from typing import Annotated, Any, Final, Literal
 
 import attrs
+from cyclopts import Parameter
 from rich.text import Text
 
 from stereos_proto import Health, StereosError
 
-from ._context import Guest, Json
+from ._console import clean, say
+from ._context import Deadline, Json, checked_seconds
 from ._documents import error_document, health_document
-from ._errors import UsageError
 from ._machines import Machine, machines, machines_folder
-from ._output import clean, columns, duration, print_result, say, state_text, write_json
+from ._output import agent_text, brief, columns, duration, print_result, state_text, write_json
 
 #: Seconds that each virtual machine has to answer, and how many are asked at once.
 _PATIENCE: Final = 2.0
@@ -29,6 +32,11 @@ class _Seen:
     health: Health | None = None
     error: StereosError | None = None
 
+    @property
+    def problem(self) -> str:
+        """Why nothing is known of the guest, "" where something is."""
+        return self.machine.problem or ("" if self.error is None else brief(self.error, self.machine.address))
+
     def document(self) -> dict[str, Any]:
         address = self.machine.address
         error = error_document(self.error)
@@ -42,7 +50,7 @@ class _Seen:
         }
 
 
-def ls(*, timeout: float = _PATIENCE, json: Json = False) -> None:
+def ls(*, timeout: Annotated[float, Parameter(metavar="SECONDS")] = _PATIENCE, json: Json = False) -> None:
     """List mb's virtual machines, and what their guests say.
 
     All are asked at once.
@@ -55,28 +63,43 @@ def ls(*, timeout: float = _PATIENCE, json: Json = False) -> None:
         timeout: Seconds that each of them has to answer.
         json: Print one JSON document.
     """
-    if not timeout > 0:
-        raise UsageError(f"--timeout must be more than 0 seconds, not {timeout:g}")
-    found = machines()
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        seen = list(pool.map(lambda machine: _ask(machine, timeout), found))
+    patience = checked_seconds("--timeout", timeout)
+    seen = _ask_all(machines(), patience)
     if json:
         write_json({"machines": [each.document() for each in seen]})
-    elif seen:
-        table = columns("NAME", "STATE", "UPTIME", "AGENTS", "ADDRESS")
-        for each in seen:
-            table.add_row(*_row(each))
-        print_result(table)
-    else:
+        return
+    if not seen:
         say(f"mb has no virtual machines in {machines_folder()}")
+        return
+    table = columns("NAME", "STATE", "UPTIME", "AGENTS", "ADDRESS")
+    for each in seen:
+        table.add_row(*_row(each))
+    print_result(table)
+    for each in seen:
+        if each.problem:
+            say(f"{each.machine.name}: {each.problem}", style="yellow")
 
 
-def _ask(machine: Machine, timeout: float) -> _Seen:
+def _ask_all(found: list[Machine], patience: float) -> list[_Seen]:
+    """Ask each in a thread of its own. Ctrl-C waits for none of them."""
+    answers: SimpleQueue[tuple[int, _Seen]] = SimpleQueue()
+    room = threading.Semaphore(_AT_ONCE)
+
+    def ask(number: int, machine: Machine) -> None:
+        with room:
+            answers.put((number, _ask(machine, patience)))
+
+    for each in enumerate(found):
+        threading.Thread(target=ask, args=each, daemon=True).start()
+    return [seen for _, seen in sorted((answers.get() for _ in found), key=itemgetter(0))]
+
+
+def _ask(machine: Machine, patience: float) -> _Seen:
     from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
     if machine.address is None:
         return _Seen(machine)
-    deadline = Guest(timeout=timeout).deadline()
+    deadline = Deadline.after(patience)
     try:
         with dial(machine.address, deadline) as client:
             return _Seen(machine, health=client.get_health(timeout=deadline.left))
@@ -88,13 +111,9 @@ def _row(seen: _Seen) -> list[Text]:
     name = Text(clean(seen.machine.name), "bold")
     address = Text(clean(str(seen.machine.address or "")), "dim")
     if seen.health is None:
-        # The address has a column of its own.
-        error = str(seen.error).removeprefix(f"cannot connect to {seen.machine.address}: ")
-        problem = Text(clean(seen.machine.problem or error), "yellow")
-        return [name, Text("unreachable", "red"), Text(""), problem, address]
-    agents = Text(", ").join(
-        Text(clean(agent.name), "green" if agent.running else "red strike") for agent in seen.health.agents
-    )
+        state = "unreachable" if seen.machine.address else "no address"
+        return [name, Text(state, "red"), Text(""), Text(""), address]
+    agents = Text("  ").join(map(agent_text, seen.health.agents))
     return [name, state_text(seen.health.state), Text(duration(seen.health.uptime_seconds)), agents, address]
 
 

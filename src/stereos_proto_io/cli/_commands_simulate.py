@@ -16,9 +16,10 @@ from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
-from ._context import DEFAULT_GUEST, Guest, Json, address_of, connect
+from ._console import clean, error_console, say
+from ._context import ASK_SECONDS, DEFAULT_PLACE, Deadline, Json, Place, address_of, checked_seconds
 from ._errors import SaidNo, UsageError
-from ._output import clean, error_console, print_result, say, write_json
+from ._output import print_result, write_json
 
 #: A free port of this machine only.
 _ANYWHERE: Final = "tcp://127.0.0.1:0"
@@ -29,11 +30,13 @@ _CASE_MARKS: Final = {"passed": ("✓", "green"), "failed": ("✗", "bold red"),
 
 def simulate(
     *,
-    listen: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (_ANYWHERE,),
-    fault: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
-    agent: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
-    boot_time: float = 0.0,
-    poll_interval: float = 5.0,
+    listen: Annotated[tuple[str, ...], Parameter(metavar="ADDRESS", consume_multiple=False, show_default=False)] = (
+        _ANYWHERE,
+    ),
+    fault: Annotated[tuple[str, ...], Parameter(metavar="FAULT", consume_multiple=False)] = (),
+    agent: Annotated[tuple[str, ...], Parameter(metavar="NAME", consume_multiple=False)] = (),
+    boot_time: Annotated[float, Parameter(metavar="SECONDS")] = 0.0,
+    poll_interval: Annotated[float, Parameter(metavar="SECONDS")] = 5.0,
     attached: bool = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
 ) -> None:
@@ -47,7 +50,7 @@ def simulate(
 
     For example:
 
-        stereosctl simulate --listen unix:///tmp/guest.sock --boot-time 3 --fault late:2s@ping
+        stereosctl simulate --boot-time 3 --fault late:2s@ping
 
     Args:
         listen: Where it listens; give it again for more. By default a free TCP port of this machine.
@@ -60,13 +63,18 @@ def simulate(
     """
     from stereos_proto_io.guest.blocking import serve  # noqa: PLC0415  (the server is loaded where it is used)
 
+    if not boot_time >= 0:
+        raise UsageError("--boot-time cannot be negative")
+    checked_seconds("--poll-interval", poll_interval)
     addresses = [address_of(text) for text in listen]
     guest = _guest(fault, agent, boot_time, poll_interval, quiet=quiet)
     with _terminated_politely() as stop:
         try:
             server = serve(addresses, guest)
-        except (OSError, ValueError) as exc:
-            raise UsageError(f"cannot listen on {', '.join(map(str, addresses))}: {exc}") from None
+        except OSError as exc:
+            raise UsageError(f"cannot listen at {', '.join(map(str, addresses))}: {exc.strerror}") from None
+        except ValueError as exc:
+            raise UsageError(str(exc)) from None
         if attached:
             threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
         with server:
@@ -103,6 +111,7 @@ def _show_request(request: Request, reply: Reply) -> None:
     line = Text.assemble(("→", "cyan"), " ", clean(repr(request)))
     if isinstance(reply, Ack) and not reply.ok:
         line.append("  refused", "red")
+        line.append(f": {clean(reply.error)}")
     error_console().print(line)
 
 
@@ -125,7 +134,7 @@ def _terminated_politely() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def demo(file: str | None = None, /) -> None:
+def demo(file: Path | None = None, /) -> None:
     """Boot a simulated guest, provision it, look at it, shut it down.
 
     For example:
@@ -141,8 +150,9 @@ def demo(file: str | None = None, /) -> None:
 
 
 def conformance(
-    guest: Guest = DEFAULT_GUEST,
+    guest: Place = DEFAULT_PLACE,
     *,
+    timeout: Annotated[float, Parameter(metavar="SECONDS")] = _CASE_SECONDS,
     allow_effects: bool = False,
     allow_shutdown: bool = False,
     junit: Path | None = None,
@@ -158,7 +168,8 @@ def conformance(
         stereosctl conformance tcp://127.0.0.1:1024 --allow-effects
 
     Args:
-        guest: Which guest, and how long each case may wait.
+        guest: Which guest.
+        timeout: Seconds that each wait of a case may take.
         allow_effects: Replace the guest's config and the keys of admin, and leave a secret behind.
         allow_shutdown: Shut the guest down at the end.
         junit: Write a report for continuous integration into this file.
@@ -166,14 +177,17 @@ def conformance(
     """
     from stereos_proto_io.guest.conformance import run  # noqa: PLC0415  (loaded where it is used)
 
+    from ._dialling import dial  # noqa: PLC0415
+
     address = guest.resolve()
+    patience = checked_seconds("--timeout", timeout)
     # Every case dials anew; where nobody is, one sentence says so, and not all of them.
-    connect(guest, guest.deadline()).close()
+    dial(address, Deadline.after(ASK_SECONDS)).close()
     report = run(
         address,
         allow_effects=allow_effects,
         allow_shutdown=allow_shutdown,
-        timeout=_CASE_SECONDS if guest.timeout is None else guest.timeout,
+        timeout=patience,
         on_result=None if json else _show_case,
     )
     if junit is not None:
@@ -193,4 +207,5 @@ def _show_case(result: Any) -> None:
     mark, style = _CASE_MARKS[result.outcome]
     print_result(Text.assemble((mark, style), f" {result.section:<4} ", clean(result.name)))
     if result.reason:
-        print_result(Text(f"       {clean(result.reason)}", "dim" if result.outcome == "skipped" else style))
+        reason = result.reason.replace("needs leave: ", "only with --allow-")
+        print_result(Text(f"       {clean(reason)}", "dim" if result.outcome == "skipped" else style))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import attrs
+from cyclopts import Parameter
 from rich.text import Text
 
 from stereos_proto import (
     Ack,
     CustomRequest,
     Health,
+    MalformedLine,
     Message,
     ProtocolError,
     Reply,
@@ -28,13 +33,29 @@ from stereos_proto import (
 from stereos_proto._registry import BY_TYPE
 
 from ._commands_give import read_text
-from ._context import DEFAULT_GUEST, STDIN, Guest, Json, JsonLines, address_of, connect
+from ._console import STDIN, clean, console, say
+from ._context import (
+    DEFAULT_GUEST,
+    DEFAULT_PLACE,
+    WAIT_SECONDS,
+    Deadline,
+    Guest,
+    Json,
+    JsonLines,
+    Place,
+    address_of,
+    connect,
+    whole_number,
+)
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
-from ._output import clean, console, print_result, say, write_json
+from ._output import print_result, reply_parts, write_json
 from ._redact import REDACTED, Redactor, redactor_of
-from ._trace import wire_line
+from ._trace import ARROWS, wire_line
 from ._transcript import DIRECTIONS, Entry, Recorder, is_transcript, read_transcript
+
+if TYPE_CHECKING:
+    from stereos_proto_io.blocking import Client
 
 # --------------------------------------------------------------------------------------------------- send
 
@@ -78,7 +99,7 @@ def send(
     if json:
         write_json(message_document(shown))
     else:
-        print_result(Text(clean(repr(shown))))
+        print_result(*reply_parts(shown))
     if isinstance(reply, Ack) and not reply.ok:
         raise SaidNo
 
@@ -88,7 +109,7 @@ def _request(type_: str, payload: str | None) -> Request:
     secret = row is not None and any(field.repr is False for field in attrs.fields(row.cls))
     if secret and payload not in (None, STDIN):
         raise UsageError(f"{type_} carries a secret: give its payload on standard input (send {type_} -)")
-    text = read_text(STDIN) if payload == STDIN else payload
+    text = read_text(Path(STDIN)) if payload == STDIN else payload
     import json  # noqa: PLC0415  (the commands' own parameter has the name)
 
     envelope = json.dumps({"type": type_}).encode()
@@ -104,14 +125,16 @@ def _request(type_: str, payload: str | None) -> Request:
     try:
         message = decode_line(envelope, sender=Role.HOST)
     except ProtocolError as exc:
-        raise UsageError(f"this is no {type_}: {exc}") from None
+        # The sentence is about a host that sent it; here it is not sent.
+        why = str(exc).removeprefix(f"the host sent {type_} with ")
+        raise UsageError(f"cannot send {type_}: {why}") from None
     return message if isinstance(message, Request) else CustomRequest(type_)
 
 
 # ------------------------------------------------------------------------------------------------- decode
 
 
-def decode(file: str, /, *, keep_secrets: bool = False, jsonl: JsonLines = False) -> None:
+def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = False) -> None:
     """Show a transcript, or lines of the wire.
 
     With directions, times, and what is wrong. The exit code is 4 when a line
@@ -127,25 +150,25 @@ def decode(file: str, /, *, keep_secrets: bool = False, jsonl: JsonLines = False
         jsonl: Print one JSON document per line of the wire.
     """
     text = read_text(file)
-    entries = read_transcript(text, file)[1] if is_transcript(text) else list(_bare(text))
+    entries = read_transcript(text, str(file))[1] if is_transcript(text) else list(_bare(text))
     redactors: dict[int, Redactor] = {}
     target = console()
-    fault: ProtocolError | None = None
+    wrong = 0
     for entry in entries:
         redactor = redactors.setdefault(entry.conn, Redactor())
         line = entry.data if keep_secrets else redactor.line(entry.sender, entry.data)
-        wrong = _fault(entry)
-        fault = fault or wrong
+        fault = _fault(entry)
+        wrong += fault is not None
         if jsonl:
-            write_json(_entry_document(entry, line, wrong), indent=False)
+            write_json(_entry_document(entry, line, fault), indent=False)
         else:
-            target.print(_entry_line(entry, line, wrong), soft_wrap=True)
-    if fault is not None:
-        raise fault
+            target.print(_entry_line(entry, line, fault), soft_wrap=True)
+    if wrong:
+        raise MalformedLine(f"{wrong} {'line breaks' if wrong == 1 else 'lines break'} the protocol")
 
 
 def _bare(text: str) -> Iterator[Entry]:
-    """Lines of the wire without directions: a type tells who sends it."""
+    """Lines of the wire without directions and times: a type tells who sends it."""
     import json  # noqa: PLC0415
 
     for line in text.encode().splitlines(keepends=True):
@@ -155,13 +178,16 @@ def _bare(text: str) -> Iterator[Entry]:
             envelope = None
         type_ = envelope.get("type") if isinstance(envelope, dict) else None
         sender = Role.GUEST if isinstance(type_, str) and type_ in BY_TYPE[Role.GUEST] else Role.HOST
-        yield Entry(0, 0.0, sender, line)
+        yield Entry(0, None, sender, line)
 
 
 def _fault(entry: Entry) -> ProtocolError | None:
     body = entry.data.rstrip(b"\r\n")
     if not body:
         return None
+    if body.startswith(REDACTED.encode()):
+        # What stands here is our own mark, and no fault of anybody's.
+        return MalformedLine("was no request, and was left out of the recording")
     try:
         decode_line(body, sender=entry.sender)
     except ProtocolError as exc:
@@ -170,9 +196,10 @@ def _fault(entry: Entry) -> ProtocolError | None:
 
 
 def _entry_line(entry: Entry, line: bytes, wrong: ProtocolError | None) -> Text:
-    when = f"{entry.conn}  {entry.ms / 1000:9.3f} s"
+    when = "" if entry.ms is None else f"{entry.conn}  {entry.ms / 1000:9.3f} s "
     if entry.event:
-        return Text.assemble((when, "dim"), "   ", (entry.event, "dim"))
+        arrow, style = ARROWS[entry.sender]
+        return Text.assemble((when, "dim"), (arrow, style), " ", (clean(entry.event), "dim"))
     text = wire_line(entry.sender, line, when)
     if wrong is not None:
         text.append(f"  {clean(str(wrong))}", "bold red")
@@ -196,14 +223,14 @@ def _entry_document(entry: Entry, line: bytes, wrong: ProtocolError | None) -> d
 def record(
     output: Path,
     /,
-    guest: Guest = DEFAULT_GUEST,
+    guest: Place = DEFAULT_PLACE,
     *,
-    listen: str = "tcp://127.0.0.1:0",
+    listen: Annotated[str, Parameter(metavar="ADDRESS", show_default=False)] = "tcp://127.0.0.1:0",
     keep_secrets: bool = False,
 ) -> None:
     """Stand between hosts and a guest, and write down what they say.
 
-    It ends with Ctrl-C. It prints the address that hosts are to use. Secrets are
+    It prints the address that hosts are to use, and ends with Ctrl-C. Secrets are
     left out of the transcript.
 
     For example:
@@ -211,7 +238,7 @@ def record(
         stereosctl record session.ndjson --vm dev --listen unix:///tmp/recorded.sock
 
     Args:
-        guest: Which guest, until when, and whether to trace the wire.
+        guest: Which guest.
         output: The transcript to write. It must not exist yet.
         listen: Where hosts connect. By default a free TCP port of this machine.
         keep_secrets: Write secrets down, too.
@@ -221,15 +248,31 @@ def record(
     address = guest.resolve()
     place = address_of(listen)
     with ExitStack() as stack:
+        stack.enter_context(_terminated_cleanly())
+        try:
+            proxy = stack.enter_context(Proxy(place, address, report=say))
+        except OSError as exc:
+            raise UsageError(f"cannot listen at {place}: {exc.strerror}") from None
+        except ValueError as exc:
+            raise UsageError(str(exc)) from None
         try:
             file = stack.enter_context(_new_file(output))
-            proxy = stack.enter_context(
-                Proxy(place, address, Recorder(file, _meta(address), keep_secrets=keep_secrets), report=say)
-            )
-        except (OSError, ValueError) as exc:
-            raise UsageError(f"cannot record from {place} to {output}: {exc}") from None
+        except FileExistsError:
+            raise UsageError(f"{output} exists, and no transcript is written over: name another file") from None
+        except OSError as exc:
+            raise UsageError(f"cannot write {output}: {exc.strerror}") from None
         print_result(str(proxy.address))
-        proxy.run()
+        proxy.run(Recorder(file, _meta(address), keep_secrets=keep_secrets))
+
+
+@contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """Let SIGTERM unwind, so that the socket's file is removed."""
+    before = signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _new_file(path: Path) -> TextIO:
@@ -247,7 +290,14 @@ def _meta(address: object) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- replay
 
 
-def replay(file: str, /, guest: Guest = DEFAULT_GUEST, *, conn: int = 0, json: Json = False) -> None:
+def replay(
+    file: Path,
+    /,
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    conn: Annotated[int, Parameter(metavar="N", converter=whole_number)] = 0,
+    json: Json = False,
+) -> None:
     """Say to a guest what a recorded host said, and compare the answers.
 
     What was redacted is not sent: the guest would store the redaction. Exit code 1
@@ -263,32 +313,38 @@ def replay(file: str, /, guest: Guest = DEFAULT_GUEST, *, conn: int = 0, json: J
         conn: Which of its connections.
         json: Print one JSON document.
     """
-    entries = [entry for entry in read_transcript(read_text(file), file)[1] if entry.conn == conn and entry.data]
+    entries = [entry for entry in read_transcript(read_text(file), str(file))[1] if entry.conn == conn and entry.data]
     pairs = list(_pairs(entries))
     if not pairs:
         raise UsageError(f"{file} has no requests on connection {conn}")
-    deadline = guest.deadline(60.0)
+    deadline = guest.deadline(WAIT_SECONDS)
     rows: list[dict[str, Any]] = []
     with connect(guest, deadline) as client:
         for request, recorded in pairs:
             if request is None:
                 rows.append({"request": "?", "outcome": "skipped", "recorded": None, "answered": None})
-                continue
-            try:
-                answered: Message = client.request(request, timeout=deadline.left)
-            except RequestFailed as exc:
-                answered = Ack(request.type, ok=False, error=exc.error)
-            rows.append(_compared(request, recorded, answered))
+            else:
+                rows.append(_compared(request, recorded, _answer(client, request, deadline)))
             if not json:
                 _show_row(rows[-1])
     same = all(row["outcome"] != "different" for row in rows)
     if json:
         write_json({"ok": same, "requests": rows})
     else:
-        skipped = sum(row["outcome"] == "skipped" for row in rows)
-        say(f"{len(rows)} requests, {skipped} skipped because they were redacted or unreadable")
+        counts = Counter(row["outcome"] for row in rows)
+        say(", ".join(f"{counts[outcome]} {outcome}" for outcome in _ROW_MARKS))
     if not same:
         raise SaidNo
+
+
+def _answer(client: Client, request: Request, deadline: Deadline) -> Message:
+    try:
+        return client.request(request, timeout=deadline.left)
+    except RequestFailed as exc:
+        return Ack(request.type, ok=False, error=exc.error)
+
+
+_ROW_MARKS: Final = {"same": ("✓", "green"), "different": ("✗", "bold red"), "skipped": ("–", "dim")}
 
 
 def _pairs(entries: list[Entry]) -> Iterator[tuple[Request | None, Message | None]]:
@@ -322,8 +378,12 @@ def _compared(request: Request, recorded: Message | None, answered: Message) -> 
 
 
 def _show_row(row: dict[str, Any]) -> None:
-    same = row["outcome"] == "same"
-    line = Text.assemble(("✓", "green") if same else ("✗", "bold red"), " ", clean(row["request"]))
-    if not same:
-        line.append(f"  recorded {clean(str(row['recorded']))}, answered {clean(str(row['answered']))}")
+    import json  # noqa: PLC0415
+
+    line = Text.assemble(_ROW_MARKS[row["outcome"]], " ", clean(row["request"]))
+    if row["outcome"] == "skipped":
+        line.append("  skipped: it was redacted, or is no request", "dim")
     print_result(line)
+    if row["outcome"] == "different":
+        for side in ("recorded", "answered"):
+            print_result(Text.assemble(f"    {side}  ", clean(json.dumps(row[side], ensure_ascii=False))))

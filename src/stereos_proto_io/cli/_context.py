@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import _PARSERS, Address, parse_address
 
+from . import plain_interrupts
 from ._errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,9 +25,8 @@ if TYPE_CHECKING:
 #: Seconds that a command has where it only asks, and where it waits for a guest.
 ASK_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 60.0
-
-#: What stands for standard input. `-` is made into it, which the parser would take for an option.
-STDIN: Final = "<stdin>"
+#: More than a clock's arithmetic can bear is no longer than this.
+FOREVER: Final = 365 * 86_400.0
 
 _SCHEMES: Final = frozenset(_PARSERS)
 
@@ -32,18 +36,41 @@ _OUTPUT: Final = Group("Output", sort_key=20)
 
 @Parameter(name="*")
 @attrs.frozen
-class Guest:
-    """Which guest, how long, and whether to show the wire. The same for every command."""
+class Place:
+    """Which guest."""
 
-    address: Annotated[str | None, Parameter(group=_GUEST, env_var="STEREOS_ADDRESS", show_default=False)] = None
-    """Where the guest is: tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT, serial:///PATH."""
+    address: Annotated[str | None, Parameter(group=_GUEST)] = None
+    """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT or serial:///PATH; else STEREOS_ADDRESS."""
 
-    vm: Annotated[str | None, Parameter(name="--vm", group=_GUEST, show_default=False)] = attrs.field(
+    vm: Annotated[str | None, Parameter(name="--vm", metavar="NAME", group=_GUEST)] = attrs.field(
         default=None, kw_only=True
     )
     """The name of a virtual machine of mb's, instead of an address. `stereosctl ls` lists them."""
 
-    timeout: Annotated[float | None, Parameter(name="--timeout", group=_GUEST, show_default=False)] = attrs.field(
+    def resolve(self) -> Address:
+        """The address that was given in one of the ways. Raises UsageError."""
+        if self.vm is not None and self.address is not None:
+            raise UsageError("which guest? Give its address or --vm NAME, and not both")
+        if self.vm is not None:
+            from ._machines import find  # noqa: PLC0415  (only where it is asked for)
+
+            return find(self.vm)
+        # Read here and not by the parser, for which it would be as if it had been typed.
+        address = self.address or os.environ.get("STEREOS_ADDRESS")
+        if not address:
+            raise UsageError(
+                "which guest? Give its address (tcp://127.0.0.1:1024), --vm NAME, or set STEREOS_ADDRESS; "
+                "`stereosctl ls` lists mb's virtual machines, `stereosctl simulate` makes a guest to try"
+            )
+        return address_of(address)
+
+
+@Parameter(name="*")
+@attrs.frozen
+class Guest(Place):
+    """Which guest, how long, and whether to show the wire."""
+
+    timeout: Annotated[float | None, Parameter(name="--timeout", metavar="SECONDS", group=_GUEST)] = attrs.field(
         default=None, kw_only=True
     )
     """Seconds for everything together, dialling included. By default 10, or 60 for what waits for a guest."""
@@ -53,28 +80,29 @@ class Guest:
     )
     """Trace the wire on stderr, without secrets."""
 
-    def resolve(self) -> Address:
-        """The address that was given in one of the ways. Raises UsageError."""
-        if self.vm is not None:
-            from ._machines import find  # noqa: PLC0415  (only where it is asked for)
-
-            return find(self.vm)
-        if not self.address:
-            raise UsageError(
-                "which guest? Give its address (tcp://127.0.0.1:1024), --vm NAME, or set STEREOS_ADDRESS; "
-                "`stereosctl ls` lists mb's virtual machines, `stereosctl simulate` makes a guest to try"
-            )
-        return address_of(self.address)
-
     def deadline(self, default: float = ASK_SECONDS) -> Deadline:
         """When the command has to be done. Raises UsageError."""
-        seconds = default if self.timeout is None else self.timeout
-        if not seconds > 0:
-            raise UsageError(f"--timeout must be more than 0 seconds, not {seconds:g}")
-        return Deadline.after(seconds)
+        return Deadline.after(default if self.timeout is None else checked_seconds("--timeout", self.timeout))
+
+
+def checked_seconds(option: str, value: float) -> float:
+    """`value`, where it can be waited for. Raises UsageError."""
+    if not value > 0:
+        raise UsageError(f"{option} must be more than 0 seconds, not {value:g}")
+    return min(value, FOREVER)
+
+
+def whole_number(_type: type, tokens: Sequence[Token]) -> int:
+    """Convert an argument. The parser itself would take 1.5 for 2."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"it takes a whole number, not {text!r}") from None
 
 
 #: What a command's `guest` is when nothing was said about it.
+DEFAULT_PLACE: Final = Place()
 DEFAULT_GUEST: Final = Guest()
 
 Json = Annotated[bool, Parameter(name="--json", group=_OUTPUT)]
@@ -113,13 +141,26 @@ class Deadline:
         """Seconds until then, 0 at least."""
         return max(self.at - time.monotonic(), 0.0)
 
+    @property
+    def tenths(self) -> float:
+        """`left` as a sentence has it: in tenths, rounded up."""
+        return math.ceil(self.left * 10) / 10
+
     def within(self, seconds: float) -> float:
         """`seconds`, or what is left where that is less."""
         return min(seconds, self.left)
 
 
+def load_driver() -> None:
+    """Load what dials. Ctrl-C then ends the process at once, so nothing may be drawn yet that is to be taken back."""
+    if f"{__package__}._dialling" not in sys.modules:
+        with plain_interrupts():
+            import_module("._dialling", __package__)
+
+
 def connect(guest: Guest, deadline: Deadline) -> Client:
     """A connection to the guest. Raises ConnectError."""
+    load_driver()
     from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
     return dial(guest.resolve(), deadline, trace=guest.verbose)
@@ -131,12 +172,12 @@ def connect_when_ready(
     *,
     states: Collection[str] = READY_STATES,
     agents: Collection[str] = (),
-    quiet: bool = False,
 ) -> Client:
     """A connection to a guest that may still boot. The wait is shown."""
+    load_driver()
     from ._dialling import dial_when_ready  # noqa: PLC0415
     from ._progress import waiting  # noqa: PLC0415
 
     address = guest.resolve()
-    with waiting(address, quiet=quiet) as report:
+    with waiting(address, traced=guest.verbose) as report:
         return dial_when_ready(address, deadline, states=states, agents=agents, on_progress=report, trace=guest.verbose)

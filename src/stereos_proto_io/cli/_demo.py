@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.padding import Padding
@@ -21,9 +21,10 @@ from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking import Client, connect_when_ready
 
 from ._commands_give import judge, read_text
+from ._console import console
 from ._context import address_of
 from ._errors import UsageError
-from ._output import agents_table, console, health_line, step_line
+from ._output import agents_table, health_line, step_line
 from ._progress import waiting
 
 #: The guest's: it refuses connections, then boots, and looks at its config every second. All in seconds.
@@ -40,11 +41,11 @@ _PACKAGED: Final = Path(__file__).with_name("jcard.toml")
 _IN_THE_REPOSITORY: Final = Path(__file__).parents[3] / "examples" / "jcard.toml"
 
 
-def play(file: str | None) -> None:
+def play(file: Path | None) -> None:
     """Play the demo with a jcard.toml, on stdout."""
     screen = console()
-    name = file or str(_PACKAGED if _PACKAGED.exists() else _IN_THE_REPOSITORY)
-    plan = _plan(name)
+    source = file or (_PACKAGED if _PACKAGED.exists() else _IN_THE_REPOSITORY)
+    plan = _plan(source)
     _title(screen, "1", "A guest boots", "a simulated one, in a process of its own")
     with _simulator() as address:
         start = time.monotonic()
@@ -52,7 +53,7 @@ def play(file: str | None) -> None:
             client = connect_when_ready(address, timeout=_PATIENCE, on_progress=report)
         with client:
             _tell(screen, f"it refused connections, booted, and is ready after {time.monotonic() - start:.1f} s")
-            _provision(screen, client, plan, _shown(name))
+            _provision(screen, client, plan, str(file or "an example jcard.toml"))
             _look(screen, client, address, plan)
             _title(screen, "4", "It is shut down")
             client.shutdown("end of the demo")
@@ -61,27 +62,24 @@ def play(file: str | None) -> None:
 
 
 def _tell(screen: Console, text: str) -> None:
-    screen.print(Text.assemble("  ", ("✓", "green"), f" {text}"))
+    screen.print(_indented(Text.assemble(("✓", "green"), f" {text}")))
+
+
+def _indented(part: Any, above: int = 0) -> Padding:
+    return Padding(part, (above, 0, 0, 2), expand=False)
 
 
 def _title(screen: Console, number: str, title: str, rest: str = "") -> None:
     screen.print(Text.assemble("\n", (f"{number}  {title}", "bold"), (f"  {rest}", "dim")))
 
 
-def _shown(name: str) -> str:
-    path = Path(name)
-    with suppress(ValueError):
-        return str(path.resolve().relative_to(Path.cwd()))
-    return name
-
-
-def _plan(name: str) -> ProvisionPlan:
+def _plan(source: Path) -> ProvisionPlan:
     """The plan of a jcard.toml, with secrets and a key that are made up on the spot."""
     # Names only: whatever ${NAME} the file asks for, it gets a value that has never been anywhere else.
     env = _MadeUp()
     key = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + secrets.token_bytes(32)
     line = f"ssh-ed25519 {base64.b64encode(key).decode()} demo"
-    return load_jcard(read_text(name), env=env, ssh_keys=[InjectSSHKey("agent", line)], source=name)
+    return load_jcard(read_text(source), env=env, ssh_keys=[InjectSSHKey("agent", line)], source=str(source))
 
 
 class _MadeUp(dict[str, str]):
@@ -95,10 +93,10 @@ class _MadeUp(dict[str, str]):
 
 
 def _provision(screen: Console, client: Client, plan: ProvisionPlan, name: str) -> None:
-    _title(screen, "2", f"{name} is provisioned", "in one flight, its secrets apart")
+    _title(screen, "2", f"It is provisioned from {name}", "in one flight, secrets apart")
 
     def show(step: ProvisionStep) -> None:
-        screen.print(Text("  ").append_text(step_line(step)))
+        screen.print(_indented(step_line(step)))
 
     judge(client.provision(plan, on_step=show, timeout=_PATIENCE))
 
@@ -107,8 +105,8 @@ def _look(screen: Console, client: Client, address: Address, plan: ProvisionPlan
     _title(screen, "3", "Its agents start", "the guest looks at its config from time to time")
     with waiting(f"the agents {', '.join(plan.agents)}") as report:
         health = client.wait_ready(agents=plan.agents, on_progress=report, timeout=_PATIENCE)
-    screen.print(Text("  ").append_text(health_line(health, address)))
-    screen.print(Padding(agents_table(health.agents), (1, 0, 0, 2), expand=False))
+    screen.print(_indented(health_line(health, address)))
+    screen.print(_indented(agents_table(health.agents), above=1))
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def dial_when_ready(
     """Connect to a guest that may still boot. Raises what `connect_when_ready` raises."""
     actor = _Actor(deadline.at, dial=lambda by: _connect(address, by, trace=trace))
     try:
-        actor.wait(ready_wait(states, agents, None, on_progress), round(deadline.left, 1), redial=True)
+        actor.wait(ready_wait(states, agents, None, on_progress), deadline.tenths, redial=True)
     except BaseException:
         actor.close()
         raise

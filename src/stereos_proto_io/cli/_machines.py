@@ -49,8 +49,9 @@ def find(name: str, folder: Path | None = None) -> Address:
     """The address of mb's virtual machine `name`. Raises UsageError."""
     folder = folder or machines_folder()
     if Path(name).name != name or not (folder / name / "state.json").is_file():
-        known = ", ".join(machine.name for machine in machines(folder)) or "none"
-        raise UsageError(f"there is no virtual machine {name!r} in {folder}; there is: {known}")
+        known = ", ".join(machine.name for machine in machines(folder))
+        others = f"there is: {known}" if known else "there is none at all"
+        raise UsageError(f"there is no virtual machine {name!r} in {folder}; {others}")
     machine = _machine(folder, name)
     if machine.address is None:
         raise UsageError(f"{name}: {machine.problem}")
@@ -63,6 +64,8 @@ def _machine(folder: Path, name: str) -> Machine:
         return Machine(name, _address(json.loads(path.read_bytes())))
     except OSError as exc:
         problem = exc.strerror or type(exc).__name__
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        problem = "it is no JSON"
     except (ValueError, RecursionError) as exc:
         problem = str(exc)
     return Machine(name, None, f"{path}: {problem}")
@@ -75,8 +78,10 @@ def _address(state: Any) -> Address:
     backend = state.get("backend")
     if cid:
         return Vsock(cid)
+    if backend == "qemu" and not state.get("vsock_port"):
+        raise ValueError("it has no vsock_port; was the virtual machine ever started?")
     if backend == "qemu":
-        return TCP("127.0.0.1", state.get("vsock_port") or 0)
+        return TCP("127.0.0.1", state["vsock_port"])
     if backend == "applevirt":
-        raise ValueError("its backend, applevirt, lets only the process in that started it")
+        raise ValueError("its backend, applevirt, lets in only the process that started it")
     raise ValueError(f"its backend, {backend!r}, is unknown, and it has no vsock_cid")

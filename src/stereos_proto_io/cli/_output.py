@@ -1,22 +1,17 @@
-"""How things look: results on stdout, everything else on stderr.
-
-What a guest sends is not trusted: a control character in an agent's name must not steer the terminal.
-"""
+"""How things look: guests, agents, steps, and JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stereos_proto import AgentStatus, Health, LifecycleState, ProvisionStep, StepStatus
+from stereos_proto import Ack, AgentStatus, Health, LifecycleState, Message, ProvisionStep, StepStatus
 
-from ._errors import BrokenOutput
+from ._console import clean, console, writing
 
 STATE_STYLES: Final[dict[str, str]] = {
     LifecycleState.BOOTING: "yellow",
@@ -33,47 +28,11 @@ STEP_MARKS: Final[dict[StepStatus, tuple[str, str]]] = {
 }
 
 
-class _Console(Console):
-    """Leaves a broken pipe to us: rich would end the process with an exit code of its own."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenOutput
-
-
-def console() -> Console:
-    """For results: stdout."""
-    return _Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-def help_console() -> Console:
-    """For help texts: stdout, wrapped in a pipe, too."""
-    return _Console(highlight=False)
-
-
-def error_console() -> Console:
-    """For progress and errors: stderr."""
-    return _Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
-
-
-def clean(text: str) -> str:
-    """`text` with what could steer a terminal written as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def write_json(document: object, *, indent: bool = True) -> None:
     """Write one JSON document: indented for `--json`, on one line for `--jsonl`."""
     text = json.dumps(document, indent=2 if indent else None, separators=None if indent else (",", ":"))
-    try:
+    with writing():
         print(text, flush=True)
-    except BrokenPipeError:
-        raise BrokenOutput from None
-
-
-def say(text: str, *, style: str = "") -> None:
-    """Tell the person at the terminal something that is no result."""
-    error_console().print(Text(clean(text), style))
 
 
 def state_text(state: str) -> Text:
@@ -92,12 +51,27 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+#: Columns whose words are never broken, however narrow the terminal.
+_WHOLE: Final = frozenset({"STATE", "STATUS", "UPTIME", "RESTARTS"})
+
+
 def columns(*headers: str) -> Table:
     """An empty table with the look of all our tables."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for header in headers:
-        table.add_column(header, overflow="fold")
+        table.add_column(header, overflow="fold", no_wrap=header in _WHOLE)
     return table
+
+
+def brief(error: BaseException, address: object) -> str:
+    """An error's sentence, where the address stands beside it already."""
+    return str(error).removeprefix("cannot connect to ").removeprefix(f"{address}").removeprefix(":").lstrip()
+
+
+def agent_text(agent: AgentStatus) -> Text:
+    """An agent in one word, which no line break parts: a mark, since a colour may not be seen, and its name."""
+    mark, style = ("●", "green") if agent.running else ("○", "red")
+    return Text(f"{mark}{clean(agent.name)}", style)
 
 
 def agents_table(agents: Iterable[AgentStatus]) -> Table:
@@ -131,6 +105,21 @@ def health_line(health: Health, label: object = "") -> Text:
     else:
         line.append("  no agents", "dim")
     return line
+
+
+def reply_parts(reply: Message) -> list[Any]:
+    """A reply in the words that the other commands have for it."""
+    match reply:
+        case Health():
+            return [health_line(reply), *(["", agents_table(reply.agents)] if reply.agents else [])]
+        case Ack(ok=True):
+            return [Text.assemble(STEP_MARKS[StepStatus.DONE], " ", clean(reply.reply_to))]
+        case Ack():
+            mark, style = STEP_MARKS[StepStatus.REFUSED]
+            error = f": {clean(reply.error)}"
+            return [Text.assemble((mark, style), " ", clean(reply.reply_to), ("  refused", style), error)]
+        case _:
+            return [Text(clean(reply.type))]
 
 
 def step_line(step: ProvisionStep) -> Text:

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from stereos_proto.dialogues import WaitProgress
 
-from ._output import clean, error_console, state_text
+from ._console import clean, error_console
+from ._output import brief, state_text
 
 _MOVING: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -39,7 +40,7 @@ class _Waiting:
             line.append("  state ").append_text(state_text(progress.state))
         line.append(f"  {progress.tries} {'try' if progress.tries == 1 else 'tries'}  {self.seconds:.1f} s", "dim")
         if progress.error is not None:
-            line.append(f"  {clean(str(progress.error))}", "yellow")
+            line.append(f"  {clean(brief(progress.error, self._subject))}", "yellow")
         return line
 
     def __rich__(self) -> Text:
@@ -48,11 +49,14 @@ class _Waiting:
 
 
 @contextmanager
-def waiting(subject: object, *, quiet: bool = False) -> Iterator[Report]:
-    """Show a wait for its length: a moving line on a terminal, else a line per change. Yields what to report to."""
+def waiting(subject: object, *, traced: bool = False) -> Iterator[Report]:
+    """Show a wait for its length: a moving line on a terminal, else a line per change. Yields what to report to.
+
+    A moving line and a trace of the wire would draw over each other.
+    """
     shown = _Waiting(str(subject))
-    console = Console(quiet=True) if quiet else error_console()
-    if not console.is_terminal or quiet:
+    console = error_console()
+    if traced or not console.draws:
         yield _line_per_change(shown, console)
         return
     with Live(shown, console=console, transient=True, refresh_per_second=12):

@@ -26,7 +26,9 @@ _LONGEST_CONNECT: Final = 20
 class Proxy:
     """Listens at `listen` and dials `target` for each host that comes. `report` is told what goes wrong."""
 
-    def __init__(self, listen: Address, target: Address, recorder: Recorder, *, report: Callable[[str], None]) -> None:
+    _recorder: Recorder
+
+    def __init__(self, listen: Address, target: Address, *, report: Callable[[str], None]) -> None:
         self._endpoint = bind_all(listen)[0]
         if self._endpoint.sock is None:
             self._endpoint.close()
@@ -37,7 +39,6 @@ class Proxy:
         self._endpoint.listen()
         self.address = self._endpoint.address
         self._target = target
-        self._recorder = recorder
         self._report = report
         self._links: set[socket.socket] = set()
         self._numbers = count()
@@ -51,8 +52,9 @@ class Proxy:
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
 
-    def run(self) -> None:
+    def run(self, recorder: Recorder) -> None:
         """Serve hosts, each in a thread, until the process is interrupted."""
+        self._recorder = recorder
         while True:
             host, _ = self._endpoint.listener.accept()
             threading.Thread(target=self._serve, args=(host, next(self._numbers)), daemon=True).start()

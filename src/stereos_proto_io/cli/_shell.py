@@ -14,28 +14,32 @@ from typing import Any, Final
 from cyclopts import App
 
 from ._app import make_app, run
-from ._context import DEFAULT_GUEST, Guest
-from ._output import clean, say
+from ._console import clean, say
+from ._context import DEFAULT_PLACE, Place, load_driver
 
 _LEAVE: Final = frozenset({"exit", "quit"})
+_OWN_WORDS: Final = (*_LEAVE, "help")
 #: Commands whose lines never go to the history: somebody may type a secret where it does not belong.
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
 _USAGE: Final = 2
+_INTERRUPTED: Final = 130
+_UNHEARD: Final = 141
 
 
-def shell(guest: Guest = DEFAULT_GUEST) -> int:
+def shell(guest: Place = DEFAULT_PLACE) -> int:
     """Type commands for one guest.
 
     Every command of stereosctl works, without its first word; Tab completes.
-    `exit` or Ctrl-D leaves, Ctrl-C ends a command. Lines may come from a pipe; the
-    exit code is then that of the last command.
+    `exit` or Ctrl-D leaves, Ctrl-C ends a command. Lines may come from a pipe. The
+    exit code is that of the last command.
 
     For example:
 
         stereosctl shell --vm dev
     """
     address = str(guest.resolve())
+    load_driver()
     before = os.environ.get("STEREOS_ADDRESS")
     os.environ["STEREOS_ADDRESS"] = address
     try:
@@ -65,6 +69,9 @@ def _loop(prompt: str, app: App) -> int:
                 code = run(words, app)
                 if code != _USAGE and words[0] not in _FORGOTTEN:
                     remember(line)
+                if code == _UNHEARD or (code == _INTERRUPTED and not sys.stdin.isatty()):
+                    # What is left in the pipe was to follow upon this.
+                    return code
 
 
 def _piped() -> Iterator[str]:
@@ -96,20 +103,25 @@ def _editing(app: App) -> Iterator[Any]:
     # Otherwise every line is remembered before it is known whether it may be.
     readline.set_auto_history(False)
     readline.clear_history()
+    readline.set_history_length(_HISTORY_LINES)
     with suppress(OSError):
         readline.read_history_file(path)
     readline.set_completer(_Completer(app))
     readline.set_completer_delims(" ")
     readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
-    try:
-        yield readline.add_history
-    finally:
-        readline.set_completer(None)
+
+    def remember(line: str) -> None:
+        readline.add_history(line)
+        # At once and at the end of the file: another shell may be open, and this one may be killed.
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
-            readline.set_history_length(_HISTORY_LINES)
-            readline.write_history_file(path)
+            readline.append_history_file(1, path)
+
+    try:
+        yield remember
+    finally:
+        readline.set_completer(None)
 
 
 def _readline() -> ModuleType | None:
@@ -143,16 +155,17 @@ class _Completer:
 
 
 def completions(app: App, begun: Sequence[str], text: str) -> list[str]:
-    """What `text` may become after the words `begun`."""
+    """What `text` may become after the words `begun`. A word that is whole has a space at its end."""
+    words = () if begun else _OWN_WORDS
     while begun and not begun[0].startswith("-") and begun[0] in set(app):
         app, begun = app[begun[0]], begun[1:]
     if text.startswith("-"):
         names = [name for argument in app.assemble_argument_collection() for name in argument.names]
-        choices = [name for name in (*names, "--help") if name.startswith("--") and not name.startswith("--no-")]
+        choices = [f"{name} " for name in (*names, "--help") if name.startswith("--")]
     elif app.default_command is None:
-        choices = [name for name in app if not name.startswith("-")]
+        choices = [f"{name} " for name in (*app, *words) if not name.startswith("-")]
     else:
-        choices = [f"{path}/" if path.is_dir() else str(path) for path in _paths(text)]
+        choices = [f"{path}/" if path.is_dir() else f"{path} " for path in _paths(text)]
     return sorted(choice for choice in set(choices) if choice.startswith(text))
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from stereos_proto import Role
 
-from ._output import clean, error_console
+from ._console import clean, error_console
 from ._redact import LineTap, Redactor
 
 ARROWS: Final[dict[Role, tuple[str, str]]] = {Role.HOST: ("→", "cyan"), Role.GUEST: ("←", "magenta")}
@@ -23,7 +23,7 @@ def wire_line(sender: Role, line: bytes, when: str) -> Text:
     arrow, style = ARROWS[sender]
     text = clean(line.rstrip(b"\r\n").decode("utf-8", "backslashreplace"))
     rest = f" … {len(line)} bytes" if len(text) > _SHOWN else ""
-    return Text.assemble((when, "dim"), " ", (arrow, style), " ", text[:_SHOWN], (rest, "dim"))
+    return Text.assemble((f"{when} " if when else "", "dim"), (arrow, style), " ", text[:_SHOWN], (rest, "dim"))
 
 
 class TracedStream:

@@ -27,10 +27,10 @@ _ROLES: Final = {name: role for role, name in DIRECTIONS.items()}
 
 @attrs.frozen
 class Entry:
-    """A line of the wire, or an event of a connection. `ms` is the time since the beginning."""
+    """A line of the wire, or an event of a connection. `ms` is since the beginning, None where nobody knows."""
 
     conn: int
-    ms: float
+    ms: float | None
     sender: Role
     data: bytes = attrs.field(default=b"", repr=False)
     event: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -15,16 +15,21 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from stereos_proto import ConnectError, ConnectionLost, Health, Notification, RequestTimeout, StereosError
+from stereos_proto import AgentStatus, ConnectError, ConnectionLost, Health, Notification, RequestTimeout, StereosError
+from stereos_proto_io.addresses import Address
 
-from ._context import ASK_SECONDS, DEFAULT_GUEST, Deadline, Guest, JsonLines, connect
+from ._console import clean, console
+from ._context import ASK_SECONDS, DEFAULT_GUEST, FOREVER, Deadline, Guest, JsonLines, connect, load_driver
 from ._documents import error_document, health_document, message_document
 from ._errors import UsageError
-from ._output import agents_table, clean, console, health_line, write_json
+from ._output import agent_text, agents_table, brief, health_line, write_json
 
 #: Changes that stay on the screen below the table.
 _KEPT: Final = 8
-_FOREVER: Final = 365 * 86_400.0
+#: Lines of the screen that are neither changes nor agents: the guest, headings, what Ctrl-C does, some that wrap.
+_AROUND: Final = 10
+#: Agents that a line of a change names.
+_NAMED: Final = 8
 
 Sight = Health | Notification | StereosError
 
@@ -32,13 +37,13 @@ Sight = Health | Notification | StereosError
 def watch(
     guest: Guest = DEFAULT_GUEST,
     *,
-    interval: Annotated[float, Parameter(name=["--interval", "-i"])] = 1.0,
+    interval: Annotated[float, Parameter(name=["--interval", "-i"], metavar="SECONDS")] = 1.0,
     jsonl: JsonLines = False,
 ) -> None:
     """Watch the guest's state and agents, until Ctrl-C.
 
-    On a terminal the table is drawn anew; elsewhere each change is a line. A guest
-    that goes away is dialled again.
+    On a terminal the table is drawn anew; elsewhere, and beside a trace, each change
+    is a line. A guest that goes away is dialled again.
 
     For example:
 
@@ -51,17 +56,21 @@ def watch(
     """
     if not interval > 0:
         raise UsageError("--interval must be more than 0 seconds")
-    deadline = guest.deadline(_FOREVER)
+    address = guest.resolve()
+    deadline = guest.deadline(FOREVER)
+    load_driver()
     sights = _sights(guest, deadline, interval)
     if jsonl:
-        for sight in _changes(sights):
-            write_json(_document(sight), indent=False)
-    elif console().is_terminal:
-        _draw(str(guest.resolve()), sights)
+        for look in _compared(sights):
+            if look.new:
+                write_json(_document(look.sight), indent=False)
+    elif console().draws and not guest.verbose:
+        _draw(address, sights)
     else:
         target = console()
-        for sight in _changes(sights):
-            target.print(_line(sight))
+        for look in _compared(sights):
+            if look.new:
+                target.print(_line(look, address))
 
 
 def _sights(guest: Guest, deadline: Deadline, interval: float) -> Iterator[Sight]:
@@ -95,24 +104,32 @@ def _looks(guest: Guest, deadline: Deadline, interval: float) -> Iterator[Sight]
                 raise RequestTimeout("the deadline has passed")
 
 
-def _kind(sight: Sight) -> Any:
-    """What makes a sight a new one: everything but the time."""
-    match sight:
-        case Health():
-            return attrs.evolve(sight, uptime_seconds=0)
-        case StereosError():
-            return type(sight), str(sight)
-        case _:
-            return object()
+@attrs.frozen
+class _Look:
+    """A sight, whether it is news, and the report before it."""
+
+    sight: Sight
+    new: bool
+    before: Health | None = None
 
 
-def _changes(sights: Iterator[Sight]) -> Iterator[Sight]:
-    last: Any = None
+def _compared(sights: Iterator[Sight]) -> Iterator[_Look]:
+    last: Sight | None = None
+    before: Health | None = None
     for sight in sights:
-        kind = _kind(sight)
-        if kind != last:
-            yield sight
-            last = kind
+        yield _Look(sight, _is_new(sight, last), before)
+        if not isinstance(sight, Notification):
+            last = sight
+        if isinstance(sight, Health):
+            before = sight
+
+
+def _is_new(sight: Sight, last: Sight | None) -> bool:
+    """Whether more than the time has changed."""
+    if isinstance(sight, Health) and isinstance(last, Health):
+        rebooted = sight.uptime_seconds < last.uptime_seconds
+        return rebooted or attrs.evolve(sight, uptime_seconds=0) != attrs.evolve(last, uptime_seconds=0)
+    return isinstance(sight, Notification) or (type(sight), str(sight)) != (type(last), str(last))
 
 
 def _now() -> datetime:
@@ -130,19 +147,34 @@ def _document(sight: Sight) -> dict[str, Any]:
             return {"time": time_, "event": "unreachable", "error": error_document(sight)}
 
 
-def _line(sight: Sight) -> Text:
+def _line(look: _Look, address: Address) -> Text:
     line = Text.assemble((_now().strftime("%H:%M:%S"), "dim"), "  ")
-    match sight:
-        case Health():
-            line.append_text(health_line(sight))
-            for agent in sight.agents:
-                status = "running" if agent.running else "stopped"
-                line.append(f"  {clean(agent.name)} {status}", "" if agent.running else "red")
-        case Notification():
-            line.append(f"pushed  {clean(_pushed(sight))}", "cyan")
-        case _:
-            line.append(clean(str(sight)), "yellow")
+    match look.sight:
+        case Health() as health:
+            line.append_text(health_line(health))
+            for each in _changed_agents(health.agents, () if look.before is None else look.before.agents):
+                line.append("  ").append_text(each)
+        case Notification() as pushed:
+            line.append(f"pushed  {clean(_pushed(pushed))}", "cyan")
+        case error:
+            line.append(clean(brief(error, address)), "yellow")
     return line
+
+
+def _changed_agents(now: Sequence[AgentStatus], before: Sequence[AgentStatus]) -> Iterator[Text]:
+    """The agents that are not as they were."""
+    changed = [agent for agent in now if agent not in before]
+    for agent in changed[:_NAMED]:
+        text = agent_text(agent)
+        if agent.error:
+            text.append(f": {clean(agent.error)}")
+        yield text
+    if len(changed) > _NAMED:
+        yield Text(f"and {len(changed) - _NAMED} more", "dim")
+    names = {agent.name for agent in now}
+    for agent in before:
+        if agent.name not in names:
+            yield Text(f"{clean(agent.name)} is no more", "dim")
 
 
 def _pushed(sight: Notification) -> str:
@@ -150,23 +182,37 @@ def _pushed(sight: Notification) -> str:
     return "  ".join(str(value) for value in document.values() if value)
 
 
-def _draw(label: str, sights: Iterator[Sight]) -> None:
+def _draw(address: Address, sights: Iterator[Sight]) -> None:
     recent: deque[Text] = deque(maxlen=_KEPT)
-    last: Any = None
-    with Live(Text(f"dialling {label}", "dim"), console=console(), auto_refresh=False) as live:
-        for sight in sights:
-            kind = _kind(sight)
-            if kind != last:
-                recent.append(_line(sight))
-                last = kind
-            live.update(_screen(label, sight, recent), refresh=True)
+    top: Any = Text(f"dialling {address}", "dim")
+    with Live(top, console=console(), auto_refresh=False) as live:
+        try:
+            for look in _compared(sights):
+                if look.new:
+                    recent.append(_line(look, address))
+                if not isinstance(look.sight, Notification):
+                    # What was pushed is a change; how the guest is, the next look tells.
+                    top = _top(look.sight, address, live.console.height - _KEPT - _AROUND)
+                live.update(Group(_screen(top, recent), Text("Ctrl-C ends this.", "dim")), refresh=True)
+        finally:
+            # What stays on the terminal is what was seen.
+            live.update(_screen(top, recent))
 
 
-def _screen(label: str, sight: Sight, recent: deque[Text]) -> Group:
-    parts: list[Any] = []
-    if isinstance(sight, Health):
-        parts = [health_line(sight, label), ""]
-        parts += [agents_table(sight.agents), ""] if sight.agents else []
-    else:
-        parts = [Text.assemble((clean(label), "bold"), "  ", (clean(str(sight)), "yellow")), ""]
-    return Group(*parts, Text("Changes", "bold"), *recent, Text("Ctrl-C ends this.", "dim"))
+def _top(sight: Health | StereosError, address: Address, rows: int) -> Group:
+    """The guest, with as many of its agents as there are rows: those first that do not run."""
+    if isinstance(sight, StereosError):
+        return Group(Text.assemble((clean(str(address)), "bold"), "  ", (clean(brief(sight, address)), "yellow")), "")
+    parts: list[Any] = [health_line(sight, address), ""]
+    agents = sight.agents
+    if len(agents) > rows:
+        agents = tuple(sorted(agents, key=lambda agent: agent.running))[: max(rows, 1)]
+    if agents:
+        parts += [agents_table(agents)]
+        parts += [Text(f"and {len(sight.agents) - len(agents)} more", "dim")] if agents is not sight.agents else []
+        parts += [""]
+    return Group(*parts)
+
+
+def _screen(top: Any, recent: deque[Text]) -> Group:
+    return Group(top, Text("Changes", "bold"), *recent)

@@ -1,0 +1,99 @@
+"""Where things are written: results on stdout, everything else on stderr. Loaded for every command, so it needs little.
+
+What a guest sends is not trusted: a control character in an agent's name must not steer the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from ._errors import BrokenOutput, OutputFailed
+
+#: What stands for standard input. `-` is made into it, which the parser would take for an option.
+STDIN: Final = "<stdin>"
+
+#: Columns where there is no terminal: a row of a table stays one line, however long.
+_UNLIMITED: Final = 1_000_000
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Turn what is wrong with our output into an error of ours."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise BrokenOutput from None
+    except OSError as exc:
+        raise OutputFailed(f"the output cannot be written: {exc.strerror}") from None
+
+
+class Output(Console):
+    """A console that leaves a broken pipe to us: rich would end the process with an exit code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenOutput
+
+    @property
+    def draws(self) -> bool:
+        """Whether what was written can be drawn over. FORCE_COLOR makes no terminal of a pipe."""
+        return self.file.isatty() and not self.is_dumb_terminal
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with writing():
+            super().print(*objects, **options)
+
+
+def open_closed_streams() -> None:
+    """Give those standard streams that the process was started without (`>&-`) a file that leads nowhere."""
+    # They keep the number of the stream they stand for, or the next socket would get it.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  (open until the end)
+
+
+def console() -> Output:
+    """For results: stdout."""
+    return Output(highlight=False, **_fit(sys.stdout))
+
+
+def help_console() -> Output:
+    """For help texts: stdout, wrapped in a pipe, too."""
+    return Output(highlight=False)
+
+
+def error_console() -> Output:
+    """For progress and errors: stderr."""
+    return Output(highlight=False, stderr=True, **_fit(sys.stderr))
+
+
+def _fit(stream: TextIO) -> dict[str, Any]:
+    return {} if stream.isatty() else {"width": _UNLIMITED, "soft_wrap": True}
+
+
+def clean(text: str) -> str:
+    """`text` with what could steer a terminal written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Tell the person at the terminal something that is no result."""
+    error_console().print(Text(clean(text), style))
+
+
+def our_version() -> str:
+    """The version that is installed."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  (slow to load, rarely asked for)
+
+    try:
+        return version("stereos-proto")
+    except PackageNotFoundError:
+        return "of an unknown version (it is not installed, but runs from its sources)"
