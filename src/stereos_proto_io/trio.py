@@ -54,7 +54,7 @@ class Client(AsyncClient):
             return
         try:
             while not waiting.done:
-                if isinstance(waiting, Call) and session.wants_write and not session.is_written(waiting):
+                if self._has_to_write(waiting):
                     self._leave(waiting)
                     await self._write(waiting)
                 elif self._leader is None or self._leader is waiting:
@@ -117,11 +117,18 @@ class Client(AsyncClient):
             self._followers.remove(waiting)
 
     def _leave(self, waiting: Waiting) -> None:
+        """Let others go on. Also when this task only followed: it may be the one that was woken to lead, or to write."""
         if self._leader is waiting:
             self._leader = None
         if self._leader is None and self._followers:
-            # Also when this task only followed: it may be the one that was woken to lead.
             self._followers[0].wake()
+        for follower in filter(self._has_to_write, self._followers):
+            follower.wake()
+            break
+
+    def _has_to_write(self, waiting: Waiting) -> bool:
+        session = self._session
+        return isinstance(waiting, Call) and session.wants_write and not session.is_written(waiting)
 
     def _hang_up(self) -> None:
         self._wire.abort()
