@@ -547,6 +547,13 @@ def test_a_broken_stream_without_a_number_and_with_nothing_to_write():
     assert call.outcome.unanswered == (Ping(),)
 
 
+@pytest.mark.parametrize("limits", [{"max_notifications": -1}, {"max_pending": 0}])
+def test_limits_that_mean_nothing_are_refused(limits):
+    """To keep less than no notification would take for ever."""
+    with pytest.raises(ValueError, match="at least"):
+        Session("the guest", **limits)
+
+
 def test_each_call_gets_an_error_of_its_own():
     session, calls = session_with(SECRET, MOUNT, Ping())
     session.receive(b"nonsense\n")

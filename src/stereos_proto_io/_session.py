@@ -179,6 +179,9 @@ class Session:
         max_pending: int = MAX_PENDING,
         max_notifications: int = MAX_NOTIFICATIONS,
     ) -> None:
+        """Raises ValueError when there may be less than 1 request in flight, or less than 0 notifications kept."""
+        if max_notifications < 0:
+            raise ValueError("max_notifications must be at least 0")
         self.label = label
         self.connection = Connection(Role.HOST, max_pending=max_pending)
         self.dropped_notifications = 0

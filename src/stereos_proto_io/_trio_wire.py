@@ -71,7 +71,6 @@ class SocketWire(Wire):
         await trio.lowlevel.wait_readable(self._sock)
         self._read(take)
 
-    @trio.lowlevel.enable_ki_protection
     def _read(self, take: Callable[[bytes], None]) -> None:
         try:
             data = self._sock.recv(READ_SIZE)
@@ -84,7 +83,6 @@ class SocketWire(Wire):
         await trio.lowlevel.wait_writable(self._sock)
         self._sock.send(data)
 
-    @trio.lowlevel.enable_ki_protection
     def write_now(self, session: Session) -> None:
         """Write what can be written without waiting."""
         try:

@@ -45,6 +45,11 @@ class Client(AsyncClient):
         """
         return cls(adopt(stream), Session(label, **limits))
 
+    # Ctrl-C comes at checkpoints only: in between, nobody knew what was asked, read or written, or who leads.
+    _ask = trio.lowlevel.enable_ki_protection(AsyncClient._ask)
+    _many = trio.lowlevel.enable_ki_protection(AsyncClient._many)
+
+    @trio.lowlevel.enable_ki_protection
     async def _wait(self, waiting: Waiting) -> None:
         session = self._session
         if session.wants_write:

@@ -31,6 +31,7 @@ from stereos_proto._registry import BY_CLASS
 from stereos_proto_io import _blocking_link, blocking
 
 from .harness import ASYNCIO, PATIENCE, TRIO, UVLOOP, attached, each_driver
+from .test_conformance import Wrapped
 
 
 def requests_of(name):
@@ -265,8 +266,9 @@ def test_a_blocking_deadline_passes_at_every_look_at_the_clock(number, monkeypat
 class Interrupt:
     """Raises KeyboardInterrupt at the n-th place in this library where Python looks for signals."""
 
-    #: It looks after these, and nowhere else: not between taking a lock and entering the block that gives it back.
-    LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
+    #: It looks after these, and where a function begins, and nowhere else: not between taking a lock and entering the
+    #: block that gives it back, nor where a coroutine goes on.
+    LOOKS = ("CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD")
 
     def __init__(self, number):
         self.left = number
@@ -276,13 +278,20 @@ class Interrupt:
         if "stereos_proto" not in frame.f_code.co_filename:
             return None
         frame.f_trace_opcodes = True
+        opcode, argument = frame.f_code.co_code[frame.f_lasti : frame.f_lasti + 2]
+        begins = dis.opname[opcode] == "RESUME" and argument == 0
+        if begins if event == "call" else event == "opcode" and self.last.get(frame) in self.LOOKS:
+            self.look()
         if event == "opcode":
-            if self.last.get(frame, "").startswith(self.LOOKS):
-                self.left -= 1
-                if self.left == 0:
-                    raise KeyboardInterrupt
-            self.last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            self.last[frame] = dis.opname[opcode]
         return self
+
+    def look(self):
+        if trio.lowlevel.in_trio_run() and trio.lowlevel.currently_ki_protected():
+            return
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
 
 
 def interrupted(number, work):
@@ -324,6 +333,50 @@ def test_ctrl_c_everywhere():
         if done:
             break
     assert number > 30
+
+
+@bytecode_of_3_11
+# It may come between making a coroutine and awaiting it, in anybody's code.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("stream", ["socket", "stream"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_ctrl_c_everywhere_in_trio(number, stream):
+    """The client goes on, and every request gets its own reply."""
+
+    async def trial(count):
+        ours, theirs = socket.socketpair()
+        guest = Counting()
+        thread = threading.Thread(target=guest.serve, args=(theirs,))
+        thread.start()
+        if stream == "stream":
+            ours = Wrapped(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        async with attached(TRIO, ours, max_pending=2) as client:
+            done = await interrupted_await(count, lambda: client.request_many([GetHealth()] * number))
+            with trio.fail_after(PATIENCE):
+                for _ in range(2):
+                    assert (await client.get_health()).uptime_seconds == guest.asked
+            assert client.connection.pending == ()
+        thread.join(PATIENCE)
+        theirs.close()
+        return done
+
+    for count in itertools.count(1):
+        if trio.run(trial, count):
+            break
+    assert count > 5
+
+
+async def interrupted_await(number, work):
+    sys.settrace(Interrupt(number))
+    try:
+        await work()
+    except (KeyboardInterrupt, BaseExceptionGroup) as exc:
+        # Where it waits in a nursery, it comes out as a group.
+        assert isinstance(exc, KeyboardInterrupt) or exc.split(KeyboardInterrupt)[1] is None
+        return False
+    finally:
+        sys.settrace(None)
+    return True
 
 
 @bytecode_of_3_11
