@@ -42,30 +42,41 @@ class Link:
 
     def start(self, start: Callable[[Any], Result], what: Any) -> Result:
         """Start calls with a method of the session, and write what can be written without waiting."""
+        return self._undivided(self._start, start, what)
+
+    def abandon(self, calls: Iterable[Call]) -> None:
+        """Give up those of `calls` that are not done."""
+        self._undivided(self._abandon, calls)
+
+    def close(self) -> None:
+        """End the session, and close the stream once nobody waits for it any more."""
+        self._undivided(self._close)
+
+    def _undivided(self, work: Callable[..., Result], *args: Any) -> Result:
+        """Do `work` under the lock. Were Ctrl-C to come in the middle, nobody knew how far it got: the session ends."""
         with self.lock:
             try:
-                started = start(what)
-                self._write()
+                return work(*args)
             except StereosError:
                 raise
             except BaseException:
                 self._session.interrupted()
                 raise
+
+    def _start(self, start: Callable[[Any], Result], what: Any) -> Result:
+        started = start(what)
+        self._write()
         return started
 
-    def abandon(self, calls: Iterable[Call]) -> None:
-        """Give up those of `calls` that are not done."""
-        with self.lock:
-            for call in calls:
-                if not call.done:
-                    self._session.abandon(call)
-                self._leave(call)
+    def _abandon(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            if not call.done:
+                self._session.abandon(call)
+            self._leave(call)
 
-    def close(self) -> None:
-        """End the session, and close the stream once nobody waits for it any more."""
-        with self.lock:
-            self._session.close()
-            self._hang_up()
+    def _close(self) -> None:
+        self._session.close()
+        self._hang_up()
 
     # -- waiting -----------------------------------------------------------------------------------------
 

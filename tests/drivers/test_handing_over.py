@@ -44,7 +44,11 @@ def test_who_waits_behind_one_that_gives_up_is_sent(room, turn):
 
         # A stream of trio's cannot be written to without waiting. A socket can, but for when it is full.
         stream = ours if "full" in room else wrapped(ours)
-        async with attached(TRIO, stream, max_pending=1) as client, company(TRIO) as begin, trio.open_nursery() as tasks:
+        async with (
+            attached(TRIO, stream, max_pending=1) as client,
+            company(TRIO) as begin,
+            trio.open_nursery() as tasks,
+        ):
             # It reads for all, and has nothing to write.
             tasks.start_soon(hear)
             await trio.testing.wait_all_tasks_blocked()

@@ -8,12 +8,13 @@ import socket
 import threading
 import time
 import tty
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import pytest
 import trio
 import trio.testing
 
+from ctrl_c import bytecode_of_3_11, interrupted
 from guest_harness import descriptors
 from stereos_proto import (
     Ack,
@@ -61,7 +62,7 @@ from .harness import (
 )
 from .test_conformance import Wrapped
 from .test_gaps import DONE, LONG, PING, PONG, rest, small_buffers
-from .test_vanish import Counting, bytecode_of_3_11, interrupted
+from .test_vanish import Counting
 
 MOUNT = Mount("work", "/work", "virtiofs")
 
@@ -614,6 +615,45 @@ def test_ctrl_c_everywhere_in_request_many():
         if done:
             break
     assert number > went_on > 10
+
+
+@bytecode_of_3_11
+@pytest.mark.parametrize("how", ["closes", "gives up in mid-line"])
+def test_ctrl_c_while_the_connection_is_ended_wakes_everybody(how):
+    """Whoever ended it was interrupted in telling the others."""
+
+    def ask():
+        with pytest.raises(ConnectionLost):
+            client.request(MOUNT)
+
+    def hear():
+        with suppress(ConnectionLost):
+            assert list(client.notifications()) == []
+
+    def end():
+        if how == "closes":
+            client.close()
+        else:
+            client._link.abandon(calls)
+
+    for number in itertools.count(1):
+        ours, theirs = small_buffers()
+        with theirs, BLOCKING.Client.attach(ours, timeout=600) as client:
+            calls = client._link.start(client._session.start_many, [LONG])
+            threads = [threading.Thread(target=work, daemon=True) for work in (ask, hear)]
+            for thread in threads:
+                thread.start()
+            run(BLOCKING, lambda: until(BLOCKING, lambda: len(client._link._inside) == 2))  # noqa: B023
+            done = interrupted(number, end)
+            if done or client._session.ended:
+                for thread in threads:
+                    thread.join(PATIENCE)
+                assert not any(thread.is_alive() for thread in threads)
+        for thread in threads:
+            thread.join(PATIENCE)
+        if done:
+            break
+    assert number > 10
 
 
 class Interrupting:

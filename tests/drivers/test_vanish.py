@@ -1,7 +1,6 @@
 """The guest goes after every byte, the caller after every step, and nobody gets another's reply."""
 
 import asyncio
-import dis
 import itertools
 import socket
 import sys
@@ -13,6 +12,7 @@ import pytest
 import trio
 
 import vectors
+from ctrl_c import Interrupt, bytecode_of_3_11, interrupted
 from stereos_proto import (
     NEED_DATA,
     ConnectionLost,
@@ -261,56 +261,6 @@ def test_a_blocking_deadline_passes_at_every_look_at_the_clock(number, monkeypat
 
 
 # ------------------------------------------------------------------------------------------------- Ctrl-C
-
-
-class Interrupt:
-    """Raises KeyboardInterrupt at the n-th place in this library where Python looks for signals."""
-
-    #: It looks after these, and where a function begins, and nowhere else: not between taking a lock and entering the
-    #: block that gives it back, nor where a coroutine goes on.
-    LOOKS = ("CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD")
-
-    def __init__(self, number):
-        self.left = number
-        self.last = {}
-
-    def __call__(self, frame, event, _argument):
-        if "stereos_proto" not in frame.f_code.co_filename:
-            return None
-        frame.f_trace_opcodes = True
-        opcode, argument = frame.f_code.co_code[frame.f_lasti : frame.f_lasti + 2]
-        begins = dis.opname[opcode] == "RESUME" and argument == 0
-        if begins if event == "call" else event == "opcode" and self.last.get(frame) in self.LOOKS:
-            self.look()
-        if event == "opcode":
-            self.last[frame] = dis.opname[opcode]
-        return self
-
-    def look(self):
-        if trio.lowlevel.in_trio_run() and trio.lowlevel.currently_ki_protected():
-            return
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-def interrupted(number, work):
-    """Whether `work` was done before the interrupt came."""
-    trace = Interrupt(number)
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return False
-    finally:
-        sys.settrace(None)
-    return True
-
-
-#: Which places those are is a matter of the bytecode, which every version has anew.
-bytecode_of_3_11 = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="counts places in the bytecode of CPython 3.11, where it is run"
-)
 
 
 @bytecode_of_3_11
