@@ -95,28 +95,28 @@ class Wire(asyncio.BufferedProtocol):
             opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             # A caller that gives up closes the stream, and asks no more what that did to the preamble.
             opened.add_done_callback(_look_at)
-            self._take = partial(_advance, preamble, opened)
+            self._take = partial(self._advance, preamble, opened)
             self._break = partial(_fail, opened)
             self.transport.write(preamble.data_to_send())
             await asyncio.wait([opened], timeout=patience)
             if opened.done():
                 opened.result()
-                self._take, self._break = self.session.receive, self.session.broken
-                if trailing := preamble.trailing_data:
-                    self.data_received(trailing)
                 return
 
-
-def _advance(preamble: Preamble, opened: asyncio.Future[None], data: bytes) -> None:
-    try:
-        if data:
-            preamble.receive_data(data)
-        else:
-            preamble.receive_eof()
-    except PreambleError as exc:
-        _fail(opened, exc)
-    if preamble.done:
-        fulfil(opened)
+    def _advance(self, preamble: Preamble, opened: asyncio.Future[None], data: bytes) -> None:
+        try:
+            if data:
+                preamble.receive_data(data)
+            else:
+                preamble.receive_eof()
+        except PreambleError as exc:
+            _fail(opened, exc)
+        if preamble.done:
+            # Now, and not when the one that dials goes on: the end of the stream may come before that.
+            self._take, self._break = self.session.receive, self.session.broken
+            fulfil(opened)
+            if trailing := preamble.trailing_data:
+                self.data_received(trailing)
 
 
 def _look_at(opened: asyncio.Future[None]) -> None:

@@ -1,5 +1,6 @@
 """Dialling: what is handed to the system, what comes before the protocol, and waiting for a guest that boots."""
 
+import asyncio
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -7,8 +8,9 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from guest_harness import descriptors
-from stereos_proto import ConnectError, ConnectionLost, NotReady, Pong, RequestTimeout
-from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, _dial
+from stereos_proto import ConnectError, ConnectionLost, Lifecycle, NotReady, Pong, RequestTimeout, encode
+from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, _asyncio_wire, _dial
+from stereos_proto_io._session import Session
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import ASYNCIO, PATIENCE, UVLOOP, each_driver, entered, result
@@ -139,6 +141,39 @@ def test_bytes_behind_the_ok_are_kept(driver, tmp_path):
         assert driver.run(main) == "early"
 
 
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("error", [None, ConnectionResetError(104, "Connection reset by peer")], ids=["ends", "resets"])
+def test_the_end_right_behind_the_ok_is_not_lost(driver, error):
+    """All that a busy event loop can hand over before the one that dials goes on."""
+
+    async def main():
+        wire = _asyncio_wire.Wire(Session("the guest"))
+        transport = FakeTransport()
+        wire.connection_made(transport)
+        opening = asyncio.ensure_future(wire.open(HybridVsock("/h")))
+        await asyncio.sleep(0)
+        wire.data_received(b"OK 5\n")
+        wire.data_received(encode(Lifecycle("early")))
+        if error is None:
+            wire.eof_received()
+        wire.connection_lost(error)
+        await opening
+        assert transport.written == [b"CONNECT 1024\n"]
+        assert wire.session.take_notification() == Lifecycle("early")
+        assert isinstance(wire.session.ended, ConnectionLost)
+        assert ("Connection reset" in str(wire.session.ended)) is bool(error)
+
+    driver.run(main)
+
+
+class FakeTransport:
+    def __init__(self):
+        self.written = []
+
+    def write(self, data):
+        self.written.append(data)
+
+
 class Muxer:
     """The unix socket of a hybrid vsock, which answers one CONNECT with these bytes; None is silence."""
 
@@ -229,8 +264,6 @@ def test_nothing_stays_open(driver, tmp_path):
             except NotReady:
                 continue
         if driver in (ASYNCIO, UVLOOP):
-            import asyncio
-
             await asyncio.sleep(0.01)
         assert len(descriptors()) <= before + 2 * (driver is UVLOOP)
 
