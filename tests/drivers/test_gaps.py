@@ -24,6 +24,8 @@ from stereos_proto import (
 )
 from stereos_proto.dialogues import Backoff
 from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io.guest import GuestSimulator
+from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, each_driver, entered, lines, result, scripted
@@ -108,6 +110,24 @@ def test_threads_close_at_once():
             thread.join(PATIENCE)
         assert failed == []
         assert theirs.recv(1) == b""
+
+
+@asyncio_drivers
+@pytest.mark.parametrize("turns", range(6))
+def test_a_guest_and_its_host_close_at_once(driver, turns, tmp_path):
+    """The guest in whatever it is at: in taking the host in, too, where uvloop closes and does not tell."""
+
+    async def main():
+        async with asyncio.timeout(PATIENCE), asyncio_guest.serve(UnixSocket(tmp_path / "g"), GuestSimulator()) as guest:
+            client = await driver.module.connect(guest.address)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await asyncio.gather(client.aclose(), guest.aclose())
+            assert guest.connections == ()
+            with pytest.raises(ConnectionLost):
+                await client.ping()
+
+    driver.run(main)
 
 
 # ------------------------------------------------------------------------------------------------ waiting
