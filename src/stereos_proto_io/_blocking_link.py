@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from stereos_proto import StereosError
+from stereos_proto import ConnectionLost, StereosError
 from stereos_proto._messages import Notification
 
 from ._dial import tune
@@ -39,6 +41,7 @@ class Link:
         self._reads = self._poll(select.POLLIN)
         self._glance = _LONG if hasattr(stream, "shutdown") else _LOOK_AGAIN
         session.at_end(self._hang_up)
+        _LINKS.add(self)
 
     def start(self, start: Callable[[Any], Result], what: Any) -> Result:
         """Start calls with a method of the session, and write what can be written without waiting."""
@@ -77,6 +80,17 @@ class Link:
     def _close(self) -> None:
         self._session.close()
         self._hang_up()
+
+    def disown(self) -> None:
+        """Let go of the stream, in a child that was forked: the connection goes on, and is the parent's."""
+        self.lock = threading.Lock()  # who held it, or waited, is not in the child
+        self._leader = None
+        self._followers.clear()
+        self._inside.clear()
+        self._stream.close()
+        self._session.end(
+            ConnectionLost(f"the connection to {self._session.label} belongs to the process that made it")
+        )
 
     # -- waiting -----------------------------------------------------------------------------------------
 
@@ -194,6 +208,18 @@ class Link:
         except BaseException:
             session.interrupted()
             raise
+
+
+#: Those of this process. A child that was forked has copies, and one stream has one reader.
+_LINKS: Final[weakref.WeakSet[Link]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for link in tuple(_LINKS):
+        link.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _follow(event: threading.Event, seconds: float) -> None:

@@ -122,10 +122,12 @@ class Client(AsyncClient):
             self._followers.remove(waiting)
 
     def _leave(self, waiting: Waiting) -> None:
-        """Let others go on. Also when this task only followed: it may be the one that was woken to lead, or to write."""
+        """Let others go on. Also when this task only followed: it may be who was woken to lead, or to write."""
         if self._leader is waiting:
             self._leader = None
-        if self._leader is None and self._followers:
+        if not self._followers:
+            return
+        if self._leader is None:
             self._followers[0].wake()
         for follower in filter(self._has_to_write, self._followers):
             follower.wake()

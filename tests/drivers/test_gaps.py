@@ -118,7 +118,10 @@ def test_a_guest_and_its_host_close_at_once(driver, turns, tmp_path):
     """The guest in whatever it is at: in taking the host in, too, where uvloop closes and does not tell."""
 
     async def main():
-        async with asyncio.timeout(PATIENCE), asyncio_guest.serve(UnixSocket(tmp_path / "g"), GuestSimulator()) as guest:
+        async with (
+            asyncio.timeout(PATIENCE),
+            asyncio_guest.serve(UnixSocket(tmp_path / "g"), GuestSimulator()) as guest,
+        ):
             client = await driver.module.connect(guest.address)
             for _ in range(turns):
                 await asyncio.sleep(0)

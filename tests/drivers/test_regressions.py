@@ -643,7 +643,7 @@ def test_ctrl_c_while_the_connection_is_ended_wakes_everybody(how):
             threads = [threading.Thread(target=work, daemon=True) for work in (ask, hear)]
             for thread in threads:
                 thread.start()
-            run(BLOCKING, lambda: until(BLOCKING, lambda: len(client._link._inside) == 2))  # noqa: B023
+            run(BLOCKING, lambda: until(BLOCKING, lambda: len(client._link._inside) == 2))
             done = interrupted(number, end)
             if done or client._session.ended:
                 for thread in threads:

@@ -127,7 +127,7 @@ class GuestServer(Server[GuestLink, Shared]):
 
     @contextmanager
     def _joining(self, endpoint: Endpoint) -> Iterator[GuestLink]:
-        """A connection to come, which has ended where nothing comes of it: cancelled, uvloop closes, and does not tell."""
+        """A connection to come, which has ended where nothing comes of it: cancelled, uvloop tells it nothing."""
         link = GuestLink(self, endpoint, self._state_for(endpoint, Shared))
         self._links.add(link)
         try:
