@@ -94,14 +94,41 @@ class Device:
             os.close(fd)
 
 
+class Encrypted:
+    """A socket of TLS, whose words for "not now" are its own, with the methods of a socket that the client needs."""
+
+    def __init__(self, sock: Any) -> None:
+        import ssl  # whoever has such a socket has it loaded already
+
+        self._not_now = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        self._recv, self._send = sock.recv, sock.send
+        self.fileno, self.shutdown, self.close = sock.fileno, sock.shutdown, sock.close
+
+    def recv(self, size: int) -> bytes:
+        """Read up to `size` bytes. Raises BlockingIOError when there are none."""
+        try:
+            data: bytes = self._recv(size)
+        except self._not_now as exc:
+            raise BlockingIOError from exc
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Write, and return how many bytes were taken. Raises BlockingIOError when none can be."""
+        try:
+            size: int = self._send(data)
+        except self._not_now as exc:
+            raise BlockingIOError from exc
+        return size
+
+
 def tune(stream: Any) -> Any:
-    """Make a socket fit for one small request after another, and return it."""
+    """Make a socket fit for one small request after another, and return it, or what reads and writes it."""
     if hasattr(stream, "setblocking"):
         stream.setblocking(False)
     if isinstance(stream, socket.socket) and stream.family in (socket.AF_INET, socket.AF_INET6):
         # A request is one write: there is nothing to wait for that would fill the segment.
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return stream
+    return Encrypted(stream) if hasattr(stream, "do_handshake") else stream
 
 
 def is_device(address: Address) -> bool:

@@ -155,12 +155,17 @@ class StreamWire(Wire):
         """Close at once, as far as that goes without waiting."""
         if not self._aborted:
             self._aborted = True
-            trio.lowlevel.spawn_system_task(trio.aclose_forcefully, self._stream)
+            trio.lowlevel.spawn_system_task(self._close)
 
     async def closed(self) -> None:
         """Close it, and wait for that."""
-        await trio.aclose_forcefully(self._stream)
+        await self._close()
         await trio.lowlevel.checkpoint()
+
+    async def _close(self) -> None:
+        # However it says goodbye, it is closed. A task of the system that fails takes all of trio with it.
+        with suppress(Exception):
+            await trio.aclose_forcefully(self._stream)
 
 
 def _reset(error: Exception) -> OSError:

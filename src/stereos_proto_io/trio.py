@@ -7,7 +7,6 @@ is simply the standing leader.
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Self, Unpack
@@ -146,14 +145,14 @@ class Client(AsyncClient):
     @staticmethod
     async def bounded(seconds: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
         """Await `function(*args)`. Raises RequestTimeout when `seconds` have passed first."""
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(max(seconds, 0)):
             return await function(*args)
         raise RequestTimeout("the time is up")
 
     @staticmethod
     async def sleep(seconds: float) -> None:
         """Sleep."""
-        await trio.sleep(seconds)
+        await trio.sleep(max(seconds, 0))
 
 
 def connect(address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextManager[Client]:
@@ -170,7 +169,7 @@ def connect(address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextM
 def connect_when_ready(
     address: Address,
     *,
-    timeout: float = math.inf,
+    timeout: float | None = None,
     states: Collection[str] = READY_STATES,
     agents: Collection[str] = (),
     backoff: Backoff | None = None,

@@ -9,6 +9,7 @@ import pytest
 
 from guest_harness import descriptors
 from stereos_proto import ConnectError, ConnectionLost, Lifecycle, NotReady, Pong, RequestTimeout, encode
+from stereos_proto.dialogues import Backoff
 from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, _asyncio_wire, _dial
 from stereos_proto_io._session import Session
 from stereos_proto_io.testing import simulated_guest
@@ -247,6 +248,29 @@ def test_one_deadline_and_all_that_is_known_at_the_end(driver, fault, state):
             "reset": [ConnectionLost, ConnectError, RequestTimeout],
         }
         assert type(caught.value.last_error) in kinds[fault]
+
+
+@each_driver
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_no_time_to_wait(driver, timeout):
+    """A deadline that has passed is no reason for another kind of error."""
+
+    async def wait():
+        async with entered(driver.module.connect(guest.address)) as client:
+            await result(client.wait_ready(timeout=timeout))
+
+    with simulated_guest(faults=["never-ready"]) as guest:
+        for work in (wait, lambda: when_ready(driver, guest.address, timeout=timeout)):
+            with pytest.raises(NotReady, match=f"{timeout} s have passed"):
+                driver.run(work)
+
+
+@each_driver
+def test_a_delay_below_nothing_is_none(driver):
+    """As a jitter may come to."""
+    backoff = Backoff(jitter=lambda delay: -delay)
+    with simulated_guest(faults=["slow-boot:0.05s"]) as guest:
+        assert driver.run(lambda: when_ready(driver, guest.address, timeout=PATIENCE, backoff=backoff)) == Pong()
 
 
 @each_driver
