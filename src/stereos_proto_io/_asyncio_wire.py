@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -69,9 +70,19 @@ class Wire(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take note that the transport is gone."""
         if isinstance(exc, OSError):
+            self._take_the_rest()
             self._break(exc)
         self._take(b"")
         fulfil(self.lost)
+
+    def _take_the_rest(self) -> None:
+        """Read what had come when writing failed. asyncio does not, and there may be replies to earlier requests."""
+        # uvloop has read it already, and may have no socket any more.
+        with suppress(OSError, RuntimeError):
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None and self.transport.get_extra_info("sslcontext") is None:
+                while not self.session.ended and (data := os.read(sock.fileno(), READ_SIZE)):
+                    self._take(data)
 
     def pause_writing(self) -> None:
         """Leave what is to be written in the session: the transport's buffer is full."""
@@ -244,6 +255,9 @@ class _DeviceTransport:
         self._full = False
         self._loop.add_reader(device.fileno(), self._read)
         wire.connection_made(self)  # type: ignore[arg-type]
+
+    def get_extra_info(self, _name: str) -> None:
+        """Tell nothing: there is no socket."""
 
     def write(self, data: bytes) -> None:
         """Write, and keep what the device does not take yet."""

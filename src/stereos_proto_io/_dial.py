@@ -98,7 +98,7 @@ class Encrypted:
     """A socket of TLS, whose words for "not now" are its own, with the methods of a socket that the client needs."""
 
     def __init__(self, sock: Any) -> None:
-        import ssl  # whoever has such a socket has it loaded already
+        import ssl  # noqa: PLC0415  (whoever has such a socket has loaded it; nobody else needs to)
 
         self._not_now = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
         self._recv, self._send = sock.recv, sock.send

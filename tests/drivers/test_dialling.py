@@ -174,6 +174,9 @@ class FakeTransport:
     def write(self, data):
         self.written.append(data)
 
+    def get_extra_info(self, name):
+        return None
+
 
 class Muxer:
     """The unix socket of a hybrid vsock, which answers one CONNECT with these bytes; None is silence."""

@@ -267,6 +267,27 @@ def test_a_guest_that_goes_while_a_write_is_blocked(driver, how):
     assert not thread.is_alive()
 
 
+@each_driver
+def test_a_reply_that_came_before_a_write_failed(driver):
+    """The guest has answered and gone, and the next request is written before anybody reads the answer."""
+
+    async def main():
+        async with attached(driver, ours) as client:
+            async with company(driver) as begin:
+                first = begin(lambda: client.request(MOUNT))
+                await until(driver, lambda: client.connection.pending)
+                assert theirs.recv(1000) == encode(MOUNT)
+                theirs.sendall(b'{"type":"ack","payload":{"reply_to":"mount","ok":true}}\n')
+                theirs.close()
+                second = begin(lambda: client.request(SetConfig("x")))
+            assert first == [Ack("mount", True)]
+            assert isinstance(second[0], ConnectionLost)
+
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    run(driver, main)
+
+
 # ------------------------------------------------------------------------------------------ streams of trio
 
 
