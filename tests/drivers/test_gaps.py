@@ -23,7 +23,7 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto.dialogues import Backoff
-from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io import UnixSocket, VirtioSerial, _dial
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.testing import simulated_guest
@@ -307,6 +307,50 @@ def test_a_host_that_died_in_the_middle_of_a_line(driver, tmp_path):
             assert dead.recv(1) == b"{"
         driver.run(main)
         assert guest.simulator.config in (None, "")
+
+
+#: What becomes of the first try, when the guest opens its port too late for it, or opens it anew in the middle.
+FIRST_TRY = {
+    "is lost": lambda first, second: ack(second),
+    "is answered with the second": lambda first, second: ack(first) + ack(second),
+    "is answered in the middle of the second": lambda first, second: (
+        ack(second)[:20] + b"\n" + ack(first) + ack(second)
+    ),
+    "is half answered": lambda first, second: ack(first)[:20] + b"\n" + ack(second),
+}
+
+
+@each_driver
+@pytest.mark.parametrize("becomes", FIRST_TRY)
+def test_the_first_try_comes_to_nothing(driver, becomes, tmp_path, monkeypatch):
+    """Each try has a nonce of its own, and only what follows the answer to the last is taken."""
+    monkeypatch.setattr(_dial, "RESYNC_PATIENCE", 0.05)
+
+    def script(sock):
+        asked = lines(sock)
+        tries = []
+        while len(tries) < 2:
+            line = next(asked)
+            if line != b"\n":
+                tries.append(line[len(b'{"type":"') : -len(b'"}\n')])
+        assert len(set(tries)) == 2
+        # As long as it takes the host to give up, it sends more of them.
+        sock.sendall(FIRST_TRY[becomes](*tries))
+        for line in asked:
+            if line == PING:
+                sock.sendall(encode(Lifecycle("fresh")) + PONG)
+            elif line != b"\n":
+                sock.sendall(ack(line[len(b'{"type":"') : -len(b'"}\n')]))
+
+    async def main():
+        async with entered(driver.module.connect(address)) as client:
+            assert await result(client.ping()) == Pong()
+            [mine] = await result(client.request_many([CustomRequest("mine")]))
+            assert mine.reply_to == "mine"
+            assert client.connection.pending == ()
+
+    with port(tmp_path / "port", script) as address:
+        driver.run(main)
 
 
 # ----------------------------------------------------------------------------------------------- a reset
