@@ -14,7 +14,7 @@ from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, 
 from stereos_proto_io._session import Session
 from stereos_proto_io.testing import simulated_guest
 
-from .harness import ASYNCIO, PATIENCE, UVLOOP, each_driver, entered, result
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
 
 
 async def ping(made):
@@ -109,6 +109,33 @@ def test_a_queue_that_was_full_is_tried_again(driver, tmp_path):
         )
         thread.join(PATIENCE)
     assert found == Pong()
+
+
+def two_addresses(monkeypatch, *hosts):
+    """A name that stands for these hosts. uvloop looks it up by itself."""
+
+    def lookup(_host, port, *_more, **_options):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port)) for host in hosts]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, ASYNCIO, TRIO], ids=str)
+def test_a_name_with_several_addresses_at_none_of_which_anybody_listens(driver, monkeypatch):
+    """What went wrong is as plain as with one."""
+    two_addresses(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with socket.socket() as nobody:
+        nobody.bind(("", 0))
+        with pytest.raises(ConnectError, match="nobody listens there yet") as caught:
+            driver.run(lambda: ping(driver.module.connect(TCP("two.example", nobody.getsockname()[1]))))
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, ASYNCIO, TRIO], ids=str)
+def test_a_name_with_several_addresses_at_one_of_which_somebody_listens(driver, monkeypatch):
+    with simulated_guest() as guest:
+        two_addresses(monkeypatch, "127.0.0.2", "127.0.0.1")
+        assert driver.run(lambda: ping(driver.module.connect(TCP("two.example", guest.address.port)))) == Pong()
 
 
 ANSWERS = {
