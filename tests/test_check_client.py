@@ -199,10 +199,14 @@ def test_cases_have_names_of_their_own():
 def test_an_asynchronous_client_needs_a_way_to_run(tmp_path):
     [first, *_] = client_cases()
     with pytest.raises(AssertionError, match="an asynchronous client needs `run`"):
-        check_client(asyncio_driver.connect, cases=[first])
+        check_client(asynchronous, cases=[first])
     # An awaitable will do, and so will the context manager that it is.
     for make in (asyncio_driver.connect, awaited):
         check_client(make, run=lambda main: asyncio.run(main()), cases=[first], address=UnixSocket(tmp_path / "g"))
+
+
+async def asynchronous(_address):
+    await asyncio.sleep(0)
 
 
 async def awaited(address):
