@@ -1,15 +1,20 @@
 """What a caller has already, and hands over: TLS, what has only a socket's four methods, streams that fail to close."""
 
 import asyncio
+import gc
+import os
 import socket
 import ssl
 import threading
+import tty
 from contextlib import suppress
 
 import pytest
 import trio
 
+from guest_harness import descriptors
 from stereos_proto import Ack, ConnectionLost, Ping, Pong, SetConfig
+from stereos_proto_io._dial import Device
 
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, result, scripted
 from .test_conformance import Wrapped
@@ -134,3 +139,31 @@ def test_a_stream_of_trio_that_fails_to_close(error, who):
     ours, theirs = socket.socketpair()
     with theirs:
         run(TRIO, main)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_a_device_that_nobody_closes_is_closed_when_it_is_collected(driver):
+    """And complained of, as a socket is."""
+
+    async def close():
+        async with attached(driver, Device(os.ttyname(slave))):
+            pass
+
+    async def forget():
+        await result(driver.Client.attach(Device(os.ttyname(slave))))
+
+    def run_and_collect(main):
+        driver.run(main)
+        gc.collect()
+
+    master, slave = os.openpty()
+    try:
+        tty.setraw(slave)
+        run_and_collect(close)
+        before = len(descriptors())
+        with pytest.warns(ResourceWarning, match="unclosed file"):
+            run_and_collect(forget)
+        assert len(descriptors()) == before
+    finally:
+        os.close(master)
+        os.close(slave)
