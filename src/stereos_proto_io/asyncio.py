@@ -77,7 +77,7 @@ class Client(AsyncClient):
         except TimeoutError:
             if not scope.expired():
                 raise
-        raise RequestTimeout("the time is up")
+        raise RequestTimeout("there was no answer in time")
 
     @staticmethod
     async def sleep(seconds: float) -> None:

@@ -147,7 +147,7 @@ class Client(AsyncClient):
         """Await `function(*args)`. Raises RequestTimeout when `seconds` have passed first."""
         with trio.move_on_after(max(seconds, 0)):
             return await function(*args)
-        raise RequestTimeout("the time is up")
+        raise RequestTimeout("there was no answer in time")
 
     @staticmethod
     async def sleep(seconds: float) -> None:
