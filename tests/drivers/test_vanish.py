@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+import struct
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from stereos_proto import (
     GetHealth,
     Health,
     OutcomeUnknown,
+    Reply,
     ReplyReceived,
     RequestReceived,
     Role,
@@ -70,8 +72,19 @@ def many(client, requests):
     return client._many(requests, lambda *_: None)
 
 
-async def outcomes(driver, requests, data):
-    ours, theirs = socket.socketpair()
+def pair(how):
+    """A connection that ends, or is reset, when its other end is closed."""
+    if how == "ends":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return ours, theirs
+
+
+async def outcomes(driver, requests, data, how="ends"):
+    ours, theirs = pair(how)
     with theirs:
         async with attached(driver, ours) as client:
             if driver in (ASYNCIO, UVLOOP):
@@ -79,7 +92,7 @@ async def outcomes(driver, requests, data):
                 # The requests leave first: a reply to nothing would be an error.
                 await asyncio.sleep(0)
             theirs.sendall(data)
-            theirs.shutdown(socket.SHUT_WR)
+            theirs.shutdown(socket.SHUT_WR) if how == "ends" else theirs.close()
             if driver in (ASYNCIO, UVLOOP):
                 found = await asked
             elif driver is TRIO:
@@ -93,19 +106,23 @@ async def outcomes(driver, requests, data):
 
 
 @each_driver
-@pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_the_guest_goes_after_every_byte(driver, name):
+@pytest.mark.parametrize(("name", "how"), [*[(name, "ends") for name in TRANSCRIPTS], ("bringup", "resets")])
+def test_the_guest_goes_after_every_byte(driver, name, how):
     requests = requests_of(name)
     data = vectors.stream(name, "s2c")
 
     async def main():
         for size in range(len(data) + 1):
-            found = await outcomes(driver, requests, data[:size])
+            found = await outcomes(driver, requests, data[:size], how)
             replies = expected(requests, data[:size])
+            if how == "resets":
+                # What a reset leaves of the bytes before it, and whether there was time to write, is the system's.
+                replies = replies[: sum(isinstance(outcome, Reply) for outcome in found)]
             assert found[: len(replies)] == replies
             assert len(found) == len(requests)
             for request, outcome in zip(requests[len(replies) :], found[len(replies) :], strict=True):
-                effect = BY_CLASS[type(request)].has_effect
+                sent = how == "ends" or "was not sent" not in str(outcome)
+                effect = sent and BY_CLASS[type(request)].has_effect
                 assert type(outcome) is (OutcomeUnknown if effect else ConnectionLost)
 
     driver.run(main)
