@@ -170,7 +170,7 @@ class Actor(AsyncActor):
         """Wait for a guest to be ready. Raises NotReady after `timeout` seconds."""
         dialogue = wait.run(redial=redial)
         try:
-            return await self.driver.bounded(math.inf if timeout is None else timeout, self.run, dialogue)
+            return await self.driver.bounded(math.inf if timeout is None else timeout, lambda: self.run(dialogue))
         except RequestTimeout as exc:
             with suppress(RequestTimeout):
                 dialogue.throw(exc)  # the try that was under way counts, too

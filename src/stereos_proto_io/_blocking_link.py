@@ -45,7 +45,8 @@ class Link:
 
     def start(self, start: Callable[[Any], Result], what: Any) -> Result:
         """Start calls with a method of the session, and write what can be written without waiting."""
-        return self._undivided(self._start, start, what)
+        started: Result = self._undivided(self._start, start, what)
+        return started
 
     def abandon(self, calls: Iterable[Call]) -> None:
         """Give up those of `calls` that are not done."""

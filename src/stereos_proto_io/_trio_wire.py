@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -34,10 +34,6 @@ class Wire(ABC):
 
         Raises OSError when the stream breaks.
         """
-
-    @abstractmethod
-    async def send(self, data: bytes) -> None:
-        """Write a few bytes, before there is a session. Raises OSError when the stream breaks."""
 
     @abstractmethod
     def write_now(self, session: Session) -> None:
@@ -79,7 +75,7 @@ class SocketWire(Wire):
         take(data)
 
     async def send(self, data: bytes) -> None:
-        """Write a few bytes."""
+        """Write a few bytes, before there is a session. Raises OSError when the stream breaks."""
         await trio.lowlevel.wait_writable(self._sock)
         self._sock.send(data)
 
@@ -124,13 +120,6 @@ class StreamWire(Wire):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise _reset(exc) from exc
         take(bytes(data))
-
-    async def send(self, data: bytes) -> None:
-        """Write a few bytes."""
-        try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise _reset(exc) from exc
 
     def write_now(self, session: Session) -> None:
         """Write nothing: a stream has no way to write without waiting."""
@@ -218,10 +207,12 @@ def adopt(stream: Any) -> Wire:
 async def _open(address: Address, wire: Wire) -> bytes:
     """Run what the transport wants before the protocol; return the bytes that belong to the protocol."""
     for preamble, patience in preambles(address):
+        # Only addresses that lead to a socket have any.
+        sock = cast("SocketWire", wire)
         with trio.move_on_after(patience):
-            await wire.send(preamble.data_to_send())
+            await sock.send(preamble.data_to_send())
             while not preamble.done:
-                await wire.read(partial(_advance, preamble))
+                await sock.read(partial(_advance, preamble))
         if preamble.done:
             return preamble.trailing_data
     return b""

@@ -16,7 +16,8 @@ from stereos_proto import RequestTimeout
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 
 from ._async_client import Actor, AsyncClient
-from ._asyncio_wire import Wire, abort, adopt, dial, fulfil
+from ._asyncio_dial import adopt, dial
+from ._asyncio_wire import Wire, abort, fulfil
 from ._session import Limits, Session, Waiting
 from ._verbs import Result, ready_wait
 from .addresses import Address

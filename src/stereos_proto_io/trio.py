@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeGuard, Unpack
 
 import trio
 
@@ -132,7 +132,7 @@ class Client(AsyncClient):
             follower.wake()
             break
 
-    def _has_to_write(self, waiting: Waiting) -> bool:
+    def _has_to_write(self, waiting: Waiting) -> TypeGuard[Call]:
         session = self._session
         return isinstance(waiting, Call) and session.wants_write and not session.is_written(waiting)
 

@@ -37,7 +37,7 @@ from stereos_proto_io import (
     HybridVsock,
     UnixSocket,
     VirtioSerial,
-    _asyncio_wire,
+    _asyncio_dial,
     _blocking_link,
     _blocking_wire,
     _trio_wire,
@@ -916,7 +916,7 @@ def test_a_dial_that_fails_or_is_given_up_leaves_no_descriptor(driver, place, en
 def test_a_dial_that_a_driver_makes_by_itself_leaves_no_descriptor(driver, place, end, tmp_path, monkeypatch):
     """As for AF_VSOCK. Here, a port of TCP is dialled that way: a unix socket keeps nobody waiting."""
     with place(tmp_path) as address:
-        for wire in (_asyncio_wire, _blocking_wire, _trio_wire):
+        for wire in (_asyncio_dial, _blocking_wire, _trio_wire):
             monkeypatch.setattr(wire, "socket_target", lambda _address: (socket.AF_INET, (address.host, address.port)))
         run(driver, lambda: dial_again_and_again(driver, end, UnixSocket("elsewhere")))
 
