@@ -46,8 +46,8 @@ class Client(SyncVerbs):
     ) -> Self:
         """Return a client over a connected socket, or anything with its `fileno`, `recv`, `send` and `close`.
 
-        A socket may be one of TLS. The client owns the stream from then on, and makes it non-blocking. `timeout` (seconds)
-        is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
+        A socket may be one of TLS. The client owns the stream from then on, and makes it non-blocking. `timeout`
+        (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
         `max_notifications` the notifications kept for `notifications()`.
         """
         return cls(stream, Session(label, **limits), timeout)
