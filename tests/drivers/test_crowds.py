@@ -80,9 +80,12 @@ def test_each_gets_its_own(driver, seed):
     async def call(client, caller, rnd):
         for number in range(EACH):
             names = [f"{caller}-{number}-{step}" for step in range(rnd.choice([1, 1, 1, 2, 6]))]
-            requests = [CustomRequest(name, {"x": "x" * rnd.choice([0, 0, 0, 100, 9000, 60_000])}) for name in names]
+            seconds = rnd.choice(DEADLINES)
+            # A long line that is given up is most often torn, and that would be the end of the test.
+            sizes = [0, 0, 9000, 60_000] if seconds == PATIENCE else [0, 100]
+            requests = [CustomRequest(name, {"x": "x" * rnd.choice(sizes)}) for name in names]
             try:
-                replies = await within(client, requests, rnd.choice(DEADLINES))
+                replies = await within(client, requests, seconds)
             except RequestTimeout:
                 continue
             except ConnectionLost:
@@ -98,4 +101,4 @@ def test_each_gets_its_own(driver, seed):
 
     with crowded(rnd) as ours:
         run(driver, main)
-    assert got
+    assert len(got) > EACH
