@@ -1,9 +1,11 @@
 """Closing, waiting, sharing, resynchronising and giving up, where two things happen at once."""
 
 import asyncio
+import os
 import socket
 import struct
 import threading
+import tty
 from contextlib import contextmanager
 
 import pytest
@@ -351,6 +353,37 @@ def test_the_first_try_comes_to_nothing(driver, becomes, tmp_path, monkeypatch):
 
     with port(tmp_path / "port", script) as address:
         driver.run(main)
+
+
+@each_driver
+@pytest.mark.parametrize("writing", [False, True], ids=["while it reads", "while it writes"])
+def test_a_terminal_whose_other_end_goes(driver, writing):
+    """What QEMU does to its `-chardev pty` when the machine ends."""
+
+    def machine():
+        with os.fdopen(master, "r+b", buffering=0) as port:
+            read = b""
+            while not read.endswith(b"}\n"):
+                read += port.read(1000)
+            port.write(ack(read[read.rindex(b'{"type":"') + len(b'{"type":"') : -len(b'"}\n')]))
+            # Of a long line it takes the beginning: the rest does not fit.
+            assert port.read(1)
+
+    async def main():
+        async with entered(driver.module.connect(VirtioSerial(os.ttyname(slave)))) as client:
+            with pytest.raises(ConnectionLost, match="unanswered"):
+                await result(client.request(LONG if writing else Ping()))
+            with pytest.raises(ConnectionLost, match="not sent"):
+                await result(client.ping())
+
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    thread = threading.Thread(target=machine)
+    thread.start()
+    driver.run(main)
+    thread.join(PATIENCE)
+    os.close(slave)
+    assert not thread.is_alive()
 
 
 # ----------------------------------------------------------------------------------------------- a reset
