@@ -187,6 +187,12 @@ def test_paths_as_bytes_are_refused():
         UnixSocket(b"/a")
 
 
+@pytest.mark.parametrize("function", [None, "tcp://127.0.0.1:1024", object()])
+def test_what_cannot_be_called_is_no_dial(function):
+    with pytest.raises(TypeError, match="callable"):
+        Dial(function)
+
+
 def test_a_dial_shows_its_label():
     address = Dial(lambda: None, "my tunnel")
     assert str(address) == "dial://my tunnel"

@@ -1,5 +1,6 @@
 """The session, without a driver: who waits for which reply, and what becomes of it when things end."""
 
+import itertools
 import traceback
 
 import attrs
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ctrl_c import bytecode_of_3_11, interrupted
 from stereos_proto import (
     Ack,
     ConnectionLost,
@@ -28,6 +30,7 @@ from stereos_proto import (
     RequestFailed,
     RequestTimeout,
     Role,
+    SetConfig,
     Shutdown,
     StereosError,
     UnexpectedReply,
@@ -539,12 +542,42 @@ def test_interrupted_in_the_middle_nobody_knows_what_was_written():
     assert type(call.outcome) is OutcomeUnknown
 
 
+@bytecode_of_3_11
+@pytest.mark.parametrize("end", [b"", b"nonsense\n"])
+def test_interrupted_in_the_middle_of_reading_nobody_waits_any_more(end):
+    """Wherever it comes: who is told of the end once more is told what it was told before."""
+    data = encode(Lifecycle("a")) + encode(Pong()) + encode(Ack("mount", True)) + encode(Lifecycle("b")) + end
+    for place in itertools.count(1):
+        session, calls = session_with(Ping(), MOUNT, SECRET, max_pending=3)
+        calls.append(session.start(SetConfig("waits for room")))
+        waiting = [session.listen(), session.listen(), session.until_end(), session.until_end()]
+        done = interrupted(place, lambda: session.receive(data))  # noqa: B023
+        if not done:
+            session.interrupted()
+        session.receive(b"")
+        assert [*calls, *waiting] == [each for each in [*calls, *waiting] if each.done]
+        assert calls[0].outcome == Pong() or isinstance(calls[0].outcome, ConnectionLost)
+        assert isinstance(calls[1].outcome, Ack | OutcomeUnknown | MalformedLine)
+        assert isinstance(calls[2].outcome, OutcomeUnknown | MalformedLine)
+        assert isinstance(calls[3].outcome, ConnectionLost)
+        if done:
+            break
+    assert place > 50
+
+
 def test_a_broken_stream_without_a_number_and_with_nothing_to_write():
     session, (call,) = session_with(Ping())
     session.broken(OSError("odd"))
     assert "broke (odd) while ping was unanswered" in str(call.outcome)
     assert type(call.outcome) is ConnectionLost
     assert call.outcome.unanswered == (Ping(),)
+
+
+@pytest.mark.parametrize("limits", [{"max_notifications": -1}, {"max_pending": 0}])
+def test_limits_that_mean_nothing_are_refused(limits):
+    """To keep less than no notification would take for ever."""
+    with pytest.raises(ValueError, match="at least"):
+        Session("the guest", **limits)
 
 
 def test_each_call_gets_an_error_of_its_own():

@@ -168,10 +168,12 @@ class Actor(AsyncActor):
 
     async def wait(self, wait: ReadyWait, timeout: float | None, *, redial: bool) -> Health:  # noqa: ASYNC109
         """Wait for a guest to be ready. Raises NotReady after `timeout` seconds."""
+        dialogue = wait.run(redial=redial)
         try:
-            within = math.inf if timeout is None else timeout
-            return await self.driver.bounded(within, lambda: self.run(wait.run(redial=redial)))
+            return await self.driver.bounded(math.inf if timeout is None else timeout, lambda: self.run(dialogue))
         except RequestTimeout as exc:
+            with suppress(RequestTimeout):
+                dialogue.throw(exc)  # the try that was under way counts, too
             raise wait.progress.not_ready(f"{timeout:g} s have passed") from (wait.progress.error or exc)
         except BaseException as exc:
             if not isinstance(exc, StereosError):

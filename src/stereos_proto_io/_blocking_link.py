@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from stereos_proto import StereosError
+from stereos_proto import ConnectionLost, StereosError
 from stereos_proto._messages import Notification
 
 from ._dial import tune
@@ -39,9 +41,11 @@ class Link:
         self._reads = self._poll(select.POLLIN)
         self._glance = _LONG if hasattr(stream, "shutdown") else _LOOK_AGAIN
         session.at_end(self._hang_up)
+        _LINKS.add(self)
 
     def start(self, start: Callable[[Any], Result], what: Any) -> Result:
         """Start calls with a method of the session, and write what can be written without waiting."""
+        # By hand what `_undivided` does: this is in the way of every request.
         with self.lock:
             try:
                 started = start(what)
@@ -55,17 +59,41 @@ class Link:
 
     def abandon(self, calls: Iterable[Call]) -> None:
         """Give up those of `calls` that are not done."""
-        with self.lock:
-            for call in calls:
-                if not call.done:
-                    self._session.abandon(call)
-                self._leave(call)
+        self._undivided(self._abandon, calls)
 
     def close(self) -> None:
         """End the session, and close the stream once nobody waits for it any more."""
+        self._undivided(self._close)
+
+    def _undivided(self, work: Callable[..., None], *args: Any) -> None:
+        """Do `work` under the lock. Were Ctrl-C to come in the middle, nobody knew how far it got: the session ends."""
         with self.lock:
-            self._session.close()
-            self._hang_up()
+            try:
+                work(*args)
+            except BaseException:
+                self._session.interrupted()
+                raise
+
+    def _abandon(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            if not call.done:
+                self._session.abandon(call)
+            self._leave(call)
+
+    def _close(self) -> None:
+        self._session.close()
+        self._hang_up()
+
+    def disown(self) -> None:
+        """Let go of the stream, in a child that was forked: the connection goes on, and is the parent's."""
+        self.lock = threading.Lock()  # who held it, or waited, is not in the child
+        self._leader = None
+        self._followers.clear()
+        self._inside.clear()
+        self._stream.close()
+        self._session.end(
+            ConnectionLost(f"the connection to {self._session.label} belongs to the process that made it")
+        )
 
     # -- waiting -----------------------------------------------------------------------------------------
 
@@ -183,6 +211,18 @@ class Link:
         except BaseException:
             session.interrupted()
             raise
+
+
+#: Those of this process. A child that was forked has copies, and one stream has one reader.
+_LINKS: Final[weakref.WeakSet[Link]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for link in tuple(_LINKS):
+        link.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _follow(event: threading.Event, seconds: float) -> None:

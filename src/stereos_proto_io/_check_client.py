@@ -265,6 +265,8 @@ async def _guest_goes_while_a_question_is_open(bench: _Bench) -> None:
 async def _guest_goes_while_a_change_is_open(bench: _Bench) -> None:
     error = await bench.fails(OutcomeUnknown, lambda: bench.client.mount("t", "/workspace", "9p"))
     _expect(getattr(error, "request", None), Mount("t", "/workspace", "9p"))
+    # Not sent again: a second mount lies over the first.
+    _expect(bench.guest.requests.count(Mount("t", "/workspace", "9p")), 1)
 
 
 @_case("close@ping", ends=True)
@@ -314,6 +316,7 @@ async def _provisioning(bench: _Bench) -> None:
     statuses = ["done", "refused", "done"]
     _expect([step.status.value for step in report.steps], statuses)
     _expect([step.status.value for step in seen], statuses)
+    _expect([step.request for step in seen], list(plan.requests))
     # The first request on a stream without connections is the resynchronisation.
     got = [type(request) for request in bench.guest.requests if not isinstance(request, CustomRequest)]
     _expect(got, [Mount, Mount, SetConfig])

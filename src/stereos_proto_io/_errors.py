@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from typing import Final
 
@@ -35,11 +36,14 @@ _UNKNOWN: Final = ("the system refused it", True)
 
 
 def _errno(cause: BaseException) -> int:
-    """The system's number for `cause`; 0 where it has none. A dial to several addresses hides those of its tries."""
+    """The system's number for `cause`; 0 where it has none. A dial to several addresses hides those of its tries:
+    trio has them in a group, and asyncio in its text alone.
+    """
     if isinstance(cause, OSError) and cause.errno:
         return cause.errno
     tries = cause.__cause__.exceptions if isinstance(cause.__cause__, BaseExceptionGroup) else ()
-    return next(filter(None, map(_errno, tries)), 0)
+    told = re.search(r"\[Errno (\d+)\]", str(cause))
+    return next(filter(None, map(_errno, tries)), int(told[1]) if told else 0)
 
 
 def connect_error(address: Address, cause: BaseException) -> ConnectError:

@@ -120,6 +120,8 @@ class Call(Waiting):
         """Give the outcome to whoever waits. Only the first one counts."""
         if self.outcome is None:
             self.outcome = outcome
+        if not self.done:
+            # Apart from the outcome: a KeyboardInterrupt may have come in between, the last time.
             self.finish()
 
     def ended_in(self) -> Reply | StereosError:
@@ -179,6 +181,9 @@ class Session:
         max_pending: int = MAX_PENDING,
         max_notifications: int = MAX_NOTIFICATIONS,
     ) -> None:
+        """Raises ValueError when there may be less than 1 request in flight, or less than 0 notifications kept."""
+        if max_notifications < 0:
+            raise ValueError("max_notifications must be at least 0")
         self.label = label
         self.connection = Connection(Role.HOST, max_pending=max_pending)
         self.dropped_notifications = 0
@@ -274,6 +279,8 @@ class Session:
         # Rather "nobody knows" than "not sent", which invites to send it again.
         self._written = self._queued
         self.end(ConnectionLost(f"the connection to {self.label} was interrupted in the middle of reading or writing"))
+        # It may have come while somebody else was ending it.
+        self._tell_of_the_end()
 
     @property
     def wants_write(self) -> bool:
@@ -380,8 +387,8 @@ class Session:
                 waitings.remove(waiting)
 
     def _tell_listeners(self) -> None:
-        listening, self._listening = self._listening, []
-        for waiting in listening:
+        # They stay until they say that they have left: a KeyboardInterrupt may come before all are told.
+        for waiting in tuple(self._listening):
             waiting.finish()
 
     @property
@@ -423,20 +430,22 @@ class Session:
 
     def end(self, reason: StereosError) -> None:
         """End the session: settle every call with the error that fits it. Saying it twice is fine."""
-        if self._end is not None:
-            return
-        self._end = reason
-        # A line of which only a part is written may be complete but for its newline, and then it counts (§1).
-        lost = [call for call in self._sent if call.start < self._written]
-        calls = (*self._sent, *self._waiting)
-        unanswered = tuple(call.request for call in lost if not call.settled)
+        if self._end is None:
+            self._end = reason
+            self._tell_of_the_end()
+
+    def _tell_of_the_end(self) -> None:
         # Before anybody is woken: who is woken may look for something to write.
+        self._sent.extend(self._waiting)
         self._waiting.clear()
         self._outgoing = b""
         self._queued = self._written
+        # A line of which only a part is written may be complete but for its newline, and then it counts (§1).
+        lost = [call for call in self._sent if call.sent and call.start < self._written]
+        unanswered = tuple(call.request for call in lost if not call.settled)
         for call in lost:
             call.settle(self._lost(call.request, unanswered))
-        for call in calls:
+        for call in tuple(self._sent):
             call.settle(self._not_sent(call.request))
         self._tell_listeners()
         for waiting in tuple(self._mourning):

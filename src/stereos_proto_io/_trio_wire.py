@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -34,10 +34,6 @@ class Wire(ABC):
 
         Raises OSError when the stream breaks.
         """
-
-    @abstractmethod
-    async def send(self, data: bytes) -> None:
-        """Write a few bytes, before there is a session. Raises OSError when the stream breaks."""
 
     @abstractmethod
     def write_now(self, session: Session) -> None:
@@ -71,7 +67,6 @@ class SocketWire(Wire):
         await trio.lowlevel.wait_readable(self._sock)
         self._read(take)
 
-    @trio.lowlevel.enable_ki_protection
     def _read(self, take: Callable[[bytes], None]) -> None:
         try:
             data = self._sock.recv(READ_SIZE)
@@ -80,11 +75,10 @@ class SocketWire(Wire):
         take(data)
 
     async def send(self, data: bytes) -> None:
-        """Write a few bytes."""
+        """Write a few bytes, before there is a session. Raises OSError when the stream breaks."""
         await trio.lowlevel.wait_writable(self._sock)
         self._sock.send(data)
 
-    @trio.lowlevel.enable_ki_protection
     def write_now(self, session: Session) -> None:
         """Write what can be written without waiting."""
         try:
@@ -127,13 +121,6 @@ class StreamWire(Wire):
             raise _reset(exc) from exc
         take(bytes(data))
 
-    async def send(self, data: bytes) -> None:
-        """Write a few bytes."""
-        try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise _reset(exc) from exc
-
     def write_now(self, session: Session) -> None:
         """Write nothing: a stream has no way to write without waiting."""
 
@@ -157,12 +144,17 @@ class StreamWire(Wire):
         """Close at once, as far as that goes without waiting."""
         if not self._aborted:
             self._aborted = True
-            trio.lowlevel.spawn_system_task(trio.aclose_forcefully, self._stream)
+            trio.lowlevel.spawn_system_task(self._close)
 
     async def closed(self) -> None:
         """Close it, and wait for that."""
-        await trio.aclose_forcefully(self._stream)
+        await self._close()
         await trio.lowlevel.checkpoint()
+
+    async def _close(self) -> None:
+        # However it says goodbye, it is closed. A task of the system that fails takes all of trio with it.
+        with suppress(Exception):
+            await trio.aclose_forcefully(self._stream)
 
 
 def _reset(error: Exception) -> OSError:
@@ -215,10 +207,12 @@ def adopt(stream: Any) -> Wire:
 async def _open(address: Address, wire: Wire) -> bytes:
     """Run what the transport wants before the protocol; return the bytes that belong to the protocol."""
     for preamble, patience in preambles(address):
+        # Only addresses that lead to a socket have any.
+        sock = cast("SocketWire", wire)
         with trio.move_on_after(patience):
-            await wire.send(preamble.data_to_send())
+            await sock.send(preamble.data_to_send())
             while not preamble.done:
-                await wire.read(partial(_advance, preamble))
+                await sock.read(partial(_advance, preamble))
         if preamble.done:
             return preamble.trailing_data
     return b""

@@ -137,7 +137,7 @@ class Dial:
     the standard library fits all three.
     """
 
-    function: Callable[[], Any] = attrs.field(repr=False)
+    function: Callable[[], Any] = attrs.field(validator=attrs.validators.is_callable(), repr=False)
     label: str = "dial"
 
     def __str__(self) -> str:

@@ -16,7 +16,8 @@ from stereos_proto import RequestTimeout
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 
 from ._async_client import Actor, AsyncClient
-from ._asyncio_wire import Wire, abort, adopt, dial, fulfil
+from ._asyncio_dial import adopt, dial
+from ._asyncio_wire import Wire, abort, fulfil
 from ._session import Limits, Session, Waiting
 from ._verbs import Result, ready_wait
 from .addresses import Address
@@ -77,7 +78,7 @@ class Client(AsyncClient):
         except TimeoutError:
             if not scope.expired():
                 raise
-        raise RequestTimeout("the time is up")
+        raise RequestTimeout("there was no answer in time")
 
     @staticmethod
     async def sleep(seconds: float) -> None:

@@ -31,7 +31,8 @@ __all__ = ["Client", "connect", "connect_when_ready"]
 class Client(SyncVerbs):
     """A connection to a guest. Threads may share it; each gets its own replies (§3).
 
-    `connect` or `Client.attach` make one; `close` it, or use it in `with`.
+    Processes may not: a child that was forked finds its copy closed. `connect` or `Client.attach` make one; `close` it,
+    or use it in `with`.
     """
 
     def __init__(self, stream: Any, session: Session, timeout: float) -> None:
@@ -45,9 +46,9 @@ class Client(SyncVerbs):
     ) -> Self:
         """Return a client over a connected socket, or anything with its `fileno`, `recv`, `send` and `close`.
 
-        The client owns the stream from then on, and makes it non-blocking. `timeout` (seconds) is what each verb
-        waits unless told otherwise. `max_pending` bounds the requests in flight, `max_notifications` the
-        notifications kept for `notifications()`.
+        A socket may be one of TLS. The client owns the stream from then on, and makes it non-blocking. `timeout`
+        (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
+        `max_notifications` the notifications kept for `notifications()`.
         """
         return cls(stream, Session(label, **limits), timeout)
 
@@ -186,8 +187,8 @@ class _Actor(SyncActor):
 def connect(address: Address, *, timeout: float = DEFAULT_TIMEOUT, **limits: Unpack[Limits]) -> Client:
     """Dial a guest, within `timeout` seconds, and return a client. `timeout` is each verb's, too.
 
-    `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
-    `connect_when_ready`.
+    It bounds neither the system's look-up of a host's name nor the function of a `Dial`. `limits` are those of
+    `Client.attach`. A connection does not mean that the guest is there (§8): see `connect_when_ready`.
 
     Raises ConnectError.
     """

@@ -7,10 +7,9 @@ is simply the standing leader.
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeGuard, Unpack
 
 import trio
 
@@ -45,6 +44,11 @@ class Client(AsyncClient):
         """
         return cls(adopt(stream), Session(label, **limits))
 
+    # Ctrl-C comes at checkpoints only: in between, nobody knew what was asked, read or written, or who leads.
+    _ask = trio.lowlevel.enable_ki_protection(AsyncClient._ask)
+    _many = trio.lowlevel.enable_ki_protection(AsyncClient._many)
+
+    @trio.lowlevel.enable_ki_protection
     async def _wait(self, waiting: Waiting) -> None:
         session = self._session
         if session.wants_write:
@@ -54,7 +58,7 @@ class Client(AsyncClient):
             return
         try:
             while not waiting.done:
-                if isinstance(waiting, Call) and session.wants_write and not session.is_written(waiting):
+                if self._has_to_write(waiting):
                     self._leave(waiting)
                     await self._write(waiting)
                 elif self._leader is None or self._leader is waiting:
@@ -117,11 +121,20 @@ class Client(AsyncClient):
             self._followers.remove(waiting)
 
     def _leave(self, waiting: Waiting) -> None:
+        """Let others go on. Also when this task only followed: it may be who was woken to lead, or to write."""
         if self._leader is waiting:
             self._leader = None
-        if self._leader is None and self._followers:
-            # Also when this task only followed: it may be the one that was woken to lead.
+        if not self._followers:
+            return
+        if self._leader is None:
             self._followers[0].wake()
+        for follower in filter(self._has_to_write, self._followers):
+            follower.wake()
+            break
+
+    def _has_to_write(self, waiting: Waiting) -> TypeGuard[Call]:
+        session = self._session
+        return isinstance(waiting, Call) and session.wants_write and not session.is_written(waiting)
 
     def _hang_up(self) -> None:
         self._wire.abort()
@@ -132,14 +145,14 @@ class Client(AsyncClient):
     @staticmethod
     async def bounded(seconds: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
         """Await `function(*args)`. Raises RequestTimeout when `seconds` have passed first."""
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(max(seconds, 0)):
             return await function(*args)
-        raise RequestTimeout("the time is up")
+        raise RequestTimeout("there was no answer in time")
 
     @staticmethod
     async def sleep(seconds: float) -> None:
         """Sleep."""
-        await trio.sleep(seconds)
+        await trio.sleep(max(seconds, 0))
 
 
 def connect(address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextManager[Client]:
@@ -156,7 +169,7 @@ def connect(address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextM
 def connect_when_ready(
     address: Address,
     *,
-    timeout: float = math.inf,
+    timeout: float | None = None,
     states: Collection[str] = READY_STATES,
     agents: Collection[str] = (),
     backoff: Backoff | None = None,

@@ -1,5 +1,6 @@
 """Dialling: what is handed to the system, what comes before the protocol, and waiting for a guest that boots."""
 
+import asyncio
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -7,11 +8,13 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from guest_harness import descriptors
-from stereos_proto import ConnectError, ConnectionLost, NotReady, Pong, RequestTimeout
-from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, _dial
+from stereos_proto import ConnectError, ConnectionLost, Lifecycle, NotReady, Pong, RequestTimeout, encode
+from stereos_proto.dialogues import Backoff
+from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, _asyncio_wire, _dial
+from stereos_proto_io._session import Session
 from stereos_proto_io.testing import simulated_guest
 
-from .harness import ASYNCIO, PATIENCE, UVLOOP, each_driver, entered, result
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
 
 
 async def ping(made):
@@ -108,6 +111,33 @@ def test_a_queue_that_was_full_is_tried_again(driver, tmp_path):
     assert found == Pong()
 
 
+def two_addresses(monkeypatch, *hosts):
+    """A name that stands for these hosts. uvloop looks it up by itself."""
+
+    def lookup(_host, port, *_more, **_options):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port)) for host in hosts]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, ASYNCIO, TRIO], ids=str)
+def test_a_name_with_several_addresses_at_none_of_which_anybody_listens(driver, monkeypatch):
+    """What went wrong is as plain as with one."""
+    two_addresses(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with socket.socket() as nobody:
+        nobody.bind(("", 0))
+        with pytest.raises(ConnectError, match="nobody listens there yet") as caught:
+            driver.run(lambda: ping(driver.module.connect(TCP("two.example", nobody.getsockname()[1]))))
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, ASYNCIO, TRIO], ids=str)
+def test_a_name_with_several_addresses_at_one_of_which_somebody_listens(driver, monkeypatch):
+    with simulated_guest() as guest:
+        two_addresses(monkeypatch, "127.0.0.2", "127.0.0.1")
+        assert driver.run(lambda: ping(driver.module.connect(TCP("two.example", guest.address.port)))) == Pong()
+
+
 ANSWERS = {
     b"": "nobody listens on vsock port 1024",
     b"OK 10": "in the middle of the answer",
@@ -137,6 +167,42 @@ def test_bytes_behind_the_ok_are_kept(driver, tmp_path):
 
     with Muxer(address.path, b'OK 5\n{"type":"lifecycle","payload":{"state":"early"}}\n'):
         assert driver.run(main) == "early"
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("error", [None, ConnectionResetError(104, "Connection reset by peer")], ids=["ends", "resets"])
+def test_the_end_right_behind_the_ok_is_not_lost(driver, error):
+    """All that a busy event loop can hand over before the one that dials goes on."""
+
+    async def main():
+        wire = _asyncio_wire.Wire(Session("the guest"))
+        transport = FakeTransport()
+        wire.connection_made(transport)
+        opening = asyncio.ensure_future(wire.open(HybridVsock("/h")))
+        await asyncio.sleep(0)
+        wire.data_received(b"OK 5\n")
+        wire.data_received(encode(Lifecycle("early")))
+        if error is None:
+            wire.eof_received()
+        wire.connection_lost(error)
+        await opening
+        assert transport.written == [b"CONNECT 1024\n"]
+        assert wire.session.take_notification() == Lifecycle("early")
+        assert isinstance(wire.session.ended, ConnectionLost)
+        assert ("Connection reset" in str(wire.session.ended)) is bool(error)
+
+    driver.run(main)
+
+
+class FakeTransport:
+    def __init__(self):
+        self.written = []
+
+    def write(self, data):
+        self.written.append(data)
+
+    def get_extra_info(self, name):
+        return None
 
 
 class Muxer:
@@ -198,20 +264,47 @@ def test_a_guest_that_boots_is_awaited(driver, faults):
 
 
 @each_driver
-@pytest.mark.parametrize(("fault", "state"), [("never-ready", "booting"), ("stall", None), ("reset", None)])
-def test_one_deadline_and_all_that_is_known_at_the_end(driver, fault, state):
+@pytest.mark.parametrize(
+    # Where there is a report to come, a busy machine is given the time for it.
+    ("fault", "state", "timeout"),
+    [("never-ready", "booting", 1), ("stall", None, 0.1), ("reset", None, 0.1)],
+)
+def test_one_deadline_and_all_that_is_known_at_the_end(driver, fault, state, timeout):
     with simulated_guest(faults=[fault]) as guest:
         with pytest.raises(NotReady) as caught:
-            driver.run(lambda: when_ready(driver, guest.address, timeout=0.2))
+            driver.run(lambda: when_ready(driver, guest.address, timeout=timeout))
         assert caught.value.last_state == state
-        assert caught.value.tries or fault == "stall"
+        assert caught.value.tries
         kinds = {
-            "never-ready": [type(None)],
-            "stall": [type(None), RequestTimeout],
             # The deadline may come in the middle of a try.
+            "never-ready": [type(None), ConnectError, RequestTimeout],
+            "stall": [ConnectError, RequestTimeout],
             "reset": [ConnectionLost, ConnectError, RequestTimeout],
         }
         assert type(caught.value.last_error) in kinds[fault]
+
+
+@each_driver
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_no_time_to_wait(driver, timeout):
+    """A deadline that has passed is no reason for another kind of error."""
+
+    async def wait():
+        async with entered(driver.module.connect(guest.address)) as client:
+            await result(client.wait_ready(timeout=timeout))
+
+    with simulated_guest(faults=["never-ready"]) as guest:
+        for work in (wait, lambda: when_ready(driver, guest.address, timeout=timeout)):
+            with pytest.raises(NotReady, match=f"{timeout} s have passed"):
+                driver.run(work)
+
+
+@each_driver
+def test_a_delay_below_nothing_is_none(driver):
+    """As a jitter may come to."""
+    backoff = Backoff(jitter=lambda delay: -delay)
+    with simulated_guest(faults=["slow-boot:0.05s"]) as guest:
+        assert driver.run(lambda: when_ready(driver, guest.address, timeout=PATIENCE, backoff=backoff)) == Pong()
 
 
 @each_driver
@@ -229,8 +322,6 @@ def test_nothing_stays_open(driver, tmp_path):
             except NotReady:
                 continue
         if driver in (ASYNCIO, UVLOOP):
-            import asyncio
-
             await asyncio.sleep(0.01)
         assert len(descriptors()) <= before + 2 * (driver is UVLOOP)
 

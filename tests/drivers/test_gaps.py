@@ -1,9 +1,11 @@
 """Closing, waiting, sharing, resynchronising and giving up, where two things happen at once."""
 
 import asyncio
+import os
 import socket
 import struct
 import threading
+import tty
 from contextlib import contextmanager
 
 import pytest
@@ -23,7 +25,9 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto.dialogues import Backoff
-from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io import UnixSocket, VirtioSerial, _dial
+from stereos_proto_io.guest import GuestSimulator
+from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, each_driver, entered, lines, result, scripted
@@ -108,6 +112,27 @@ def test_threads_close_at_once():
             thread.join(PATIENCE)
         assert failed == []
         assert theirs.recv(1) == b""
+
+
+@asyncio_drivers
+@pytest.mark.parametrize("turns", range(6))
+def test_a_guest_and_its_host_close_at_once(driver, turns, tmp_path):
+    """The guest in whatever it is at: in taking the host in, too, where uvloop closes and does not tell."""
+
+    async def main():
+        async with (
+            asyncio.timeout(PATIENCE),
+            asyncio_guest.serve(UnixSocket(tmp_path / "g"), GuestSimulator()) as guest,
+        ):
+            client = await driver.module.connect(guest.address)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await asyncio.gather(client.aclose(), guest.aclose())
+            assert guest.connections == ()
+            with pytest.raises(ConnectionLost):
+                await client.ping()
+
+    driver.run(main)
 
 
 # ------------------------------------------------------------------------------------------------ waiting
@@ -284,6 +309,81 @@ def test_a_host_that_died_in_the_middle_of_a_line(driver, tmp_path):
             assert dead.recv(1) == b"{"
         driver.run(main)
         assert guest.simulator.config in (None, "")
+
+
+#: What becomes of the first try, when the guest opens its port too late for it, or opens it anew in the middle.
+FIRST_TRY = {
+    "is lost": lambda first, second: ack(second),
+    "is answered with the second": lambda first, second: ack(first) + ack(second),
+    "is answered in the middle of the second": lambda first, second: (
+        ack(second)[:20] + b"\n" + ack(first) + ack(second)
+    ),
+    "is half answered": lambda first, second: ack(first)[:20] + b"\n" + ack(second),
+}
+
+
+@each_driver
+@pytest.mark.parametrize("becomes", FIRST_TRY)
+def test_the_first_try_comes_to_nothing(driver, becomes, tmp_path, monkeypatch):
+    """Each try has a nonce of its own, and only what follows the answer to the last is taken."""
+    monkeypatch.setattr(_dial, "RESYNC_PATIENCE", 0.05)
+
+    def script(sock):
+        asked = lines(sock)
+        tries = []
+        while len(tries) < 2:
+            line = next(asked)
+            if line != b"\n":
+                tries.append(line[len(b'{"type":"') : -len(b'"}\n')])
+        assert len(set(tries)) == 2
+        # As long as it takes the host to give up, it sends more of them.
+        sock.sendall(FIRST_TRY[becomes](*tries))
+        for line in asked:
+            if line == PING:
+                sock.sendall(encode(Lifecycle("fresh")) + PONG)
+            elif line != b"\n":
+                sock.sendall(ack(line[len(b'{"type":"') : -len(b'"}\n')]))
+
+    async def main():
+        async with entered(driver.module.connect(address)) as client:
+            assert await result(client.ping()) == Pong()
+            [mine] = await result(client.request_many([CustomRequest("mine")]))
+            assert mine.reply_to == "mine"
+            assert client.connection.pending == ()
+
+    with port(tmp_path / "port", script) as address:
+        driver.run(main)
+
+
+@each_driver
+@pytest.mark.parametrize("writing", [False, True], ids=["while it reads", "while it writes"])
+def test_a_terminal_whose_other_end_goes(driver, writing):
+    """What QEMU does to its `-chardev pty` when the machine ends."""
+
+    def machine():
+        with os.fdopen(master, "r+b", buffering=0) as port:
+            read = b""
+            while not read.endswith(b"}\n"):
+                read += port.read(1000)
+            port.write(ack(read[read.rindex(b'{"type":"') + len(b'{"type":"') : -len(b'"}\n')]))
+            # Of a long line it takes the beginning: the rest does not fit.
+            assert port.read(1)
+
+    async def main():
+        async with entered(driver.module.connect(VirtioSerial(os.ttyname(slave)))) as client:
+            with pytest.raises(ConnectionLost, match="unanswered"):
+                await result(client.request(LONG if writing else Ping()))
+            with pytest.raises(ConnectionLost, match="not sent"):
+                await result(client.ping())
+
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    thread = threading.Thread(target=machine)
+    thread.start()
+    driver.run(main)
+    thread.join(PATIENCE)
+    os.close(slave)
+    assert not thread.is_alive()
 
 
 # ----------------------------------------------------------------------------------------------- a reset

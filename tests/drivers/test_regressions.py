@@ -8,12 +8,13 @@ import socket
 import threading
 import time
 import tty
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import pytest
 import trio
 import trio.testing
 
+from ctrl_c import bytecode_of_3_11, interrupted
 from guest_harness import descriptors
 from stereos_proto import (
     Ack,
@@ -36,7 +37,7 @@ from stereos_proto_io import (
     HybridVsock,
     UnixSocket,
     VirtioSerial,
-    _asyncio_wire,
+    _asyncio_dial,
     _blocking_link,
     _blocking_wire,
     _trio_wire,
@@ -61,7 +62,7 @@ from .harness import (
 )
 from .test_conformance import Wrapped
 from .test_gaps import DONE, LONG, PING, PONG, rest, small_buffers
-from .test_vanish import Counting, bytecode_of_3_11, interrupted
+from .test_vanish import Counting
 
 MOUNT = Mount("work", "/work", "virtiofs")
 
@@ -264,6 +265,27 @@ def test_a_guest_that_goes_while_a_write_is_blocked(driver, how):
     run(driver, main)
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+@each_driver
+def test_a_reply_that_came_before_a_write_failed(driver):
+    """The guest has answered and gone, and the next request is written before anybody reads the answer."""
+
+    async def main():
+        async with attached(driver, ours) as client:
+            async with company(driver) as begin:
+                first = begin(lambda: client.request(MOUNT))
+                await until(driver, lambda: client.connection.pending)
+                assert theirs.recv(1000) == encode(MOUNT)
+                theirs.sendall(b'{"type":"ack","payload":{"reply_to":"mount","ok":true}}\n')
+                theirs.close()
+                second = begin(lambda: client.request(SetConfig("x")))
+            assert first == [Ack("mount", True)]
+            assert isinstance(second[0], ConnectionLost)
+
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    run(driver, main)
 
 
 # ------------------------------------------------------------------------------------------ streams of trio
@@ -616,6 +638,45 @@ def test_ctrl_c_everywhere_in_request_many():
     assert number > went_on > 10
 
 
+@bytecode_of_3_11
+@pytest.mark.parametrize("how", ["closes", "gives up in mid-line"])
+def test_ctrl_c_while_the_connection_is_ended_wakes_everybody(how):
+    """Whoever ended it was interrupted in telling the others."""
+
+    def ask():
+        with pytest.raises(ConnectionLost):
+            client.request(MOUNT)
+
+    def hear():
+        with suppress(ConnectionLost):
+            assert list(client.notifications()) == []
+
+    def end():
+        if how == "closes":
+            client.close()
+        else:
+            client._link.abandon(calls)
+
+    for number in itertools.count(1):
+        ours, theirs = small_buffers()
+        with theirs, BLOCKING.Client.attach(ours, timeout=600) as client:
+            calls = client._link.start(client._session.start_many, [LONG])
+            threads = [threading.Thread(target=work, daemon=True) for work in (ask, hear)]
+            for thread in threads:
+                thread.start()
+            run(BLOCKING, lambda: until(BLOCKING, lambda: len(client._link._inside) == 2))
+            done = interrupted(number, end)
+            if done or client._session.ended:
+                for thread in threads:
+                    thread.join(PATIENCE)
+                assert not any(thread.is_alive() for thread in threads)
+        for thread in threads:
+            thread.join(PATIENCE)
+        if done:
+            break
+    assert number > 10
+
+
 class Interrupting:
     """A socket, or the module `time`, in which a Ctrl-C comes: after the n-th call of one of its functions."""
 
@@ -855,7 +916,7 @@ def test_a_dial_that_fails_or_is_given_up_leaves_no_descriptor(driver, place, en
 def test_a_dial_that_a_driver_makes_by_itself_leaves_no_descriptor(driver, place, end, tmp_path, monkeypatch):
     """As for AF_VSOCK. Here, a port of TCP is dialled that way: a unix socket keeps nobody waiting."""
     with place(tmp_path) as address:
-        for wire in (_asyncio_wire, _blocking_wire, _trio_wire):
+        for wire in (_asyncio_dial, _blocking_wire, _trio_wire):
             monkeypatch.setattr(wire, "socket_target", lambda _address: (socket.AF_INET, (address.host, address.port)))
         run(driver, lambda: dial_again_and_again(driver, end, UnixSocket("elsewhere")))
 

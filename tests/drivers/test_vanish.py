@@ -1,9 +1,9 @@
 """The guest goes after every byte, the caller after every step, and nobody gets another's reply."""
 
 import asyncio
-import dis
 import itertools
 import socket
+import struct
 import sys
 import threading
 import time
@@ -13,6 +13,7 @@ import pytest
 import trio
 
 import vectors
+from ctrl_c import Interrupt, bytecode_of_3_11, interrupted
 from stereos_proto import (
     NEED_DATA,
     ConnectionLost,
@@ -20,6 +21,7 @@ from stereos_proto import (
     GetHealth,
     Health,
     OutcomeUnknown,
+    Reply,
     ReplyReceived,
     RequestReceived,
     Role,
@@ -31,6 +33,7 @@ from stereos_proto._registry import BY_CLASS
 from stereos_proto_io import _blocking_link, blocking
 
 from .harness import ASYNCIO, PATIENCE, TRIO, UVLOOP, attached, each_driver
+from .test_conformance import Wrapped
 
 
 def requests_of(name):
@@ -69,8 +72,19 @@ def many(client, requests):
     return client._many(requests, lambda *_: None)
 
 
-async def outcomes(driver, requests, data):
-    ours, theirs = socket.socketpair()
+def pair(how):
+    """A connection that ends, or is reset, when its other end is closed."""
+    if how == "ends":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return ours, theirs
+
+
+async def outcomes(driver, requests, data, how="ends"):
+    ours, theirs = pair(how)
     with theirs:
         async with attached(driver, ours) as client:
             if driver in (ASYNCIO, UVLOOP):
@@ -78,7 +92,7 @@ async def outcomes(driver, requests, data):
                 # The requests leave first: a reply to nothing would be an error.
                 await asyncio.sleep(0)
             theirs.sendall(data)
-            theirs.shutdown(socket.SHUT_WR)
+            theirs.shutdown(socket.SHUT_WR) if how == "ends" else theirs.close()
             if driver in (ASYNCIO, UVLOOP):
                 found = await asked
             elif driver is TRIO:
@@ -92,19 +106,23 @@ async def outcomes(driver, requests, data):
 
 
 @each_driver
-@pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_the_guest_goes_after_every_byte(driver, name):
+@pytest.mark.parametrize(("name", "how"), [*[(name, "ends") for name in TRANSCRIPTS], ("bringup", "resets")])
+def test_the_guest_goes_after_every_byte(driver, name, how):
     requests = requests_of(name)
     data = vectors.stream(name, "s2c")
 
     async def main():
         for size in range(len(data) + 1):
-            found = await outcomes(driver, requests, data[:size])
+            found = await outcomes(driver, requests, data[:size], how)
             replies = expected(requests, data[:size])
+            if how == "resets":
+                # What a reset leaves of the bytes before it, and whether there was time to write, is the system's.
+                replies = replies[: sum(isinstance(outcome, Reply) for outcome in found)]
             assert found[: len(replies)] == replies
             assert len(found) == len(requests)
             for request, outcome in zip(requests[len(replies) :], found[len(replies) :], strict=True):
-                effect = BY_CLASS[type(request)].has_effect
+                sent = how == "ends" or "was not sent" not in str(outcome)
+                effect = sent and BY_CLASS[type(request)].has_effect
                 assert type(outcome) is (OutcomeUnknown if effect else ConnectionLost)
 
     driver.run(main)
@@ -262,48 +280,6 @@ def test_a_blocking_deadline_passes_at_every_look_at_the_clock(number, monkeypat
 # ------------------------------------------------------------------------------------------------- Ctrl-C
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt at the n-th place in this library where Python looks for signals."""
-
-    #: It looks after these, and nowhere else: not between taking a lock and entering the block that gives it back.
-    LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
-
-    def __init__(self, number):
-        self.left = number
-        self.last = {}
-
-    def __call__(self, frame, event, _argument):
-        if "stereos_proto" not in frame.f_code.co_filename:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            if self.last.get(frame, "").startswith(self.LOOKS):
-                self.left -= 1
-                if self.left == 0:
-                    raise KeyboardInterrupt
-            self.last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-        return self
-
-
-def interrupted(number, work):
-    """Whether `work` was done before the interrupt came."""
-    trace = Interrupt(number)
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return False
-    finally:
-        sys.settrace(None)
-    return True
-
-
-#: Which places those are is a matter of the bytecode, which every version has anew.
-bytecode_of_3_11 = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="counts places in the bytecode of CPython 3.11, where it is run"
-)
-
-
 @bytecode_of_3_11
 def test_ctrl_c_everywhere():
     for number in itertools.count(1):
@@ -324,6 +300,51 @@ def test_ctrl_c_everywhere():
         if done:
             break
     assert number > 30
+
+
+@bytecode_of_3_11
+# It may come between making a coroutine and awaiting it, in anybody's code.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("stream", ["socket", "stream"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_ctrl_c_everywhere_in_trio(number, stream):
+    """The client goes on, and every request gets its own reply."""
+
+    async def trial(count):
+        ours, theirs = socket.socketpair()
+        guest = Counting()
+        thread = threading.Thread(target=guest.serve, args=(theirs,))
+        thread.start()
+        if stream == "stream":
+            ours = Wrapped(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        async with attached(TRIO, ours, max_pending=2) as client:
+            done = await interrupted_await(count, lambda: client.request_many([GetHealth()] * number))
+            with trio.fail_after(PATIENCE):
+                for _ in range(2):
+                    assert (await client.get_health()).uptime_seconds == guest.asked
+            assert client.connection.pending == ()
+        thread.join(PATIENCE)
+        theirs.close()
+        return done
+
+    for count in itertools.count(1):
+        if trio.run(trial, count):
+            break
+    assert count > 5
+
+
+async def interrupted_await(number, work):
+    """Whether `work` was done before the interrupt came. Where it waits in a nursery, that comes out in a group."""
+    done = False
+    sys.settrace(Interrupt(number))
+    try:
+        await work()
+        done = True
+    except* KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return done
 
 
 @bytecode_of_3_11

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, Self
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
 
 from stereos_proto_io.addresses import Address
 
@@ -18,9 +19,6 @@ from ._served import Guest, Handler, Server, as_guest
 from .faults import Fault
 
 Sleep = Callable[[float], Awaitable[object]]
-
-#: Seconds that `aclose` gives connections that it has aborted.
-_PATIENCE: Final = 1.0
 
 
 def serve(
@@ -73,12 +71,9 @@ class GuestServer(Server[GuestLink, Shared]):
             link.abort()
         for task in self._tasks:
             task.cancel()
-        ends = {asyncio.ensure_future(link.closed.wait()) for link in self.connections} | self._tasks
-        if ends:
-            # Bounded: uvloop was seen not to tell the end of a unix connection that both sides closed at once.
-            _, unheard = await asyncio.wait(ends, timeout=_PATIENCE)
-            for end in unheard:
-                end.cancel()
+        while self._tasks or self._links:
+            ends = [link.closed.wait() for link in self._links]
+            await asyncio.gather(*self._tasks, *ends, return_exceptions=True)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until it ends or the server is closed."""
@@ -107,8 +102,8 @@ class GuestServer(Server[GuestLink, Shared]):
             self._accepting[endpoint] = self.spawn(work)
 
     async def _attach(self, endpoint: Endpoint) -> None:
-        link = self._link(endpoint)
-        DeviceTransport(asyncio.get_running_loop(), endpoint.take_device(), link)
+        with self._joining(endpoint) as link:
+            DeviceTransport(asyncio.get_running_loop(), endpoint.take_device(), link)
         await link.closed.wait()
 
     async def _accept(self, endpoint: Endpoint) -> None:
@@ -126,14 +121,20 @@ class GuestServer(Server[GuestLink, Shared]):
                 await link.closed.wait()
 
     async def _take_in(self, endpoint: Endpoint, sock: socket.socket) -> GuestLink:
-        link = self._link(endpoint)
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: link, sock)
+        with self._joining(endpoint) as link:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: link, sock)
         return link
 
-    def _link(self, endpoint: Endpoint) -> GuestLink:
+    @contextmanager
+    def _joining(self, endpoint: Endpoint) -> Iterator[GuestLink]:
+        """A connection to come, which has ended where nothing comes of it: cancelled, uvloop tells it nothing."""
         link = GuestLink(self, endpoint, self._state_for(endpoint, Shared))
         self._links.add(link)
-        return link
+        try:
+            yield link
+        except BaseException:
+            link.connection_lost(None)
+            raise
 
     def _shut(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:

@@ -1,0 +1,71 @@
+"""Ctrl-C at every place where it can come."""
+
+import dis
+import sys
+from functools import cache
+
+import pytest
+import trio
+
+
+@cache
+def handlers(code, place):
+    """Where an exception at this place of the bytecode is handled."""
+    return [entry.target for entry in dis._parse_exception_table(code) if entry.start <= place < entry.end]
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th place in this library where Python looks for signals."""
+
+    #: It looks at the end of these, and where a function begins, and nowhere else: not between taking a lock and
+    #: entering the block that gives it back, nor where a coroutine goes on.
+    LOOKS = ("CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD")
+
+    def __init__(self, number):
+        self.left = number
+        self.last = {}
+
+    def __call__(self, frame, event, _argument):
+        if "stereos_proto" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        code, place = frame.f_code, frame.f_lasti
+        opcode, argument = code.co_code[place : place + 2]
+        if event == "call" and dis.opname[opcode] == "RESUME" and argument == 0:
+            self.look()
+        elif event == "opcode":
+            last, self.last[frame] = self.last.get(frame), place
+            # A trace hears of the end of one opcode when the next begins: too late where that leaves a block.
+            if (
+                last is not None
+                and dis.opname[code.co_code[last]] in self.LOOKS
+                and handlers(code, last) == handlers(code, place)
+            ):
+                self.look()
+        return self
+
+    def look(self):
+        if trio.lowlevel.in_trio_run() and trio.lowlevel.currently_ki_protected():
+            return
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def interrupted(number, work):
+    """Whether `work` was done before the interrupt came."""
+    trace = Interrupt(number)
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return False
+    finally:
+        sys.settrace(None)
+    return True
+
+
+#: Which places those are is a matter of the bytecode, which every version has anew.
+bytecode_of_3_11 = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="counts places in the bytecode of CPython 3.11, where it is run"
+)
