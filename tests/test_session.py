@@ -379,6 +379,23 @@ def shown(error):
     return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
 
 
+@pytest.mark.parametrize(
+    ("request_", "sent", "end"),
+    [
+        (Ping(), True, "ping in time"),
+        (Ping(), False, "ping in time"),
+        (SECRET, True, "inject_secret in time; it may still be carried out"),
+        (SECRET, False, "inject_secret in time; it was not carried out"),
+    ],
+)
+def test_what_is_said_of_a_request_that_was_given_up(request_, sent, end):
+    session = Session("the guest", max_pending=1)
+    if not sent:
+        session.start(Ping())
+    call = session.start(request_)
+    assert str(session.abandon(call)) == f"the guest did not answer {end}"
+
+
 @pytest.mark.parametrize("written", [1, len(encode(SECRET)) - 1])
 def test_a_torn_request_may_be_carried_out(written):
     # All but the newline is a whole line to the guest, once the connection ends.

@@ -239,9 +239,11 @@ class Session:
         A request that has not been given to the wire is withdrawn. One that is partly written ends the
         session: the rest of it can neither be sent, as it is no longer wanted, nor left out (§1).
         """
-        what = "it may still be carried out" if call.sent else "it was not carried out"
+        request, what = call.request, ""
+        if BY_CLASS[type(request)].has_effect:
+            what = "; it may still be carried out" if call.sent else "; it was not carried out"
         error = RequestTimeout(
-            f"{self.label} did not answer {call.request.type} in time; {what}", request=call.request, sent=call.sent
+            f"{self.label} did not answer {request.type} in time{what}", request=request, sent=call.sent
         )
         call.wake = _ignore
         if call.settled:
