@@ -6,6 +6,7 @@ included), and the highest that memory rises.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import socket
@@ -18,6 +19,7 @@ import trio
 
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
+import stereos_proto_io.guest.asyncio
 import stereos_proto_io.trio
 from stereos_proto import (
     MAX_LINE_SIZE,
@@ -49,7 +51,9 @@ from stereos_proto import (
     decode,
     encode,
 )
+from stereos_proto_io import UnixSocket
 from stereos_proto_io._session import MAX_NOTIFICATIONS, READ_SIZE, Session
+from stereos_proto_io.guest import GuestSimulator
 
 MIB = 1024 * 1024
 PONG = encode(Pong())
@@ -525,3 +529,74 @@ def test_the_longest_line_that_may_end_a_resynchronisation(size, done):
     preamble = ResyncPreamble("n")
     preamble.receive_data(line + b"\n")
     assert preamble.done is done
+
+
+# ---------------------------------------------------------------------------------------- what the soak found
+
+
+def errors_of_the_loop():
+    """Where asyncio tells what nobody else catches."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    return told
+
+
+@pytest.mark.parametrize("number", range(3, 9))
+def test_a_guest_that_ends_when_its_host_reads_again_ends_once(number, tmp_path):
+    """asyncio tells a transport's end twice, when it is closed while it says that it can write again."""
+
+    async def main():
+        told = errors_of_the_loop()
+        address = UnixSocket(tmp_path / "g")
+        refuse = [f"fail:{'x' * 100_000}", f"close#{number}"]
+        async with stereos_proto_io.guest.asyncio.serve(address, GuestSimulator(faults=refuse)):
+            reader, writer = await asyncio.open_unix_connection(address.path, limit=MIB)
+            writer.write(encode(Ping()) * 10)
+            # All that can be handled before anything is read.
+            for _ in range(20):
+                await asyncio.sleep(0)
+            replies = (await reader.read()).count(b"\n")
+            writer.close()
+            await writer.wait_closed()
+        assert told == []
+        return replies
+
+    assert asyncio.run(main()) == number
+
+
+class Breaking(socket.socket):
+    """A socket that breaks after the first write that takes everything, once `armed`."""
+
+    armed = broken = False
+
+    def send(self, data):
+        if self.broken:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        size = super().send(data)
+        self.broken = self.armed and size == len(data)
+        return size
+
+
+def test_a_connection_that_breaks_when_the_guest_reads_again_ends_once():
+    async def main():
+        told = errors_of_the_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            stream = Breaking(fileno=ours.detach())
+            async with await stereos_proto_io.asyncio.Client.attach(stream) as client:
+                requests = [InjectSecret(f"S{number}", "x" * 300_000) for number in range(20)]
+                asking = asyncio.create_task(client.request_many(requests))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                stream.armed = True
+                theirs.setblocking(False)
+                while not asking.done():
+                    with contextlib.suppress(BlockingIOError):
+                        theirs.recv(MIB)
+                    await asyncio.sleep(0)
+                assert stream.broken
+                with pytest.raises(ConnectionLost):
+                    await asking
+        assert told == []
+
+    asyncio.run(main())

@@ -1,6 +1,7 @@
 """A few seconds of what `make soak` does for hours, and that it would see what leaks."""
 
 import asyncio
+import logging
 import os
 import random
 import threading
@@ -21,7 +22,12 @@ def test_random_conversations_with_random_faults(driver):
     assert done.following == 4 * soak.ROUND
     # Not everything went wrong, or went well.
     good = {"request: Ack", "request: Pong", "request: Health", "request_many: list", "provision: ProvisionReport"}
-    bad = {"request: RequestTimeout", "request: ConnectionLost", "request: RequestFailed", "request: LocalProtocolError"}
+    bad = {
+        "request: RequestTimeout",
+        "request: ConnectionLost",
+        "request: RequestFailed",
+        "request: LocalProtocolError",
+    }
     assert good | bad | {"notifications", "wait_ready: Health", "push: NoneType", "hang up: NoneType"} <= {*done.seen}
 
 
@@ -84,7 +90,7 @@ def sendable(request):
 def test_what_grows_is_seen(name):
     first = soak.InUse(5, 1, 1000, 100_000, 50_000)
     allowed = soak.ALLOWED[name]
-    soak.check_flat(first, first._replace(**{name: getattr(first, name) + allowed}), 1000)
+    soak.check_flat(first, first._replace(**{name: getattr(first, name) + allowed}))
     with pytest.raises(AssertionError, match=f"{name} grew by {allowed + 1}"):
         soak.check_flat(first, first._replace(**{name: getattr(first, name) + allowed + 1}))
 
@@ -161,8 +167,15 @@ def test_a_planted_leak_is_found_in_a_short_run(driver, leak, what, kept, monkey
 def test_a_planted_task_is_found_in_the_round_that_starts_it(driver, kept, monkeypatch):
     monkeypatch.setattr(soak, "ROUND", 1)
     plant(monkeypatch, leaked_task, driver, kept)
-    with pytest.raises(AssertionError, match="tasks"):
+    with pytest.raises(AssertionError, match="tasks are left"):
         soak.soak(driver, seed=20, start=0, until=lambda number: number >= 5)
+
+
+def test_an_error_that_is_only_logged_is_seen(monkeypatch):
+    monkeypatch.setattr(soak, "ROUND", 1)
+    plant(monkeypatch, logging.getLogger("asyncio").error, "Exception in callback")
+    with pytest.raises(AssertionError, match="Exception in callback"):
+        soak.soak("asyncio", seed=20, start=0, until=lambda number: number >= 3)
 
 
 # ---------------------------------------------------------------------------------------------- what is judged
