@@ -18,6 +18,7 @@ import trio
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
 import stereos_proto_io.trio
+from guest_harness import KINDS, Host, running
 from stereos_proto import (
     Ack,
     Connection,
@@ -27,6 +28,7 @@ from stereos_proto import (
     InjectSSHKey,
     JcardError,
     LocalProtocolError,
+    OutcomeUnknown,
     Ping,
     Pong,
     ProvisionPlan,
@@ -34,6 +36,7 @@ from stereos_proto import (
     ProvisionStep,
     RemoteProtocolError,
     RequestFailed,
+    RequestTimeout,
     Role,
     SetConfig,
     StereosError,
@@ -285,6 +288,23 @@ def test_what_pickle_says(request_):
             assert isinstance(request_, CustomRequest)
 
 
+@pytest.mark.parametrize("request_", CARRIERS[:2], ids=lambda request: request.type)
+def test_what_pickle_says_of_an_error(request_):
+    """It may cross to another process: without the secret, or not at all."""
+    for error in (
+        RequestFailed(request_, f"no room for {SENTINEL}"),
+        OutcomeUnknown("gone", request=request_, unanswered=(request_,)),
+        ConnectionLost("gone", unanswered=(request_,)),
+        RequestTimeout("late", request=request_, sent=True),
+    ):
+        try:
+            data = pickle.dumps(error)
+        except Exception as exc:  # noqa: BLE001  (pickle raises what it likes)
+            assert_silent(shown(exc))
+        else:
+            assert SENTINEL.encode() not in data
+
+
 # ------------------------------------------------------------------------------------------------- session
 
 
@@ -398,6 +418,24 @@ def test_each_driver(ask, answer):
     assert_silent(formatted.format(chain=True))
 
 
+@pytest.mark.parametrize("answer", [*GUESTS])
+def test_a_task_that_nobody_awaits(answer):
+    """asyncio tells of its error, in its own words, once it is gone."""
+    told = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+        async with await stereos_proto_io.asyncio.Client.attach(stream) as client:
+            asking = asyncio.create_task(client.request(CARRIERS[0]))
+            await asyncio.wait([asking])
+
+    with hostile_guest(GUESTS[answer]) as stream:
+        asyncio.run(main(), debug=True)
+    gc.collect()
+    assert len(told) == 1
+    assert_silent([repr(told), *shown(told[0]["exception"])])
+
+
 @DRIVERS
 @pytest.mark.parametrize("request_", UNSENDABLE[:4] + UNSENDABLE[7:12], ids=lambda request: request.type)
 def test_each_driver_with_what_cannot_be_sent(ask, request_):
@@ -439,6 +477,22 @@ def test_a_handler_that_fails():
             client.inject_secret("TOKEN", SENTINEL)
         guest.simulator.handle = original
     assert_silent([*shown(caught.value), *faces(guest), *faces(guest.server)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_server(kind, caplog):
+    """A handler that fails, and lines that cannot be read: what the host is told, and what is logged."""
+
+    def handle(request):
+        raise OSError(f"no room for {request}")
+
+    with running(kind, None, handle) as guest, Host(guest.address) as host:
+        host.send(*CARRIERS, *(line.encode() + b"\n" for line in UNREADABLE))
+        host.end()
+        told = host.rest()
+        assert_silent([told.decode(), *faces(guest.server)])
+    assert told.count(b"\n") == len(CARRIERS) + len(UNREADABLE)
+    assert len(caplog.records) >= len(CARRIERS)
 
 
 def test_a_provisioned_guest():
