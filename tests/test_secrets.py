@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import errno
 import gc
 import io
 import logging
@@ -348,6 +349,8 @@ def test_a_session_that_ends(way, written):
 GUESTS = {
     "closes": b"",
     "answers garbage": b"garbage\n",
+    "answers garbage with the secret in it": f"garbage {SENTINEL}\n".encode(),
+    "answers too much of the secret": SENTINEL.encode() * 100_000,
     "refuses": encode(Ack("inject_secret", False, f"no room for {SENTINEL}")),
     "refuses without reading": encode(Ack("", False, f"malformed JSON: {SENTINEL}")),
     "answers something else": encode(Pong()),
@@ -416,6 +419,35 @@ def test_each_driver(ask, answer):
     assert_silent(shown(caught.value))
     formatted = traceback.TracebackException.from_exception(caught.value, capture_locals=False)
     assert_silent(formatted.format(chain=True))
+
+
+class Broken(socket.socket):
+    """A socket that breaks after `left` bytes."""
+
+    left = 0
+
+    def send(self, data):
+        if self.left:
+            size, self.left = super().send(data[: self.left]), 0
+            return size
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def recv(self, _size):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+@DRIVERS
+@pytest.mark.parametrize("request_", CARRIERS, ids=lambda request: request.type)
+@pytest.mark.parametrize("left", [0, 10])
+def test_each_driver_when_writing_fails(ask, request_, left):
+    """In a frame that holds what was to be written."""
+    ours, theirs = socket.socketpair()
+    stream = Broken(fileno=ours.detach())
+    stream.left = left
+    with theirs, pytest.raises(ConnectionLost) as caught:
+        ask(stream, request_)
+    assert not left or isinstance(caught.value.__cause__, OSError)
+    assert_silent(shown(caught.value))
 
 
 @pytest.mark.parametrize("answer", [*GUESTS])
