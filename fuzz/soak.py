@@ -519,8 +519,8 @@ def soak(driver: str, *, seed: int, start: int, until: Callable[[int], bool]) ->
         tracemalloc.stop()
 
 
-def main() -> None:
-    """Soak for some minutes."""
+def main() -> int:
+    """Soak for some minutes; return 1 when that was too short to compare anything."""
     parser = argparse.ArgumentParser(prog="fuzz.soak", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--driver", choices=("asyncio", "trio", "blocking"), default="asyncio")
     parser.add_argument("--minutes", type=float, default=2)
@@ -533,6 +533,10 @@ def main() -> None:
     print(f"{options.driver}: seed {options.seed}, conversations {options.start} to {done.following - 1}")
     print(f"  first {done.first}\n  last  {done.last}\n  {dict(done.seen.most_common())}")
     print(f"  go on with --seed {options.seed} --start {done.following}", flush=True)
+    compared = done.following - options.start > WARM_UP * ROUND
+    if not compared:
+        print("  too short: caches were still filling, and nothing was compared", flush=True)
+    return not compared
 
 
 if __name__ == "__main__":

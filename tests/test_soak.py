@@ -33,8 +33,10 @@ def test_random_conversations_with_random_faults(driver):
 
 def test_a_run_says_where_it_has_ended(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["fuzz.soak", "--minutes", "0", "--seed", "3", "--start", "75"])
-    soak.main()
-    assert "go on with --seed 3 --start 75" in capsys.readouterr().out
+    assert soak.main() == 1
+    told = capsys.readouterr().out
+    assert "go on with --seed 3 --start 75" in told
+    assert "too short" in told
 
 
 # ------------------------------------------------------------------------------------------- what is chosen
