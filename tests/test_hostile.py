@@ -6,6 +6,7 @@ included), and the highest that memory rises.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import socket
@@ -18,7 +19,9 @@ import trio
 
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
+import stereos_proto_io.guest.asyncio
 import stereos_proto_io.trio
+from guest_harness import KINDS, Host, running
 from stereos_proto import (
     MAX_LINE_SIZE,
     MAX_PENDING,
@@ -37,11 +40,13 @@ from stereos_proto import (
     MalformedLine,
     MalformedReceived,
     NotificationReceived,
+    OutcomeUnknown,
     Ping,
     Pong,
     RemoteProtocolError,
     ReplyReceived,
     RequestReceived,
+    RequestTimeout,
     ResyncPreamble,
     Role,
     UnexpectedReply,
@@ -49,9 +54,15 @@ from stereos_proto import (
     decode,
     encode,
 )
+from stereos_proto._constants import MAX_NESTING
+from stereos_proto_io import ConnectError, HybridVsock, UnixSocket, VirtioSerial
 from stereos_proto_io._session import MAX_NOTIFICATIONS, READ_SIZE, Session
+from stereos_proto_io.guest import GuestSimulator
+from stereos_proto_io.guest._session import MAX_BUFFERED, MAX_OWED
 
 MIB = 1024 * 1024
+#: What reading may cost for each byte of a line, at the worst: calls, and bytes of memory. SECURITY.md states them.
+CALLS_PER_BYTE, MEMORY_PER_BYTE = 8, 150
 PONG = encode(Pong())
 PUSH = encode(Lifecycle("ready", "flood"))
 
@@ -154,16 +165,15 @@ def test_a_million_blank_lines(role, ending):
 
 
 @pytest.mark.parametrize(
-    ("role", "line", "event"),
+    ("role", "line", "event", "number"),
     [
-        (Role.GUEST, b'{"type":"ping"}\n', RequestReceived),
-        (Role.GUEST, b"1\n", MalformedReceived),
-        (Role.HOST, PUSH, NotificationReceived),
+        (Role.GUEST, b'{"type":"ping"}\n', RequestReceived, 100_000),
+        (Role.GUEST, b"1\n", MalformedReceived, 10_000),
+        (Role.HOST, PUSH, NotificationReceived, 20_000),
     ],
 )
-def test_tiny_lines_in_one_chunk(role, line, event):
+def test_tiny_lines_in_one_chunk(role, line, event, number):
     """They are handed out one by one: memory is the chunk, and what the user keeps."""
-    number = 20_000 if event is not MalformedReceived else 2000
     chunk = line * number
     connection = Connection(role, max_pending=1)
     seen = 0
@@ -242,6 +252,9 @@ MANY = {
     "unknown members": filled(b"", b'"x":0', b""),
     "unknown lists": filled(b'"x":[', b"[]", b"]"),
     "unknown objects": filled(b'"x":[', b'{"":0}', b"]"),
+    "nested lists": filled(b'"x":[', b"[" * 150 + b"]" * 150, b"]"),
+    "nested objects": filled(b'"x":[', b'{"":' * 150 + b"0" + b"}" * 150, b"]"),
+    "nothing at the end": filled(b'"x":[', b"{}", b"}"),
     "numbers": filled(b'"x":[', b"-0", b"]"),
     "large numbers": filled(b'"x":[', b"9" * 4000, b"]"),
     "larger numbers": filled(b'"x":[', b"9" * 5000, b"]"),
@@ -255,10 +268,10 @@ def test_many_small_values_cost_in_proportion_to_their_bytes(name):
     line = MANY[name]
     with counted_calls() as cost, contextlib.suppress(RemoteProtocolError):
         decode(line, sender=Role.GUEST)
-    assert cost.calls < 8 * len(line)
+    assert cost.calls < CALLS_PER_BYTE * len(line)
     with counted_bytes() as cost, contextlib.suppress(RemoteProtocolError):
         decode(line, sender=Role.GUEST)
-    assert cost.peak < 150 * len(line)
+    assert cost.peak < MEMORY_PER_BYTE * len(line)
 
 
 def test_lists_of_agents_with_ever_new_members():
@@ -398,40 +411,46 @@ class Flood:
         self.thread.join()
 
 
-def ask_blocking(stream, request):
-    with stereos_proto_io.blocking.Client.attach(stream, timeout=60) as client:
+def ask_blocking(stream, *requests, patience=60):
+    with stereos_proto_io.blocking.Client.attach(stream, timeout=patience) as client:
         try:
-            return client.request(request), client.dropped_notifications
+            if len(requests) == 1:
+                return client.request(requests[0]), client.dropped_notifications
+            return client.request_many(requests), client.dropped_notifications
         except Exception as exc:  # noqa: BLE001  (it is the result)
             return exc, client.dropped_notifications
 
 
-def ask_asyncio(stream, request):
+async def ask_async(client, requests, patience):
+    async with client:
+        ask = (client.request, requests[0]) if len(requests) == 1 else (client.request_many, requests)
+        try:
+            return await client.bounded(patience, *ask), client.dropped_notifications
+        except Exception as exc:  # noqa: BLE001
+            return exc, client.dropped_notifications
+
+
+def ask_asyncio(stream, *requests, patience=60):
     async def main():
-        async with await stereos_proto_io.asyncio.Client.attach(stream) as client:
-            try:
-                return await client.request(request), client.dropped_notifications
-            except Exception as exc:  # noqa: BLE001
-                return exc, client.dropped_notifications
+        return await ask_async(await stereos_proto_io.asyncio.Client.attach(stream), requests, patience)
 
     return asyncio.run(main())
 
 
-def ask_trio(stream, request):
+def ask_trio(stream, *requests, patience=60):
     async def main():
-        async with stereos_proto_io.trio.Client.attach(stream) as client:
-            try:
-                return await client.request(request), client.dropped_notifications
-            except Exception as exc:  # noqa: BLE001
-                return exc, client.dropped_notifications
+        return await ask_async(stereos_proto_io.trio.Client.attach(stream), requests, patience)
 
     return trio.run(main)
 
 
 DRIVERS = pytest.mark.parametrize("ask", [ask_blocking, ask_asyncio, ask_trio])
+DEEP = b'{"type":"health","x":'
 FLOODS = {
     "no newline": (b"x" * 65_536, 200, LineTooLong),
-    "deep nesting": (b"[" * 65_536, 200, LineTooLong),
+    "brackets without end": (b"[" * 65_536, 200, LineTooLong),
+    "a line of brackets": (DEEP + b"[" * 200_000 + b"\n", 1, MalformedLine),
+    "a level too many": (DEEP + b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"}\n", 1, MalformedLine),
     "garbage": (b"garbage\n" * 1000, 200, MalformedLine),
     "replies that nobody asked for": (PONG * 1000, 200, UnexpectedReply),
     "acks": (encode(Ack("get_health", True)) * 1000, 200, UnexpectedReply),
@@ -452,23 +471,80 @@ def test_a_flood_through_each_driver_ends_in_the_documented_error(ask, name):
     assert guest.sent < 4 * MIB
 
 
+#: What is large, and a reply all the same.
+LARGE = {
+    "one string": Health("ready", (AgentStatus("a", True, error="x" * (MAX_LINE_SIZE - 200)),)),
+    "one string of wide characters": Health("\N{GRINNING FACE}" * (MAX_LINE_SIZE // 4 - 100)),
+    "a thousand agents": Health("healthy", tuple(AgentStatus(f"a{n}", True, f"s{n}", n) for n in range(1000))),
+    "as many agents as fit": Health("healthy", (AgentStatus("", False),) * 16_000),
+}
+
+
 @DRIVERS
-def test_blank_lines_through_each_driver(ask):
-    with Flood(b"\n" * 200_000 + b"\r\n" * 20_000 + encode(Health("ready"))) as guest, counted_bytes() as cost:
+@pytest.mark.parametrize("name", [*LARGE])
+def test_what_is_large_comes_through_each_driver(ask, name):
+    report = LARGE[name]
+    line = encode(report)
+    with Flood(line) as guest, counted_bytes() as cost:
+        outcome, _ = ask(guest.ours, GetHealth())
+    assert outcome == report
+    assert cost.peak < 16 * len(line) + MIB
+
+    with Flood(line) as guest, counted_calls() as cost:
+        ask(guest.ours, GetHealth())
+    assert cost.calls < CALLS_PER_BYTE * len(line)
+
+
+@DRIVERS
+def test_a_million_blank_lines_through_each_driver(ask):
+    flood = b"\n" * 900_000 + b"\r\n" * 100_000 + encode(Health("ready"))
+    with Flood(flood) as guest, counted_bytes() as cost:
         outcome, _ = ask(guest.ours, GetHealth())
     assert outcome == Health("ready")
-    # The flood itself is there while it is written.
-    assert cost.peak < 2 * MIB
+    assert cost.peak < MIB
+    with Flood(flood) as guest, counted_calls() as cost:
+        ask(guest.ours, GetHealth())
+    # One search each, at most, and what the driver does for a read, of which there are at least 18.
+    assert cost.calls < 1_000_000 + 100_000
 
 
 @DRIVERS
 def test_notifications_that_nobody_reads_through_each_driver(ask):
-    flood = PUSH * 10_000 + encode(Health("ready"))
-    with Flood(flood) as guest, counted_bytes() as cost:
-        outcome, dropped = ask(guest.ours, GetHealth())
-    assert outcome == Health("ready")
-    assert dropped == 10_000 - MAX_NOTIFICATIONS
-    assert cost.peak < len(flood) + 4 * MIB
+    def flooded(number, cost):
+        flood = PUSH * number + encode(Health("ready"))
+        with Flood(flood) as guest, cost() as counted:
+            outcome, dropped = ask(guest.ours, GetHealth())
+        assert outcome == Health("ready")
+        assert dropped == number - MAX_NOTIFICATIONS
+        return counted
+
+    # No more for five times as many.
+    assert flooded(20_000, counted_bytes).peak < 1.2 * flooded(4000, counted_bytes).peak + READ_SIZE
+    # None of them more often than any other.
+    assert flooded(20_000, counted_calls).calls / 20_000 < 1.2 * flooded(4000, counted_calls).calls / 4000
+
+
+@DRIVERS
+def test_a_guest_that_never_stops_talking_takes_no_longer_than_its_caller_waits(ask):
+    with Flood(PUSH * 1000, 10**9) as guest:
+        outcome, _ = ask(guest.ours, GetHealth(), patience=0.05)
+    assert isinstance(outcome, RequestTimeout)
+
+
+@DRIVERS
+def test_an_ack_storm_through_each_driver(ask):
+    """Each request has one; the connection ends with the first that is too many."""
+    requests = [InjectSecret(f"S{number}", "x") for number in range(100)]
+    storm = encode(Ack("inject_secret", True))
+    with Flood(storm * 99, 1) as guest:
+        outcome, _ = ask(guest.ours, *requests)
+    assert isinstance(outcome, OutcomeUnknown)
+    assert outcome.request is requests[99]
+    with Flood(storm * 1000, 200) as guest, counted_bytes() as cost:
+        outcome, _ = ask(guest.ours, *requests)
+    assert outcome == [Ack("inject_secret", True)] * 100
+    assert cost.peak < MIB
+    assert guest.sent < 4 * MIB
 
 
 @DRIVERS
@@ -478,6 +554,135 @@ def test_unknown_messages_through_each_driver(ask):
         outcome, dropped = ask(guest.ours, GetHealth())
     assert outcome == Health("ready")
     assert dropped == 5000 - MAX_NOTIFICATIONS
+
+
+# --------------------------------------------------------------------------------- before the protocol begins
+
+
+@contextlib.contextmanager
+def babbler(path, flood):
+    """What listens at `path` and writes `flood` again and again to whoever comes."""
+
+    def run():
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                with sock, contextlib.suppress(OSError):
+                    while True:
+                        sock.sendall(flood)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield
+        # Closing alone does not wake it.
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def dial_blocking(address, patience):
+    with stereos_proto_io.blocking.connect(address, timeout=patience):
+        pytest.fail("there is no guest")
+
+
+def dial_asyncio(address, patience):
+    client = stereos_proto_io.asyncio
+    asyncio.run(client.Client.bounded(patience, lambda: client.connect(address)))
+
+
+def dial_trio(address, patience):
+    async def main():
+        async with stereos_proto_io.trio.connect(address):
+            pytest.fail("there is no guest")
+
+    trio.run(stereos_proto_io.trio.Client.bounded, patience, main)
+
+
+DIALS = pytest.mark.parametrize("dial", [dial_blocking, dial_asyncio, dial_trio])
+
+
+@DIALS
+@pytest.mark.parametrize("flood", [b"x" * 65_536, b"OK " * 20_000, b"\n" * 65_536, b"O"], ids=["x", "OK", "blank", "O"])
+def test_a_hypervisor_that_babbles(dial, flood, tmp_path):
+    """It has said too much, or the wrong thing, by its 33rd byte; how long its caller would wait does not matter."""
+    with babbler(tmp_path / "h", flood), counted_bytes() as cost, pytest.raises(ConnectError):
+        dial(HybridVsock(tmp_path / "h"), 60)
+    assert cost.peak < MIB
+
+
+@DIALS
+@pytest.mark.parametrize("flood", [b"x" * 65_536, PUSH * 1000, b"\n" * 65_536], ids=["no newline", "news", "blank"])
+def test_a_serial_port_that_babbles_takes_no_longer_than_its_caller_waits(dial, flood, tmp_path):
+    with (
+        babbler(tmp_path / "s", flood),
+        counted_bytes() as cost,
+        pytest.raises((ConnectError, RequestTimeout)),
+    ):
+        dial(VirtioSerial(tmp_path / "s"), 0.2)
+    assert cost.peak < 4 * MIB
+
+
+# ------------------------------------------------------------------------------------------- the guest's end
+
+SERVERS = pytest.mark.parametrize("kind", KINDS)
+#: What a hostile host sends, how often, and whether it ends the connection.
+HOST_FLOODS = {
+    "no newline": (b"x" * 65_536, 1000, True),
+    "brackets without end": (b"[" * 65_536, 1000, True),
+    "blank lines": (b"\n" * 65_536, 15, False),
+    "lines of brackets": (b"[" * 60_000 + b"\n", 30, False),
+    "garbage": (b"garbage\n" * 500, 5, False),
+    "pings": (encode(Ping()) * 4000, 20, False),
+    "secrets": (encode(InjectSecret("A", "x" * 300_000)), 20, False),
+}
+
+
+@SERVERS
+@pytest.mark.parametrize("name", [*HOST_FLOODS])
+def test_a_flood_of_a_host_stops_nobody_but_its_own_connection(kind, name):
+    """The host reads none of the replies."""
+    flood, times, fatal = HOST_FLOODS[name]
+    with (
+        running(kind, None, lambda request: Pong() if request == Ping() else Ack(request.type, True)) as guest,
+        Host(guest.address) as hostile,
+        counted_bytes() as cost,
+    ):
+        hostile.socket.settimeout(0.2)
+        sent = 0
+        with contextlib.suppress(OSError):
+            for _ in range(times):
+                hostile.socket.sendall(flood)
+                sent += 1
+        with Host(guest.address) as other:
+            other.send(Ping())
+            assert other.reply() == {"type": "pong"}
+        if fatal:
+            assert sent * len(flood) < 16 * MIB
+            with contextlib.suppress(ConnectionError):
+                assert hostile.read(1) == b""
+    # A line as it grows, one that is read, and what is owed.
+    assert cost.peak < 3 * MAX_LINE_SIZE + 2 * MAX_BUFFERED + MAX_OWED * 1000 + MIB
+
+
+@SERVERS
+def test_a_host_that_reads_nothing_is_answered_no_further_than_the_bound(kind):
+    """A request of sixteen bytes asks for a reply of a hundred kilobytes, a thousand times."""
+    handled = []
+
+    def handle(request):
+        handled.append(request)
+        return Ack(request.type, False, "x" * 100_000)
+
+    with running(kind, None, handle) as guest, Host(guest.address) as host, counted_bytes() as cost:
+        host.send(encode(Ping()) * 1000)
+        with Host(guest.address) as other:
+            other.send(Ping())
+            assert other.reply()
+        # What the bound lets through, and what the system's buffers take.
+        assert len(handled) < 200
+    assert cost.peak < 3 * MIB
 
 
 # --------------------------------------------------------------------------------------------- virtio-serial
@@ -525,3 +730,74 @@ def test_the_longest_line_that_may_end_a_resynchronisation(size, done):
     preamble = ResyncPreamble("n")
     preamble.receive_data(line + b"\n")
     assert preamble.done is done
+
+
+# ---------------------------------------------------------------------------------------- what the soak found
+
+
+def errors_of_the_loop():
+    """Where asyncio tells what nobody else catches."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    return told
+
+
+@pytest.mark.parametrize("number", range(3, 9))
+def test_a_guest_that_ends_when_its_host_reads_again_ends_once(number, tmp_path):
+    """asyncio tells a transport's end twice, when it is closed while it says that it can write again."""
+
+    async def main():
+        told = errors_of_the_loop()
+        address = UnixSocket(tmp_path / "g")
+        refuse = [f"fail:{'x' * 100_000}", f"close#{number}"]
+        async with stereos_proto_io.guest.asyncio.serve(address, GuestSimulator(faults=refuse)):
+            reader, writer = await asyncio.open_unix_connection(address.path, limit=MIB)
+            writer.write(encode(Ping()) * 10)
+            # All that can be handled before anything is read.
+            for _ in range(20):
+                await asyncio.sleep(0)
+            replies = (await reader.read()).count(b"\n")
+            writer.close()
+            await writer.wait_closed()
+        assert told == []
+        return replies
+
+    assert asyncio.run(main()) == number
+
+
+class Breaking(socket.socket):
+    """A socket that breaks after the first write that takes everything, once `armed`."""
+
+    armed = broken = False
+
+    def send(self, data):
+        if self.broken:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        size = super().send(data)
+        self.broken = self.armed and size == len(data)
+        return size
+
+
+def test_a_connection_that_breaks_when_the_guest_reads_again_ends_once():
+    async def main():
+        told = errors_of_the_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            stream = Breaking(fileno=ours.detach())
+            async with await stereos_proto_io.asyncio.Client.attach(stream) as client:
+                requests = [InjectSecret(f"S{number}", "x" * 300_000) for number in range(20)]
+                asking = asyncio.create_task(client.request_many(requests))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                stream.armed = True
+                theirs.setblocking(False)
+                while not asking.done():
+                    with contextlib.suppress(BlockingIOError):
+                        theirs.recv(MIB)
+                    await asyncio.sleep(0)
+                assert stream.broken
+                with pytest.raises(ConnectionLost):
+                    await asking
+        assert told == []
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import errno
 import gc
 import io
 import logging
@@ -18,6 +19,7 @@ import trio
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
 import stereos_proto_io.trio
+from guest_harness import KINDS, Host, running
 from stereos_proto import (
     Ack,
     Connection,
@@ -27,6 +29,7 @@ from stereos_proto import (
     InjectSSHKey,
     JcardError,
     LocalProtocolError,
+    OutcomeUnknown,
     Ping,
     Pong,
     ProvisionPlan,
@@ -34,6 +37,7 @@ from stereos_proto import (
     ProvisionStep,
     RemoteProtocolError,
     RequestFailed,
+    RequestTimeout,
     Role,
     SetConfig,
     StereosError,
@@ -102,7 +106,9 @@ def faces(value):
 
 
 def shown(error):
-    """All that an error shows, its chain and the locals of its frames included. Our own tests hold the secret."""
+    """All that an error shows, its chain and the locals of its frames included, ours and those of what we call. Only
+    the tests of this file hold the secret.
+    """
     waiting, seen, texts = [error], set(), []
     while waiting:
         current = waiting.pop()
@@ -111,7 +117,7 @@ def shown(error):
         seen.add(id(current))
         texts += [str(current), repr(current), repr(current.args), repr(vars(current))]
         for frame, line in traceback.walk_tb(current.__traceback__):
-            if "/src/stereos_proto" in frame.f_code.co_filename:
+            if frame.f_code.co_filename != __file__:
                 place = f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
                 texts += [f"{place}: {name} = {local!r}" for name, local in frame.f_locals.items()]
         waiting += [current.__cause__, current.__context__]
@@ -135,6 +141,10 @@ def everything_else(caplog, capfd, monkeypatch):
         gc.collect()
     formatter = logging.Formatter("%(message)s %(args)s %(exc_text)s")
     assert_silent([formatter.format(record) for record in caplog.records])
+    for record in caplog.records:
+        if record.exc_info:
+            # Some handlers show the locals as well.
+            assert_silent(shown(record.exc_info[1]))
     assert_silent([str(warning.message) for warning in caught])
     assert_silent(capfd.readouterr())
 
@@ -279,6 +289,23 @@ def test_what_pickle_says(request_):
             assert isinstance(request_, CustomRequest)
 
 
+@pytest.mark.parametrize("request_", CARRIERS[:2], ids=lambda request: request.type)
+def test_what_pickle_says_of_an_error(request_):
+    """It may cross to another process: without the secret, or not at all."""
+    for error in (
+        RequestFailed(request_, f"no room for {SENTINEL}"),
+        OutcomeUnknown("gone", request=request_, unanswered=(request_,)),
+        ConnectionLost("gone", unanswered=(request_,)),
+        RequestTimeout("late", request=request_, sent=True),
+    ):
+        try:
+            data = pickle.dumps(error)
+        except Exception as exc:  # noqa: BLE001  (pickle raises what it likes)
+            assert_silent(shown(exc))
+        else:
+            assert SENTINEL.encode() not in data
+
+
 # ------------------------------------------------------------------------------------------------- session
 
 
@@ -322,6 +349,8 @@ def test_a_session_that_ends(way, written):
 GUESTS = {
     "closes": b"",
     "answers garbage": b"garbage\n",
+    "answers garbage with the secret in it": f"garbage {SENTINEL}\n".encode(),
+    "answers too much of the secret": SENTINEL.encode() * 100_000,
     "refuses": encode(Ack("inject_secret", False, f"no room for {SENTINEL}")),
     "refuses without reading": encode(Ack("", False, f"malformed JSON: {SENTINEL}")),
     "answers something else": encode(Pong()),
@@ -355,7 +384,8 @@ def through_blocking(stream, request):
 
 def through_asyncio(stream, request):
     async def main():
-        asyncio.get_running_loop().set_debug(True)
+        # Debugging, every callback counts as slow, and is logged with its arguments.
+        asyncio.get_running_loop().slow_callback_duration = 0
         async with await stereos_proto_io.asyncio.Client.attach(stream) as client:
             assert_silent(faces(client))
             task = asyncio.create_task(client.request(request))
@@ -389,6 +419,53 @@ def test_each_driver(ask, answer):
     assert_silent(shown(caught.value))
     formatted = traceback.TracebackException.from_exception(caught.value, capture_locals=False)
     assert_silent(formatted.format(chain=True))
+
+
+class Broken(socket.socket):
+    """A socket that breaks after `left` bytes."""
+
+    left = 0
+
+    def send(self, data):
+        if self.left:
+            size, self.left = super().send(data[: self.left]), 0
+            return size
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def recv(self, _size):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+@DRIVERS
+@pytest.mark.parametrize("request_", CARRIERS, ids=lambda request: request.type)
+@pytest.mark.parametrize("left", [0, 10])
+def test_each_driver_when_writing_fails(ask, request_, left):
+    """In a frame that holds what was to be written."""
+    ours, theirs = socket.socketpair()
+    stream = Broken(fileno=ours.detach())
+    stream.left = left
+    with theirs, pytest.raises(ConnectionLost) as caught:
+        ask(stream, request_)
+    assert not left or isinstance(caught.value.__cause__, OSError)
+    assert_silent(shown(caught.value))
+
+
+@pytest.mark.parametrize("answer", [*GUESTS])
+def test_a_task_that_nobody_awaits(answer):
+    """asyncio tells of its error, in its own words, once it is gone."""
+    told = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+        async with await stereos_proto_io.asyncio.Client.attach(stream) as client:
+            asking = asyncio.create_task(client.request(CARRIERS[0]))
+            await asyncio.wait([asking])
+
+    with hostile_guest(GUESTS[answer]) as stream:
+        asyncio.run(main(), debug=True)
+    gc.collect()
+    assert len(told) == 1
+    assert_silent([repr(told), *shown(told[0]["exception"])])
 
 
 @DRIVERS
@@ -432,6 +509,22 @@ def test_a_handler_that_fails():
             client.inject_secret("TOKEN", SENTINEL)
         guest.simulator.handle = original
     assert_silent([*shown(caught.value), *faces(guest), *faces(guest.server)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_server(kind, caplog):
+    """A handler that fails, and lines that cannot be read: what the host is told, and what is logged."""
+
+    def handle(request):
+        raise OSError(f"no room for {request}")
+
+    with running(kind, None, handle) as guest, Host(guest.address) as host:
+        host.send(*CARRIERS, *(line.encode() + b"\n" for line in UNREADABLE))
+        host.end()
+        told = host.rest()
+        assert_silent([told.decode(), *faces(guest.server)])
+    assert told.count(b"\n") == len(CARRIERS) + len(UNREADABLE)
+    assert len(caplog.records) >= len(CARRIERS)
 
 
 def test_a_provisioned_guest():

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import stereos_proto
+import stereos_proto_io
+import test_hostile
 from stereos_proto import (
     Connection,
     CustomRequest,
@@ -15,18 +18,17 @@ from stereos_proto import (
     _json,
     _tolerant,
     decode,
+    dialogues,
     encode,
 )
-from stereos_proto_io import _dial, _session
+from stereos_proto_io import _dial, _session, _verbs
+from stereos_proto_io.guest import _listen
 from stereos_proto_io.guest import _session as _guest_session
 
 TEXT = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
-    "stereos_proto._constants": _constants,
-    "stereos_proto._json": _json,
-    "stereos_proto_io._session": _session,
-    "stereos_proto_io._dial": _dial,
-    "stereos_proto_io.guest._session": _guest_session,
+    module.__name__: module
+    for module in (_constants, _json, dialogues, _session, _dial, _verbs, _guest_session, _listen)
 }
 #: `| what | 1,024 unit | `module.NAME` |`
 ROW = re.compile(
@@ -47,10 +49,25 @@ def test_every_row_of_the_table_is_read():
     assert len({row["name"] for row in ROWS}) == len(ROWS) >= 12
 
 
-def test_every_limit_of_the_core_is_stated():
-    """A new limit is not forgotten here."""
-    limits = {name for name in vars(_constants) if name.startswith("MAX_")}
-    assert limits <= {row["name"] for row in ROWS}
+def limits():
+    """What is called a limit anywhere in the source."""
+    for package in (stereos_proto, stereos_proto_io):
+        for path in Path(package.__file__).parent.rglob("*.py"):
+            yield from re.findall(r"^_?MAX_\w+", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_limit_is_stated():
+    """A new one is not forgotten here. The length of a path is the system's, and that of bits follows from digits."""
+    assert {*limits()} - {"MAX_UNIX_PATH", "_MAX_BITS"} <= {row["name"] for row in ROWS}
+
+
+def test_every_number_beside_the_table_is_one_that_is_held():
+    text = re.sub("`[^`]*`", "", ROW.sub("", TEXT))
+    assert {*re.findall(r"\d[\d,.]*", text)} == {
+        str(test_hostile.MEMORY_PER_BYTE),
+        str(test_hostile.CALLS_PER_BYTE),
+        str(_constants.MAX_KEPT_NESTING),
+    }
 
 
 def test_the_limits_that_a_user_may_change_have_these_defaults():

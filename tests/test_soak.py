@@ -1,35 +1,186 @@
-"""A few seconds of what `make soak` does for hours."""
+"""A few seconds of what `make soak` does for hours, and that it would see what leaks."""
 
+import asyncio
+import logging
+import os
 import random
+import threading
 
 import pytest
+import trio
 from fuzz import soak
 
-from stereos_proto import Ack, CustomRequest, Ping, Pong, RequestFailed
+from stereos_proto import Ack, CustomRequest, Health, LocalProtocolError, OutcomeUnknown, Ping, Pong, RequestFailed
+from stereos_proto_io._session import Session
+
+DRIVERS = ["asyncio", "trio", "blocking"]
 
 
-@pytest.mark.parametrize("driver", ["asyncio", "trio", "blocking"])
-def test_random_conversations_with_random_faults(driver, capsys):
-    following = soak.soak(driver, seed=20, start=0, until=lambda number: number >= 4 * soak.ROUND)
-    assert following == 4 * soak.ROUND
-    assert "conversations 0 to 99" in capsys.readouterr().out
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_random_conversations_with_random_faults(driver):
+    done = soak.soak(driver, seed=20, start=0, until=lambda number: number >= 3 * soak.ROUND)
+    assert done.following == 3 * soak.ROUND
+    # Not everything went wrong, or went well.
+    good = {"request: Ack", "request: Pong", "request: Health", "request_many: list", "provision: ProvisionReport"}
+    bad = {
+        "request: RequestTimeout",
+        "request: ConnectionLost",
+        "request: RequestFailed",
+        "request: LocalProtocolError",
+    }
+    assert good | bad | {"notifications", "wait_ready: Health", "push: NoneType", "hang up: NoneType"} <= {*done.seen}
+
+
+def test_a_run_says_where_it_has_ended(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fuzz.soak", "--minutes", "0", "--seed", "3", "--start", "75"])
+    assert soak.main() == 1
+    told = capsys.readouterr().out
+    assert "go on with --seed 3 --start 75" in told
+    assert "too short" in told
+
+
+# ------------------------------------------------------------------------------------------- what is chosen
 
 
 def test_a_conversation_is_the_same_each_time():
-    """But for the address, which is made by a function."""
     for number in range(50):
-        one, two = (soak.conversation(7, number) for _ in range(2))
-        assert one._replace(address=None) == two._replace(address=None)
-    assert len({str(soak.conversation(7, number).workers) for number in range(50)}) == 50
+        assert soak.conversation(7, number) == soak.conversation(7, number)
+    assert len({str(soak.conversation(7, number)) for number in range(50)}) == 50
 
 
-@pytest.mark.parametrize("grown", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1000, 0), (0, 0, 0, 20_000)])
-def test_what_stays_behind_is_seen(grown):
-    first = soak.InUse(5, 1, 1000, 50_000)
-    soak.check_flat(first, first, 100)
-    last = soak.InUse(*(before + more for before, more in zip(first, grown, strict=True)))
-    with pytest.raises(AssertionError):
-        soak.check_flat(first, last, 100)
+def test_everything_that_may_happen_happens():
+    """Within what two minutes are enough for."""
+    talks = [soak.conversation(1, number) for number in range(300)]
+    sittings = [sitting for talk in talks for sitting in talk.sittings]
+    jobs = [job for sitting in sittings for jobs in sitting.workers for job in jobs]
+    assert {talk.transport for talk in talks} == {*soak.TRANSPORTS}
+    struck = {fault.partition("@")[0].partition("#")[0] for talk in talks for fault in talk.faults}
+    assert struck == {*soak.FAULTS, *soak.CONNECTION_FAULTS, *soak.GUEST_FAULTS}
+    assert {talk.at_home for talk in talks} == {True, False}
+    assert {len(talk.sittings) for talk in talks} == {1, 2, 3}
+    assert {sitting.when_ready for sitting in sittings} == {sitting.listens for sitting in sittings} == {True, False}
+    assert {len(sitting.workers) for sitting in sittings} == {1, 2, 5}
+    assert {sitting.patience for sitting in sittings} == {*soak.SITTING_PATIENCE}
+    assert {job.verb for job in jobs} == {"request", "request_many", "provision", "wait_ready", "push", "hang up"}
+    assert {job.patience for job in jobs} == {*soak.PATIENCE}
+    assert sum(len(talk.faults) > 1 for talk in talks) > 50
+    requests = [job.what for job in jobs if job.verb == "request"]
+    assert len({type(request) for request in requests}) == 8
+    assert {*soak.UNSENDABLE} <= {*requests}
+
+
+def test_the_longest_lines_are_as_long_as_a_line_may_be():
+    longest = max(len(soak.encode(job.what)) for job in jobs_of(300) if job.verb == "request" and sendable(job.what))
+    assert longest == soak.MAX_LINE_SIZE
+
+
+def jobs_of(conversations):
+    for number in range(conversations):
+        for sitting in soak.conversation(1, number).sittings:
+            for jobs in sitting.workers:
+                yield from jobs
+
+
+def sendable(request):
+    return request not in soak.UNSENDABLE
+
+
+# ------------------------------------------------------------------------------------------ what stays behind
+
+
+@pytest.mark.parametrize("name", [*soak.ALLOWED])
+def test_what_grows_is_seen(name):
+    first = soak.InUse(5, 1, 1000, 100_000, 50_000)
+    allowed = soak.ALLOWED[name]
+    soak.check_flat(first, first._replace(**{name: getattr(first, name) + allowed}))
+    with pytest.raises(AssertionError, match=f"{name} grew by {allowed + 1}"):
+        soak.check_flat(first, first._replace(**{name: getattr(first, name) + allowed + 1}))
+
+
+def leaked_descriptor(kept):
+    kept.append(os.open(os.devnull, os.O_RDONLY))
+
+
+def leaked_thread(kept):
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    kept.append((stop, thread))
+
+
+def leaked_object(kept):
+    kept.append([])
+
+
+def leaked_kibibyte(kept):
+    kept.append(bytes(1024))
+
+
+def leaked_task(driver, kept):
+    """Of the runtime's."""
+    if driver == "asyncio":
+        kept.append(asyncio.get_running_loop().create_task(asyncio.Event().wait()))
+    else:
+        trio.lowlevel.spawn_system_task(trio.sleep_forever)
+
+
+@pytest.fixture
+def kept():
+    """What a leak keeps, released afterwards."""
+    kept = []
+    yield kept
+    for leaked in kept:
+        if isinstance(leaked, int):
+            os.close(leaked)
+        elif isinstance(leaked, tuple):
+            leaked[0].set()
+            leaked[1].join()
+
+
+def plant(monkeypatch, leak, *arguments):
+    """Have each connection leak something."""
+    start = Session.__init__
+
+    def leaking(session, *args, **options):
+        start(session, *args, **options)
+        leak(*arguments)
+
+    monkeypatch.setattr(Session, "__init__", leaking)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("leak", "what"),
+    [
+        (leaked_descriptor, "descriptors"),
+        (leaked_thread, "threads"),
+        (leaked_object, "objects"),
+        (leaked_kibibyte, "traced"),
+    ],
+)
+def test_a_planted_leak_is_found_in_a_short_run(driver, leak, what, kept, monkeypatch):
+    monkeypatch.setattr(soak, "ROUND", 10)
+    plant(monkeypatch, leak, kept)
+    with pytest.raises(AssertionError, match=f"^{what} grew by"):
+        soak.soak(driver, seed=20, start=0, until=lambda number: number >= 100)
+
+
+@pytest.mark.parametrize("driver", ["asyncio", "trio"])
+def test_a_planted_task_is_found_in_the_round_that_starts_it(driver, kept, monkeypatch):
+    monkeypatch.setattr(soak, "ROUND", 1)
+    plant(monkeypatch, leaked_task, driver, kept)
+    with pytest.raises(AssertionError, match="tasks are left"):
+        soak.soak(driver, seed=20, start=0, until=lambda number: number >= 5)
+
+
+def test_an_error_that_is_only_logged_is_seen(monkeypatch):
+    monkeypatch.setattr(soak, "ROUND", 1)
+    plant(monkeypatch, logging.getLogger("asyncio").error, "Exception in callback")
+    with pytest.raises(AssertionError, match="Exception in callback"):
+        soak.soak("asyncio", seed=20, start=0, until=lambda number: number >= 3)
+
+
+# ---------------------------------------------------------------------------------------------- what is judged
 
 
 @pytest.mark.parametrize(
@@ -38,13 +189,54 @@ def test_what_stays_behind_is_seen(grown):
         (Ping(), Ack("ping", True)),
         (CustomRequest("sync:1"), Ack("sync:2", True)),
         (CustomRequest("sync:1"), Pong()),
+        (Ping(), Health("ready")),
         (Ping(), RuntimeError("of somebody's")),
-        (CustomRequest("sync:1"), RequestFailed(CustomRequest("sync:1"), "unknown message type: sync:2")),
+        (Ping(), TimeoutError("of somebody's")),
+        (Ping(), LocalProtocolError("it could be sent")),
+        (CustomRequest("sync:1"), RequestFailed(CustomRequest("sync:1"), "unknown message type: sync:1")),
     ],
 )
 def test_a_reply_that_went_astray_is_seen(asked, outcome):
+    """Of the last one, the request is not the one that was asked, but one that is equal."""
     with pytest.raises(AssertionError):
-        soak.judge(asked, outcome, soak.Counter())
+        soak.judge(soak.Job("request", asked, 1), outcome, soak.Counter())
+
+
+ECHO = "unknown message type: sync:"
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [Pong()],
+        [Pong(), Pong()],
+        [Ack("sync:1", False, f"{ECHO}1"), Pong()],
+        [Pong(), Ack("sync:1", False, f"{ECHO}2")],
+        [Pong(), Ack("sync:2", False, f"{ECHO}2")],
+        [Pong(), Ack("sync:2", True)],
+    ],
+)
+def test_replies_in_another_order_are_seen(replies):
+    with pytest.raises(AssertionError):
+        soak.judge(soak.Job("request_many", (Ping(), CustomRequest("sync:1")), 1), replies, soak.Counter())
+
+
+def test_what_is_right_is_let_pass():
+    refused = CustomRequest("sync:1")
+    for job, outcome in (
+        (soak.Job("request", Ping(), 1), Pong()),
+        (soak.Job("request", refused, 1), RequestFailed(refused, f"{ECHO}1")),
+        (soak.Job("request", Ping(), 1), OutcomeUnknown("gone", request=Ping(), unanswered=())),
+        (soak.Job("request", soak.UNSENDABLE[0], 1), LocalProtocolError("no")),
+        (soak.Job("request_many", (Ping(), refused), 1), [Pong(), Ack("sync:1", False, f"{ECHO}1")]),
+        (soak.Job("wait_ready", None, 1), Health("healthy")),
+    ):
+        soak.judge(job, outcome, soak.Counter())
+
+
+def test_a_health_that_is_not_ready_is_no_end_of_waiting():
+    with pytest.raises(AssertionError):
+        soak.judge(soak.Job("wait_ready", None, 1), Health("booting"), soak.Counter())
 
 
 def test_every_kind_of_request_is_asked():

@@ -86,9 +86,9 @@ class Wire(asyncio.BufferedProtocol):
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Go on writing."""
+        """Go on writing, though not in here: were that to fail, asyncio would tell the end of the transport twice."""
         self._paused = False
-        self.flush()
+        asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
         """Hand whole lines to the transport, which buffers what the system does not take."""

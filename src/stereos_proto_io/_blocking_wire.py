@@ -97,7 +97,13 @@ def _open(address: Address, stream: Any, deadline: float) -> bytes:
 def _feed(preamble: Preamble, stream: Any, until: float) -> None:
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLIN)
-    while not preamble.done and poll.poll(max(until - time.monotonic(), 0) * 1000):
+    late = False
+    while not (preamble.done or late):
+        left = until - time.monotonic()
+        # One look more, and no further: who never stops talking is no reason to stay.
+        late = left <= 0
+        if not poll.poll(max(left, 0) * 1000):
+            continue
         if data := stream.recv(READ_SIZE):
             preamble.receive_data(data)
         else:

@@ -113,9 +113,9 @@ class GuestLink(asyncio.Protocol):
         self._may_write = False
 
     def resume_writing(self) -> None:
-        """The host reads again."""
+        """The host reads again. Not pumped in here: were that to close the transport, asyncio would do so twice."""
         self._may_write = True
-        self.pump()
+        asyncio.get_running_loop().call_soon(self.pump)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the connection. What is being handled is carried out all the same."""
