@@ -185,7 +185,7 @@ def test_waiting_asks_sleeps_and_asks_again(client):
 def test_waiting_with_redial_connects_first(client):
     script = Script(None, Health("ready"))
     assert call(client(script).run(wait_ready(redial=True))) == Health("ready")
-    assert script.asked == [("connect", 5.0), (GetHealth(), 5.0)]
+    assert script.asked == [("connect", 1.0), (GetHealth(), 1.0)]
 
 
 @both

@@ -18,19 +18,8 @@ from stereos_proto import (
 from stereos_proto.dialogues import READY_STATES, WaitProgress
 
 from ._console import say
-from ._context import (
-    ASK_SECONDS,
-    DEFAULT_GUEST,
-    FOREVER,
-    WAIT_SECONDS,
-    Deadline,
-    Guest,
-    Json,
-    connect,
-    connect_when_ready,
-    load_driver,
-    whole_number,
-)
+from ._context import DEFAULT_GUEST, Guest, Json, connect, connect_when_ready, load_driver, whole_number
+from ._deadline import ASK_SECONDS, FOREVER, WAIT_SECONDS, Deadline
 from ._documents import agent_document, health_document
 from ._errors import SaidNo, UsageError
 from ._output import agents_table, health_line, print_result, write_json

@@ -32,7 +32,8 @@ from stereos_proto import (
 )
 
 from ._console import STDIN, clean, say
-from ._context import DEFAULT_GUEST, WAIT_SECONDS, Guest, Json, connect, connect_when_ready
+from ._context import DEFAULT_GUEST, Guest, Json, connect, connect_when_ready
+from ._deadline import WAIT_SECONDS
 from ._documents import report_document
 from ._errors import SaidNo, UsageError
 from ._output import STEP_MARKS, print_result, step_line, write_json

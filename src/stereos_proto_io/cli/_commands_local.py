@@ -14,7 +14,8 @@ from rich.text import Text
 from stereos_proto import Health, StereosError
 
 from ._console import clean, say
-from ._context import Deadline, Json, checked_seconds
+from ._context import Json, checked_seconds
+from ._deadline import Deadline
 from ._documents import error_document, health_document
 from ._machines import Machine, machines, machines_folder
 from ._output import agent_text, brief, columns, duration, print_result, state_text, write_json

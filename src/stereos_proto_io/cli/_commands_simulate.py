@@ -17,7 +17,8 @@ from rich.text import Text
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
 from ._console import clean, error_console, say
-from ._context import ASK_SECONDS, DEFAULT_PLACE, Deadline, Json, Place, address_of, checked_seconds
+from ._context import DEFAULT_PLACE, Json, Place, address_of, checked_seconds
+from ._deadline import ASK_SECONDS, Deadline
 from ._errors import SaidNo, UsageError
 from ._output import print_result, write_json
 

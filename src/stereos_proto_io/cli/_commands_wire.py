@@ -34,19 +34,8 @@ from stereos_proto._registry import BY_TYPE
 
 from ._commands_give import read_text
 from ._console import STDIN, clean, console, say
-from ._context import (
-    DEFAULT_GUEST,
-    DEFAULT_PLACE,
-    WAIT_SECONDS,
-    Deadline,
-    Guest,
-    Json,
-    JsonLines,
-    Place,
-    address_of,
-    connect,
-    whole_number,
-)
+from ._context import DEFAULT_GUEST, DEFAULT_PLACE, Guest, Json, JsonLines, Place, address_of, connect, whole_number
+from ._deadline import WAIT_SECONDS, Deadline
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
 from ._output import print_result, reply_parts, write_json

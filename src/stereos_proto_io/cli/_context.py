@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-import time
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Final
@@ -17,16 +15,11 @@ from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import _PARSERS, Address, parse_address
 
 from . import plain_interrupts
+from ._deadline import ASK_SECONDS, FOREVER, Deadline
 from ._errors import UsageError
 
 if TYPE_CHECKING:
     from stereos_proto_io.blocking import Client
-
-#: Seconds that a command has where it only asks, and where it waits for a guest.
-ASK_SECONDS: Final = 10.0
-WAIT_SECONDS: Final = 60.0
-#: More than a clock's arithmetic can bear is no longer than this.
-FOREVER: Final = 365 * 86_400.0
 
 _SCHEMES: Final = frozenset(_PARSERS)
 
@@ -123,32 +116,6 @@ def address_of(text: str) -> Address:
         return parse_address(text)
     except ValueError as exc:
         raise UsageError(str(exc)) from None
-
-
-@attrs.frozen
-class Deadline:
-    """A point in time, by the monotonic clock."""
-
-    at: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """The point in time `seconds` from now."""
-        return cls(time.monotonic() + seconds)
-
-    @property
-    def left(self) -> float:
-        """Seconds until then, 0 at least."""
-        return max(self.at - time.monotonic(), 0.0)
-
-    @property
-    def tenths(self) -> float:
-        """`left` as a sentence has it: in tenths, rounded up."""
-        return math.ceil(self.left * 10) / 10
-
-    def within(self, seconds: float) -> float:
-        """`seconds`, or what is left where that is less."""
-        return min(seconds, self.left)
 
 
 def load_driver() -> None:

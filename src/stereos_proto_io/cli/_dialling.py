@@ -10,7 +10,7 @@ from stereos_proto_io._verbs import ready_wait
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking import Client, _Actor
 
-from ._context import ASK_SECONDS, Deadline
+from ._deadline import ASK_SECONDS, Deadline
 from ._trace import TracedStream
 
 

@@ -30,7 +30,8 @@ from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import Address, HybridVsock, VirtioSerial, Vsock
 
 from ._console import clean, our_version
-from ._context import DEFAULT_GUEST, Deadline, Guest, Json
+from ._context import DEFAULT_GUEST, Guest, Json
+from ._deadline import Deadline
 from ._errors import UsageError, exit_code
 from ._output import brief, health_line, print_result, write_json
 

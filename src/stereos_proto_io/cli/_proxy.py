@@ -15,7 +15,7 @@ from stereos_proto_io._dial import is_device
 from stereos_proto_io.addresses import Address, HybridVsock
 from stereos_proto_io.guest._listen import bind_all
 
-from ._context import ASK_SECONDS, Deadline
+from ._deadline import ASK_SECONDS, Deadline
 from ._transcript import Recorder
 
 _CHUNK: Final = 64 * 1024

@@ -19,7 +19,8 @@ from stereos_proto import AgentStatus, ConnectError, ConnectionLost, Health, Not
 from stereos_proto_io.addresses import Address
 
 from ._console import clean, console
-from ._context import ASK_SECONDS, DEFAULT_GUEST, FOREVER, Deadline, Guest, JsonLines, connect, load_driver
+from ._context import DEFAULT_GUEST, Guest, JsonLines, connect, load_driver
+from ._deadline import ASK_SECONDS, FOREVER, Deadline
 from ._documents import error_document, health_document, message_document
 from ._errors import UsageError
 from ._output import agent_text, agents_table, brief, health_line, write_json
