@@ -538,8 +538,9 @@ def test_an_ack_storm_through_each_driver(ask):
     storm = encode(Ack("inject_secret", True))
     with Flood(storm * 99, 1) as guest:
         outcome, _ = ask(guest.ours, *requests)
-    assert isinstance(outcome, OutcomeUnknown)
-    assert outcome.request is requests[99]
+    # The guest may have gone before the last of them was written.
+    assert isinstance(outcome, ConnectionLost)
+    assert outcome.request is requests[99] if isinstance(outcome, OutcomeUnknown) else "was not sent" in str(outcome)
     with Flood(storm * 1000, 200) as guest, counted_bytes() as cost:
         outcome, _ = ask(guest.ours, *requests)
     assert outcome == [Ack("inject_secret", True)] * 100
