@@ -130,4 +130,16 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """
     from ._app import make_app  # noqa: PLC0415  (it is what loads this file)
 
-    print_result(Text(make_app().generate_completion(shell=shell)))
+    script = make_app().generate_completion(shell=shell)
+    print_result(Text(script + _ZSH_END if shell == "zsh" else script))
+
+
+#: What cyclopts leaves out. In a folder of `$fpath` the script is the body of the function that is asked; sourced, it
+#: has to say whose it is.
+_ZSH_END: Final = """\
+if [ "$funcstack[1]" = "_stereosctl" ]; then
+  _cyclopts_stereosctl "$@"
+else
+  compdef _cyclopts_stereosctl stereosctl
+fi
+"""
