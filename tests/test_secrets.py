@@ -432,6 +432,10 @@ class Broken(socket.socket):
             return size
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
+    # What asyncio writes the rest with from Python 3.12 on.
+    def sendmsg(self, _buffers):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
     def recv(self, _size):
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
