@@ -102,6 +102,11 @@ class Job(NamedTuple):
     patience: float
 
     @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What its verb is called with."""
+        return () if self.what is None else (self.what,)
+
+    @property
     def requests(self) -> tuple[Request, ...]:
         """What it sends."""
         if isinstance(self.what, ProvisionPlan):
@@ -273,8 +278,7 @@ async def work(client: Any, jobs: list[Job], server: Any, seen: Counter[str]) ->
             elif job.verb == "hang up":
                 await client.aclose()
             else:
-                what = () if job.what is None else (job.what,)
-                outcome = await client.bounded(job.patience, getattr(client, job.verb), *what)
+                outcome = await client.bounded(job.patience, getattr(client, job.verb), *job.arguments)
         except StereosError as exc:
             outcome = exc
         judge(job, outcome, seen)
@@ -332,8 +336,7 @@ def work_blocking(client: Any, jobs: list[Job], server: Any, seen: Counter[str])
             elif job.verb == "hang up":
                 client.close()
             else:
-                what = () if job.what is None else (job.what,)
-                outcome = getattr(client, job.verb)(*what, timeout=job.patience)
+                outcome = getattr(client, job.verb)(*job.arguments, timeout=job.patience)
         except StereosError as exc:
             outcome = exc
         judge(job, outcome, seen)

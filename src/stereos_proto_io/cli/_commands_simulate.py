@@ -17,7 +17,7 @@ from rich.text import Text
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
 from ._console import clean, error_console, say
-from ._context import DEFAULT_PLACE, Json, Place, address_of, checked_seconds
+from ._context import DEFAULT_PLACE, Json, Place, address_of, checked_seconds, listening_at
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import SaidNo, UsageError
 from ._output import print_result, write_json
@@ -70,12 +70,8 @@ def simulate(
     addresses = [address_of(text) for text in listen]
     guest = _guest(fault, agent, boot_time, poll_interval, quiet=quiet)
     with _terminated_politely() as stop:
-        try:
+        with listening_at(*addresses):
             server = serve(addresses, guest)
-        except OSError as exc:
-            raise UsageError(f"cannot listen at {', '.join(map(str, addresses))}: {exc.strerror}") from None
-        except ValueError as exc:
-            raise UsageError(str(exc)) from None
         if attached:
             threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
         with server:

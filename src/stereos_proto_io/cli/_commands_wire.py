@@ -34,7 +34,18 @@ from stereos_proto._registry import BY_TYPE
 
 from ._commands_give import read_text
 from ._console import STDIN, clean, console, say
-from ._context import DEFAULT_GUEST, DEFAULT_PLACE, Guest, Json, JsonLines, Place, address_of, connect, whole_number
+from ._context import (
+    DEFAULT_GUEST,
+    DEFAULT_PLACE,
+    Guest,
+    Json,
+    JsonLines,
+    Place,
+    address_of,
+    connect,
+    listening_at,
+    whole_number,
+)
 from ._deadline import WAIT_SECONDS, Deadline
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
@@ -238,12 +249,8 @@ def record(
     place = address_of(listen)
     with ExitStack() as stack:
         stack.enter_context(_terminated_cleanly())
-        try:
+        with listening_at(place):
             proxy = stack.enter_context(Proxy(place, address, report=say))
-        except OSError as exc:
-            raise UsageError(f"cannot listen at {place}: {exc.strerror}") from None
-        except ValueError as exc:
-            raise UsageError(str(exc)) from None
         try:
             file = stack.enter_context(_new_file(output))
         except FileExistsError:

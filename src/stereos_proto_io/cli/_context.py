@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -114,6 +115,17 @@ def address_of(text: str) -> Address:
         )
     try:
         return parse_address(text)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+
+
+@contextmanager
+def listening_at(*places: Address) -> Iterator[None]:
+    """Turn what is wrong with places to listen at into a UsageError."""
+    try:
+        yield
+    except OSError as exc:
+        raise UsageError(f"cannot listen at {', '.join(map(str, places))}: {exc.strerror}") from None
     except ValueError as exc:
         raise UsageError(str(exc)) from None
 
