@@ -2,6 +2,8 @@
 
 import copy
 import enum
+import json
+import subprocess
 import sys
 import traceback
 from types import SimpleNamespace
@@ -348,6 +350,35 @@ def test_what_a_reference_writes_takes_the_fast_lanes(message, monkeypatch):
     monkeypatch.setattr(_codec, "_write_tolerantly", slow)
     assert decode(line, sender=sender) == message
     assert encode(message) == line
+
+
+#: Writes and reads each of the usual lines once, and prints what Python code of msgspec ran meanwhile.
+_FIRST_USES = """
+import json, sys
+from stereos_proto import Role, decode, encode
+ran = set()
+lines = json.load(sys.stdin)
+def note(frame, event, _argument):
+    if event == "call" and frame.f_globals["__name__"].startswith("msgspec"):
+        ran.add(frame.f_code.co_name)
+sys.setprofile(note)
+for line, sender in lines:
+    assert encode(decode(line.encode(), sender=Role[sender])) == line.encode()
+sys.setprofile(None)
+print(sorted(ran))
+"""
+
+
+def test_nothing_is_made_ready_when_a_message_is_first_used():
+    """msgspec makes a class ready in Python code, which other threads interrupt; one that used it meanwhile crashed.
+
+    Found by a guest on an emulated processor, two of whose threads wrote its first `Health` at once.
+    """
+    lines = [(encode(message).decode(), BY_CLASS[type(message)].sender.name) for message in USUAL]
+    # A process of its own: here, all of them were used before.
+    command = (sys.executable, "-c", _FIRST_USES)
+    run = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, check=False, timeout=60)
+    assert (run.stdout, run.stderr) == ("[]\n", "")
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,9 @@ def _writer(row: Row) -> Callable[[Any], bytes]:
         line = _ENCODER.encode({"type": row.type}) + b"\n"
         return lambda _message: line
     payload: Any = _payload_struct(row.cls)
+    # msgspec looks at a struct when it is first used, lets other threads run meanwhile, and a thread that then
+    # uses the struct crashes the process. A decoder of it looks at it now, under the lock of the import.
+    msgspec.json.Decoder(payload)
     frame = b'{"type":"%b","payload":%%b}\n' % row.type.encode()
     lists = tuple((operator.attrgetter(field.name), {item}) for field in fields if (item := _item_class(field.type)))
     convert, encode_json = msgspec.convert, _ENCODER.encode
@@ -185,6 +188,7 @@ def _writer(row: Row) -> Callable[[Any], bytes]:
             checked = convert(message, payload, from_attributes=True)
         except msgspec.ValidationError:
             return _write_tolerantly(message)
+        # Most messages have none, and are spared the making of an iterator.
         if lists:
             # msgspec takes anything with the right attributes for an item.
             for items_of, wanted in lists:
