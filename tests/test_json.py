@@ -135,9 +135,8 @@ def test_the_same_lines_as_the_standard_library(line):
         assert canonical(parse(line)) == expected
 
 
-@given(st.data())
-def test_the_loop_reads_what_the_scanner_reads(data):
-    value = data.draw(stereos.json_values(max_leaves=30))
+@given(stereos.json_values(max_leaves=30))
+def test_the_loop_reads_what_the_scanner_reads(value):
     line = json.dumps(value).encode()
     deep = b"[" * MAX_KEPT_NESTING + line + b"]" * MAX_KEPT_NESTING
     inner = parse(b'{"x":' + line + b',"deep":' + deep + b"}")

@@ -1,13 +1,17 @@
 """Hypothesis strategies for messages, lines and conversations.
 
 They are derived from the registry and from the fields of the classes: a new message appears here by itself.
+
+What an example chooses among is made once, and kept: hypothesis looks at each new strategy, which takes longer than to
+draw from it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
 
 import attrs
 from hypothesis import strategies as st
@@ -52,6 +56,14 @@ __all__ = [
 ]
 
 
+_Maker = TypeVar("_Maker", bound=Callable[..., SearchStrategy[Any]])
+
+
+def _once(make: _Maker) -> _Maker:
+    # To mypy, classes of attrs are not hashable.
+    return cast("_Maker", functools.lru_cache(make))
+
+
 def states() -> SearchStrategy[str]:
     """Lifecycle states: those that are known, and others."""
     return st.sampled_from(LifecycleState) | st.text(max_size=12)
@@ -68,6 +80,11 @@ _LEAVES: Final[dict[Any, Callable[[], SearchStrategy[Any]]]] = {
 
 def json_values(*, max_leaves: int = 8) -> SearchStrategy[Any]:
     """JSON values as Python data: what the payload of an open type may be."""
+    return _json_values(max_leaves)
+
+
+@_once
+def _json_values(max_leaves: int) -> SearchStrategy[Any]:
     scalars = (
         st.none()
         | st.booleans()
@@ -90,6 +107,11 @@ def from_message_class(cls: type[Any], **fields: SearchStrategy[Any]) -> SearchS
     return st.builds(cls, **derived, **fields)
 
 
+@_once
+def _of_class(cls: type[Any]) -> SearchStrategy[Any]:
+    return from_message_class(cls)
+
+
 _OPEN: Final = {CustomRequest: Role.HOST, UnknownMessage: Role.GUEST}
 
 
@@ -108,16 +130,21 @@ def message_classes(*, sender: Role | None = None, kind: Kind | None = None) -> 
 
 def messages(*, sender: Role | None = None, kind: Kind | None = None) -> SearchStrategy[Any]:
     """Messages that can be encoded, of `sender` and `kind` where they are given."""
-    return st.sampled_from(message_classes(sender=sender, kind=kind)).flatmap(from_message_class)
+    return st.sampled_from(message_classes(sender=sender, kind=kind)).flatmap(_of_class)
 
 
 def replies_to(request: Request) -> SearchStrategy[Reply]:
     """Replies that answer `request`: the class that it expects, or a refusal."""
-    refusals = from_message_class(Ack, reply_to=st.sampled_from((request.type, "")), ok=st.just(value=False))
-    expected = BY_CLASS[type(request)].reply
+    return _replies(type(request), request.type)
+
+
+@_once
+def _replies(cls: type[Request], type_: str) -> SearchStrategy[Reply]:
+    refusals = from_message_class(Ack, reply_to=st.sampled_from((type_, "")), ok=st.just(value=False))
+    expected = BY_CLASS[cls].reply
     if expected is None or expected is Ack:
-        return refusals | from_message_class(Ack, reply_to=st.just(request.type), ok=st.just(value=True))
-    return refusals | from_message_class(expected)
+        return refusals | from_message_class(Ack, reply_to=st.just(type_), ok=st.just(value=True))
+    return refusals | _of_class(expected)
 
 
 # Lines, without their ending
