@@ -31,6 +31,7 @@ from stereos_proto import (
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
 from stereos_proto_io.guest import GuestSimulator, RequestRefused, _device, _listen
 from stereos_proto_io.guest import blocking as blocking_guest
+from stereos_proto_io.guest._actions import Reboot
 from stereos_proto_io.guest._session import MAX_OWED
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -714,3 +715,39 @@ def test_join_has_a_timeout(kind):
         server.close()
         assert server.join(0)
         assert server.connections == ()
+
+
+def ends(work):
+    """Whether `work` ends, done by a thread that nobody waits for otherwise."""
+    over = threading.Event()
+    threading.Thread(target=lambda: (work(), over.set()), daemon=True).start()
+    return over.wait(PATIENCE)
+
+
+def test_closing_while_more_hosts_leave_than_a_bell_can_ring(kind):
+    """Each of them tells the thread that accepts, which waits for them meanwhile."""
+    with ExitStack() as serving, ExitStack() as stack:
+        guest = serving.enter_context(running(kind, None, GuestSimulator()))
+        # A socket pair takes some 280 bytes that nobody reads.
+        hosts = [stack.enter_context(Host(guest.address)) for _ in range(350)]
+        for host in hosts:
+            host.send(Ping())
+        assert [host.reply() for host in hosts] == [PONG] * len(hosts)
+        assert ends(serving.pop_all().close)
+
+
+def test_a_host_that_comes_as_the_guest_reboots(kind):
+    """Its listener is another one when its turn comes, and nobody is there to be accepted."""
+    server = blocking_guest.serve(TCP("127.0.0.1", 0), GuestSimulator())
+    busy, go_on = threading.Event(), threading.Event()
+    server._tell(lambda: (busy.set(), go_on.wait(PATIENCE)))
+    assert busy.wait(PATIENCE)
+    server.obey(Reboot(0.0))
+    with Host(server.address):
+        go_on.set()
+        assert ends(server.close)
+
+
+def test_nobody_is_waited_for_where_a_host_was_seen(kind):
+    with blocking_guest.serve(TCP("127.0.0.1", 0), GuestSimulator()) as server:
+        assert ends(lambda: server._accept(server._endpoints[0]))

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
-from typing import Self
+from queue import Empty, SimpleQueue
+from typing import Final, Self
 
 from stereos_proto_io.addresses import Address
 
@@ -20,6 +20,9 @@ from ._device import AWAY_PAUSE
 from ._listen import Endpoint
 from ._served import Guest, Handler, Server, as_guest
 from .faults import Fault
+
+#: Bytes that are read of a bell at once.
+_BELL: Final = 4096
 
 Sleep = Callable[[float], object]
 
@@ -54,6 +57,9 @@ class GuestServer(Server[GuestLink, Shared]):
         self._stopping = threading.Event()
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._bell, self._hears = socket.socketpair()
+        # Full, it has been heard by nobody yet, and rings all the same; waiting for room, a connection that ends
+        # would wait for the thread that waits for it.
+        self._bell.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._hears, selectors.EVENT_READ)
         self._desk = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
@@ -95,13 +101,20 @@ class GuestServer(Server[GuestLink, Shared]):
             self._open(self._endpoints)
         while not self._stopping.is_set():
             for key, _ in self._selector.select():
-                if key.fileobj is not self._hears:
+                if key.fileobj is self._hears:
+                    self._obey_all()
+                else:
                     self._accept(key.data)
-                elif self._hears.recv(1):
-                    self._orders.get()()
         self._shut(self._endpoints)
         self._selector.close()
         self._hears.close()
+
+    def _obey_all(self) -> None:
+        # Heard before looked: what is ordered from now on rings again.
+        self._hears.recv(_BELL)
+        with suppress(Empty):
+            while True:
+                self._orders.get_nowait()()
 
     def _open(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -117,6 +130,9 @@ class GuestServer(Server[GuestLink, Shared]):
     def _accept(self, endpoint: Endpoint) -> None:
         try:
             sock, _ = endpoint.listener.accept()
+        except BlockingIOError:
+            # The guest has rebooted since somebody was seen there, and the listener is another one.
+            return
         except OSError:
             # The host has gone again, or we are out of descriptors: the next one comes when one is free.
             self._stopping.wait(AWAY_PAUSE)
