@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -88,6 +89,8 @@ UNSENDABLE: Final = (InjectSecret("BAD", "\udc80"), SetConfig("#" * MAX_LINE_SIZ
 #: Conversations after which what is in use is counted, and rounds in which caches fill.
 ROUND: Final = 25
 WARM_UP: Final = 2
+#: Seconds after which a round counts as hanging: it takes some ten on a busy machine.
+HANG: Final = 300.0
 
 
 class Job(NamedTuple):
@@ -490,6 +493,27 @@ def no_complaints() -> Iterator[None]:
         logging.getLogger().removeHandler(complaints)
 
 
+@contextmanager
+def no_hang(driver: str, seed: int, numbers: range) -> Iterator[None]:
+    """End the process when these conversations take far longer than they may, and show where they stand.
+
+    A thread that waits for ever cannot be told to go, and whoever closes up would wait for it.
+    """
+
+    def give_up() -> None:
+        print(f"{driver}: seed {seed}, conversations {numbers.start} to {numbers.stop - 1} hang", file=sys.stderr)
+        faulthandler.dump_traceback()
+        os._exit(1)
+
+    timer = threading.Timer(HANG, give_up)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def fill_caches() -> None:
     """Have everything made that is made once, and only when it is needed."""
     for row in REGISTRY:
@@ -508,8 +532,10 @@ def soak(driver: str, *, seed: int, start: int, until: Callable[[int], bool]) ->
     try:
         with tempfile.TemporaryDirectory(prefix="soak") as folder, no_complaints():
             while not until(number):
-                a_round(driver, seed, range(number, number + ROUND), Path(folder), seen)
-                number += ROUND
+                numbers = range(number, number + ROUND)
+                with no_hang(driver, seed, numbers):
+                    a_round(driver, seed, numbers, Path(folder), seen)
+                number = numbers.stop
                 now = in_use()
                 first = first or (now if number - start >= WARM_UP * ROUND else None)
                 if first:

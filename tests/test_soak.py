@@ -4,7 +4,10 @@ import asyncio
 import logging
 import os
 import random
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import trio
@@ -171,6 +174,25 @@ def test_a_planted_task_is_found_in_the_round_that_starts_it(driver, kept, monke
     plant(monkeypatch, leaked_task, driver, kept)
     with pytest.raises(AssertionError, match="tasks are left"):
         soak.soak(driver, seed=20, start=0, until=lambda number: number >= 5)
+
+
+_HANG = """
+import threading
+from fuzz import soak
+soak.HANG = 0.5
+soak.sit_blocking = lambda *_arguments: threading.Event().wait()
+soak.soak("blocking", seed=20, start=50, until=lambda number: False)
+"""
+
+
+def test_a_hang_ends_the_run_and_says_where():
+    # It ends the whole process: no thread that waits for ever can be told to go.
+    root = Path(__file__).resolve().parent.parent
+    command = (sys.executable, "-c", _HANG)
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert "blocking: seed 20, conversations 50 to 74 hang" in run.stderr
+    assert "in talk_blocking" in run.stderr
 
 
 def test_an_error_that_is_only_logged_is_seen(monkeypatch):
