@@ -17,6 +17,7 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,29 +69,29 @@ def made(name: str, source: str) -> dict[str, Any]:
     return {"source": source, "executions": 0, "guided": 0, "seconds": 0, "slices": 0}
 
 
-def is_guided(row: dict[str, Any]) -> bool:
-    """Whether the next slice is one under atheris."""
-    return bool(row["slices"] % 4 == 0)
+def is_guided(slices: int) -> bool:
+    """Whether the slice after so many others is one under atheris."""
+    return slices % 4 == 0
 
 
-def slice_of(name: str, row: dict[str, Any], goal: int) -> Ran:
-    """Run the next slice."""
-    bounds = ("--runs", str(goal - row["executions"]))
-    if is_guided(row):
-        return run(name, SLICE, *bounds, *(() if row["slices"] % 8 else ("--short",)))
+def slice_of(name: str, slices: int, runs: int) -> Ran:
+    """Run the slice of a harness that comes after so many others."""
+    bounds = ("--runs", str(runs))
+    if is_guided(slices):
+        return run(name, SLICE, *bounds, *(() if slices % 8 else ("--short",)))
     return run(name, SLICE, *bounds, module="fuzz.unguided")
 
 
-def add(name: str, row: dict[str, Any], ran: Ran, seconds: float) -> dict[str, Any]:
+def add(name: str, source: str, ran: Ran, seconds: float, *, guided: bool) -> dict[str, Any]:
     """Add a slice up, and return what the harness has made so far."""
-    new = dict(row)
-    if is_guided(row):
-        new["guided"] += ran.executions
-        new |= {"edges": ran.edges, "features": ran.features, "corpus": ran.corpus}
-    new["executions"] += ran.executions
-    new["seconds"] += round(seconds)
-    new["slices"] += 1
     with WRITING:
+        new = dict(made(name, source))
+        if guided:
+            new["guided"] += ran.executions
+            new |= {"edges": ran.edges, "features": ran.features, "corpus": ran.corpus}
+        new["executions"] += ran.executions
+        new["seconds"] += round(seconds)
+        new["slices"] += 1
         STATE.with_suffix(".new").write_text(json.dumps(read() | {name: new}, indent=1, sort_keys=True) + "\n")
         STATE.with_suffix(".new").replace(STATE)
     return new
@@ -109,26 +110,45 @@ def table() -> Iterator[str]:
 
 
 def campaign(names: Sequence[str], goal: int, jobs: int) -> bool:
-    """Run slices, `jobs` harnesses at a time, until each has reached the goal; return whether nothing was found."""
+    """Run slices, `jobs` at a time, until each harness has reached the goal; return whether nothing was found."""
+    sources = {name: digest(name) for name in names}
+    under_way: Counter[str] = Counter()
+    broken: list[str] = []
 
-    def until_done(name: str) -> bool:
-        source = digest(name)
-        row = made(name, source)
-        while row["executions"] < goal:
+    def choose() -> tuple[str, int, int] | None:
+        """The next slice: its harness, how many come before it, how many executions are left to make."""
+        with WRITING:
+            rows = {name: made(name, sources[name]) for name in names}
+            short = [name for name in names if rows[name]["executions"] < goal]
+            if broken or not short:
+                return None
+            # The first of those that fewest are at work on: the last harness gets all of them.
+            name = min(short, key=lambda name: under_way[name])
+            slices = rows[name]["slices"] + under_way[name]
+            under_way[name] += 1
+        return name, slices, goal - rows[name]["executions"]
+
+    def work() -> None:
+        while chosen := choose():
+            name, slices, runs = chosen
             start = time.monotonic()
-            ran = slice_of(name, row, goal)
+            ran = slice_of(name, slices, runs)
             if not ran.clean:
                 print(f"FOUND  {name}\n{ran.output[-4000:]}", flush=True)
-                return False
-            if digest(name) != source:
+                broken.append(name)
+            elif digest(name) != sources[name]:
                 print(f"{name}: the code has changed; this slice is not counted", flush=True)
-                return False
-            row = add(name, row, ran, time.monotonic() - start)
-            print(f"{name}: {row['executions']:,} so far; {ran}", flush=True)
-        return True
+                broken.append(name)
+            else:
+                row = add(name, sources[name], ran, time.monotonic() - start, guided=is_guided(slices))
+                print(f"{name}: {row['executions']:,} so far; {ran}", flush=True)
+            with WRITING:
+                under_way[name] -= 1
 
     with ThreadPoolExecutor(jobs) as pool:
-        return all(list(pool.map(until_done, names)))
+        for worker in [pool.submit(work) for _ in range(jobs)]:
+            worker.result()
+    return not broken
 
 
 def main() -> int:
@@ -136,7 +156,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="fuzz.campaign", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="default: all")
     parser.add_argument("--runs", type=int, default=10_000_000, help="executions for each harness")
-    parser.add_argument("--jobs", type=int, default=2, help="harnesses at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="slices at a time")
     options = parser.parse_args()
     clean = campaign(options.names or NAMES, options.runs, options.jobs)
     print(*table(), sep="\n")

@@ -3,6 +3,7 @@
 import ast
 import random
 import sys
+import threading
 
 import pytest
 from fuzz import campaign, harnesses, mutate, oracle, planted, seeds, unguided
@@ -187,6 +188,38 @@ def test_words_are_no_code(tmp_path, words):
     assert campaign.code(one) == campaign.code(other)
     other.write_text("def f(a):\n    return a + 2\n")
     assert campaign.code(one) != campaign.code(other)
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (["codec"], [("codec", "fuzz.run"), ("codec", "fuzz.unguided")]),
+        (["codec", "jcard"], [("codec", "fuzz.run"), ("jcard", "fuzz.run")]),
+    ],
+)
+def test_a_campaign_has_so_many_slices_under_way(names, first, tmp_path, monkeypatch):
+    together = threading.Barrier(2)
+    ran = []
+
+    def run(name, seconds, *arguments, module="fuzz.run"):
+        ran.append((name, module))
+        if len(ran) <= 2:
+            together.wait(20)
+        return campaign.Ran(True, 100, 5, 6, 7, "")
+
+    monkeypatch.setattr(campaign, "STATE", tmp_path / "executions.json")
+    monkeypatch.setattr(campaign, "run", run)
+    assert campaign.campaign(names, 200, 2)
+    assert sorted(ran[:2]) == first
+    assert all(campaign.read()[name]["executions"] >= 200 for name in names)
+
+
+def test_what_a_slice_finds_ends_the_campaign(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(campaign, "STATE", tmp_path / "executions.json")
+    monkeypatch.setattr(campaign, "run", lambda *_arguments, **_options: campaign.Ran(False, 1, 0, 0, 0, "a crash"))
+    assert not campaign.campaign(["codec", "jcard"], 200, 1)
+    assert capsys.readouterr().out == "FOUND  codec\na crash\n"
+    assert campaign.read() == {}
 
 
 def test_a_campaign_goes_on_where_it_was(tmp_path, monkeypatch):
