@@ -71,7 +71,7 @@ class Endpoint:
 
     @property
     def listener(self) -> socket.socket:
-        """The socket that accepts, and never waits. Raises RuntimeError for a device, which has none."""
+        """The socket that accepts. Raises RuntimeError for a device, which has none."""
         if self.sock is None:
             raise RuntimeError(f"{self.address} has no socket")
         return self.sock
@@ -132,8 +132,6 @@ def _bind_vsock(address: Vsock) -> socket.socket:
 
 def _bound(sock: socket.socket, place: Any) -> socket.socket:
     try:
-        # Whoever was seen there may have gone when its turn comes.
-        sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(place)

@@ -108,6 +108,7 @@ class GuestServer(Server[GuestLink, Shared]):
 
     async def _accept(self, endpoint: Endpoint) -> None:
         loop = asyncio.get_running_loop()
+        endpoint.listener.setblocking(False)
         while True:
             try:
                 sock, _ = await loop.sock_accept(endpoint.listener)

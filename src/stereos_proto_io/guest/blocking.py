@@ -125,6 +125,8 @@ class GuestServer(Server[GuestLink, Shared]):
                 self._watch(endpoint)
 
     def _watch(self, endpoint: Endpoint) -> None:
+        # Whoever was seen there may have gone when its turn comes.
+        endpoint.listener.setblocking(False)
         self._selector.register(endpoint.listener, selectors.EVENT_READ, endpoint)
 
     def _accept(self, endpoint: Endpoint) -> None:
