@@ -31,7 +31,7 @@ from fuzz import harnesses  # noqa: E402
 from fuzz.__main__ import NAMES, Ran, run  # noqa: E402
 
 STATE: Final = ROOT / "fuzz" / "executions.json"
-#: Harnesses that run beside each other end their slices when they like.
+#: Slices that run beside each other begin and end when they like.
 WRITING: Final = Lock()
 #: Seconds of a slice: short enough that little is lost when a run is stopped.
 SLICE: Final = 120

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Final, Self
 
 from stereos_proto_io.addresses import Address
@@ -112,9 +112,8 @@ class GuestServer(Server[GuestLink, Shared]):
     def _obey_all(self) -> None:
         # Heard before looked: what is ordered from now on rings again.
         self._hears.recv(_BELL)
-        with suppress(Empty):
-            while True:
-                self._orders.get_nowait()()
+        while not self._orders.empty():
+            self._orders.get()()
 
     def _open(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
