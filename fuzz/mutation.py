@@ -31,10 +31,10 @@ MODULES: Final = (
     *("_messages", "_errors", "_provision", "_toml", "_jcard", "dialogues"),
 )
 MORE: Final = (
-    "tests/test_vectors.py",
-    "tests/test_fuzz_corpus.py::test_kept_corpus",
-    "tests/test_fuzz_corpus.py::test_what_was_once_found",
-    "tests/test_codec.py",
+    "tests/core/test_vectors.py",
+    "tests/project/test_fuzz_corpus.py::test_kept_corpus",
+    "tests/project/test_fuzz_corpus.py::test_what_was_once_found",
+    "tests/core/test_codec.py",
 )
 PYTEST: Final = (
     *("-x", "-q", "-m", "not vm", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
@@ -161,7 +161,7 @@ def fails(source: Path, tests: list[str]) -> bool:
 
 def tests_of(name: str) -> list[list[str]]:
     """The tests to ask, one list after the other."""
-    own = f"tests/test_{name.strip('_')}.py"
+    own = f"tests/core/test_{name.strip('_')}.py"
     return [[own], [more for more in MORE if more != own]]
 
 

@@ -186,7 +186,7 @@ FAULTS: Final[dict[str, Fault]] = {
 }
 #: The tests that are asked when those of the module itself see nothing. The fuzzers' own replay is not among them.
 SUITE: Final = tuple(
-    f"tests/test_{name}.py"
+    f"tests/core/test_{name}.py"
     for name in (
         "json_oracle",
         "vectors",
@@ -234,7 +234,7 @@ def run(environment: dict[str, str], *command: str) -> tuple[int, str]:
 
 def by_suite(environment: dict[str, str], fault: Fault) -> str:
     """The first test that fails: in the module's own file, else anywhere."""
-    own = ROOT / "tests" / f"test_{Path(fault.file).stem.strip('_')}.py"
+    own = ROOT / "tests" / "core" / f"test_{Path(fault.file).stem.strip('_')}.py"
     targets = [(str(own),), SUITE] if own.exists() else [SUITE]
     for target in targets:
         code, output = run(environment, "pytest", "-x", "-q", "--no-header", "-m", "not vm", *target)

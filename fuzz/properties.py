@@ -37,9 +37,9 @@ def collected() -> list[Callable[[bytes], Any]]:
     sys.path.insert(0, str(TESTS))
     found = []
     for name in FILES:
-        if not (TESTS / f"test_{name}.py").exists():
+        if not (TESTS / "core" / f"test_{name}.py").exists():
             continue
-        module = importlib.import_module(f"test_{name}")
+        module = importlib.import_module(f"core.test_{name}")
         for member in vars(module).values():
             test: Any = getattr(member, "hypothesis", None)
             if inspect.isfunction(member) and test is not None and not inspect.signature(member).parameters:

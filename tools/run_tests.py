@@ -33,7 +33,7 @@ def test_file(module: Path) -> Path:
     parts = [part.strip("_") for part in module.relative_to(CORE).with_suffix("").parts]
     if len(parts) > 1 and parts[-1] == "init":
         parts.pop()
-    return ROOT / "tests" / f"test_{'_'.join(parts)}.py"
+    return ROOT / "tests" / "core" / f"test_{'_'.join(parts)}.py"
 
 
 def has_logic(module: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 #: A Python in the words of a shell: what it answers to the three questions that it is asked.
 PYTHON = """#!/bin/sh

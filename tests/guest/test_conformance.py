@@ -541,7 +541,7 @@ def test_names_are_sentences_with_a_section(case):
 
 
 def test_sections_exist():
-    page = Path(__file__).parent.parent / "docs" / "protocol.md"
+    page = Path(__file__).parents[2] / "docs" / "protocol.md"
     headings = re.findall(r"^## (\d)", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert {case.section[1:] for case in CASES} <= {*headings}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.test_commands import check
 from cli_harness import piped, plain, run_cli, run_process, terminal
 from stereos_proto import Ack, AgentStatus, Lifecycle, encode
 from stereos_proto_io import HybridVsock, UnixSocket, Vsock
@@ -18,9 +19,8 @@ from stereos_proto_io.cli._app import make_app
 from stereos_proto_io.cli._machines import find, machines, machines_folder
 from stereos_proto_io.cli._shell import completions
 from stereos_proto_io.testing import simulated_guest
-from test_cli_commands import check
 
-TRANSCRIPTS = sorted((Path(__file__).parent / "vectors" / "transcripts").glob("*.ndjson"))
+TRANSCRIPTS = sorted((Path(__file__).parents[1] / "vectors" / "transcripts").glob("*.ndjson"))
 
 
 def keep_state(folder, name, state):

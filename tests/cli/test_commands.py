@@ -19,7 +19,7 @@ from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial
 from stereos_proto_io.cli._app import COMMANDS, GROUPS, make_app
 from stereos_proto_io.testing import simulated_guest
 
-SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "cli-json-schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "cli-json-schema.json").read_text())
 AGENTS = (AgentStatus("coder", True, "main"), AgentStatus("reviewer", True, "side", restarts=2))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQgdGhlIHJlc3Q= somebody"
 JCARD = """

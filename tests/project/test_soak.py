@@ -187,7 +187,7 @@ soak.soak("blocking", seed=20, start=50, until=lambda number: False)
 
 def test_a_hang_ends_the_run_and_says_where():
     # It ends the whole process: no thread that waits for ever can be told to go.
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     command = (sys.executable, "-c", _HANG)
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 1

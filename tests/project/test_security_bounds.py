@@ -7,7 +7,7 @@ import pytest
 
 import stereos_proto
 import stereos_proto_io
-import test_hostile
+from client import test_hostile
 from stereos_proto import (
     Connection,
     CustomRequest,
@@ -25,7 +25,7 @@ from stereos_proto_io import _dial, _session, _verbs
 from stereos_proto_io.guest import _listen
 from stereos_proto_io.guest import _session as _guest_session
 
-TEXT = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
     module.__name__: module
     for module in (_constants, _json, dialogues, _session, _dial, _verbs, _guest_session, _listen)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from core.test_jcard import ENV, SENTINEL, everything
 from stereos_proto import InjectSecret, InjectSSHKey, JcardError, Mount
 from stereos_proto_io import read_jcard
-from test_jcard import ENV, SENTINEL, everything
 
 
 @pytest.fixture

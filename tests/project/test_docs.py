@@ -37,7 +37,7 @@ from stereos_proto_io._dial import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
 from stereos_proto_io._verbs import READY_TIMEOUT
 from stereos_proto_io.testing import simulated_guest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "_generated"} & set(path.parts))

@@ -18,7 +18,7 @@ from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest.asyncio import serve
 from stereos_proto_io.testing import simulated_guest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 #: Seconds after which an example counts as stuck.
 PATIENCE = 60

@@ -151,7 +151,7 @@ def test_one_run_at_a_time_makes_a_part(cache, monkeypatch, capsys):
 
 def test_no_host_is_named_and_no_folder_of_this_machine():
     """Neither where packages come from nor where anything is here stands in the files of this room."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     files = [*(here / "vm").rglob("*.py"), here / "vm" / "guest" / "init", here.parent / "docs" / "real-machines.md"]
     for file in files:
         text = file.read_text()
@@ -159,7 +159,7 @@ def test_no_host_is_named_and_no_folder_of_this_machine():
 
 
 def test_the_page_names_the_test_of_each_fact():
-    page = (Path(__file__).parents[1] / "docs" / "real-machines.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "real-machines.md").read_text()
     tests = {name for path in image.TESTS.glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     assert set(re.findall(r"`(test_\w+)`", page)) == tests
 
