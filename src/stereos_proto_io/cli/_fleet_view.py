@@ -1,0 +1,139 @@
+"""What is seen while many guests are talked to: a live table of one line a guest, or a line per change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from ._console import clean, error_console
+from ._contact import Row
+from ._output import brief, short, state_text
+from ._signals import drawing
+
+#: Characters that a cell may have, whatever the guest sends.
+NAME_SIZE: Final = 40
+STATE_SIZE: Final = 12
+TEXT_SIZE: Final = 300
+#: Lines of the screen that are no guests: heading, summary, prompt.
+_AROUND: Final = 4
+
+_MARKS: Final = {0: ("✓", "green"), 1: ("✗", "bold red")}
+
+
+def mark(code: int | None) -> tuple[str, str]:
+    """The mark of a guest that comes to this exit code."""
+    return ("·", "cyan") if code is None else _MARKS.get(code, ("!", "bold yellow"))
+
+
+def one_line_table(*headers: str, grows: str = "") -> Table:
+    """A table in which each row is one line, however narrow the terminal: what does not fit ends in `…`."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=bool(grows))
+    for header in headers:
+        ratio = 1 if header == grows else None
+        table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=ratio)
+    return table
+
+
+def name_text(name: str) -> Text:
+    """A guest's name. Of an address the end tells most."""
+    text = clean(name[-4 * NAME_SIZE :])
+    return Text(text if len(text) <= NAME_SIZE else f"…{text[1 - NAME_SIZE :]}", "bold")
+
+
+def agents_count(row: Row) -> Text:
+    """How many of a guest's agents run."""
+    if row.health is None:
+        return Text("")
+    running = sum(agent.running for agent in row.health.agents)
+    return Text(f"{running}/{len(row.health.agents)}", "" if running == len(row.health.agents) else "red")
+
+
+def row_state(row: Row) -> Text:
+    """A guest's state."""
+    if row.health is None:
+        return Text("")
+    return state_text(short(row.health.state, STATE_SIZE))
+
+
+def row_rtt(row: Row) -> Text:
+    """How long the guest took to answer last."""
+    return Text("" if row.rtt_ms is None else f"{row.rtt_ms:.1f} ms", "dim")
+
+
+def row_error(row: Row) -> str:
+    """What went wrong last with the guest."""
+    return short(brief(row.error, row.name), TEXT_SIZE)
+
+
+def _line(row: Row) -> list[Text]:
+    code = row.code
+    symbol, style = mark(code)
+    text = Text(row_error(row), "yellow") if row.error else Text("" if code is not None else short(row.step, 40))
+    return [Text(symbol, style), name_text(row.name), row_state(row), agents_count(row), row_rtt(row), text]
+
+
+class _Table:
+    """The rows as they are when they are drawn, as many as fit: those first that are at work or failed."""
+
+    def __init__(self, rows: Sequence[Row], height: int) -> None:
+        self._rows = rows
+        self._height = height
+
+    def __rich__(self) -> Group:
+        rows: Sequence[Row] = self._rows
+        room = max(self._height - _AROUND, 1)
+        if len(rows) > room:
+            rows = sorted(rows, key=_urgency)[:room]
+        table = one_line_table("", "GUEST", "STATE", "AGENTS", "RTT", "STEP", grows="STEP")
+        for row in rows:
+            table.add_row(*_line(row))
+        more = len(self._rows) - len(rows)
+        done = sum(row.code is not None for row in self._rows)
+        rest = f"; {more} more are not shown" if more else ""
+        return Group(table, Text(f"{done} of {len(self._rows)} guests are through{rest}", "dim"))
+
+
+def _urgency(row: Row) -> int:
+    """At work first, then what failed, then who waits its turn, then what is done."""
+    if row.code is None:
+        return 0 if row.step != Row("").step else 2
+    return 3 if row.code == 0 else 1
+
+
+@contextmanager
+def shown(rows: Callable[[], Sequence[Row]], *, changes: bool) -> Iterator[Callable[[Row], None]]:
+    """Show guests at work, on stderr. Yields what is told of each change.
+
+    Without a terminal there is a line per change, where `changes` says that there is something to wait for.
+    """
+    console = error_console()
+    if console.draws:
+        table: _Table | None = None
+
+        def draw() -> Any:
+            nonlocal table
+            table = table or _Table(rows(), console.height)
+            table._height = console.height
+            return table
+
+        with drawing(draw, console):
+            yield lambda _row: None
+        return
+    seen: dict[str, object] = {}
+
+    def note(row: Row) -> None:
+        now = (row.step, row.health and row.health.state, row.error, row.code)
+        if changes and seen.get(row.name) != now:
+            seen[row.name] = now
+            console.print(Text("  ").join(_cells(row)), soft_wrap=True)
+
+    yield note
+
+
+def _cells(row: Row) -> Iterable[Text]:
+    return [cell for cell in _line(row) if cell.plain]
