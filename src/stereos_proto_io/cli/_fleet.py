@@ -79,12 +79,13 @@ Beside = Callable[[], AbstractContextManager[None]]
 class Fleet:
     """The guests of one command, what is known of each, and their conversations."""
 
-    def __init__(self, targets: Sequence[Target], limits: Limits, judge: Judge, on_change: OnRow) -> None:
+    def __init__(self, targets: Sequence[Target], limits: Limits, judge: Judge) -> None:
         self._targets = targets
         self._limits = limits
         self._judge = judge
-        self._on_change = on_change
         self._failures = 0
+        #: Is told of each change of a row.
+        self.on_change: OnRow = lambda _row: None
         #: Whether the user ended it.
         self.interrupted = False
         self.rows = [Row(target.name) for target in targets]
@@ -137,7 +138,7 @@ class Fleet:
             raise NotBegun(f"not begun: {self._failures} {guests} had failed", REFUSED)
         if not limits.end.left:
             raise NotBegun("not begun: there was no time left", DEADLINE)
-        contact = AsyncContact(target, limits.end.or_in(limits.seconds), _silent_wait, self._on_change)
+        contact = AsyncContact(target, limits.end.or_in(limits.seconds), _silent_wait, self._changed)
         contact.row = row
         try:
             target.reached()
@@ -146,7 +147,7 @@ class Fleet:
             await contact.close()
 
     def _failed(self, target: Target, row: Row, error: Exception, code: int) -> Outcome:
-        self._failures += 1
+        self._failures += not isinstance(error, NotBegun)
         said = GuestError(target.sentence(error), error) if isinstance(error, StereosError) else error
         row.error = str(said).removeprefix(f"{target.name}: ")
         self._settle(row, code)
@@ -154,7 +155,10 @@ class Fleet:
 
     def _settle(self, row: Row, code: int) -> None:
         row.code = code
-        self._on_change(row)
+        self._changed(row)
+
+    def _changed(self, row: Row) -> None:
+        self.on_change(row)
 
 
 _NOT_YET: Final = Row("").step

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ._console import clean, error_console
+from ._console import clean, console, error_console
 from ._contact import Row
-from ._output import brief, short, state_text
+from ._output import brief, duration, short, state_text
 from ._signals import drawing
+
+if TYPE_CHECKING:
+    from ._fleet import Outcome
 
 #: Characters that a cell may have, whatever the guest sends.
 NAME_SIZE: Final = 40
@@ -80,13 +83,13 @@ def _line(row: Row) -> list[Text]:
 class _Table:
     """The rows as they are when they are drawn, as many as fit: those first that are at work or failed."""
 
-    def __init__(self, rows: Sequence[Row], height: int) -> None:
+    def __init__(self, rows: Sequence[Row], console: Console) -> None:
         self._rows = rows
-        self._height = height
+        self._console = console
 
     def __rich__(self) -> Group:
         rows: Sequence[Row] = self._rows
-        room = max(self._height - _AROUND, 1)
+        room = max(self._console.height - _AROUND, 1)
         if len(rows) > room:
             rows = sorted(rows, key=_urgency)[:room]
         table = one_line_table("", "GUEST", "STATE", "AGENTS", "RTT", "STEP", grows="STEP")
@@ -106,22 +109,15 @@ def _urgency(row: Row) -> int:
 
 
 @contextmanager
-def shown(rows: Callable[[], Sequence[Row]], *, changes: bool) -> Iterator[Callable[[Row], None]]:
+def shown(rows: Sequence[Row], *, changes: bool) -> Iterator[Callable[[Row], None]]:
     """Show guests at work, on stderr. Yields what is told of each change.
 
     Without a terminal there is a line per change, where `changes` says that there is something to wait for.
     """
-    console = error_console()
-    if console.draws:
-        table: _Table | None = None
-
-        def draw() -> Any:
-            nonlocal table
-            table = table or _Table(rows(), console.height)
-            table._height = console.height
-            return table
-
-        with drawing(draw, console):
+    target = error_console()
+    if target.draws:
+        table = _Table(rows, target)
+        with drawing(lambda: table, target):
             yield lambda _row: None
         return
     seen: dict[str, object] = {}
@@ -130,10 +126,32 @@ def shown(rows: Callable[[], Sequence[Row]], *, changes: bool) -> Iterator[Calla
         now = (row.step, row.health and row.health.state, row.error, row.code)
         if changes and seen.get(row.name) != now:
             seen[row.name] = now
-            console.print(Text("  ").join(_cells(row)), soft_wrap=True)
+            target.print(Text("  ").join(_cells(row)), soft_wrap=True)
 
     yield note
 
 
 def _cells(row: Row) -> Iterable[Text]:
     return [cell for cell in _line(row) if cell.plain]
+
+
+def outcomes_table(outcomes: Sequence[Outcome], said: Callable[[Any], str], *, wide: bool) -> Table:
+    """What became of each guest, one a line; `said` puts the result of one that did not fail into words."""
+    rows = [outcome.row for outcome in outcomes]
+    reports = any(row.health is not None for row in rows)
+    times = any(row.rtt_ms is not None for row in rows)
+    headers = ["", "GUEST", *(["STATE", "AGENTS"] if reports else []), *(["RTT"] if times else [])]
+    headers += ["UPTIME", "ADDRESS"] if wide else []
+    table = one_line_table(*headers, "RESULT", grows="RESULT" if console().is_terminal else "")
+    for outcome in outcomes:
+        row = outcome.row
+        cells = [Text(*mark(outcome.code)), name_text(row.name)]
+        cells += [row_state(row), agents_count(row)] if reports else []
+        cells += [row_rtt(row)] if times else []
+        if wide:
+            up = "" if row.health is None else duration(row.health.uptime_seconds)
+            cells += [Text(up), Text(clean(str(outcome.target.address or "")), "dim")]
+        failed = outcome.error is not None
+        result = Text(row_error(row), "yellow") if failed else Text(short(said(outcome.value), TEXT_SIZE))
+        table.add_row(*cells, result)
+    return table

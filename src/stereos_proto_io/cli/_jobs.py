@@ -21,7 +21,7 @@ from ._deadline import ASK_SECONDS
 from ._documents import Document
 from ._errors import GuestError, SaidNo, exit_code, worst
 from ._formats import Out
-from ._output import duration, print_result, short
+from ._output import CELL_SIZE, brief, duration, print_result, short
 from ._targets import Guests, Target, about
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ FIELDS: Final = (
 )
 #: Seconds that a guest has to say whether it is in the state of `--state`.
 _STATE_SECONDS: Final = 2.0
-#: What stands in the summary for an exit code.
+#: Guests that are named for one and the same error.
+_NAMED: Final = 10
+#: What stands in the summary for an error, and for an exit code.
+_KINDS: Final = {"NotBegun": "not begun", "Interrupted": "interrupted"}
 _WORDS: Final = {
     0: "done",
     1: "said no",
@@ -178,19 +181,14 @@ def limits_of(guests: Guests, seconds: float, max_failures: int | None = None) -
     return Limits(guests.parallel, guests.seconds(seconds), guests.end(), max_failures)
 
 
-def run_fleet(
-    targets: Sequence[Target], limits: Limits, job: Job, *, quiet: bool = False
-) -> tuple[list[Outcome], bool]:
+def run_fleet(targets: Sequence[Target], limits: Limits, job: Job) -> tuple[list[Outcome], bool]:
     """Do the job with many guests, showing them at work. Return what became of each, and whether it was interrupted."""
     with plain_interrupts():
         fleet_type: type[Fleet] = import_module("._fleet", __package__).Fleet
     from ._fleet_view import shown  # noqa: PLC0415
 
-    if quiet:
-        fleet = fleet_type(targets, limits, job.code, lambda _row: None)
-        return fleet.run(job.converse), fleet.interrupted
-    with shown(lambda: fleet.rows, changes=job.waits) as note:
-        fleet = fleet_type(targets, limits, job.code, note)
+    fleet = fleet_type(targets, limits, job.code)
+    with shown(fleet.rows, changes=job.waits) as fleet.on_change:
         return fleet.run(job.converse), fleet.interrupted
 
 
@@ -233,9 +231,15 @@ def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
             out.write_line(_line(outcome, job))
     else:
         _write_table(outcomes, job, wide=kind == "wide")
-    counts = Counter(outcome.code for outcome in outcomes)
-    words = ", ".join(f"{count} {_WORDS.get(code, 'not in time')}" for code, count in sorted(counts.items()))
+    counts = Counter(_word(outcome) for outcome in outcomes)
+    words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     say(f"{len(outcomes)} {'guest' if len(outcomes) == 1 else 'guests'}: {words or 'none'}")
+
+
+def _word(outcome: Outcome) -> str:
+    """What became of a guest, for the summary."""
+    kind = type(outcome.error).__name__
+    return _KINDS.get(kind) or _WORDS.get(outcome.code, "not in time")
 
 
 def _document(outcome: Outcome, job: Job) -> Document:
@@ -274,26 +278,20 @@ def _line(outcome: Outcome, job: Job) -> dict[str, Any]:
 
 
 def _write_table(outcomes: Sequence[Outcome], job: Job, *, wide: bool) -> None:
-    from ._fleet_view import TEXT_SIZE, agents_count, mark, name_text, one_line_table, row_error, row_rtt, row_state  # noqa: PLC0415
+    from ._fleet_view import outcomes_table  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
-    reports = any(outcome.row.health is not None for outcome in outcomes)
-    headers = (
-        ["", "GUEST"] + (["STATE", "AGENTS"] if reports else []) + ["RTT"] + (["UPTIME", "ADDRESS"] if wide else [])
-    )
-    table = one_line_table(*headers, "RESULT", grows="RESULT" if console().is_terminal else "")
-    for outcome in outcomes:
-        row, target = outcome.row, outcome.target
-        cells = [Text(*mark(outcome.code)), name_text(target.name)]
-        cells += [row_state(row), agents_count(row)] if reports else []
-        cells += [row_rtt(row)]
-        if wide:
-            up = "" if row.health is None else duration(row.health.uptime_seconds)
-            cells += [Text(up), Text(clean(str(target.address or "")), "dim")]
-        failed = outcome.error is not None
-        result = Text(row_error(row), "yellow") if failed else Text(short(job.said(outcome.value), TEXT_SIZE))
-        table.add_row(*cells, result)
     if outcomes:
-        print_result(table)
+        print_result(outcomes_table(outcomes, job.said, wide=wide))
+    if console().is_terminal:
+        # There a row may have had no room for all of it.
+        failures: dict[str, list[str]] = {}
+        for outcome in outcomes:
+            if outcome.error is not None:
+                failures.setdefault(brief(outcome.row.error, outcome.target.name), []).append(outcome.target.name)
+        for sentence, names in failures.items():
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            who = ", ".join(short(name, CELL_SIZE) for name in names[:_NAMED])
+            print_result(Text.assemble("\n", (f"{who}{more}", "bold"), ": ", (short(sentence, CELL_SIZE), "yellow")))
     for outcome in outcomes:
         parts = [] if outcome.error is not None else list(job.more(outcome.value))
         if parts:

@@ -154,7 +154,7 @@ def _watch_many(
 ) -> int:
     from ._fleet import Fleet  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
-    fleet = Fleet(targets, limits_of(guest, FOREVER), lambda _value: 0, lambda _row: None)
+    fleet = Fleet(targets, limits_of(guest, FOREVER), lambda _value: 0)
     watched = {row.name: Watched(target, row) for target, row in zip(targets, fleet.rows, strict=True)}
     beside: Callable[[], AbstractContextManager[None]] | None = None
     if draws:
