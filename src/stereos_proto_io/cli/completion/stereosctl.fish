@@ -4,7 +4,11 @@ function __stereosctl_complete
     set -l text (commandline -ct)
     set -l reply (stereosctl __complete words $begun[2..] "$text" 2>/dev/null)
     if test "$reply[1]" = files
-        __fish_complete_path "$text"
+        # Of `NAME=FILE`, what follows the = is the file.
+        set -l head (string match -r '^[^=]*=' -- "$text")
+        for path in (__fish_complete_path (string replace -- "$head" "" "$text"))
+            echo "$head$path"
+        end
     else
         printf '%s\n' $reply[2..]
     end
