@@ -20,6 +20,7 @@ from ._errors import (
     PreambleError,
     PreambleFailure,
     ProtocolError,
+    Refusal,
     RemoteProtocolError,
     RequestFailed,
     RequestTimeout,
@@ -61,7 +62,7 @@ from ._messages import (
 )
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
-from ._registry import Role
+from ._registry import Role, changes_guest
 from ._state import State
 
 __all__ = [
@@ -109,6 +110,7 @@ __all__ = [
     "ProvisionPlan",
     "ProvisionReport",
     "ProvisionStep",
+    "Refusal",
     "RemoteProtocolError",
     "Reply",
     "ReplyReceived",
@@ -126,6 +128,7 @@ __all__ = [
     "UnexpectedReply",
     "UnknownMessage",
     "UnknownReceived",
+    "changes_guest",
     "decode",
     "encode",
     "load_jcard",
