@@ -29,14 +29,17 @@ from ._errors import (
 )
 from ._events import (
     NEED_DATA,
+    CallDone,
     ConnectionClosed,
     Event,
     MalformedReceived,
     NotificationReceived,
     ReplyReceived,
     RequestReceived,
+    SessionEnded,
     UnknownReceived,
 )
+from ._host_session import Call, HostSession
 from ._jcard import JcardError, load_jcard
 from ._messages import (
     Ack,
@@ -74,6 +77,8 @@ __all__ = [
     "NEED_DATA",
     "Ack",
     "AgentStatus",
+    "Call",
+    "CallDone",
     "ConnectError",
     "Connection",
     "ConnectionClosed",
@@ -82,6 +87,7 @@ __all__ = [
     "Event",
     "GetHealth",
     "Health",
+    "HostSession",
     "HybridVsockPreamble",
     "IncompleteLine",
     "InjectSSHKey",
@@ -120,6 +126,7 @@ __all__ = [
     "RequestTimeout",
     "ResyncPreamble",
     "Role",
+    "SessionEnded",
     "SetConfig",
     "Shutdown",
     "State",
