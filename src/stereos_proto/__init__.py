@@ -39,8 +39,10 @@ from ._events import (
     SessionEnded,
     UnknownReceived,
 )
-from ._host_session import Call, HostSession
+from ._host_client import DialWanted, HostClient, Task, TaskDone
+from ._host_session import Call, HostSession, raise_for_refusal
 from ._jcard import JcardError, load_jcard
+from ._mailbox import Mailbox, Pump, Waiter
 from ._messages import (
     Ack,
     AgentStatus,
@@ -66,7 +68,9 @@ from ._messages import (
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
 from ._registry import Role, changes_guest
+from ._running import Dialogue, Running
 from ._state import State
+from ._turns import Step, Turns
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -84,9 +88,12 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionLost",
     "CustomRequest",
+    "DialWanted",
+    "Dialogue",
     "Event",
     "GetHealth",
     "Health",
+    "HostClient",
     "HostSession",
     "HybridVsockPreamble",
     "IncompleteLine",
@@ -98,6 +105,7 @@ __all__ = [
     "LifecycleState",
     "LineTooLong",
     "LocalProtocolError",
+    "Mailbox",
     "MalformedLine",
     "MalformedReceived",
     "Message",
@@ -116,6 +124,7 @@ __all__ = [
     "ProvisionPlan",
     "ProvisionReport",
     "ProvisionStep",
+    "Pump",
     "Refusal",
     "RemoteProtocolError",
     "Reply",
@@ -126,17 +135,24 @@ __all__ = [
     "RequestTimeout",
     "ResyncPreamble",
     "Role",
+    "Running",
     "SessionEnded",
     "SetConfig",
     "Shutdown",
     "State",
+    "Step",
     "StepStatus",
     "StereosError",
+    "Task",
+    "TaskDone",
+    "Turns",
     "UnexpectedReply",
     "UnknownMessage",
     "UnknownReceived",
+    "Waiter",
     "changes_guest",
     "decode",
     "encode",
     "load_jcard",
+    "raise_for_refusal",
 ]

@@ -36,6 +36,14 @@ ATTEMPT_TIMEOUT: Final = 5.0
 FIRST_ATTEMPT: Final = 1.0
 
 
+class TimeUp(RequestTimeout):
+    """The whole time of a dialogue is up: a runner throws it at the next step. `seconds` is the time that it had."""
+
+    def __init__(self, text: str, *, seconds: float = 0.0) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
 @attrs.frozen
 class Connect:
     """Make a new connection, within `timeout` seconds (§8). Errors: ConnectError."""
