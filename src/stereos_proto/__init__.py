@@ -6,7 +6,7 @@ stateless codec below it. `stereos_proto_io` attaches it to sockets.
 
 from ._codec import decode, encode
 from ._connection import Connection
-from ._constants import DEFAULT_TIMEOUT, GUEST_CID, GUEST_PORT, MAX_LINE_SIZE, MAX_PENDING
+from ._constants import DEFAULT_TIMEOUT, GUEST_CID, GUEST_PORT, MAX_LINE_SIZE, MAX_PENDING, SECRET_MODE
 from ._errors import (
     ConnectError,
     ConnectionLost,
@@ -79,6 +79,7 @@ __all__ = [
     "MAX_LINE_SIZE",
     "MAX_PENDING",
     "NEED_DATA",
+    "SECRET_MODE",
     "Ack",
     "AgentStatus",
     "Call",

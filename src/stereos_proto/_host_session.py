@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal
@@ -138,9 +138,20 @@ class HostSession:
     for their turn.
     """
 
-    def __init__(self, label: str = "the guest", *, max_pending: int = MAX_PENDING) -> None:
-        """Raises ValueError when `max_pending` is below 1."""
+    def __init__(
+        self,
+        label: str = "the guest",
+        *,
+        max_pending: int = MAX_PENDING,
+        trace: Callable[[Role, bytes], object] | None = None,
+    ) -> None:
+        """Raises ValueError when `max_pending` is below 1.
+
+        `trace(sender, data)` is called with all bytes: those of the host when they are written, those of the guest
+        when they are received. They hold secrets (see `docs/howto/logging.md`). It must not raise, nor use the session.
+        """
         self.label = label
+        self._trace = trace
         self.connection = Connection(Role.HOST, max_pending=max_pending)
         self._max_pending = max_pending
         # Calls of which nothing was handed out, oldest first. Ordered and keyed, so that cancelling is O(1).
@@ -300,6 +311,9 @@ class HostSession:
         If your write takes everything and fails later (`transport.write`), say it before you write: if the
         write raises in between, the outcome is then unknown, and not wrongly "not sent".
         """
+        if self._trace is not None and size:
+            start = len(self._outgoing) - (self._queued - self._written)
+            self._trace(Role.HOST, self._outgoing[start : start + size])
         self._written += size
         if self._written == self._queued:
             self._outgoing = b""
@@ -360,6 +374,8 @@ class HostSession:
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the guest. Nothing is looked at before `next_event`. Dropped after the end."""
         if self._end is None:
+            if self._trace is not None:
+                self._trace(Role.GUEST, bytes(data))
             self.connection.receive_data(data)
 
     def receive_eof(self) -> None:

@@ -8,6 +8,7 @@ not carried out, so nothing is sent too late; TimeUp is thrown into the dialogue
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -54,6 +55,15 @@ class Running(Generic[Result]):
             return None
         self.dialogue.close()
         raise self._time_up()
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the dialogue that it was ended by `error` from outside, such as a cancellation, and close it.
+
+        It may add a note to the error that says where it stood.
+        """
+        with suppress(BaseException):
+            self.dialogue.throw(error)
+        self.dialogue.close()
 
     def until(self, seconds: float | None, now: float) -> float | None:
         """Return when an action that may take `seconds` has to be over, on the runner's clock. None: no bound."""

@@ -126,6 +126,12 @@ class Turns(Pump):
     def _has_to_write(self, waiter: Waiter | Call[Any]) -> bool:
         return isinstance(waiter, Call) and not self.session.is_written(waiter)
 
+    def wake_all(self) -> None:
+        """Wake every follower and every listener, after an exception that may have swallowed an event."""
+        for follower in tuple(self._followers):
+            wake(follower)
+        self.mailbox.wake_all()
+
     def forget(self) -> None:
         """Forget every waiter, in a child that was forked: their threads are not in it."""
         self._leader = self._writer = None
