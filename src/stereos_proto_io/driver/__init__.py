@@ -15,7 +15,9 @@ from stereos_proto_io._errors import connect_error
 from ._async_client import AsyncClient, AsyncRunner
 from ._dialling import ATTEMPT_DELAY, READ, WRITE, Dialling, attempts, lookup, lookup_number, names
 from ._fd_client import FdClient
+from ._green_client import GreenClient
 from ._outcomes import again, replies
+from ._poll_client import PollClient
 from ._streams import READ_SIZE, Device, Encrypted, Stream, as_stream
 from ._sync_client import SyncClient, SyncRunner
 from ._timeouts import seconds
@@ -34,7 +36,9 @@ __all__ = [
     "Dialling",
     "Encrypted",
     "FdClient",
+    "GreenClient",
     "Limits",
+    "PollClient",
     "Stream",
     "SyncClient",
     "SyncRunner",
