@@ -6,7 +6,7 @@ stateless codec below it. `stereos_proto_io` attaches it to sockets.
 
 from ._codec import decode, encode
 from ._connection import Connection
-from ._constants import DEFAULT_TIMEOUT, GUEST_CID, GUEST_PORT, MAX_LINE_SIZE, MAX_PENDING
+from ._constants import DEFAULT_TIMEOUT, GUEST_CID, GUEST_PORT, MAX_LINE_SIZE, MAX_PENDING, SECRET_MODE
 from ._errors import (
     ConnectError,
     ConnectionLost,
@@ -20,6 +20,7 @@ from ._errors import (
     PreambleError,
     PreambleFailure,
     ProtocolError,
+    Refusal,
     RemoteProtocolError,
     RequestFailed,
     RequestTimeout,
@@ -28,15 +29,20 @@ from ._errors import (
 )
 from ._events import (
     NEED_DATA,
+    CallDone,
     ConnectionClosed,
     Event,
     MalformedReceived,
     NotificationReceived,
     ReplyReceived,
     RequestReceived,
+    SessionEnded,
     UnknownReceived,
 )
+from ._host_client import DialWanted, HostClient, Task, TaskDone
+from ._host_session import Call, HostSession, raise_for_refusal
 from ._jcard import JcardError, load_jcard
+from ._mailbox import Mailbox, Pump, Waiter
 from ._messages import (
     Ack,
     AgentStatus,
@@ -61,8 +67,10 @@ from ._messages import (
 )
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
-from ._registry import Role
+from ._registry import Role, changes_guest
+from ._running import Dialogue, Running
 from ._state import State
+from ._turns import Step, Turns
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -71,16 +79,23 @@ __all__ = [
     "MAX_LINE_SIZE",
     "MAX_PENDING",
     "NEED_DATA",
+    "SECRET_MODE",
     "Ack",
     "AgentStatus",
+    "Call",
+    "CallDone",
     "ConnectError",
     "Connection",
     "ConnectionClosed",
     "ConnectionLost",
     "CustomRequest",
+    "DialWanted",
+    "Dialogue",
     "Event",
     "GetHealth",
     "Health",
+    "HostClient",
+    "HostSession",
     "HybridVsockPreamble",
     "IncompleteLine",
     "InjectSSHKey",
@@ -91,6 +106,7 @@ __all__ = [
     "LifecycleState",
     "LineTooLong",
     "LocalProtocolError",
+    "Mailbox",
     "MalformedLine",
     "MalformedReceived",
     "Message",
@@ -109,6 +125,8 @@ __all__ = [
     "ProvisionPlan",
     "ProvisionReport",
     "ProvisionStep",
+    "Pump",
+    "Refusal",
     "RemoteProtocolError",
     "Reply",
     "ReplyReceived",
@@ -118,15 +136,24 @@ __all__ = [
     "RequestTimeout",
     "ResyncPreamble",
     "Role",
+    "Running",
+    "SessionEnded",
     "SetConfig",
     "Shutdown",
     "State",
+    "Step",
     "StepStatus",
     "StereosError",
+    "Task",
+    "TaskDone",
+    "Turns",
     "UnexpectedReply",
     "UnknownMessage",
     "UnknownReceived",
+    "Waiter",
+    "changes_guest",
     "decode",
     "encode",
     "load_jcard",
+    "raise_for_refusal",
 ]

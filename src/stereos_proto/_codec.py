@@ -22,8 +22,19 @@ import msgspec
 
 from ._constants import MAX_LINE_SIZE, MAX_NESTING, U32_MAX
 from ._errors import LocalProtocolError, RemoteProtocolError
-from ._messages import OMIT_ZERO, U32, ZERO, Ack, Message, StateName, named, wire_fields
-from ._registry import BY_TYPE, OPEN_ROWS, REGISTRY, Role, Row
+from ._messages import (
+    OMIT_ZERO,
+    U32,
+    ZERO,
+    Ack,
+    CustomRequest,
+    Message,
+    StateName,
+    UnknownMessage,
+    named,
+    wire_fields,
+)
+from ._registry import BY_TYPE, REGISTRY, Role, Row
 from ._tolerant import Unfit, read_tolerantly, written
 
 
@@ -68,6 +79,9 @@ def write(message: Message, limit: int = MAX_LINE_SIZE) -> bytes | LocalProtocol
         return LocalProtocolError(
             f"cannot send {named(message)}: a text in it holds a lone surrogate, which has no UTF-8"
         )
+    except RemoteProtocolError as exc:
+        # A custom request with the name of a class, whose payload that class does not take.
+        return LocalProtocolError(f"cannot send {named(message)}: {exc}")
     if len(line) > limit:
         return LocalProtocolError(
             f"cannot send {named(message)}: the line would be {len(line)} bytes long, and the guest closes the "
@@ -203,9 +217,41 @@ def _write_tolerantly(message: Any) -> bytes:
     return _ENCODER.encode(written(message)) + b"\n"
 
 
+def _checked(row: Row, write_line: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """`write_line`, with what the row says of messages that fit their types and still may not be sent."""
+    fault = row.fault
+    if fault is None:
+        return write_line
+
+    def write_checked(message: Any) -> bytes:
+        line = write_line(message)
+        if why := fault(message):
+            del line
+            raise Unfit(why)
+        return line
+
+    return write_checked
+
+
+def _write_custom(message: CustomRequest) -> bytes:
+    """The line of a custom request. With the name of a class it must be a line of that class (§2)."""
+    line = _write_tolerantly(message)
+    row = BY_TYPE[Role.HOST].get(message.type)
+    if row is not None and not row.ignores_bad_payload:
+        twin = read_tolerantly(line[:-1], Role.HOST)
+        if isinstance(twin, RemoteProtocolError):
+            del line
+            raise twin
+        if row.fault is not None and (why := row.fault(twin)):
+            del line, twin
+            raise Unfit(why)
+    return line
+
+
 _WRITERS: Final[dict[type[Message], Callable[[Any], bytes]]] = {
-    **{row.cls: _writer(row) for row in REGISTRY},
-    **{row.cls: _write_tolerantly for row in OPEN_ROWS.values()},
+    **{row.cls: _checked(row, _writer(row)) for row in REGISTRY},
+    CustomRequest: _write_custom,
+    UnknownMessage: _write_tolerantly,
 }
 
 

@@ -17,6 +17,7 @@ from ._errors import (
     LineTooLong,
     LocalProtocolError,
     MalformedLine,
+    Refusal,
     RemoteProtocolError,
     UnexpectedReply,
 )
@@ -32,8 +33,8 @@ from ._events import (
     UnknownReceived,
 )
 from ._framing import TOO_LONG, LineReader
-from ._messages import InjectSSHKey, Message, Reply, Request, UnknownMessage, named
-from ._registry import BY_CLASS, BY_TYPE, Kind, Role
+from ._messages import Message, Reply, Request, UnknownMessage, named
+from ._registry import BY_CLASS, BY_TYPE, Kind, Role, row_of
 from ._state import Conversation, State, Violation
 
 #: What tells of a message: by its kind, but for the open class, which has an event of its own.
@@ -125,11 +126,34 @@ class Connection:
         line = write(message, self._max_line_size)
         if not isinstance(line, bytes):
             raise line
-        fault = self._refuse(message)
-        if fault:
-            del line
-            raise LocalProtocolError(f"cannot send {named(message)}: {fault}")
-        return line
+        try:
+            self.commit(message)
+        except LocalProtocolError as exc:
+            error = exc
+        else:
+            return line
+        del line
+        raise error.with_traceback(None)
+
+    def commit(self, message: Message) -> None:
+        """Count `message`, whose line the caller has from `encode`, as sent.
+
+        `send` is `encode` and this. It is for those that encode once and send later: `encode` tells what can never
+        be sent, and this what cannot be sent now (§3). Raises LocalProtocolError, with nothing changed.
+        """
+        if len(self._conversation.pending) >= self._max_pending and row_of(message).kind is Kind.REQUEST:
+            raise LocalProtocolError(
+                f"cannot send {named(message)}: {self._max_pending} requests are waiting for their reply already",
+                refusal=Refusal.FULL,
+            )
+        try:
+            self._take(self.our_role, message)
+        except Violation as exc:
+            refusal = Refusal.MESSAGE if self.our_state is State.OPEN is self.their_state else Refusal.ENDED
+            error = LocalProtocolError(f"cannot send {named(message)}: {exc}", refusal=refusal)
+        else:
+            return
+        raise error
 
     def send_eof(self) -> None:
         """Count our direction as ended: say this when you shut down the writing side of the stream (§1).
@@ -202,17 +226,6 @@ class Connection:
                 fields["request"] = request
             return event
         return self._fail(self._violation(message, why))
-
-    def _refuse(self, message: Message) -> str | None:
-        if isinstance(message, InjectSSHKey) and self._is_host and "\n" in message.public_key.rstrip("\n"):
-            return "the public key has a newline inside, so the guest would store it as two keys"
-        if len(self._conversation.pending) >= self._max_pending and BY_CLASS[type(message)].kind is Kind.REQUEST:
-            return f"{self._max_pending} requests are waiting for their reply already"
-        try:
-            self._conversation.message(self.our_role, message)
-        except Violation as exc:
-            return str(exc)
-        return None
 
     def _unreadable(self, error: RemoteProtocolError) -> MalformedReceived | Request:
         """What follows from a line that could not be read: an event, or the request that it stands for."""

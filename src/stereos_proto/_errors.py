@@ -46,8 +46,27 @@ class ProtocolError(StereosError):
         return super().__new__(cls, *args)
 
 
+class Refusal(Enum):
+    """Why a message was not sent (§1 to §5).
+
+    `MESSAGE`: it can never be sent as it is. `FULL`: too many requests wait for their reply; send it again when
+    one of them is answered. `ENDED`: this end, or the peer, has ended its side of the connection.
+    """
+
+    MESSAGE = "message"
+    FULL = "full"
+    ENDED = "ended"
+
+
 class LocalProtocolError(ProtocolError, ValueError):
-    """You asked for something that the protocol forbids (§1 to §5). Nothing was sent and no state has changed."""
+    """You asked for something that the protocol forbids (§1 to §5). Nothing was sent and no state has changed.
+
+    `refusal` tells a bad message from a connection that takes no more now, or ever.
+    """
+
+    def __init__(self, text: str, *, refusal: Refusal = Refusal.MESSAGE) -> None:
+        super().__init__(text)
+        self.refusal = refusal
 
 
 class RemoteProtocolError(ProtocolError):
@@ -138,12 +157,14 @@ class ConnectError(StereosError):
     """No connection to the guest could be made (§8).
 
     The text names the address; the operating system's error is chained. `retryable` is False when trying
-    again cannot help (no such address family, a path too long, no permission).
+    again cannot help (no such address family, a path too long, no permission). `timed_out` is True when there was
+    no answer at all: a dialogue that dials again then waits longer (`dialogues.ReadyWait`).
     """
 
-    def __init__(self, text: str, *, retryable: bool = True) -> None:
+    def __init__(self, text: str, *, retryable: bool = True, timed_out: bool = False) -> None:
         super().__init__(text)
         self.retryable = retryable
+        self.timed_out = timed_out
 
 
 class ConnectionLost(StereosError):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from ._errors import InvalidMessage, MalformedLine
+from ._errors import InvalidMessage, MalformedLine, StereosError
 from ._messages import Ack, Message, Notification, Reply, Request
 from ._registry import BY_TYPE, Role
+
+if TYPE_CHECKING:
+    from ._host_session import Call
 
 
 class Need(Enum):
@@ -100,6 +103,24 @@ class ConnectionClosed:
     """
 
     unanswered: tuple[Message, ...] = ()
+
+
+@attrs.frozen(slots=False)
+class CallDone:
+    """A session: `call` has its outcome (§3). Handed out once for each call that was not cancelled."""
+
+    call: Call[Any]
+
+
+@attrs.frozen
+class SessionEnded:
+    """A session: the conversation is over (§1). The last event, handed out once.
+
+    `error` says why; it is a ConnectionLost, too, where the session was closed from here. None: a guest's session
+    has ended in order.
+    """
+
+    error: StereosError | None
 
 
 Event = ReplyReceived | NotificationReceived | UnknownReceived | RequestReceived | MalformedReceived | ConnectionClosed

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Never, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Never, Self
 
 import attrs
 from msgspec import Meta
@@ -87,13 +87,29 @@ class Message:
 
 
 @attrs.frozen(slots=False)
-class Request(Message):
-    """A message that the host sends and the guest answers (§2)."""
+class Reply(Message):
+    """A message that the guest sends as the answer to the oldest unanswered request (§3)."""
+
+
+# The reply to a request: `Request[Pong]` is answered by a `Pong`, and a bare `Request` by any `Reply`. Python knows
+# defaults of type variables since 3.13; type checkers know them already.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    ReplyT_co = TypeVar("ReplyT_co", bound=Reply, covariant=True, default=Reply)
+else:
+    from typing import TypeVar
+
+    ReplyT_co = TypeVar("ReplyT_co", bound=Reply, covariant=True)
 
 
 @attrs.frozen(slots=False)
-class Reply(Message):
-    """A message that the guest sends as the answer to the oldest unanswered request (§3)."""
+class Request(Message, Generic[ReplyT_co]):
+    """A message that the host sends and the guest answers (§2).
+
+    It is typed by its reply: `Ping` is a `Request[Pong]`. A refusal (`Ack` with `ok=False`) may answer any
+    request (§3).
+    """
 
 
 @attrs.frozen(slots=False)
@@ -102,14 +118,14 @@ class Notification(Message):
 
 
 @attrs.frozen(slots=False)
-class Ping(Request):
+class Ping(Request["Pong"]):
     """Ask whether anybody is there. Answered by `Pong` (§2)."""
 
     type: ClassVar[str] = MessageType.PING
 
 
 @attrs.frozen(slots=False)
-class GetHealth(Request):
+class GetHealth(Request["Health"]):
     """Ask for the guest's state. Answered by `Health` (§2)."""
 
     type: ClassVar[str] = MessageType.GET_HEALTH
@@ -129,7 +145,7 @@ class _KeptHere:
 
 
 @attrs.frozen(slots=False)
-class SetConfig(_KeptHere, Request):
+class SetConfig(_KeptHere, Request["Ack"]):
     """Replace the guest's jcard.toml by `content` (§6). Answered by `Ack`.
 
     The guest stores it readable by everybody. `content` counts as secret all the same: it is kept out of
@@ -141,7 +157,7 @@ class SetConfig(_KeptHere, Request):
 
 
 @attrs.frozen(slots=False)
-class InjectSecret(_KeptHere, Request):
+class InjectSecret(_KeptHere, Request["Ack"]):
     """Store `value` in the file `name` below the guest's secrets folder (§6). Answered by `Ack`.
 
     `name` is a simple file name. `mode` holds the file's permission bits, 0 to 4294967295; 0 lets the guest
@@ -155,7 +171,7 @@ class InjectSecret(_KeptHere, Request):
 
 
 @attrs.frozen(slots=False)
-class InjectSSHKey(Request):
+class InjectSSHKey(Request["Ack"]):
     """*Replace* the authorized keys of `user` by `public_key`, one line in OpenSSH's format (§6).
 
     Answered by `Ack`. A host does not send a key with a newline inside it: the guest would store two keys.
@@ -167,7 +183,7 @@ class InjectSSHKey(Request):
 
 
 @attrs.frozen(slots=False)
-class Mount(Request):
+class Mount(Request["Ack"]):
     """Mount the shared folder `tag` at the absolute path `guest_path` (§6). Answered by `Ack`.
 
     `fs_type` is `"9p"` or `"virtiofs"`. Mounting is not idempotent: a second mount lies over the first.
@@ -181,7 +197,7 @@ class Mount(Request):
 
 
 @attrs.frozen(slots=False)
-class Shutdown(Request):
+class Shutdown(Request["Ack"]):
     """Power the guest off (§6). Answered by `Ack`, which may be lost in the race with the power."""
 
     type: ClassVar[str] = MessageType.SHUTDOWN
@@ -189,10 +205,12 @@ class Shutdown(Request):
 
 
 @attrs.frozen(slots=False)
-class CustomRequest(Request):
-    """A request of a type that is not in the registry (§2, §3). Answered by `Ack`.
+class CustomRequest(Request[Reply]):
+    """A request of any type (§2, §3): for types without a class. Answered by `Ack`.
 
     `payload` is any JSON value, None for no payload. It may carry a secret, so it is kept out of the repr.
+    With the name of a request that has a class it is sent with the payload given, and the checks and the reply
+    of that class apply. Names of messages that the guest sends are acked, as all unknown types are.
     """
 
     type: str  # type: ignore[misc]  # pyright: ignore[reportIncompatibleVariableOverride]

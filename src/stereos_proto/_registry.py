@@ -6,8 +6,9 @@ in `_messages` and one row here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -24,6 +25,7 @@ from ._messages import (
     Ping,
     Pong,
     Reply,
+    Request,
     SetConfig,
     Shutdown,
     UnknownMessage,
@@ -75,7 +77,8 @@ class Row:
     without a payload (§4), and `noun` is what the guest calls it then. `has_effect` is False where a request
     whose reply was lost can be repeated without a thought. `ignores_bad_payload`: the guest carries the
     request out although its payload does not fit, as if it had none (§4). `tells_state`: its `state` is the
-    guest's lifecycle state. `type` is the name on the wire, `sender` the end that sends it.
+    guest's lifecycle state. `fault` returns what makes a message unfit to be sent although its values have the
+    right types, or "". `type` is the name on the wire, `sender` the end that sends it.
     """
 
     cls: type[Message]
@@ -86,6 +89,7 @@ class Row:
     has_effect: bool = False
     ignores_bad_payload: bool = False
     tells_state: bool = False
+    fault: Callable[[Any], str] | None = None
     type: str = attrs.field(init=False, default=attrs.Factory(lambda row: _type_of(row.cls), takes_self=True))
     sender: Role = attrs.field(init=False, default=attrs.Factory(lambda row: row.kind.sender, takes_self=True))
 
@@ -95,8 +99,14 @@ def _type_of(cls: type[Message]) -> str:
     return str(getattr(cls, "type", ""))
 
 
-def _acked(cls: type[Message], *, noun: str) -> Row:
-    return Row(cls, Kind.REQUEST, reply=Ack, needs_payload=True, noun=noun, has_effect=True)
+def _acked(cls: type[Message], *, noun: str, fault: Callable[[Any], str] | None = None) -> Row:
+    return Row(cls, Kind.REQUEST, reply=Ack, needs_payload=True, noun=noun, has_effect=True, fault=fault)
+
+
+def _key_fault(message: InjectSSHKey) -> str:
+    if "\n" in message.public_key.rstrip("\n"):
+        return "the public key has a newline inside, so the guest would store it as two keys"
+    return ""
 
 
 REGISTRY: Final[tuple[Row, ...]] = (
@@ -104,7 +114,7 @@ REGISTRY: Final[tuple[Row, ...]] = (
     Row(GetHealth, Kind.REQUEST, reply=Health),
     _acked(SetConfig, noun="config"),
     _acked(InjectSecret, noun="secret"),
-    _acked(InjectSSHKey, noun="ssh key"),
+    _acked(InjectSSHKey, noun="ssh key", fault=_key_fault),
     _acked(Mount, noun="mount"),
     Row(Shutdown, Kind.REQUEST, reply=Ack, has_effect=True, ignores_bad_payload=True),
     Row(Pong, Kind.REPLY),
@@ -124,3 +134,23 @@ BY_CLASS: Final[dict[type[Message], Row]] = {row.cls: row for row in (*REGISTRY,
 BY_TYPE: Final[dict[Role, dict[str, Row]]] = {
     role: {row.type: row for row in REGISTRY if row.sender is role} for role in Role
 }
+
+
+def row_of(message: Message) -> Row:
+    """Return the row that `message` is treated by. Raises KeyError for what is no message of ours.
+
+    A `CustomRequest` with the name of a request that has a class is treated as that class is: a guest cannot
+    tell them apart either.
+    """
+    row = BY_CLASS[type(message)]
+    if type(message) is CustomRequest:
+        return BY_TYPE[Role.HOST].get(message.type, row)
+    return row
+
+
+def changes_guest(message: Request) -> bool:
+    """Return whether `message` changes something in the guest, so that a lost reply leaves its outcome unknown (§6).
+
+    `ping` and `get_health` can be repeated without a thought. A type without a class counts as a change.
+    """
+    return row_of(message).has_effect

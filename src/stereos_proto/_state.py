@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ._messages import Ack, CustomRequest, Message, Request, named, shortened
-from ._registry import BY_CLASS, BY_TYPE, Kind, Role
+from ._registry import BY_CLASS, Kind, Role, row_of
 
 
 class State(Enum):
@@ -82,7 +82,7 @@ def answers(reply: Message, request: Request) -> bool:
     An ack names the type that it answers. A refusal answers any request; it names "" when the guest could not
     read the line.
     """
-    expected = BY_CLASS[type(request)].reply
+    expected = row_of(request).reply
     if type(reply) is not Ack:
         return type(reply) is expected
     if reply.ok:
@@ -127,8 +127,6 @@ class Conversation:
             self._permit(sender, row.kind)
         kind, pending = row.kind, self.pending
         if kind is _REQUEST:
-            if type(message) is CustomRequest and (known := BY_TYPE[Role.HOST].get(message.type)):
-                raise Violation(f"{message.type!r} has a class of its own, {known.cls.__name__}")
             pending.append(message)
             return None
         request = None

@@ -36,6 +36,14 @@ ATTEMPT_TIMEOUT: Final = 5.0
 FIRST_ATTEMPT: Final = 1.0
 
 
+class TimeUp(RequestTimeout):
+    """The whole time of a dialogue is up: a runner throws it at the next step. `seconds` is the time that it had."""
+
+    def __init__(self, text: str, *, seconds: float = 0.0) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
 @attrs.frozen
 class Connect:
     """Make a new connection, within `timeout` seconds (§8). Errors: ConnectError."""
@@ -164,9 +172,15 @@ class ReadyWait:
                     yield Connect(patience)
                     connected = True
                 reply = yield Send(GetHealth(), patience if redial else None)
+            except TimeUp as exc:
+                raise self.progress.not_ready(str(exc)) from (self.progress.error or exc)
             except (ConnectError, ConnectionLost, RequestTimeout) as exc:
                 connected = False
-                if isinstance(exc, RequestTimeout) or isinstance(exc.__cause__, TimeoutError):
+                if (
+                    isinstance(exc, RequestTimeout)
+                    or getattr(exc, "timed_out", False)
+                    or isinstance(exc.__cause__, TimeoutError)
+                ):
                     patience = min(2 * patience, self.attempt_timeout)
                 self._note(None, exc)
                 if not redial or (isinstance(exc, ConnectError) and not exc.retryable):
@@ -184,7 +198,10 @@ class ReadyWait:
                 # Something has moved: look again soon.
                 delays = self.backoff.delays()
             delay = next(delays)
-            yield Sleep(delay if self.progress.error else min(delay, self.backoff.answering))
+            try:
+                yield Sleep(delay if self.progress.error else min(delay, self.backoff.answering))
+            except TimeUp as exc:
+                raise self.progress.not_ready(str(exc)) from (self.progress.error or exc)
 
     def _kind(self) -> object:
         return self.progress.state, type(self.progress.error)

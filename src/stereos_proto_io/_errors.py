@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import re
 import socket
 from typing import Final
 
 from stereos_proto import ConnectError, PreambleError
 
-from .addresses import Address, Vsock
+from .addresses import Address
 
 #: errno → what it means here, and whether a later try may succeed by itself.
 _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
@@ -36,37 +35,36 @@ _UNKNOWN: Final = ("the system refused it", True)
 
 
 def _errno(cause: BaseException) -> int:
-    """The system's number for `cause`; 0 where it has none. A dial to several addresses hides those of its tries:
-    trio has them in a group, and asyncio in its text alone.
-    """
-    if isinstance(cause, OSError) and cause.errno:
-        return cause.errno
-    tries = cause.__cause__.exceptions if isinstance(cause.__cause__, BaseExceptionGroup) else ()
-    told = re.search(r"\[Errno (\d+)\]", str(cause))
-    return next(filter(None, map(_errno, tries)), int(told[1]) if told else 0)
+    """The system's number for `cause`; 0 where it has none."""
+    return cause.errno or 0 if isinstance(cause, OSError) else 0
 
 
 def connect_error(address: Address, cause: BaseException) -> ConnectError:
-    """The error for a dial that failed with `cause`, chained to it."""
+    """The error for a dial that failed with `cause`, chained to it (§8). A ConnectError is returned as it is."""
+    if isinstance(cause, ConnectError):
+        return cause
+    timed_out = isinstance(cause, TimeoutError)
     if isinstance(cause, PreambleError):
         text, retryable = str(cause), cause.failure.retryable
     elif isinstance(cause, socket.gaierror):
-        # Its numbers are a name space of their own, which on macOS overlaps with errno's.
-        text, retryable = f"this name is not known ({cause})", True
-    elif isinstance(cause, TimeoutError) and not cause.errno:
+        text, retryable = _name_error(cause)
+    elif timed_out and not _errno(cause):
         text, retryable = "no answer in time; is the guest booting, or paused?", True
+    elif isinstance(cause, OSError) and not cause.errno:
+        # Said by an address: this system cannot connect to such a place.
+        text, retryable = str(cause), False
     else:
         meaning, retryable = _MEANINGS.get(_errno(cause), _UNKNOWN)
+        if fault := address.fault():
+            meaning, retryable = fault, False
         text = f"{meaning} ({cause})"
-    error = ConnectError(f"cannot connect to {address}: {text}", retryable=retryable)
-    error.__cause__ = cause
+    error = ConnectError(f"cannot connect to {address}: {text}", retryable=retryable, timed_out=timed_out)
+    error.__cause__ = cause.with_traceback(None)
     return error
 
 
-def no_vsock(address: Vsock) -> ConnectError:
-    """The error where Python or the system has no AF_VSOCK."""
-    return ConnectError(
-        f"cannot connect to {address}: this Python has no AF_VSOCK, which only Linux builds have; "
-        "use the hypervisor's unix socket or TCP forwarding instead",
-        retryable=False,
-    )
+def _name_error(cause: socket.gaierror) -> tuple[str, bool]:
+    # The numbers of name errors are a name space of their own, which on macOS overlaps with errno's.
+    if cause.errno == socket.EAI_AGAIN:
+        return f"the name could not be looked up for now ({cause.strerror})", True
+    return f"this name is not known ({cause.strerror})", True

@@ -12,23 +12,151 @@
 
 An address is checked when it is made, so a bad one never reaches a socket. Where the operating system would
 truncate silently (an AF_VSOCK number over 32 bits, a path over `sun_path`), the check is ours.
+
+An address knows its own facts: what to connect to, which bytes come before the protocol, whether the stream has
+connections. Clients, servers and the command line ask it and never test its type, so a new transport is one
+subclass of `Address`.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import secrets
+import socket
+import stat
 import sys
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
 from urllib.parse import quote, unquote
 
 import attrs
 
-from stereos_proto._constants import GUEST_CID, GUEST_PORT, U32_MAX
+from stereos_proto import GUEST_CID, GUEST_PORT, HybridVsockPreamble, Preamble, ResyncPreamble
+
+__all__ = [
+    "HYBRID_VSOCK_PATIENCE",
+    "MAX_UNIX_PATH",
+    "RESYNC_PATIENCE",
+    "SCHEMES",
+    "TCP",
+    "Address",
+    "Dial",
+    "HybridVsock",
+    "UnixSocket",
+    "VirtioSerial",
+    "Vsock",
+    "parse_address",
+]
 
 #: Bytes that a unix socket's path may have: the size of `sun_path` less its closing NUL.
 MAX_UNIX_PATH: Final = 103 if sys.platform == "darwin" else 107
+
+#: Seconds after which a hybrid-vsock host that does not answer CONNECT is given up (§8).
+HYBRID_VSOCK_PATIENCE: Final = 5.0
+
+#: Seconds after which a resynchronisation is repeated: what was written before the guest opened its port may
+#: be lost (§9).
+RESYNC_PATIENCE: Final = 1.0
+
+_U32_MAX: Final = 2**32 - 1
+
+#: A socket family and the address to hand to `connect`.
+Attempt = tuple[int, Any]
+
+
+class Address:
+    """Where a guest is reached (§8). The base of all addresses; subclass it for a transport of your own.
+
+    A subclass is an immutable value with a `__str__`. Give it a `scheme` and a `parse` to make it readable by
+    `parse_address`, and either `attempts` (sockets to connect) or `open` (a stream that is connected already).
+    """
+
+    __slots__ = ()
+
+    #: What stands before `://` in its text; "" where it has no text that can be read back.
+    scheme: ClassVar[str] = ""
+
+    #: Whether a connection has a beginning and an end that the guest sees. A serial port has none (§9).
+    has_connections: ClassVar[bool] = True
+
+    #: Whether our direction can be ended while the guest's goes on (`shutdown(SHUT_WR)`).
+    can_half_close: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.scheme:
+            # A class of attrs with slots is made twice; the second one is the one to keep.
+            SCHEMES[cls.scheme] = cls
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:  # noqa: ARG003
+        """Return the address whose text is `rest`, without the scheme. Raises ValueError."""
+        raise ValueError(f"{cls.__name__} cannot be written as text")
+
+    def name(self) -> tuple[str, int] | None:
+        """Return the host and port to look up before `attempts`; None where there is nothing to look up."""
+        return None
+
+    def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:
+        """Return what to connect to, in the order in which to try. `found` is what the look-up of `name` gave.
+
+        Raises OSError where this system cannot connect to such an address at all.
+        """
+        return list(found)
+
+    def open(self) -> Any:
+        """Return a stream that is connected already, or an awaitable of one; None: connect to the `attempts`."""
+        return None
+
+    def preambles(self) -> Iterator[tuple[Preamble, float]]:
+        """Yield the preambles to try on a fresh stream, each with the seconds to wait for it. Most need none.
+
+        The stream stays the same from try to try. Raises TimeoutError when there is nothing left to try.
+        """
+        return iter(())
+
+    def fault(self) -> str:
+        """Return what is wrong with the place itself, such as a path that is no socket; "" if nothing is."""
+        return ""
+
+    def listeners(self) -> list[Attempt]:
+        """Return what a guest binds to, in the order in which to try. Raises OSError, ValueError."""
+        raise ValueError(f"a guest cannot listen on {self}")
+
+    def bound(self, _sock: socket.socket) -> Address:
+        """Return the address at which `_sock`, bound to one of `listeners`, is reached: port 0 becomes the real one."""
+        return self
+
+    @property
+    def socket_file(self) -> str:
+        """The path of the socket file; "" where there is none."""
+        return ""
+
+    @property
+    def device(self) -> str:
+        """The path of the character device that stands there now; "" where there is none."""
+        return ""
+
+    @property
+    def hybrid_ports(self) -> frozenset[int] | None:
+        """The ports that a hybrid-vsock handshake may ask for; None where there is no such handshake (§8)."""
+        return None
+
+
+#: The classes that `parse_address` knows, by scheme.
+SCHEMES: Final[dict[str, type[Address]]] = {}
+
+
+def interleaved(found: Iterable[Attempt]) -> list[Attempt]:
+    """Return `found` with the socket families taking turns, in the order of the first of each (RFC 8305 §4)."""
+    families: dict[int, list[Attempt]] = {}
+    for attempt in found:
+        families.setdefault(attempt[0], []).append(attempt)
+    longest = max(map(len, families.values()), default=0)
+    return [queue[turn] for turn in range(longest) for queue in families.values() if turn < len(queue)]
 
 
 def _whole_number(low: int, high: int) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
@@ -41,14 +169,26 @@ def _whole_number(low: int, high: int) -> Callable[[Any, attrs.Attribute[Any], A
     return check
 
 
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
-    # What is printable holds no blanks but " ".
+    # The only printable blank is " ".
     if not isinstance(value, str) or not value or not value.isprintable() or set(value) & set(" /[]@?#"):
         raise ValueError(f"TCP: host must be a name or an IP address, not {value!r}")
+    last = value.rstrip(".").rpartition(".")[2]
+    # The system would complete "1.2.3" to an address that nobody meant.
+    if last.isdigit() and last.isascii() and not _is_ip(value):
+        raise ValueError(f"TCP: {value!r} is no IP address: it needs four numbers from 0 to 255")
 
 
 def _text(path: str | os.PathLike[str]) -> str:
-    # Not str, to which None is a fine name.
+    # Not `str`, which would accept None.
     return os.fspath(path)
 
 
@@ -70,11 +210,13 @@ def _path(address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
 
 
 @attrs.frozen
-class TCP:
+class TCP(Address):
     """TCP. QEMU's `hostfwd` accepts before the guest listens: "connected" does not mean "there" (§8).
 
     `port` is 0 to 65535; 0 is for listening only, and lets the system choose.
     """
+
+    scheme = "tcp"
 
     host: str = attrs.field(validator=_host)
     port: int = attrs.field(default=GUEST_PORT, validator=_whole_number(0, 65535))
@@ -83,58 +225,203 @@ class TCP:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp://{host}:{self.port}"
 
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        """Read `HOST:PORT`. Raises ValueError."""
+        # Not urlsplit, which puts the host into small letters and drops tabs and newlines.
+        found = _HOST_AND_PORT.fullmatch(rest.removesuffix("/"))
+        if found is None:
+            raise ValueError(
+                "only HOST:PORT may follow tcp://, and an IPv6 address stands in brackets: tcp://[::1]:1024"
+            )
+        address, name, port = found.groups("")
+        return cls(address or name, _number(port, GUEST_PORT))
+
+    def name(self) -> tuple[str, int]:
+        """Return the host and port; numeric ones are "found" without asking any server."""
+        return self.host, self.port
+
+    def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:
+        """Return the addresses that were found, families taking turns."""
+        return interleaved(found)
+
+    def listeners(self) -> list[Attempt]:
+        """Return the addresses of the host."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [(family, target) for family, _, _, _, target in found]
+
+    def bound(self, sock: socket.socket) -> TCP:
+        """Return the address with the port that the system chose."""
+        return TCP(self.host, sock.getsockname()[1])
+
 
 @attrs.frozen
-class Vsock:
+class Vsock(Address):
     """AF_VSOCK, on Linux (§8). `cid` and `port` are 0 to 4294967295."""
 
-    cid: int = attrs.field(default=GUEST_CID, validator=_whole_number(0, U32_MAX))
-    port: int = attrs.field(default=GUEST_PORT, validator=_whole_number(0, U32_MAX))
+    scheme = "vsock"
+
+    cid: int = attrs.field(default=GUEST_CID, validator=_whole_number(0, _U32_MAX))
+    port: int = attrs.field(default=GUEST_PORT, validator=_whole_number(0, _U32_MAX))
 
     def __str__(self) -> str:
         return f"vsock://{self.cid}:{self.port}"
 
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        """Read `CID:PORT`. Raises ValueError."""
+        cid, _, port = rest.removesuffix("/").partition(":")
+        return cls(_number(cid, GUEST_CID), _number(port, GUEST_PORT))
+
+    def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:  # noqa: ARG002
+        """Return the one place. Raises OSError where this Python has no AF_VSOCK."""
+        return [(_family("AF_VSOCK"), (self.cid, self.port))]
+
+    def listeners(self) -> list[Attempt]:
+        """Return the port on any CID of this machine: the CID in an address is what the *host* calls the guest."""
+        return [(_family("AF_VSOCK"), (_VMADDR_CID_ANY, self.port))]
+
+
+#: Any context id of this machine.
+_VMADDR_CID_ANY: Final = 2**32 - 1
+
+
+def _family(name: str) -> int:
+    family: int | None = getattr(socket, name, None)
+    if family is None:
+        raise OSError(_NO_FAMILY.format(name))
+    return family
+
+
+_NO_FAMILY: Final = (
+    "this Python has no {}, which only some systems have; use the hypervisor's unix socket or TCP forwarding instead"
+)
+
 
 @attrs.frozen
-class UnixSocket:
-    """A unix socket that leads straight to the guest's port (libkrun, krunkit, vfkit, socat; §8)."""
+class _UnixAddress(Address):
+    """What has the path of a unix socket."""
 
     path: str = attrs.field(converter=_text, validator=_path)
+
+    def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:  # noqa: ARG002
+        """Return the path. Raises OSError where this Python has no AF_UNIX."""
+        return [(_family("AF_UNIX"), self.path)]
+
+    def fault(self) -> str:
+        """Return that the path is no socket, where something else stands there."""
+        try:
+            mode = Path(self.path).stat().st_mode
+        except (OSError, ValueError):
+            return ""
+        if stat.S_ISSOCK(mode):
+            return ""
+        return f"{self.path} is a {'folder' if stat.S_ISDIR(mode) else 'file'}, not a socket"
+
+    def listeners(self) -> list[Attempt]:
+        """Return the path."""
+        return self.attempts()
+
+    @property
+    def socket_file(self) -> str:
+        """The path of the socket file."""
+        return self.path
+
+
+@attrs.frozen
+class UnixSocket(_UnixAddress):
+    """A unix socket that leads straight to the guest's port (libkrun, krunkit, vfkit, socat; §8)."""
+
+    scheme = "unix"
 
     def __str__(self) -> str:
         return f"unix://{_quoted(self.path)}"
 
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        """Read a path. Raises ValueError."""
+        return cls(_unquoted(rest))
+
 
 @attrs.frozen
-class VirtioSerial:
+class VirtioSerial(_UnixAddress):
     """A virtio-serial port: on the host the unix socket of QEMU's chardev, in the guest a device (§8, §9).
 
     The stream has no connections, so a host resynchronises before its first request.
     """
 
-    path: str = attrs.field(converter=_text, validator=_path)
+    scheme = "serial"
+    has_connections = False
+    can_half_close = False
 
     def __str__(self) -> str:
         return f"serial://{_quoted(self.path)}"
 
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        """Read a path. Raises ValueError."""
+        return cls(_unquoted(rest))
+
+    def preambles(self) -> Iterator[tuple[Preamble, float]]:
+        """Yield resynchronisations, each with a nonce of its own, without end (§9)."""
+        while True:
+            yield ResyncPreamble(secrets.token_hex(8)), RESYNC_PATIENCE
+
+    @property
+    def device(self) -> str:
+        """The path, where a character device stands there now."""
+        try:
+            return self.path if stat.S_ISCHR(Path(self.path).stat().st_mode) else ""
+        except (OSError, ValueError):
+            return ""
+
+    def fault(self) -> str:
+        """Return that the path is neither a socket nor a device, where that is so."""
+        return "" if self.device else _UnixAddress.fault(self)
+
+    @property
+    def socket_file(self) -> str:
+        """The path of the socket file; a device is none."""
+        return "" if self.device else self.path
+
 
 @attrs.frozen
-class HybridVsock:
+class HybridVsock(_UnixAddress):
     """The unix socket of Firecracker's kind of vsock: CONNECT, OK, then the stream (§8)."""
 
-    path: str = attrs.field(converter=_text, validator=_path)
-    port: int = attrs.field(default=GUEST_PORT, validator=_whole_number(0, U32_MAX))
+    scheme = "hvsock"
+    can_half_close = False
+
+    port: int = attrs.field(default=GUEST_PORT, validator=_whole_number(0, _U32_MAX))
 
     def __str__(self) -> str:
         return f"hvsock://{_quoted(self.path)}:{self.port}"
 
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        """Read `PATH:PORT`. Raises ValueError."""
+        path, colon, port = rest.rpartition(":")
+        if not (colon and port.isascii() and port.isdigit()):
+            path, port = rest, ""
+        return cls(_unquoted(path), _number(port, GUEST_PORT))
+
+    def preambles(self) -> Iterator[tuple[Preamble, float]]:
+        """Yield the handshake, once."""
+        yield HybridVsockPreamble(self.port), HYBRID_VSOCK_PATIENCE
+        raise TimeoutError("no answer to CONNECT")
+
+    @property
+    def hybrid_ports(self) -> frozenset[int]:
+        """The port."""
+        return frozenset({self.port})
+
 
 @attrs.frozen
-class Dial:
+class Dial(Address):
     """Your own way to the guest (§8): `function()` returns a connected socket or stream, or an awaitable of one.
 
-    `label` is what errors and logs call it. What kind of stream is wanted is the driver's to say; a socket of
-    the standard library fits all three.
+    `label` is what errors and logs call it. The driver says what kinds of stream it takes; all of them take a
+    socket of the standard library.
     """
 
     function: Callable[[], Any] = attrs.field(validator=attrs.validators.is_callable(), repr=False)
@@ -143,12 +430,33 @@ class Dial:
     def __str__(self) -> str:
         return f"dial://{self.label}"
 
+    def open(self) -> Any:
+        """Call the function."""
+        return self.function()
 
-Address = TCP | Vsock | UnixSocket | VirtioSerial | HybridVsock | Dial
+    def listeners(self) -> list[Attempt]:
+        """Raise ValueError."""
+        raise ValueError(f"a guest cannot listen on {self}: a dial goes one way")
 
 
 def _quoted(path: str) -> str:
     return quote(path, safe="/~@+,=:", errors="surrogateescape")
+
+
+def _unquoted(path: str) -> str:
+    return unquote(path, errors="surrogateescape")
+
+
+def _number(digits: str, default: int) -> int:
+    if not digits:
+        return default
+    # Python limits the digits that it reads, too, but says so in other words.
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 100):
+        raise ValueError(f"{digits!r} is no number")
+    return int(digits)
+
+
+_HOST_AND_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:/]*))?")
 
 
 def parse_address(text: str) -> Address:
@@ -158,57 +466,13 @@ def parse_address(text: str) -> Address:
     written as text.
     """
     scheme, mark, rest = text.partition("://")
-    parser = _PARSERS.get(scheme.lower())
-    if not mark or parser is None:
+    cls = SCHEMES.get(scheme.lower())
+    if not mark or cls is None:
         raise ValueError(
             f"{text!r} is no guest address; one looks like tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, "
             "serial:///PATH or hvsock:///PATH:PORT"
         )
     try:
-        return parser(rest)
+        return cls.parse(rest)
     except ValueError as exc:
         raise ValueError(f"{text!r}: {exc}") from None
-
-
-def _tcp(rest: str) -> TCP:
-    # Not urlsplit, which puts the host into small letters and drops tabs and newlines.
-    found = _HOST_AND_PORT.fullmatch(rest.removesuffix("/"))
-    if found is None:
-        raise ValueError("only HOST:PORT may follow tcp://, and an IPv6 address stands in brackets: tcp://[::1]:1024")
-    address, name, port = found.groups("")
-    return TCP(address or name, _number(port, GUEST_PORT))
-
-
-def _vsock(rest: str) -> Vsock:
-    cid, _, port = rest.removesuffix("/").partition(":")
-    return Vsock(_number(cid, GUEST_CID), _number(port, GUEST_PORT))
-
-
-def _hybrid(rest: str) -> HybridVsock:
-    path, colon, port = rest.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit()):
-        path, port = rest, ""
-    return HybridVsock(_unquoted(path), _number(port, GUEST_PORT))
-
-
-def _number(digits: str, default: int) -> int:
-    if not digits:
-        return default
-    # Python limits the digits that it reads, too, but not in these words.
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 100):
-        raise ValueError(f"{digits!r} is no number")
-    return int(digits)
-
-
-def _unquoted(path: str) -> str:
-    return unquote(path, errors="surrogateescape")
-
-
-_HOST_AND_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:/]*))?")
-_PARSERS: Final[dict[str, Callable[[str], Address]]] = {
-    "tcp": _tcp,
-    "vsock": _vsock,
-    "unix": lambda rest: UnixSocket(_unquoted(rest)),
-    "serial": lambda rest: VirtioSerial(_unquoted(rest)),
-    "hvsock": _hybrid,
-}

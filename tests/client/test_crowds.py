@@ -75,7 +75,7 @@ def test_each_gets_its_own(driver, seed):
     async def within(client, requests, seconds):
         if driver is BLOCKING:
             return client.request_many(requests, timeout=seconds)
-        return await driver.Client.bounded(seconds, client.request_many, requests)
+        return await driver.Client._bounded(seconds, client.request_many, requests)
 
     async def call(client, caller, rnd):
         for number in range(EACH):

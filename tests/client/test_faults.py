@@ -81,7 +81,7 @@ async def within(driver, seconds, call, *args):
     try:
         if driver is BLOCKING:
             return call(*args, timeout=seconds)
-        return await driver.Client.bounded(seconds, call, *args)
+        return await driver.Client._bounded(seconds, call, *args)
     except StereosError as exc:
         return exc
 

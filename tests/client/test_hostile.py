@@ -425,7 +425,7 @@ async def ask_async(client, requests, patience):
     async with client:
         ask = (client.request, requests[0]) if len(requests) == 1 else (client.request_many, requests)
         try:
-            return await client.bounded(patience, *ask), client.dropped_notifications
+            return await client._bounded(patience, *ask), client.dropped_notifications
         except Exception as exc:  # noqa: BLE001
             return exc, client.dropped_notifications
 
@@ -590,7 +590,7 @@ def dial_blocking(address, patience):
 
 def dial_asyncio(address, patience):
     client = stereos_proto_io.asyncio
-    asyncio.run(client.Client.bounded(patience, lambda: client.connect(address)))
+    asyncio.run(client.Client._bounded(patience, lambda: client.connect(address)))
 
 
 def dial_trio(address, patience):
@@ -598,7 +598,7 @@ def dial_trio(address, patience):
         async with stereos_proto_io.trio.connect(address):
             pytest.fail("there is no guest")
 
-    trio.run(stereos_proto_io.trio.Client.bounded, patience, main)
+    trio.run(stereos_proto_io.trio.Client._bounded, patience, main)
 
 
 DIALS = pytest.mark.parametrize("dial", [dial_blocking, dial_asyncio, dial_trio])

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from stereos_proto_io.addresses import TCP, Address, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
+from stereos_proto_io.addresses import Address
 
 from ._device import Device
 
@@ -22,11 +22,6 @@ BACKLOG: Final = 4096
 
 #: The value of SO_LINGER that makes `close` a reset.
 RESET: Final = struct.pack("ii", 1, 0)
-
-#: Any context id of this machine (VMADDR_CID_ANY). The CID in an address is what the *host* calls the guest, so
-#: a guest that binds it would have to know it; it does not.
-_ANY_CID: Final = 2**32 - 1
-_AF_VSOCK: Final = getattr(socket, "AF_VSOCK", None)
 
 
 @attrs.define(eq=False)
@@ -46,28 +41,22 @@ class Endpoint:
     _open_device: Device | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        address = self.address
-        if isinstance(address, Dial):
-            raise ValueError(f"a guest cannot listen on {address}: a dial goes one way")  # noqa: TRY004
-        self.boundless = isinstance(address, VirtioSerial)
-        self.ports = frozenset({address.port}) if isinstance(address, HybridVsock) else None
-        if isinstance(address, VirtioSerial) and _is_device(address.path):
-            self.device = address.path
+        self.boundless = not self.address.has_connections
+        self.ports = self.address.hybrid_ports
+        self.device = self.address.device
 
     def bind(self) -> None:
-        """Take the address, again after `close`. Raises OSError when that may not be had.
+        """Take the address, again after `close`. Raises OSError when that may not be had, ValueError when a guest
+        cannot listen on it.
 
-        The file of a unix socket that nobody serves any more is replaced.
+        The file of a unix socket that is not served any more is replaced.
         """
         if self.device:
             self._open_device = Device(self.device)
-        elif isinstance(self.address, TCP):
-            self.sock = _bind_tcp(self.address)
-            self.address = TCP(self.address.host, self.sock.getsockname()[1])
-        elif isinstance(self.address, Vsock):
-            self.sock = _bind_vsock(self.address)
-        elif not isinstance(self.address, Dial):
-            self.sock = _bind_unix(self.address.path)
+            return
+        family, target = self.address.listeners()[0]
+        self.sock = _bind_unix(self.address.socket_file) if self.address.socket_file else _bound(family, target)
+        self.address = self.address.bound(self.sock)
 
     @property
     def listener(self) -> socket.socket:
@@ -95,8 +84,8 @@ class Endpoint:
             self.take_device().close()
         if self.sock is None:
             return
-        if isinstance(self.address, (UnixSocket, HybridVsock, VirtioSerial)):
-            Path(self.address.path).unlink(missing_ok=True)
+        if self.address.socket_file:
+            Path(self.address.socket_file).unlink(missing_ok=True)
         self.sock.close()
         self.sock = None
 
@@ -117,24 +106,12 @@ def bind_all(addresses: Address | Sequence[Address]) -> list[Endpoint]:
     return endpoints
 
 
-def _bind_tcp(address: TCP) -> socket.socket:
-    family, kind, protocol, _, place = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    return _bound(socket.socket(family, kind, protocol), place)
-
-
-def _bind_vsock(address: Vsock) -> socket.socket:
-    if _AF_VSOCK is None:
-        raise OSError(errno.EAFNOSUPPORT, f"this Python has no AF_VSOCK, so nothing can listen on {address}")
-    return _bound(socket.socket(_AF_VSOCK, socket.SOCK_STREAM), (_ANY_CID, address.port))
-
-
-def _bound(sock: socket.socket, place: Any) -> socket.socket:
+def _bound(family: int, target: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(place)
+        sock.bind(target)
     except BaseException:
         sock.close()
         raise
@@ -143,12 +120,12 @@ def _bound(sock: socket.socket, place: Any) -> socket.socket:
 
 def _bind_unix(path: str) -> socket.socket:
     try:
-        return _bound(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
+        return _bound(socket.AF_UNIX, path)
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE or not _is_stale(path):
             raise
     Path(path).unlink()
-    return _bound(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
+    return _bound(socket.AF_UNIX, path)
 
 
 def _is_stale(path: str) -> bool:
@@ -159,10 +136,3 @@ def _is_stale(path: str) -> bool:
         # One that is served by somebody busy must not make us wait.
         probe.setblocking(False)
         return probe.connect_ex(path) == errno.ECONNREFUSED
-
-
-def _is_device(path: str) -> bool:
-    try:
-        return stat.S_ISCHR(Path(path).stat().st_mode)
-    except FileNotFoundError:
-        return False

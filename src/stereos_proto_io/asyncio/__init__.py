@@ -1,28 +1,28 @@
 """The client for asyncio, uvloop included. Any number of tasks of one loop may share it.
 
 It is a protocol of asyncio's: the loop hands over bytes as they come, so there is no reader task to supervise
-and no stream buffer in between. Reading never stops, so a write cannot block both ends for ever.
+and no stream buffer in between. Reading never stops for long, so a write cannot block both ends for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
 from functools import partial
-from typing import Any, Self, Unpack
+from math import inf
+from typing import Any, Self, TypeVar, Unpack
 
-from stereos_proto import RequestTimeout
+from stereos_proto import Call, RequestTimeout, Waiter
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto_io.addresses import Address
+from stereos_proto_io.driver import AsyncClient, AsyncRunner, Limits, ready_wait, seconds
 
-from ._async_client import Actor, AsyncClient
-from ._asyncio_dial import adopt, dial
-from ._asyncio_wire import Wire, abort, fulfil
-from ._session import Limits, Session, Waiting
-from ._verbs import Result, ready_wait
-from .addresses import Address
+from ._dial import adopt, dial
+from ._transport import SessionProtocol, fulfil
 
 __all__ = ["Client", "connect", "connect_when_ready"]
+
+Result = TypeVar("Result")
 
 
 class Client(AsyncClient):
@@ -31,10 +31,11 @@ class Client(AsyncClient):
     It belongs to the event loop in which it was made.
     """
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        super().__init__(wire.session)
+    def __init__(self, label: str = "the guest", **limits: Unpack[Limits]) -> None:
+        super().__init__(label, **limits)
         self._loop = asyncio.get_running_loop()
+        self._protocol = SessionProtocol(self._session, self._turns)
+        self._flush = self._protocol.flush  # type: ignore[method-assign]
 
     @classmethod
     async def attach(
@@ -50,28 +51,37 @@ class Client(AsyncClient):
         `asyncio.open_connection` returns. `max_pending` bounds the requests in flight, `max_notifications` the
         notifications kept for `notifications()`.
         """
-        wire = Wire(Session(label, **limits))
-        await adopt(stream, wire)
-        return cls(wire)
+        client = cls(label, **limits)
+        await adopt(stream, client._protocol)
+        return client
 
-    async def _wait(self, waiting: Waiting) -> None:
-        if self._session.wants_write:
-            self._wire.flush()
-        while not waiting.done:
-            future = self._loop.create_future()
-            waiting.wake = partial(fulfil, future)
-            await future
+    async def _wait(self, waiter: Waiter | Call[Any]) -> None:
+        if waiter.done:
+            await asyncio.sleep(0)
+        try:
+            while not waiter.done:
+                future = self._loop.create_future()
+                waiter.context = partial(fulfil, future)
+                await future
+        finally:
+            waiter.context = None
+
+    def _flush(self) -> None:
+        """Set in the constructor: the protocol's own."""
 
     def _hang_up(self) -> None:
-        abort(self._wire)
+        self._protocol.abort()
 
     async def _closed(self) -> None:
-        await asyncio.shield(self._wire.lost)
+        await asyncio.shield(self._protocol.lost)
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this client belongs to another event loop; use it in the loop that made it")
 
     @staticmethod
-    async def bounded(seconds: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
-        """Await `function(*args)`. Raises RequestTimeout when `seconds` have passed first."""
-        scope = asyncio.timeout(None if seconds == math.inf else seconds)
+    async def _bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+        scope = asyncio.timeout(None if limit == inf else limit)
         try:
             async with scope:
                 return await function(*args)
@@ -81,9 +91,8 @@ class Client(AsyncClient):
         raise RequestTimeout("there was no answer in time")
 
     @staticmethod
-    async def sleep(seconds: float) -> None:
-        """Sleep."""
-        await asyncio.sleep(seconds)
+    async def _sleep(limit: float) -> None:
+        await asyncio.sleep(max(limit, 0))
 
 
 class _Connecting:
@@ -113,9 +122,9 @@ def connect(address: Address, **limits: Unpack[Limits]) -> _Connecting:
     """
 
     async def make() -> Client:
-        wire = Wire(Session(str(address), **limits))
-        await dial(address, wire)
-        return Client(wire)
+        client = Client(str(address), **limits)
+        await dial(address, client._protocol)
+        return client
 
     return _Connecting(make)
 
@@ -141,14 +150,15 @@ def connect_when_ready(
     """
     wait = ready_wait(states, agents, backoff, on_progress)
     connecting = connect(address, **limits)
+    limit = seconds(timeout)
 
     async def make() -> Client:
-        actor = Actor(Client, dial=connecting.make)
+        runner = AsyncRunner(Client, dial=connecting.make)
         try:
-            await actor.wait(wait, timeout, redial=True)
+            await runner.run(wait.run(redial=True), limit)
         except BaseException:
-            await actor.close()
+            await runner.aclose()
             raise
-        return actor.found(Client)
+        return runner.found(Client)
 
     return _Connecting(make)

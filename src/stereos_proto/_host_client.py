@@ -1,0 +1,427 @@
+"""A client without IO, for event loops of callbacks: sessions one after another, dialogues, timers.
+
+`HostSession` is one connection. A host has more to do: it dials, waits until the guest is ready, dials again when
+the connection is lost before that, provisions the guest. Those are dialogues (`stereos_proto.dialogues`). In a
+runtime that awaits, a short loop runs them. A loop of callbacks has no such loop, so `HostClient` keeps each dialogue
+as a `Task`, goes on with it when what it waits for has happened, and tells what it wants: a dial (`DialWanted`), a
+timer (`next_deadline`).
+
+It reads a `clock` that is injected, since user code calls `request` and `run` at any time. It calls no code of the
+user, except what a dialogue itself calls (`on_progress`, `on_step`), and that within `next_event` only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal
+
+import attrs
+
+from ._constants import MAX_PENDING
+from ._errors import ConnectError, ConnectionLost, StereosError
+from ._events import NEED_DATA, CallDone, Need, NotificationReceived, SessionEnded, UnknownReceived
+from ._host_session import Call, HostSession, ReplyT
+from ._messages import Health, Request
+from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
+from ._running import Dialogue, Result, Running
+from .dialogues import (
+    READY_STATES,
+    Action,
+    Backoff,
+    Connect,
+    ReadyWait,
+    Send,
+    SendMany,
+    Sleep,
+    WaitProgress,
+    provision,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    ResultT = TypeVar("ResultT", default=Any)
+else:
+    from typing import TypeVar
+
+    ResultT = TypeVar("ResultT")
+
+
+@attrs.define(eq=False)
+class Task(Generic[ResultT]):
+    """A dialogue that a `HostClient` runs. `context` is yours."""
+
+    # What the caller wants to find again in `TaskDone`.
+    context: Any = None
+    # Whether it is over.
+    done: bool = False
+    # What the dialogue raised.
+    error: BaseException | None = None
+    _running: Any = attrs.field(default=None, repr=False)
+    # The calls that it waits for, and how many of them are not done.
+    _calls: tuple[Call[Any], ...] = attrs.field(default=(), repr=False)
+    _open: int = attrs.field(default=0, repr=False)
+    # The action that it waits for, and the number of that wait: a timer of an earlier wait is void.
+    _action: Action | None = attrs.field(default=None, repr=False)
+    _wait: int = attrs.field(default=0, repr=False)
+    # Notifications when it last sent something: what came since ends a Sleep.
+    _heard: int = attrs.field(default=0, repr=False)
+    # When a Sleep may end early, on the client's clock, and whether a notification came that ends it.
+    _least: float = attrs.field(default=0.0, repr=False)
+    _heard_enough: bool = attrs.field(default=False, repr=False)
+
+    def result(self) -> ResultT:
+        """Return what the dialogue returned. Raises what it raised, RuntimeError while it is not over."""
+        if not self.done:
+            raise RuntimeError("the dialogue is not over yet")
+        if self.error is not None:
+            raise self.error
+        return self._running.result  # type: ignore[no-any-return]
+
+
+@attrs.frozen
+class TaskDone:
+    """A client: the dialogue of `task` is over."""
+
+    task: Task[Any]
+
+
+@attrs.frozen
+class DialWanted:
+    """A client: dial, and then say `connected` or `dial_failed`. The last connection has ended: let go of it.
+
+    `deadline` is a number of the client's clock; None: take the time that you take by default.
+    """
+
+    deadline: float | None
+
+
+ClientEvent = CallDone | NotificationReceived | UnknownReceived | SessionEnded | TaskDone | DialWanted
+
+
+class HostClient:
+    """A client of one guest, without IO (§3, §7). For one thread; `next_event` is not re-entrant.
+
+    The first request, or dialogue, asks for a connection with `DialWanted`. After `connected` feed `session`
+    (`receive_data`, `receive_eof`, `read_failed`, `data_to_send`, `data_sent`, `write_failed`), pull `next_event`
+    until NEED_DATA after each thing that may have changed something, and call `expire` at `next_deadline`.
+    A connection that is lost is not made again by itself: `connect` does that, or a dialogue that dials.
+    """
+
+    def __init__(self, label: str = "the guest", *, clock: Callable[[], float], max_pending: int = MAX_PENDING) -> None:
+        """`clock` returns seconds that only grow. Raises ValueError when `max_pending` is below 1."""
+        self.label = label
+        self.clock = clock
+        self._max_pending = max_pending
+        self.session = HostSession(label, max_pending=max_pending)
+        self.is_connected = False
+        self._heard = 0
+        self._closed = False
+        # Tasks that are to go on, each with what came of its action.
+        self._ready: deque[tuple[Task[Any], Any]] = deque()
+        # Tasks that wait for a dial, and the call of each other task.
+        self._dialers: list[Task[Any]] = []
+        self._callers: dict[Call[Any], Task[Any]] = {}
+        self._running: dict[Task[Any], None] = {}
+        # (when, number, task, the task's wait): Sleep and Connect.
+        self._timers: list[tuple[float, int, Task[Any], int]] = []
+        self._number = 0
+        # A dial that is wanted and not yet told; one that was told and has no outcome yet.
+        self._wanted: DialWanted | None = None
+        self._dialling = False
+        self._dial_error: ConnectError | None = None
+        self._done: deque[Task[Any]] = deque()
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def request(self, message: Request[ReplyT], *, timeout: float | None = None, context: Any = None) -> Call[ReplyT]:
+        """Ask something. A `CallDone` tells the outcome; `timeout` is in seconds, None for no bound (§3).
+
+        Before the first connection it waits for that. Raises LocalProtocolError when the message can never be
+        sent, ConnectionLost when the connection has ended, ValueError when the timeout is NaN.
+        """
+        call = self.session.request(message, deadline=self._after(timeout), context=context)
+        self._dial_on_demand()
+        if timeout is not None and timeout <= 0:
+            # Its time is over before it begins, so it is not sent.
+            self.session.expire(self.clock())
+        return call
+
+    def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
+        """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over."""
+        task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), timeout or 0.0))
+        self._running[task] = None
+        self._ready.append((task, None))
+        return task
+
+    def connect(self, *, timeout: float | None = None, context: Any = None) -> Task[None]:
+        """Dial, after closing the connection that there may be. The task raises ConnectError."""
+        return self.run(_connect(timeout), timeout=timeout, context=context)
+
+    def wait_ready(
+        self,
+        states: Collection[str] = READY_STATES,
+        *,
+        agents: Collection[str] = (),
+        backoff: Backoff | None = None,
+        on_progress: Callable[[WaitProgress], None] | None = None,
+        redial: bool = True,
+        timeout: float | None = 60.0,
+        context: Any = None,
+    ) -> Task[Health]:
+        """Wait until the guest is in one of `states`, or the named `agents` run (§6, §7).
+
+        With `redial` it dials, and dials again whenever a connection or a try does not get through. The task
+        raises NotReady when `timeout` seconds have passed.
+        """
+        wait = ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
+        return self.run(wait.run(redial=redial), timeout=timeout, context=context)
+
+    def provision(
+        self,
+        plan: ProvisionPlan,
+        *,
+        on_step: Callable[[ProvisionStep], None] | None = None,
+        timeout: float | None = None,
+        context: Any = None,
+        **options: Any,
+    ) -> Task[ProvisionReport]:
+        """Carry out a plan (§7). `options` are those of `stereos_proto.dialogues.provision`."""
+        return self.run(provision(plan, on_step=on_step, **options), timeout=timeout, context=context)
+
+    def cancel(self, what: Call[Any] | Task[Any]) -> None:
+        """Give up a call (see `HostSession.cancel`) or a task, whose dialogue is closed. Without an event."""
+        if isinstance(what, Call):
+            self.session.cancel(what)
+        elif not what.done:
+            self._stop(what, ConnectionLost("the dialogue was cancelled"))
+            self._done.remove(what)
+
+    def close(self) -> None:
+        """End the connection and every task. Twice is fine."""
+        self._closed = True
+        self._wanted = None
+        self.session.close()
+        for task in tuple(self._running):
+            self._stop(task, ConnectionLost(f"the connection to {self.label} was closed"))
+
+    # -- what the loop says ---------------------------------------------------------------------------------
+
+    def connected(self, early: bytes = b"") -> None:
+        """Say that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8)."""
+        self._dialling = False
+        self._dial_error = None
+        self.is_connected = True
+        if early:
+            self.session.receive_data(early)
+        self._resume_dialers(None)
+
+    def dial_failed(self, error: ConnectError) -> None:
+        """Say that no connection could be made."""
+        self._dialling = False
+        self._dial_error = error
+        self._resume_dialers(error)
+
+    def expire(self) -> None:
+        """Do what is due. Pull events before: a reply that has arrived counts."""
+        now = self.clock()
+        self.session.expire(now)
+        while self._timers and self._timers[0][0] <= now:
+            _, _, task, wait = heappop(self._timers)
+            if task._wait == wait and not task.done:
+                task._wait += 1
+                self._ready.append((task, None))
+
+    def next_deadline(self) -> float | None:
+        """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
+        if self._ready or self._wanted or self._done or (self._dial_error and not self._running):
+            return self.clock()
+        while self._timers and (self._timers[0][2]._wait != self._timers[0][3] or self._timers[0][2].done):
+            heappop(self._timers)
+        ends = (self.session.next_deadline(), self._timers[0][0] if self._timers else None)
+        return min((end for end in ends if end is not None), default=None)
+
+    # -- what happened --------------------------------------------------------------------------------------
+
+    def events(self) -> Iterator[ClientEvent]:
+        """Yield events until there are none."""
+        while (event := self.next_event()) is not NEED_DATA:
+            yield event
+
+    def next_event(self) -> ClientEvent | Literal[Need.DATA]:
+        """Return what happened next, or NEED_DATA. Raises nothing.
+
+        Those of the session, less the calls of dialogues; `TaskDone`; `DialWanted`, after the `SessionEnded` of
+        the connection before.
+        """
+        while True:
+            if self._done:
+                return TaskDone(self._done.popleft())
+            event = self.session.next_event()
+            if event is NEED_DATA:
+                if self._ready:
+                    self._go_on(*self._ready.popleft())
+                    continue
+                if self._dial_error is not None and not (self._running or self._wanted):
+                    # No dialogue will dial again, so requests that wait for a connection wait in vain.
+                    self.session.end(self._dial_error)
+                    self._dial_error = None
+                    continue
+                return self._dial() or NEED_DATA
+            if type(event) is CallDone and event.call in self._callers:
+                self._call_done(event.call)
+                continue
+            if type(event) is SessionEnded:
+                self.is_connected = False
+            elif type(event) is not CallDone:
+                self._heard += 1
+                self._wake_sleepers()
+            return event
+
+    def _dial(self) -> DialWanted | None:
+        wanted = self._wanted
+        if wanted is not None:
+            self._wanted = self._dial_error = None
+            self._dialling = True
+            if self.session.ended:
+                self.session = HostSession(self.label, max_pending=self._max_pending)
+        return wanted
+
+    # -- tasks ----------------------------------------------------------------------------------------------
+
+    def _go_on(self, task: Task[Any], value: Any) -> None:
+        """Give `value` to the dialogue, and begin what it wants next."""
+        if task.done:
+            return
+        try:
+            action = task._running.resume(value, self.clock())
+        except BaseException as exc:
+            self._end(task, exc)
+            if not isinstance(exc, Exception):
+                raise
+            return
+        if task.done:
+            # A callback of the dialogue has cancelled it.
+            task._running.dialogue.close()
+        elif action is None:
+            self._end(task, None)
+        else:
+            task._action = action
+            task._wait += 1
+            try:
+                self._perform(task, action)
+            except StereosError as exc:
+                # Nothing was begun. The dialogue is told in its turn.
+                self._ready.append((task, exc))
+
+    def _perform(self, task: Task[Any], action: Action) -> None:
+        now = self.clock()
+        until = task._running.until
+        if isinstance(action, Send):
+            task._heard = self._heard
+            self._begin(task, [self.session.request(action.message, deadline=until(action.timeout, now))])
+        elif isinstance(action, SendMany):
+            task._heard = self._heard
+            self._begin(task, self.session.request_many(action.messages, deadline=until(None, now)))
+        elif isinstance(action, Sleep):
+            task._least = now + getattr(action, "least", 0.0)
+            task._heard_enough = self._heard > task._heard
+            self._timer(task, task._least if task._heard_enough else until(action.seconds, now))
+        else:
+            self._want_dial(until(action.timeout, now))
+            self._dialers.append(task)
+
+    def _begin(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
+        self._dial_on_demand()
+        task._calls = tuple(calls)
+        task._open = len(task._calls)
+        self._callers.update(dict.fromkeys(task._calls, task))
+        if not task._calls:
+            self._ready.append((task, []))
+
+    def _call_done(self, call: Call[Any]) -> None:
+        task = self._callers.pop(call)
+        task._open -= 1
+        action = task._action
+        try:
+            if isinstance(action, SendMany):
+                action.on_outcome(task._calls.index(call), call.outcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        except BaseException as exc:
+            self._stop(task, exc)
+            if not isinstance(exc, Exception):
+                raise
+            return
+        if not task._open:
+            outcomes = [done.outcome for done in task._calls]
+            self._ready.append((task, outcomes if isinstance(action, SendMany) else outcomes[0]))
+
+    def _wake_sleepers(self) -> None:
+        for task in self._running:
+            if isinstance(task._action, Sleep) and not task._heard_enough:
+                task._heard_enough = True
+                self._timer(task, task._least)
+
+    def _timer(self, task: Task[Any], when: float | None) -> None:
+        if when is not None:
+            self._number += 1
+            heappush(self._timers, (when, self._number, task, task._wait))
+
+    def _stop_waiting(self, task: Task[Any]) -> None:
+        """Let `task` wait for nothing any more: its calls are cancelled, its timers void."""
+        task._wait += 1
+        for call in task._calls:
+            if self._callers.pop(call, None) is not None:
+                self.session.cancel(call)
+        task._calls = ()
+        if task in self._dialers:
+            self._dialers.remove(task)
+
+    def _stop(self, task: Task[Any], error: BaseException) -> None:
+        """End `task` before its dialogue is over."""
+        self._stop_waiting(task)
+        self._end(task, error)
+        with suppress(ValueError):  # it is running: `_go_on` closes it
+            task._running.dialogue.close()
+
+    def _end(self, task: Task[Any], error: BaseException | None) -> None:
+        task.error = error
+        task.done = True
+        self._running.pop(task, None)
+        self._done.append(task)
+
+    # -- dialling -------------------------------------------------------------------------------------------
+
+    def _dial_on_demand(self) -> None:
+        if not (self.is_connected or self._dialling or self._wanted or self._closed):
+            self._wanted = DialWanted(None)
+
+    def _want_dial(self, deadline: float | None) -> None:
+        """Drop the connection that there is, and ask for another. A dial that goes on serves all who want one."""
+        if self._closed:
+            raise ConnectionLost(f"the connection to {self.label} was closed")
+        if self.is_connected:
+            self.is_connected = False
+            self.session.end(ConnectionLost(f"the connection to {self.label} was dropped to dial again"))
+        if not self._dialling:
+            self._wanted = DialWanted(deadline)
+
+    def _resume_dialers(self, value: ConnectError | None) -> None:
+        dialers, self._dialers = self._dialers, []
+        for task in dialers:
+            task._wait += 1
+            self._ready.append((task, copy.copy(value)))
+
+    def _after(self, timeout: float | None) -> float | None:
+        return None if timeout is None else self.clock() + timeout
+
+
+#: Seconds that `connect` takes by default.
+_CONNECT_TIMEOUT: Final = 10.0
+
+
+def _connect(timeout: float | None) -> Dialogue[None]:
+    yield Connect(_CONNECT_TIMEOUT if timeout is None else timeout)

@@ -1,0 +1,520 @@
+"""One connection to one guest, seen from the host, without IO: requests in, outcomes out.
+
+`Connection` knows the protocol; `HostSession` knows who asked. It queues requests, decides when each may be
+written, matches replies to calls, keeps deadlines, and says of every request what became of it. It has no
+clock and no threads, and it calls no code of the user: what happened is pulled, with `next_event`.
+
+**A call keeps its place.** Replies carry no number: the oldest unanswered request gets the next one
+(`docs/protocol.md` §3). A call that was given up stays in the queue if bytes of it were handed out, and its
+reply, if it comes, is swallowed. That rules out the classic fault of such clients, in which every reply after
+a timeout answers the wrong request.
+
+**`data_to_send` commits.** The lines that it returns count as sent, whatever `data_sent` says later. If
+cancelling could withdraw bytes that a waiting writer still holds, those bytes would be written all the same,
+and every later reply would be off by one.
+
+**Every call settles once**: with its reply, by `expire` or `cancel`, or with the error that fits it when the
+session ends. What was written completely or in part may have been carried out; what was not, was not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal
+
+import attrs
+
+from ._codec import encode
+from ._connection import Connection
+from ._constants import MAX_PENDING
+from ._errors import (
+    ConnectionLost,
+    IncompleteLine,
+    LocalProtocolError,
+    OutcomeUnknown,
+    RemoteProtocolError,
+    RequestFailed,
+    RequestTimeout,
+    StereosError,
+)
+from ._events import (
+    NEED_DATA,
+    CallDone,
+    ConnectionClosed,
+    Need,
+    NotificationReceived,
+    ReplyReceived,
+    SessionEnded,
+    UnknownReceived,
+)
+from ._messages import Ack, Reply, Request
+from ._registry import Role, changes_guest
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    ReplyT = TypeVar("ReplyT", bound=Reply, default=Reply)
+else:
+    from typing import TypeVar
+
+    ReplyT = TypeVar("ReplyT", bound=Reply)
+
+SessionEvent = CallDone | NotificationReceived | UnknownReceived | SessionEnded
+
+#: Bytes of requests that are joined into one write.
+_JOIN: Final = 64 * 1024
+
+#: Bytes of encoded lines that may wait for room in flight. Lines beyond it are encoded again when their turn
+#: comes: 300 waiting requests of 64 KiB would otherwise hold 18 MiB.
+_MAX_WAITING_BYTES: Final = 1024 * 1024
+
+#: Settled calls that the heap of deadlines may hold before it is cleaned.
+_MAX_STALE: Final = 64
+
+
+@attrs.define(eq=False)
+class Call(Generic[ReplyT]):
+    """One request and its outcome (§3). `HostSession.request` makes it.
+
+    `context` is yours: plain data, such as the future that waits for the call. Nothing here touches it.
+    """
+
+    # The request, as it was given.
+    request: Request[ReplyT]
+    # What the caller wants to find again in `CallDone`.
+    context: Any = None
+    # When the call settles with RequestTimeout, on the caller's own clock. None: never.
+    deadline: float | None = None
+    # The reply (a refusal included), or the error that the call ended in. None: not settled yet.
+    outcome: ReplyT | Ack | StereosError | None = None
+    # Whether bytes of the request were handed out by `data_to_send`. The guest may then carry it out.
+    sent: bool = False
+    # The encoded line, while the call waits for room in flight.
+    _line: bytes | None = attrs.field(default=None, repr=False)
+    # The place of its line in all that the session has handed out, in bytes.
+    _start: int = attrs.field(default=0, repr=False)
+    _end: int = attrs.field(default=0, repr=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is there."""
+        return self.outcome is not None
+
+    def result(self) -> ReplyT:
+        """Return the reply.
+
+        Raises RequestFailed when the guest refused the request, the error that the call ended in, RuntimeError
+        while the call is not done.
+        """
+        outcome = self.outcome
+        if isinstance(outcome, StereosError):
+            raise outcome
+        if outcome is None:
+            raise RuntimeError(f"{self.request.type} is not done yet")
+        raise_for_refusal(self.request, outcome)
+        return outcome  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (an Ack that is no refusal)
+
+
+def raise_for_refusal(request: Request, reply: Reply) -> None:
+    """Raise RequestFailed when `reply` refuses `request` (§3)."""
+    if type(reply) is Ack and not reply.ok:
+        error = RequestFailed(request, reply.error)
+        del reply  # it may quote a secret, which the error redacts
+        raise error
+
+
+class HostSession:
+    """One connection to one guest: who waits for which reply, until when, and what became of it (§1, §3, §6).
+
+    For one thread at a time. After anything that can settle calls (`receive_*`, `read_failed`, `write_failed`,
+    `expire`, `close`, `abort`) pull `next_event` until NEED_DATA. After pulling, write what `data_to_send`
+    returns: a reply makes room for a request that waits.
+
+    `label` names the guest in errors. At most `max_pending` requests are in flight (§1); any number may wait
+    for their turn.
+    """
+
+    def __init__(
+        self,
+        label: str = "the guest",
+        *,
+        max_pending: int = MAX_PENDING,
+        trace: Callable[[Role, bytes], object] | None = None,
+    ) -> None:
+        """Raises ValueError when `max_pending` is below 1.
+
+        `trace(sender, data)` is called with all bytes: those of the host when they are written, those of the guest
+        when they are received. They hold secrets (see `docs/howto/logging.md`). It must not raise, nor use the session.
+        """
+        self.label = label
+        self._trace = trace
+        self.connection = Connection(Role.HOST, max_pending=max_pending)
+        self._max_pending = max_pending
+        # Calls of which nothing was handed out, oldest first. Ordered and keyed, so that cancelling is O(1).
+        self._waiting: OrderedDict[Call[Any], None] = OrderedDict()
+        self._waiting_bytes = 0
+        # Calls that were handed out, in step with `connection.pending`; settled ones keep their place.
+        self._in_flight: deque[Call[Any]] = deque()
+        # What is handed out and not wholly written: lines that are joined, and where they stand in all bytes.
+        self._outgoing = b""
+        self._queued = 0
+        self._written = 0
+        # (deadline, number, call). Settled calls leave it late.
+        self._deadlines: list[tuple[float, int, Call[Any]]] = []
+        self._number = 0
+        # Calls that settled otherwise than by a reply, and are still to be told.
+        self._events: deque[CallDone] = deque()
+        self._read_error: BaseException | None = None
+        self._write_error: BaseException | None = None
+        self._end: StereosError | None = None
+        self._told_end = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "ended" if self._end else "open"
+        return f"<HostSession {self.label} {state} pending={len(self.pending)}>"
+
+    @property
+    def ended(self) -> StereosError | None:
+        """Why the session has ended; None while it goes on. After `close` it is a ConnectionLost, too."""
+        return self._end
+
+    @property
+    def closed(self) -> bool:
+        """Whether it ended because of `close`."""
+        return self._closed
+
+    @property
+    def pending(self) -> tuple[Call[Any], ...]:
+        """The calls that are not done, oldest first."""
+        return tuple(call for call in (*self._in_flight, *self._waiting) if call.outcome is None)
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def request(self, message: Request[ReplyT], *, deadline: float | None = None, context: Any = None) -> Call[ReplyT]:
+        """Take a request. Then write what `data_to_send` returns; a `CallDone` will tell the outcome.
+
+        `deadline` is a number of your own clock, for `next_deadline` and `expire`; infinity is no deadline.
+
+        Raises LocalProtocolError when the message can never be sent (§5), ConnectionLost when the session has
+        ended, ValueError when the deadline is NaN. Nothing was sent then.
+        """
+        call = self._call(message, deadline, context)
+        self._add(call)
+        return call
+
+    def request_many(
+        self, messages: Iterable[Request[ReplyT]], *, deadline: float | None = None, context: Any = None
+    ) -> list[Call[ReplyT]]:
+        """Take several requests, or none of them. See `request`."""
+        calls = [self._call(message, deadline, context) for message in messages]
+        for call in calls:
+            self._add(call)
+        return calls
+
+    def _call(self, message: Request[ReplyT], deadline: float | None, context: Any) -> Call[ReplyT]:
+        if not isinstance(message, Request):
+            raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none")
+        if deadline is not None and deadline != deadline:
+            raise ValueError("a deadline must not be NaN")
+        line = encode(message)
+        if self._end is not None or self._write_error is not None:
+            del line
+            raise self._not_sent(message)
+        call = Call(message, context, None if deadline == inf else deadline)
+        if self._waiting_bytes + len(line) <= _MAX_WAITING_BYTES:
+            call._line = line
+            self._waiting_bytes += len(line)
+        return call
+
+    def _add(self, call: Call[Any]) -> None:
+        self._waiting[call] = None
+        if call.deadline is not None:
+            if len(self._deadlines) > _MAX_STALE + 2 * (len(self._in_flight) + len(self._waiting)):
+                self._deadlines = [entry for entry in self._deadlines if entry[2].outcome is None]
+                heapify(self._deadlines)
+            self._number += 1
+            heappush(self._deadlines, (call.deadline, self._number, call))
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Give up `call`. It settles at once, with a RequestTimeout and without an event.
+
+        Its place is kept if bytes of it were handed out, and its reply will be swallowed; otherwise it is
+        withdrawn, and will not be sent. Other calls are not affected. A call that is done stays as it is.
+        Raises ValueError for a call of another session.
+        """
+        if call.outcome is None:
+            if call not in (self._in_flight if call.sent else self._waiting):
+                raise ValueError("this call belongs to another session")
+            self._give_up(call, "before it was cancelled")
+
+    def next_deadline(self) -> float | None:
+        """Return the earliest deadline of a call that is not done; None when there is none."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][2].outcome is not None:
+            heappop(deadlines)
+        return deadlines[0][0] if deadlines else None
+
+    def expire(self, now: float) -> None:
+        """Settle every call whose deadline is not after `now` with a RequestTimeout; a `CallDone` tells of each.
+
+        Pull events first: a reply that has arrived counts.
+        """
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            call = heappop(self._deadlines)[2]
+            self._give_up(call, "in time")
+            self._events.append(CallDone(call))
+
+    def _give_up(self, call: Call[Any], when: str) -> None:
+        request, what = call.request, ""
+        if changes_guest(request):
+            what = "; it may still be carried out" if call.sent else "; it was not sent"
+        call.outcome = RequestTimeout(
+            f"{self.label} did not answer {request.type} {when}{what}", request=request, sent=call.sent
+        )
+        if not call.sent:
+            self._withdraw(call)
+        elif self._write_error is not None:
+            self._end_if_idle()
+
+    def _withdraw(self, call: Call[Any]) -> None:
+        del self._waiting[call]
+        if call._line is not None:
+            self._waiting_bytes -= len(call._line)
+            call._line = None
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether `data_to_send` would return bytes."""
+        return bool(self._outgoing) or (bool(self._waiting) and len(self._in_flight) < self._max_pending)
+
+    def data_to_send(self) -> bytes | memoryview:
+        """Return the bytes to write next, b"" when there are none. Say `data_sent` before asking again.
+
+        The calls whose lines are in it count as sent from now on. Write the bytes to the end, or end the
+        session: two lines glued together would be read as one (§1).
+        """
+        if not self._outgoing and self._waiting:
+            self._fill()
+        left = self._queued - self._written
+        return self._outgoing if left == len(self._outgoing) else memoryview(self._outgoing)[-left:]
+
+    def data_sent(self, size: int) -> None:
+        """Say that the first `size` bytes of `data_to_send` are written.
+
+        If your write takes everything and fails later (`transport.write`), say it before you write: if the
+        write raises in between, the outcome is then unknown, and not wrongly "not sent".
+        """
+        if self._trace is not None and size:
+            start = len(self._outgoing) - (self._queued - self._written)
+            self._trace(Role.HOST, self._outgoing[start : start + size])
+        self._written += size
+        if self._written == self._queued:
+            self._outgoing = b""
+
+    def is_written(self, call: Call[Any]) -> bool:
+        """Whether the whole line of `call` is written."""
+        return call.sent and call._end <= self._written
+
+    def _fill(self) -> None:
+        """Move calls from the queue into flight, and their lines into one write."""
+        lines: list[bytes] = []
+        size = 0
+        while self._waiting and len(self._in_flight) < self._max_pending and size < _JOIN:
+            call = next(iter(self._waiting))
+            try:
+                line = call._line or encode(call.request)
+            except LocalProtocolError as exc:
+                # The payload of a CustomRequest was changed after it was checked.
+                self._withdraw(call)
+                self._settle(call, exc.with_traceback(None))
+                continue
+            self.connection.commit(call.request)
+            call.sent = True
+            call._start = self._queued
+            call._end = self._queued = call._start + len(line)
+            # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
+            self._in_flight.append(call)
+            self._withdraw(call)
+            lines.append(line)
+            size += len(line)
+        self._outgoing = lines[0] if len(lines) == 1 else b"".join(lines)
+
+    def write_failed(self, cause: BaseException) -> None:
+        """Say that writing failed for good. Reading goes on: what was written can still be answered.
+
+        Calls of which no byte was written settle as not sent. The session ends when no written call waits for
+        its reply any more.
+        """
+        if self._end is not None or self._write_error is not None:
+            return
+        self._write_error = cause.with_traceback(None)
+        self.connection.send_failed()
+        self._outgoing = b""
+        self._queued = self._written
+        unwritten = [call for call in self._in_flight if call._start >= self._written]
+        for call in (*unwritten, *self._waiting):
+            self._settle_unsent(call)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if all(call.outcome is not None for call in self._in_flight):
+            self._finish(self._broken(self._write_error))
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes from the guest. Nothing is looked at before `next_event`. Dropped after the end."""
+        if self._end is None:
+            if self._trace is not None:
+                self._trace(Role.GUEST, bytes(data))
+            self.connection.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """Say that the guest's stream has ended. Twice is fine."""
+        self.connection.receive_eof()
+
+    def read_failed(self, cause: BaseException) -> None:
+        """Say that reading failed for good. The session ends after what was received before."""
+        if self._read_error is None:
+            self._read_error = cause.with_traceback(None)
+
+    def events(self) -> Iterator[SessionEvent]:
+        """Yield events until more data is needed."""
+        while (event := self.next_event()) is not NEED_DATA:
+            yield event
+
+    def next_event(self) -> SessionEvent | Literal[Need.DATA]:
+        """Return what happened next, or NEED_DATA. Raises nothing.
+
+        `CallDone` for each call that settled, other than by `cancel`; `NotificationReceived` and
+        `UnknownReceived` for what the guest tells unasked; `SessionEnded` once, as the last event.
+        """
+        while not self._events and self._end is None:
+            try:
+                event = self.connection.next_event()
+            except RemoteProtocolError as exc:
+                self._finish(self._broke_off(exc.with_traceback(None)))
+                break
+            if type(event) is ReplyReceived:
+                call = self._in_flight[0]
+                waited = call.outcome is None
+                if waited:
+                    call.outcome = event.message
+                self._in_flight.popleft()
+                if self._write_error is not None:
+                    self._end_if_idle()
+                if waited:
+                    return CallDone(call)
+            elif event is NEED_DATA:
+                if self._read_error is None:
+                    return NEED_DATA
+                self._finish(self._broken(self._read_error))
+            elif type(event) is ConnectionClosed:
+                self._finish(ConnectionLost(f"{self.label} closed the connection"))
+            else:
+                return event  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (a host gets no others)
+        if self._events:
+            return self._events.popleft()
+        if self._end is None or self._told_end:
+            return NEED_DATA
+        self._told_end = True
+        return SessionEnded(self._end)
+
+    # -- ending ------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the session because its user wants to. Twice is fine. Then close the stream."""
+        self._closed = self._closed or self._end is None
+        self._finish(ConnectionLost(f"the connection to {self.label} was closed"))
+
+    def abort(self) -> None:
+        """End the session because it is unknown how much of `data_to_send` was written, or what was read.
+
+        For a KeyboardInterrupt between reading or writing and saying so. All that was handed out counts as
+        written: "unknown" does not invite the caller to send it again, as "not sent" would.
+        """
+        self.connection.send_failed()
+        self._written = self._queued
+        if self._end is None:
+            self._finish(ConnectionLost(f"the connection to {self.label} was interrupted while reading or writing"))
+        else:
+            # The interrupt may have come in the middle of ending.
+            self._settle_all()
+
+    def end(self, reason: StereosError) -> None:
+        """End the session for a `reason` that the session cannot see: no connection could be made, or it is gone."""
+        self._finish(reason)
+
+    def _finish(self, reason: StereosError) -> None:
+        if self._end is None:
+            self._end = reason
+            self._settle_all()
+
+    def _settle_all(self) -> None:
+        written, self._outgoing = self._written, b""
+        self._queued = written
+        # A line of which a part is written may be complete but for its newline, and then it counts (§1).
+        lost = [call for call in self._in_flight if call.outcome is None and call._start < written]
+        unanswered = tuple(call.request for call in lost)
+        for call in lost:
+            self._settle(call, self._unanswered(call.request, unanswered))
+        for call in (*self._in_flight, *self._waiting):
+            self._settle_unsent(call)
+        self._in_flight.clear()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._deadlines.clear()
+
+    def _settle_unsent(self, call: Call[Any]) -> None:
+        if call.outcome is None:
+            call.sent = False
+            call._line = None
+            self._settle(call, self._not_sent(call.request))
+
+    def _settle(self, call: Call[Any], outcome: StereosError) -> None:
+        call.outcome = outcome
+        self._events.append(CallDone(call))
+
+    def _broke_off(self, error: RemoteProtocolError) -> StereosError:
+        if isinstance(error, IncompleteLine):
+            # Half a line tells no more than none: the guest, or what is between us, went away.
+            return self._lost(f"{self.label} closed the connection in the middle of a line", error)
+        return error
+
+    def _broken(self, cause: BaseException | None) -> ConnectionLost:
+        return self._lost(f"the connection to {self.label} broke ({getattr(cause, 'strerror', None) or cause})", cause)
+
+    def _lost(self, text: str, cause: BaseException | None) -> ConnectionLost:
+        error = ConnectionLost(text)
+        error.__cause__ = cause.with_traceback(None) if cause else None
+        return error
+
+    def _not_sent(self, request: Request) -> ConnectionLost:
+        reason = self._end or self._broken(self._write_error)
+        # A ConnectionLost says nothing more than the text does; what caused it does.
+        cause = reason.__cause__ if type(reason) is ConnectionLost else reason
+        return self._lost(f"{request.type} was not sent: {reason}", cause)
+
+    def _unanswered(self, request: Request, unanswered: tuple[Request, ...]) -> StereosError:
+        """The error for a request that may have been carried out, and whose reply will not come."""
+        reason = self._end
+        if isinstance(reason, RemoteProtocolError):
+            # What the guest did wrong tells more than that the connection ended over it.
+            return copy.copy(reason)
+        error: ConnectionLost
+        if changes_guest(request):
+            text = f"{reason} while {request.type} was unanswered: it may or may not have been carried out"
+            error = OutcomeUnknown(text, request=request, unanswered=unanswered)
+        else:
+            error = ConnectionLost(f"{reason} while {request.type} was unanswered", unanswered=unanswered)
+        error.__cause__ = reason.__cause__ if reason else None
+        return error

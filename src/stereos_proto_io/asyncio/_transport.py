@@ -1,0 +1,216 @@
+"""Between asyncio's transports and a session: the protocol, and a transport for character devices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextlib import suppress
+from typing import Any, Final
+
+from stereos_proto import HostSession, Turns
+from stereos_proto_io.driver import READ_SIZE
+
+#: Events that one turn of the loop works through. A guest that floods must not keep the loop from its other guests.
+_EVENTS_PER_TURN: Final = 256
+
+#: Reads of what a socket still holds when writing to it has failed: 1 MiB at most.
+_LAST_READS: Final = 16
+
+
+class _Scratch(threading.local):
+    """What every connection of a thread reads into. It is filled and emptied before anything else runs there."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(READ_SIZE))
+
+
+_SCRATCH: Final = _Scratch()
+
+
+class SessionProtocol(asyncio.BufferedProtocol):
+    """What a transport calls. It feeds the session, and pulls from it under a budget for each turn of the loop.
+
+    A `BufferedProtocol`, since asyncio makes 256 KiB for every read of the other kind: for a short reply that is
+    more work than all the rest. `data_received` is for transports that know that kind only.
+    """
+
+    def __init__(self, session: HostSession, turns: Turns) -> None:
+        self.session = session
+        self.transport: Any = None
+        # Done when the transport is gone.
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._pull = turns.pump
+        # Whether the transport's buffer is full, and whether the pump goes on in a later turn.
+        self._full = False
+        self._behind = False
+
+    # -- what the transport calls ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        """Return the place to read into."""
+        return _SCRATCH.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take bytes that were read into it."""
+        self.session.receive_data(bytes(_SCRATCH.buffer[:nbytes]))
+        self.pump()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the guest."""
+        self.session.receive_data(data)
+        self.pump()
+
+    def eof_received(self) -> None:
+        """Take note of the end of the stream; the transport closes by itself then."""
+        self.session.receive_eof()
+        self.pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that the transport is gone. A transport that cannot write closes by itself."""
+        session = self.session
+        if exc is None:
+            session.receive_eof()
+        else:
+            self._take_the_rest()
+            session.read_failed(exc)
+        self.pump()
+        fulfil(self.lost)
+
+    def pause_writing(self) -> None:
+        """Leave what is to be written in the session: the transport's buffer is full."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on writing, in a later turn: a write that fails in here would end the transport twice."""
+        self._full = False
+        self._loop.call_soon(self.flush)
+
+    # -- the pump --------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Pull what happened, and write what there is room for now. What is left is for the next turn of the loop."""
+        if self._pull(limit=_EVENTS_PER_TURN):
+            if not self._behind:
+                self._behind = True
+                self._reading("pause_reading")
+                self._loop.call_soon(self._catch_up)
+        elif self.session.ended is not None:
+            self.abort()
+            return
+        if self.session.wants_write:
+            self.flush()
+
+    def _catch_up(self) -> None:
+        self._behind = False
+        self.pump()
+        if not self._behind:
+            self._reading("resume_reading")
+
+    def _reading(self, change: str) -> None:
+        # Not every transport can pause, and a closing one refuses.
+        with suppress(AttributeError, RuntimeError, NotImplementedError):
+            getattr(self.transport, change)()
+
+    def flush(self) -> None:
+        """Hand whole lines to the transport, which buffers what the system does not take."""
+        session = self.session
+        while not self._full and (data := session.data_to_send()):
+            session.data_sent(len(data))
+            self.transport.write(data)
+
+    def abort(self) -> None:
+        """Close the transport without waiting for its buffer."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _take_the_rest(self) -> None:
+        """Read what had come when writing failed. asyncio does not, and there may be replies to earlier requests."""
+        # uvloop has read it already, and may have no socket any more.
+        with suppress(OSError, RuntimeError):
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None and self.transport.get_extra_info("sslcontext") is None:
+                for _ in range(_LAST_READS):
+                    if not (data := os.read(sock.fileno(), READ_SIZE)):
+                        break
+                    self.session.receive_data(data)
+
+
+def fulfil(future: asyncio.Future[None]) -> None:
+    """Wake the task that awaits `future`. Twice is fine."""
+    if not future.done():
+        future.set_result(None)
+
+
+class DeviceTransport:
+    """A character device as a transport. asyncio's own pipes want two for one device, and uvloop's take none."""
+
+    def __init__(self, device: Any, protocol: SessionProtocol) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._device = device
+        self._protocol = protocol
+        self._unwritten = b""
+        self._full = False
+        self.resume_reading()
+        protocol.connection_made(self)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    def get_extra_info(self, _name: str) -> None:
+        """Tell nothing: there is no socket."""
+
+    def resume_reading(self) -> None:
+        """Read from now on."""
+        if self._device.fileno() >= 0:
+            self._loop.add_reader(self._device.fileno(), self._read)
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        if self._device.fileno() >= 0:
+            self._loop.remove_reader(self._device.fileno())
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write, and keep what the device does not take yet."""
+        self._unwritten += data
+        if not self._full:
+            self._write()
+
+    def abort(self, cause: OSError | None = None) -> None:
+        """Close the device now. Twice is fine."""
+        if self._device.fileno() >= 0:
+            self._loop.remove_reader(self._device.fileno())
+            self._loop.remove_writer(self._device.fileno())
+            self._device.close()
+            self._loop.call_soon(self._protocol.connection_lost, cause)
+
+    def _read(self) -> None:
+        try:
+            data = self._device.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self.abort(exc)
+            return
+        if data:
+            self._protocol.data_received(data)
+        else:
+            self.abort()
+
+    def _write(self) -> None:
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._device.send(self._unwritten) :]
+        except BlockingIOError:
+            self._full = True
+            self._loop.add_writer(self._device.fileno(), self._write)
+            self._protocol.pause_writing()
+        except OSError as exc:
+            self.abort(exc)
+        else:
+            if self._full:
+                self._full = False
+                self._loop.remove_writer(self._device.fileno())
+                self._protocol.resume_writing()

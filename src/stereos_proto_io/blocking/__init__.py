@@ -1,0 +1,132 @@
+"""The client for programs that block: plain calls, any number of threads.
+
+There is no thread behind it. The thread that waits first reads for all, and hands over to the next when it has its
+own reply (leader and followers, `stereos_proto.Turns`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection
+from typing import Any, Final, Self, Unpack
+
+from stereos_proto import DEFAULT_TIMEOUT, ConnectionLost
+from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto_io.addresses import Address
+from stereos_proto_io.driver import READY_TIMEOUT, Limits, SyncClient, SyncRunner, ready_wait, seconds
+
+from ._dial import dial
+from ._transport import poll
+
+__all__ = ["Client", "connect", "connect_when_ready"]
+
+
+class Client(SyncClient):
+    """A connection to a guest. Threads may share it; each gets its own replies (§3).
+
+    Processes may not: a child that was forked finds its copy closed. `connect` or `Client.attach` make one; `close`
+    it, or use it in `with`.
+    """
+
+    _make_lock = staticmethod(threading.Lock)
+    _event = staticmethod(threading.Event)
+
+    def __init__(self, stream: Any, **options: Any) -> None:
+        super().__init__(stream, **options)
+        self._wait_for = poll(self._stream)
+        _CLIENTS.add(self)
+
+    def _poll(self, mask: int, seconds: float) -> int:
+        return self._wait_for(mask, seconds)
+
+    @staticmethod
+    def _sleep(seconds: float) -> None:
+        time.sleep(seconds)
+
+    @classmethod
+    def attach(
+        cls, stream: Any, *, label: str = "the guest", timeout: float = DEFAULT_TIMEOUT, **limits: Unpack[Limits]
+    ) -> Self:
+        """Return a client over a connected socket, or anything with its `fileno`, `recv`, `send` and `close`.
+
+        A socket may be one of TLS. The client owns the stream from then on, and makes it non-blocking. `timeout`
+        (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
+        `max_notifications` the notifications kept for `notifications()`.
+        """
+        return cls(stream, label=label, timeout=timeout, **limits)
+
+    def _disown(self) -> None:
+        """Let go of the stream, in a child that was forked: the connection goes on, and is the parent's.
+
+        The threads that held or wanted the lock are not in the child, so it gets a lock of its own, and no waiter is
+        woken.
+        """
+        self._lock = self._make_lock()
+        self._turns.forget()
+        self._stream.close()
+        self._session.end(
+            ConnectionLost(f"the connection to {self._session.label} belongs to the process that made it")
+        )
+
+
+#: Those of this process. A child that was forked has copies, and one stream has one reader.
+_CLIENTS: Final[weakref.WeakSet[Client]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in tuple(_CLIENTS):
+        client._disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def connect(address: Address, *, timeout: float | None = DEFAULT_TIMEOUT, **limits: Unpack[Limits]) -> Client:
+    """Dial a guest, within `timeout` seconds, and return a client. `timeout` is each verb's, too.
+
+    It bounds everything but the function of a `Dial`. `limits` are those of `Client.attach`. A connection does not
+    mean that the guest is there (§8): see `connect_when_ready`.
+
+    Raises ConnectError.
+    """
+    limit = seconds(timeout)
+    return _connect(address, limit, limit, limits)
+
+
+def connect_when_ready(
+    address: Address,
+    *,
+    timeout: float | None = READY_TIMEOUT,
+    states: Collection[str] = READY_STATES,
+    agents: Collection[str] = (),
+    backoff: Backoff | None = None,
+    on_progress: Callable[[WaitProgress], None] | None = None,
+    request_timeout: float = DEFAULT_TIMEOUT,
+    **limits: Unpack[Limits],
+) -> Client:
+    """Dial until there is a guest, wait until it is ready, and return a client; all within `timeout` seconds.
+
+    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
+    `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`; `request_timeout` is what
+    each verb of the client waits later; `limits` are those of `Client.attach`.
+
+    Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
+    RemoteProtocolError when what answers does not speak the protocol.
+    """
+    wait = ready_wait(states, agents, backoff, on_progress)
+    runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, request_timeout, limits))
+    try:
+        runner.run(wait.run(redial=True), seconds(timeout))
+    except BaseException:
+        runner.close()
+        raise
+    return runner.found(Client)
+
+
+def _connect(address: Address, limit: float, timeout: float, limits: Limits) -> Client:
+    stream, early = dial(address, limit)
+    return Client(stream, label=str(address), timeout=timeout, early=early, **limits)

@@ -1,0 +1,92 @@
+"""Dialling for programs that block."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable
+from math import inf
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from stereos_proto import PreambleError
+from stereos_proto_io.addresses import Address, Attempt
+from stereos_proto_io.driver import READ, Dialling, attempts, connect_error, lookup, lookup_number, names
+
+#: Seconds that one wait lasts at most: `poll` takes no more than 24 days.
+_LONGEST_WAIT: Final = 86_400.0
+
+
+def dial(address: Address, limit: float) -> tuple[Any, bytes]:
+    """Connect to a guest within `limit` seconds. Return the stream, and the bytes that came early.
+
+    Raises ConnectError.
+    """
+    deadline = time.monotonic() + limit
+    try:
+        stream = address.open()
+        places = [] if stream is not None else attempts(address, _found(address, deadline))
+        dialling = Dialling(
+            address, places, now=time.monotonic(), deadline=None if limit == inf else deadline, stream=stream
+        )
+    except (OSError, PreambleError) as exc:
+        raise connect_error(address, exc) from exc
+    try:
+        while dialling.outcome is None:
+            _wait(dialling)
+    except BaseException:
+        dialling.cancel()
+        raise
+    finally:
+        for discarded in dialling.discarded:
+            discarded.close()
+    if isinstance(dialling.outcome, Exception):
+        raise dialling.outcome
+    return dialling.outcome, dialling.early
+
+
+def _found(address: Address, deadline: float) -> list[Attempt]:
+    """Look up the name of an address before `deadline`. The system's resolver knows no deadline, so it is left."""
+    name = names(address)
+    if name is None:
+        return []
+    found = lookup_number(*name)
+    if found is not None:
+        return found
+    answers: SimpleQueue[Callable[[], list[Attempt]]] = SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            result = lookup(*name)
+        except OSError as exc:
+            error = exc
+            answers.put(lambda: _throw(error))
+        else:
+            answers.put(lambda: result)
+
+    threading.Thread(target=look_up, name=f"look up {name[0]}", daemon=True).start()
+    try:
+        answer = answers.get(timeout=min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT))
+    except Empty:
+        raise TimeoutError(f"the name {name[0]} was not looked up in time") from None
+    return answer()
+
+
+def _throw(error: OSError) -> list[Attempt]:
+    raise error
+
+
+def _wait(dialling: Dialling) -> None:
+    """Wait for one of the streams that a dial watches, or for its next deadline."""
+    poll = select.poll()
+    streams = {}
+    for stream, mask in dialling.watch():
+        poll.register(stream.fileno(), select.POLLIN if mask & READ else select.POLLOUT)
+        streams[stream.fileno()] = stream
+    deadline = dialling.next_deadline()
+    left = _LONGEST_WAIT if deadline is None else min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT)
+    for descriptor, _ in poll.poll(left * 1000):
+        dialling.ready(streams[descriptor], time.monotonic())
+    # Also when a stream was ready: a peer that never stops talking must not hold the caller past the deadline.
+    dialling.expire(time.monotonic())

@@ -1,0 +1,56 @@
+"""What a client for any event loop is made of.
+
+| your loop | what to use | what you bring |
+|---|---|---|
+| threads | `SyncClient` (`stereos_proto_io.blocking` is one) | a lock, an event, a poll, a sleep |
+| green threads | `GreenClient` | event, spawn, kill, readable, writable, lookup |
+| awaits, and waits for descriptors | `FdClient` (`stereos_proto_io.trio` is one) | eight functions |
+| awaits, and has transports that call back | `AsyncClient` (`stereos_proto_io.asyncio` is one) | a protocol |
+| calls back when a descriptor is ready | `PollClient` | watching, a timer |
+| anything else | `stereos_proto.HostClient`, `Dialling` | everything that moves bytes |
+"""
+
+from stereos_proto_io._errors import connect_error
+
+from ._async_client import AsyncClient, AsyncRunner
+from ._dialling import ATTEMPT_DELAY, READ, WRITE, Dialling, attempts, lookup, lookup_number, names
+from ._fd_client import FdClient
+from ._green_client import GreenClient
+from ._outcomes import again, replies
+from ._poll_client import PollClient
+from ._streams import READ_SIZE, Device, Encrypted, Stream, as_stream
+from ._sync_client import SyncClient, SyncRunner
+from ._timeouts import seconds
+from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, ready_wait
+
+__all__ = [
+    "ATTEMPT_DELAY",
+    "READ",
+    "READY_TIMEOUT",
+    "READ_SIZE",
+    "WRITE",
+    "AsyncClient",
+    "AsyncRunner",
+    "AsyncVerbs",
+    "Device",
+    "Dialling",
+    "Encrypted",
+    "FdClient",
+    "GreenClient",
+    "Limits",
+    "PollClient",
+    "Stream",
+    "SyncClient",
+    "SyncRunner",
+    "SyncVerbs",
+    "again",
+    "as_stream",
+    "attempts",
+    "connect_error",
+    "lookup",
+    "lookup_number",
+    "names",
+    "ready_wait",
+    "replies",
+    "seconds",
+]

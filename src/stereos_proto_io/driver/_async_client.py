@@ -1,0 +1,320 @@
+"""What the asynchronous clients have in common: everything but waiting, writing and dialling.
+
+`AsyncClient` is for runtimes with transports of their own, which call back (asyncio). `FdClient` is for runtimes
+that wait for descriptors.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from math import inf
+from typing import Any, Self, TypeVar
+
+import attrs
+
+from stereos_proto import (
+    MAX_PENDING,
+    Call,
+    Connection,
+    Dialogue,
+    HostSession,
+    Mailbox,
+    Notification,
+    Reply,
+    Request,
+    RequestTimeout,
+    Role,
+    Running,
+    StereosError,
+    Turns,
+    Waiter,
+)
+from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
+
+from ._outcomes import again, replies
+from ._timeouts import seconds
+from ._verbs import AsyncVerbs, ReplyT, Result
+
+Client = TypeVar("Client", bound="AsyncClient")
+
+
+class AsyncClient(AsyncVerbs):
+    """A connection to a guest. Any number of tasks of one event loop may share it.
+
+    A driver brings `_wait`, `_flush`, `_hang_up`, `_closed`, `_check_loop`, `_bounded`, `_sleep` and `_now`, in the
+    words of its runtime.
+    """
+
+    def __init__(
+        self,
+        label: str = "the guest",
+        *,
+        max_pending: int = MAX_PENDING,
+        max_notifications: int | None = None,
+        trace: Callable[[Role, bytes], object] | None = None,
+    ) -> None:
+        self._session = session = HostSession(label, max_pending=max_pending, trace=trace)
+        self._mailbox = Mailbox() if max_notifications is None else Mailbox(max_notifications)
+        self._turns = Turns(session, self._mailbox)
+
+    # -- what a driver brings ------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _wait(self, waiter: Waiter | Call[Any]) -> None:
+        """Return when `waiter` is done, and let other tasks run in any case."""
+
+    @abstractmethod
+    def _flush(self) -> None:
+        """Write what can be written without waiting."""
+
+    @abstractmethod
+    def _hang_up(self) -> None:
+        """Close the stream at once. Twice is fine."""
+
+    @abstractmethod
+    async def _closed(self) -> None:
+        """Return when the stream is closed and everything that belongs to it is released."""
+
+    @abstractmethod
+    def _check_loop(self) -> None:
+        """Raise RuntimeError when the caller runs in another event loop than the client's."""
+
+    @staticmethod
+    @abstractmethod
+    async def _bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+        """Await `function(*args)`. Raises RequestTimeout when `limit` seconds have passed first."""
+
+    @staticmethod
+    @abstractmethod
+    async def _sleep(limit: float) -> None:
+        """Sleep."""
+
+    @staticmethod
+    def _now() -> float:
+        """Return the time of the clock that `_bounded` and `_sleep` go by, in seconds."""
+        return time.monotonic()
+
+    # -- for users -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session.ended else "open"
+        return f"<{type(self).__module__.rpartition('.')[2]}.Client {self._session.label} {state}>"
+
+    @property
+    def connection(self) -> Connection:
+        """The protocol's state machine, for its states and what is pending. Do not feed it."""
+        return self._session.connection
+
+    @property
+    def dropped_notifications(self) -> int:
+        """How many notifications were dropped because they were not taken in time."""
+        return self._mailbox.dropped
+
+    async def aclose(self) -> None:
+        """Close the connection. Tasks that still wait get a ConnectionLost. Twice is fine."""
+        self._session.close()
+        self._turns.pump()
+        self._hang_up()
+        await self._closed()
+
+    async def request(self, message: Request[ReplyT]) -> ReplyT:
+        """Send `message` and return its reply (§3). Raises what all verbs raise."""
+        return (await self._ask(message)).result()
+
+    async def request_many(self, messages: Iterable[Request]) -> list[Reply]:
+        """Send `messages` in one flight and return their replies in order; a refusal is an Ack with ok=False.
+
+        Raises as `request` does, except for refusals, for the first that has no reply. Nothing is sent when
+        one of them cannot be.
+        """
+        return replies(await self._ask_many(tuple(messages), lambda _index, _outcome: None))
+
+    def notifications(self) -> AsyncIterator[Notification]:
+        """Yield what the guest tells unasked, as it comes, until the client is closed.
+
+        Raises what the connection ended in when it was not closed from here.
+        """
+        return _Notifications(self)
+
+    async def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:  # noqa: ASYNC109
+        """Run a dialogue over this connection, within `timeout` seconds, and return its result."""
+        return await AsyncRunner(type(self), self).run(dialogue, seconds(timeout))
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    async def _ask(self, message: Request[ReplyT]) -> Call[ReplyT]:
+        self._check_loop()
+        call = self._session.request(message)
+        try:
+            self._flush()
+            await self._wait(call)
+        except BaseException:
+            self._session.cancel(call)
+            raise
+        return call
+
+    async def _ask_within(self, limit: float, message: Request[ReplyT]) -> Call[ReplyT]:
+        """Send `message` and wait for its outcome, for `limit` seconds at most."""
+        self._check_loop()
+        call = self._session.request(message)
+        try:
+            if limit > 0:
+                self._flush()
+                await self._bounded(limit, self._wait, call)
+        except RequestTimeout:
+            pass  # the call has an error of its own for that
+        finally:
+            self._session.cancel(call)
+        return call
+
+    async def _ask_many(
+        self, messages: Sequence[Request], report: Callable[[int, Any], object], limit: float = inf
+    ) -> list[Reply | StereosError]:
+        """Send `messages`, wait for all outcomes, for `limit` seconds at most, and report each as it settles."""
+        self._check_loop()
+        calls = self._session.request_many(messages)
+        reported = 0
+
+        async def wait_for_each() -> None:
+            nonlocal reported
+            for call in calls:
+                await self._wait(call)
+                reported += 1
+                report(reported - 1, call.outcome)
+
+        try:
+            if not calls:
+                await self._wait(Waiter(done=True))
+            elif limit > 0:
+                self._flush()
+                await (wait_for_each() if limit == inf else self._bounded(limit, wait_for_each))
+        except RequestTimeout:
+            pass
+        finally:
+            for call in calls:
+                self._session.cancel(call)
+        for index in range(reported, len(calls)):
+            report(index, calls[index].outcome)
+        return [call.outcome for call in calls]  # type: ignore[misc]
+
+    async def _listen(self, waiter: Waiter, after: int | None = None) -> None:
+        self._mailbox.listen(waiter, after=after)
+        try:
+            await self._wait(waiter)
+        finally:
+            self._mailbox.ignore(waiter)
+
+
+@attrs.frozen
+class _Notifications(AsyncIterator[Notification]):
+    """An iterator that needs no closing, as an unfinished generator would."""
+
+    client: AsyncClient
+
+    async def __anext__(self) -> Notification:
+        client = self.client
+        client._check_loop()
+        await client._wait(Waiter(done=True))
+        while (news := client._mailbox.take()) is None:
+            ended = client._session.ended
+            if ended is None:
+                await client._listen(Waiter())
+            elif client._session.closed:
+                raise StopAsyncIteration
+            else:
+                raise again(ended)
+        return news
+
+
+class AsyncRunner:
+    """Runs dialogues for callers that await: over one client, or over one after another that `dial` makes."""
+
+    def __init__(
+        self,
+        driver: type[AsyncClient],
+        client: AsyncClient | None = None,
+        *,
+        dial: Callable[[], Awaitable[AsyncClient]] | None = None,
+    ) -> None:
+        self.client = client
+        self._driver = driver
+        self._dial = dial
+        # Notifications when something was asked last: what came since ends a Sleep.
+        self._heard = 0
+
+    async def run(self, dialogue: Dialogue[Result], limit: float = inf) -> Result:
+        """Run `dialogue` within `limit` seconds and return its result. Raises what it raises."""
+        running = Running(dialogue, None if limit == inf else self._driver._now() + limit, limit)
+        try:
+            action = running.resume(None, self._driver._now())
+            while action is not None:
+                action = running.resume(await self._perform(action, running), self._driver._now())
+        except BaseException as exc:
+            running.fail(exc)
+            raise
+        result: Result = running.result
+        return result
+
+    async def _perform(self, action: Action, running: Running[Any]) -> Any:
+        try:
+            if isinstance(action, Send):
+                client = self._current()
+                self._heard = client._mailbox.heard
+                return (await client._ask_within(self._left(running, action.timeout), action.message)).outcome
+            if isinstance(action, Sleep):
+                return await self._pause(action, self._left(running, action.seconds))
+            if isinstance(action, SendMany):
+                ask = self._current()._ask_many
+                return await ask(action.messages, action.on_outcome, self._left(running, None))
+            return await self._connect(action, self._left(running, action.timeout))
+        except StereosError as exc:
+            return exc.with_traceback(None)
+
+    def _left(self, running: Running[Any], limit: float | None) -> float:
+        now = self._driver._now()
+        until = running.until(limit, now)
+        return inf if until is None else until - now
+
+    def _current(self) -> AsyncClient:
+        if self.client is None:
+            raise RuntimeError("the dialogue has not connected yet")
+        return self.client
+
+    async def _connect(self, action: Connect, limit: float) -> None:
+        await self.aclose()
+        if self._dial is None:
+            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
+        self.client = await self._driver._bounded(limit, self._dial)
+
+    async def _pause(self, action: Sleep, limit: float) -> None:
+        client, start = self.client, self._driver._now()
+        if client is None or client._session.ended is not None:
+            await self._driver._sleep(limit)
+            return
+        try:
+            await self._driver._bounded(limit, client._listen, Waiter(), self._heard)
+        except RequestTimeout:
+            return
+        least = min(getattr(action, "least", 0.0), limit)
+        await self._driver._sleep(start + least - self._driver._now())
+
+    async def aclose(self) -> None:
+        """Close the client that there is."""
+        if self.client is not None:
+            client, self.client = self.client, None
+            await client.aclose()
+
+    def found(self, driver: type[Client]) -> Client:
+        """Return the client that the dialogue ended with."""
+        client = self._current()
+        if not isinstance(client, driver):
+            raise TypeError(f"this is no {driver.__name__}")
+        return client

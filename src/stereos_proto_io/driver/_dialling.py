@@ -1,0 +1,225 @@
+"""Dialling without waiting: which sockets to watch, until when, and what became of it.
+
+One plan for every driver and every event loop. `Dialling` connects to the places of an address by RFC 8305
+("happy eyeballs": the next place is tried a quarter of a second after the last one, or at once when that
+failed), and then runs the preambles of the address on the stream that won. It has no clock: `now` comes from the
+caller. It waits for nothing: the caller watches what `watch` returns.
+
+    dialling = Dialling(address, attempts(address, found), now=now, deadline=now + 5)
+    while dialling.outcome is None:
+        ... wait for one of dialling.watch(), until dialling.next_deadline() ...
+        dialling.ready(stream, now) or dialling.expire(now)
+        ... close dialling.discarded, once they are no longer watched ...
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from stereos_proto import ConnectError, Preamble, PreambleError
+from stereos_proto_io._errors import connect_error
+from stereos_proto_io.addresses import Address, Attempt
+
+from ._streams import READ_SIZE, Device, as_stream
+
+#: Masks of what to watch a stream for; those of the standard library's `selectors`.
+READ: Final = 1
+WRITE: Final = 2
+
+#: Seconds after which the next place is tried while the last one is silent (RFC 8305 §5).
+ATTEMPT_DELAY: Final = 0.25
+
+
+def names(address: Address) -> tuple[str, int] | None:
+    """Return the host and port to look up (`lookup`) before `attempts`; None where nothing is to be looked up."""
+    return address.name()
+
+
+def lookup(host: str, port: int) -> list[Attempt]:
+    """Look a host up. Blocks for as long as the system's resolver does; raises OSError (`socket.gaierror`)."""
+    return [(family, target) for family, _, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def lookup_number(host: str, port: int) -> list[Attempt] | None:
+    """Return what `lookup` would, at once, where `host` is an IP address; None where it is a name."""
+    with suppress(OSError):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return [(family, target) for family, _, _, _, target in found]
+    return None
+
+
+def attempts(address: Address, found: Iterable[Attempt] = ()) -> list[Attempt]:
+    """Return the socket families and targets to connect to, in order. `found` is what `lookup` gave.
+
+    Raises ConnectError where this system cannot connect to such an address.
+    """
+    try:
+        return address.attempts(found)
+    except OSError as exc:
+        raise connect_error(address, exc) from exc
+
+
+class Dialling:
+    """One dial. `outcome` is None, then the stream or a ConnectError; `early` are the first bytes of the protocol.
+
+    `stream` is one that is connected already: only the preambles are run. A character device is opened here.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        attempts: Iterable[Attempt] = (),
+        *,
+        now: float,
+        deadline: float | None = None,
+        stream: Any = None,
+    ) -> None:
+        self.address = address
+        self.outcome: Any = None
+        self.early = b""
+        # Streams that are not needed any more. The caller closes them once its loop has let go of them.
+        self.discarded: list[Any] = []
+        self._deadline = deadline
+        self._attempts = iter(attempts)
+        # Sockets that connect, in the order in which they were begun.
+        self._connecting: list[socket.socket] = []
+        self._next_attempt: float | None = None
+        self._failure: Exception | None = None
+        # The stream that won, and where its preambles stand.
+        self._stream: Any = None
+        self._preambles: Iterator[tuple[Preamble, float]] = iter(())
+        self._preamble: Preamble | None = None
+        self._patience: float | None = None
+        try:
+            if stream is None and address.device:
+                stream = Device(address.device)
+        except OSError as exc:
+            self._fail(exc)
+        else:
+            self._attempt(now) if stream is None else self._connected(as_stream(stream), now)
+
+    def watch(self) -> list[tuple[Any, int]]:
+        """Return the streams to watch, each with `READ` or `WRITE`."""
+        if self.outcome is not None:
+            return []
+        return [(self._stream, READ)] if self._stream is not None else [(sock, WRITE) for sock in self._connecting]
+
+    def next_deadline(self) -> float | None:
+        """Return when to call `expire` next; None: not at all."""
+        if self.outcome is not None:
+            return None
+        times = (self._deadline, self._next_attempt, self._patience)
+        return min((time for time in times if time is not None), default=None)
+
+    def ready(self, stream: Any, now: float) -> None:
+        """Take note that a stream of `watch` is ready."""
+        if self.outcome is not None:
+            return
+        if stream is self._stream:
+            self._receive(now)
+        elif stream in self._connecting:
+            code = stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._connecting.remove(stream)
+            if code:
+                self.discarded.append(stream)
+                self._attempt_failed(OSError(code, os.strerror(code)), now)
+            else:
+                self._connected(as_stream(stream), now)
+
+    def expire(self, now: float) -> None:
+        """Do what is due at `now`: give up, try the next place, or the next preamble."""
+        if self.outcome is not None:
+            return
+        if self._deadline is not None and now >= self._deadline:
+            self._fail(TimeoutError("no answer in time"))
+        elif self._next_attempt is not None and now >= self._next_attempt:
+            self._attempt(now)
+        elif self._patience is not None and now >= self._patience:
+            self._open(now)
+
+    def cancel(self) -> None:
+        """Give up. All streams are `discarded`."""
+        if self.outcome is None:
+            self._fail(ConnectError(f"the dial to {self.address} was cancelled"))
+
+    def _attempt(self, now: float) -> None:
+        """Begin to connect to the next place; the first one that fails or answers at once is done with here."""
+        self._next_attempt = None
+        for family, target in self._attempts:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.setblocking(False)
+                # A unix socket whose listener's queue is full says EAGAIN, and stays unconnected.
+                code = sock.connect_ex(target)
+            except OSError as exc:
+                code, failure = exc.errno or errno.EINVAL, exc
+            else:
+                failure = OSError(code, os.strerror(code))
+            if code == 0:
+                self._connected(as_stream(sock), now)
+                return
+            if code == errno.EINPROGRESS:
+                self._connecting.append(sock)
+                self._next_attempt = now + ATTEMPT_DELAY
+                return
+            sock.close()
+            self._failure = self._failure or failure
+        if not self._connecting:
+            self._fail(self._failure or OSError("the name has no address"))
+
+    def _attempt_failed(self, failure: OSError, now: float) -> None:
+        self._failure = self._failure or failure
+        self._attempt(now)
+
+    def _connected(self, stream: Any, now: float) -> None:
+        self._stream = stream
+        self._next_attempt = None
+        self.discarded += self._connecting
+        self._connecting = []
+        self._preambles = self.address.preambles()
+        self._open(now)
+
+    def _open(self, now: float) -> None:
+        """Begin the next preamble, or be done where none is left."""
+        try:
+            self._preamble, patience = next(self._preambles, (None, 0.0))
+            if self._preamble is None:
+                self._succeed(b"")
+                return
+            self._patience = now + patience
+            # A pipe that is full already will take the opening of the next preamble.
+            with suppress(BlockingIOError):
+                self._stream.send(self._preamble.data_to_send())
+        except OSError as exc:
+            self._fail(exc)
+
+    def _receive(self, now: float) -> None:
+        preamble = self._preamble
+        if preamble is None:
+            self._open(now)
+            return
+        try:
+            data = self._stream.recv(READ_SIZE)
+            preamble.receive_data(data) if data else preamble.receive_eof()
+        except BlockingIOError:
+            return
+        except (OSError, PreambleError) as exc:
+            self._fail(exc)
+            return
+        if preamble.done:
+            self._succeed(preamble.trailing_data)
+
+    def _succeed(self, early: bytes) -> None:
+        self.early = early
+        self.outcome = self._stream
+
+    def _fail(self, cause: Exception) -> None:
+        self.discarded += self._connecting
+        if self._stream is not None:
+            self.discarded.append(self._stream)
+        self.outcome = connect_error(self.address, cause)

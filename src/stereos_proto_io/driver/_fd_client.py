@@ -1,0 +1,317 @@
+"""The client for runtimes that await and wait for descriptors: trio, curio, anyio, and their like.
+
+There is no task behind it. Tasks share the stream by turns (`stereos_proto.Turns`): one reads for all, and hands
+over when it leaves. There are no threads either, so no lock: between two awaits nothing else runs. Being cancelled
+loses nothing: no await stands between reading bytes and giving them to the session, or between writing bytes and
+counting them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+from typing import Any, Protocol, Self, Unpack
+
+from stereos_proto import Call, PreambleError, Step, Waiter
+from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto_io._errors import connect_error
+from stereos_proto_io.addresses import Address
+
+from ._async_client import AsyncClient, AsyncRunner
+from ._dialling import WRITE, Dialling, attempts, lookup, lookup_number, names
+from ._streams import READ_SIZE, as_stream
+from ._timeouts import seconds
+from ._verbs import Limits, Result, ready_wait
+
+
+class AsyncEvent(Protocol):
+    """What wakes one task."""
+
+    def wait(self) -> Awaitable[object]:
+        """Wait until it is set."""
+        ...
+
+
+class FdClient(AsyncClient):
+    """A connection to a guest, over a descriptor.
+
+    A driver brings eight functions of its runtime: `event`, `set`, `readable`, `writable`, `race`, `thread`,
+    `bounded` and `sleep`; `now`, where its clock is not `time.monotonic`; `closing`, where its tasks are not woken
+    when their descriptor is closed.
+    """
+
+    def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
+        """`stream` is the client's from now on. `early` are bytes of the protocol that were read already."""
+        super().__init__(label, **limits)
+        self._stream = as_stream(stream)
+        if early:
+            self._session.receive_data(early)
+
+    # -- what a driver brings ------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def event() -> Any:
+        """Return a new event, whose `wait()` is awaited."""
+
+    @staticmethod
+    @abstractmethod
+    def set(event: Any) -> None:
+        """Set an event. Does not wait. Setting it twice is fine."""
+
+    @staticmethod
+    @abstractmethod
+    async def readable(stream: Any) -> None:
+        """Wait until a stream, or a descriptor, is readable."""
+
+    @staticmethod
+    @abstractmethod
+    async def writable(stream: Any) -> None:
+        """Wait until a stream, or a descriptor, is writable."""
+
+    @staticmethod
+    @abstractmethod
+    async def race(*functions: Callable[[], Awaitable[object]]) -> None:
+        """Run async functions at once until the first one returns or raises, and cancel the others."""
+
+    @staticmethod
+    @abstractmethod
+    async def thread(function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function that blocks in a thread, and return its result. Cancelled, leave the thread alone."""
+
+    @staticmethod
+    @abstractmethod
+    async def bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+        """Await `function(*args)`. Raises RequestTimeout after `limit` seconds; infinity is no limit."""
+
+    @staticmethod
+    @abstractmethod
+    async def sleep(limit: float) -> None:
+        """Sleep for `limit` seconds, and let other tasks run in any case."""
+
+    @staticmethod
+    def now() -> float:
+        """Return the time of the clock that `bounded` and `sleep` go by."""
+        return time.monotonic()
+
+    @staticmethod
+    def closing(stream: Any) -> None:
+        """Wake the tasks that wait for `stream`, which is about to be closed. Needed where the runtime does not."""
+
+    @classmethod
+    async def _bounded(cls, limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+        return await cls.bounded(limit, function, *args)
+
+    @classmethod
+    async def _sleep(cls, limit: float) -> None:
+        await cls.sleep(max(limit, 0))
+
+    @classmethod
+    def _now(cls) -> float:
+        return cls.now()
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    async def _wait(self, waiter: Waiter | Call[Any]) -> None:
+        turns, session = self._turns, self._session
+        waited = False
+        try:
+            while True:
+                turns.pump(waiter)
+                if session.wants_write:
+                    self._flush()
+                step = turns.step(waiter, wants_write=session.wants_write and not self._reads_to_write)
+                if step is Step.DONE:
+                    break
+                waited = True
+                if step is Step.READ:
+                    await self._read()
+                elif step is Step.FOLLOW:
+                    event = self.event()
+                    waiter.context = partial(self.set, event)
+                    await event.wait()
+                elif step is Step.WRITE:
+                    await self._write()
+                else:
+                    await self.race(self._read, self._write)
+        finally:
+            turns.leave(waiter)
+            if session.ended is not None:
+                self._hang_up()
+        if not waited:
+            await self.sleep(0)
+
+    @property
+    def _reads_to_write(self) -> bool:
+        return getattr(self._stream, "reads_to_write", False)
+
+    async def _read(self) -> None:
+        """Read once, for everybody."""
+        session = self._session
+        try:
+            await self.readable(self._stream)
+            data = self._stream.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            session.read_failed(exc)
+            return
+        if data:
+            session.receive_data(data)
+        else:
+            session.receive_eof()
+
+    async def _write(self) -> None:
+        with suppress(OSError):
+            await self.writable(self._stream)
+            self._flush()
+
+    def _flush(self) -> None:
+        session, send = self._session, self._stream.send
+        try:
+            while data := session.data_to_send():
+                session.data_sent(send(data))
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            session.write_failed(exc)
+
+    def _hang_up(self) -> None:
+        if self._stream.fileno() >= 0:
+            self.closing(self._stream)
+            self._stream.close()
+
+    async def _closed(self) -> None:
+        await self.sleep(0)
+
+    def _check_loop(self) -> None:
+        """Trust the caller: not every runtime can tell its loops apart."""
+
+    # -- dialling ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def attach(cls, stream: Any, *, label: str = "the guest", **limits: Unpack[Limits]) -> Self:
+        """Return a client over a connected socket, or anything with its `fileno`, `recv`, `send` and `close`.
+
+        It is the client's from then on. `max_pending` bounds the requests in flight, `max_notifications` the
+        notifications kept for `notifications()`.
+        """
+        return cls(stream, label=label, **limits)
+
+    @classmethod
+    def connect(cls, address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextManager[Self]:
+        """Dial a guest, for use with `async with … as client`.
+
+        `limits` are those of `attach`. A connection does not mean that the guest is there (§8): see
+        `connect_when_ready`.
+
+        Raises ConnectError.
+        """
+        return _entered(lambda: cls._dial(address, limits))
+
+    @classmethod
+    def connect_when_ready(
+        cls,
+        address: Address,
+        *,
+        timeout: float | None = None,
+        states: Collection[str] = READY_STATES,
+        agents: Collection[str] = (),
+        backoff: Backoff | None = None,
+        on_progress: Callable[[WaitProgress], None] | None = None,
+        **limits: Unpack[Limits],
+    ) -> AbstractAsyncContextManager[Self]:
+        """Dial until there is a guest, and wait until it is ready; for use with `async with … as client`.
+
+        Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
+        `states`, `agents`, `backoff` and `on_progress` are those of `wait_ready`. `timeout` bounds it all, in
+        seconds; a scope of your own does as well.
+
+        Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
+        RemoteProtocolError when what answers does not speak the protocol.
+        """
+        wait = ready_wait(states, agents, backoff, on_progress)
+        limit = seconds(timeout)
+
+        async def make() -> Self:
+            runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits))
+            try:
+                await runner.run(wait.run(redial=True), limit)
+            except BaseException:
+                await runner.aclose()
+                raise
+            return runner.found(cls)
+
+        return _entered(make)
+
+    @classmethod
+    async def _dial(cls, address: Address, limits: Limits) -> Self:
+        try:
+            opened = address.open()
+            if inspect.isawaitable(opened):
+                opened = await opened
+            if opened is not None and next(address.preambles(), None) is None:
+                return cls(opened, label=str(address), **limits)
+            stream, early = await cls._connect(address, opened)
+        except (OSError, PreambleError) as exc:
+            raise connect_error(address, exc) from exc
+        return cls(stream, label=str(address), early=early, **limits)
+
+    @classmethod
+    async def _connect(cls, address: Address, stream: Any) -> tuple[Any, bytes]:
+        """Connect a socket and run the preambles; return the stream, and the bytes that came early."""
+        found: Any = []
+        if stream is None and (name := names(address)):
+            found = lookup_number(*name) or await cls.thread(lookup, *name)
+        places = attempts(address, found) if stream is None else []
+        dialling = Dialling(address, places, now=cls.now(), stream=stream)
+        try:
+            while dialling.outcome is None:
+                await cls._next_moment(dialling)
+                cls._discard(dialling)
+        except BaseException:
+            dialling.cancel()
+            raise
+        finally:
+            cls._discard(dialling)
+        if isinstance(dialling.outcome, Exception):
+            raise dialling.outcome
+        return dialling.outcome, dialling.early
+
+    @classmethod
+    async def _next_moment(cls, dialling: Dialling) -> None:
+        """Wait for one of the streams that a dial watches, or for its next deadline."""
+
+        async def wait_for(stream: Any, mask: int) -> None:
+            await (cls.writable if mask & WRITE else cls.readable)(stream)
+            dialling.ready(stream, cls.now())
+
+        waits: list[Callable[[], Awaitable[object]]] = [partial(wait_for, *watch) for watch in dialling.watch()]
+        deadline = dialling.next_deadline()
+        if deadline is not None:
+            waits.append(partial(cls.sleep, max(deadline - cls.now(), 0)))
+        if len(waits) == 1:
+            await waits[0]()
+        else:
+            await cls.race(*waits)
+        dialling.expire(cls.now())
+
+    @classmethod
+    def _discard(cls, dialling: Dialling) -> None:
+        while dialling.discarded:
+            stream = dialling.discarded.pop()
+            cls.closing(stream)
+            stream.close()
+
+
+@asynccontextmanager
+async def _entered(make: Callable[[], Awaitable[Any]]) -> AsyncIterator[Any]:
+    client = await make()
+    try:
+        yield client
+    finally:
+        await client.aclose()

@@ -1,0 +1,205 @@
+"""The client for green threads: gevent, eventlet, and their like."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Collection
+from math import inf
+from typing import Any, Self, Unpack
+
+from stereos_proto import DEFAULT_TIMEOUT, PreambleError
+from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto_io._errors import connect_error
+from stereos_proto_io.addresses import Address, Attempt
+
+from ._dialling import READ, WRITE, Dialling, attempts, lookup_number, names
+from ._sync_client import Event, SyncClient, SyncRunner
+from ._timeouts import seconds
+from ._verbs import READY_TIMEOUT, Limits, ready_wait
+
+#: Seconds that one wait lasts at most.
+_LONGEST_WAIT = 86_400.0
+
+
+class GreenClient(SyncClient):
+    """A connection to a guest, for green threads of one hub. Any number of them may share it.
+
+    A driver brings six functions of its runtime: `event`, `spawn`, `kill`, `readable`, `writable` and `lookup`. No
+    function of this library blocks the hub.
+    """
+
+    # -- what a driver brings ------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def event() -> Event:
+        """Return a new event: `set()`, and `wait(seconds)`, which lets other green threads run."""
+
+    @staticmethod
+    @abstractmethod
+    def spawn(function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function in a green thread, and return that."""
+
+    @staticmethod
+    @abstractmethod
+    def kill(thread: Any) -> None:
+        """End a green thread. One that has ended is fine."""
+
+    @staticmethod
+    @abstractmethod
+    def readable(descriptor: int, seconds: float) -> bool:
+        """Wait until a descriptor is readable, or for `seconds`; return whether it is."""
+
+    @staticmethod
+    @abstractmethod
+    def writable(descriptor: int, seconds: float) -> bool:
+        """Wait until a descriptor is writable, or for `seconds`; return whether it is."""
+
+    @staticmethod
+    @abstractmethod
+    def lookup(host: str, port: int) -> list[Attempt]:
+        """Look a host up without blocking the hub; return (family, target) pairs, as `driver.lookup` does."""
+
+    # -- what the client needs -----------------------------------------------------------------------------
+
+    # No green thread runs within a locked region, but a signal handler or a finalizer may.
+    _make_lock = staticmethod(threading.Lock)
+
+    @classmethod
+    def _event(cls) -> Event:
+        return cls.event()
+
+    @classmethod
+    def _sleep(cls, seconds: float) -> None:
+        cls.event().wait(seconds)
+
+    def _poll(self, mask: int, seconds: float) -> int:
+        ready = self._ready([(self._stream, mask)], seconds)
+        return ready[0][1] if ready else 0
+
+    @classmethod
+    def _ready(cls, watched: list[tuple[Any, int]], seconds: float) -> list[tuple[Any, int]]:
+        """Wait until one of the streams is ready for its mask, or for `seconds`; return those that are."""
+        waits = [(stream, bit) for stream, mask in watched for bit in (READ, WRITE) if mask & bit]
+        if len(waits) == 1:
+            stream, bit = waits[0]
+            return [waits[0]] if cls._wait_one(stream, bit, seconds) else []
+        ready: list[tuple[Any, int]] = []
+        event = cls.event()
+
+        def wait(stream: Any, bit: int) -> None:
+            if cls._wait_one(stream, bit, seconds):
+                ready.append((stream, bit))
+                event.set()
+
+        threads = [cls.spawn(wait, *each) for each in waits]
+        try:
+            event.wait(seconds)
+        finally:
+            for thread in threads:
+                cls.kill(thread)
+        return ready
+
+    @classmethod
+    def _wait_one(cls, stream: Any, bit: int, seconds: float) -> bool:
+        return (cls.readable if bit == READ else cls.writable)(stream.fileno(), seconds)
+
+    # -- dialling ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def attach(
+        cls, stream: Any, *, label: str = "the guest", timeout: float = DEFAULT_TIMEOUT, **limits: Unpack[Limits]
+    ) -> Self:
+        """Return a client over a connected socket, or anything with its `fileno`, `recv`, `send` and `close`."""
+        return cls(stream, label=label, timeout=timeout, **limits)
+
+    @classmethod
+    def connect(cls, address: Address, *, timeout: float | None = DEFAULT_TIMEOUT, **limits: Unpack[Limits]) -> Self:
+        """Dial a guest, within `timeout` seconds, and return a client. `timeout` is each verb's, too.
+
+        `limits` are those of `attach`. A connection does not mean that the guest is there (§8): see
+        `connect_when_ready`. Raises ConnectError.
+        """
+        limit = seconds(timeout)
+        return cls._connect(address, limit, limit, limits)
+
+    @classmethod
+    def connect_when_ready(
+        cls,
+        address: Address,
+        *,
+        timeout: float | None = READY_TIMEOUT,
+        states: Collection[str] = READY_STATES,
+        agents: Collection[str] = (),
+        backoff: Backoff | None = None,
+        on_progress: Callable[[WaitProgress], None] | None = None,
+        request_timeout: float = DEFAULT_TIMEOUT,
+        **limits: Unpack[Limits],
+    ) -> Self:
+        """Dial until there is a guest, wait until it is ready, and return a client; all within `timeout` seconds.
+
+        The arguments and errors are those of `stereos_proto_io.blocking.connect_when_ready`.
+        """
+        wait = ready_wait(states, agents, backoff, on_progress)
+        runner = SyncRunner(cls, dial=lambda limit: cls._connect(address, limit, request_timeout, limits))
+        try:
+            runner.run(wait.run(redial=True), seconds(timeout))
+        except BaseException:
+            runner.close()
+            raise
+        return runner.found(cls)
+
+    @classmethod
+    def _connect(cls, address: Address, limit: float, timeout: float, limits: Limits) -> Self:
+        deadline = None if limit == inf else time.monotonic() + limit
+        try:
+            stream = address.open()
+            found: list[Attempt] = []
+            if stream is None and (name := names(address)):
+                found = lookup_number(*name) or cls._look_up(name, limit)
+            places = attempts(address, found) if stream is None else []
+            dialling = Dialling(address, places, now=time.monotonic(), deadline=deadline, stream=stream)
+        except (OSError, PreambleError) as exc:
+            raise connect_error(address, exc) from exc
+        try:
+            while dialling.outcome is None:
+                until = dialling.next_deadline()
+                left = _LONGEST_WAIT if until is None else max(until - time.monotonic(), 0)
+                for ready, _ in cls._ready(dialling.watch(), left):
+                    dialling.ready(ready, time.monotonic())
+                dialling.expire(time.monotonic())
+        except BaseException:
+            dialling.cancel()
+            raise
+        finally:
+            for discarded in dialling.discarded:
+                discarded.close()
+        if isinstance(dialling.outcome, Exception):
+            raise dialling.outcome
+        return cls(dialling.outcome, label=str(address), timeout=timeout, early=dialling.early, **limits)
+
+    @classmethod
+    def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt]:
+        """Look up a name within `limit` seconds."""
+        found: list[list[Attempt] | OSError] = []
+        event = cls.event()
+
+        def look_up() -> None:
+            try:
+                found.append(cls.lookup(*name))
+            except OSError as exc:
+                found.append(exc)
+            event.set()
+
+        thread = cls.spawn(look_up)
+        try:
+            event.wait(min(limit, _LONGEST_WAIT))
+        finally:
+            cls.kill(thread)
+        if not found:
+            raise TimeoutError(f"the name {name[0]} was not looked up in time")
+        if isinstance(found[0], OSError):
+            raise found[0]
+        return found[0]

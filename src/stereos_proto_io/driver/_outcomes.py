@@ -1,0 +1,28 @@
+"""What the clients do alike with outcomes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from stereos_proto import Reply, StereosError
+
+Error = TypeVar("Error", bound=StereosError)
+
+
+def again(error: Error) -> Error:
+    """Return a copy of `error` with its cause: each caller gets an exception with a traceback of its own."""
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
+
+
+def replies(outcomes: Iterable[Any]) -> list[Reply]:
+    """Return `outcomes`, when they are replies. Raises the first error among them."""
+    found: list[Reply] = []
+    for outcome in outcomes:
+        if isinstance(outcome, StereosError):
+            raise outcome
+        found.append(outcome)
+    return found

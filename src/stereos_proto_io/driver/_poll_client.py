@@ -1,0 +1,254 @@
+"""The client for loops of callbacks: the loop watches descriptors, the client works.
+
+The shape is that of curl's multi interface. The client says which streams to watch (`changes`) and when to be called
+at the latest (`next_deadline`); the loop says which stream is ready (`ready`), or that time has passed (`expire`);
+then the client says what happened (`events`). A whole turn of a loop:
+
+    client.ready(stream, mask) or client.expire()
+    for event in client.events():
+        ...                                     # CallDone, TaskDone, NotificationReceived, SessionEnded, …
+    for stream, mask in client.changes():
+        ...                                     # watch the stream for mask; 0: watch it no more
+    ...                                         # a timer for client.next_deadline(), if it is not None
+
+Do the last three steps, too, after calling `request`, `run`, `wait_ready`, `provision`, `cancel` or `close`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from stereos_proto import MAX_PENDING, NEED_DATA, ConnectError, DialWanted, HostClient, SessionEnded
+from stereos_proto_io._errors import connect_error
+from stereos_proto_io.addresses import Address, Attempt
+
+from ._dialling import READ, WRITE, Dialling, attempts, lookup, lookup_number, names
+
+#: Bytes that one turn reads. Many guests share a loop, and none of them may keep it long.
+_READ_SIZE: Final = 16 * 1024
+
+#: Seconds that a dial takes at most where its caller set no time.
+_CONNECT_TIMEOUT: Final = 10.0
+
+
+class PollClient(HostClient):
+    """A client of one guest for a loop that watches descriptors (§3, §7, §8).
+
+    It dials by itself: at the first request, and whenever a dialogue or `connect` wants it. Names are looked up in a
+    thread. For the loop's thread only.
+    """
+
+    def __init__(
+        self, address: Address, *, clock: Callable[[], float] = time.monotonic, max_pending: int = MAX_PENDING
+    ) -> None:
+        """`clock` returns seconds that only grow. Raises ValueError when `max_pending` is below 1."""
+        super().__init__(str(address), clock=clock, max_pending=max_pending)
+        self.address = address
+        # The stream of the connection, the dial that goes on, the look-up before it and until when it may take.
+        self._stream: Any = None
+        self._dialler: Dialling | None = None
+        self._lookup: _Lookup | None = None
+        self._deadline = 0.0
+        # What the loop was told to watch, and the streams to close once it has let go of them.
+        self._told: dict[Any, int] = {}
+        self._dropped: list[Any] = []
+
+    # -- what the loop says --------------------------------------------------------------------------------
+
+    def ready(self, stream: Any, mask: int) -> None:
+        """Take note that a stream is ready for `mask` (`READ`, `WRITE` or both). Reads once, writes what it can."""
+        if self._lookup is not None and stream is self._lookup.stream:
+            self._dial_to(self._lookup.take())
+        elif self._dialler is not None:
+            self._dialler.ready(stream, self.clock())
+            self._look_at_dialler()
+        elif stream is self._stream:
+            if mask & READ:
+                self._read()
+            if mask & WRITE:
+                self._write()
+
+    def expire(self) -> None:
+        """Do what is due. Pull events before: a reply that has arrived counts."""
+        if self._dialler is not None:
+            self._dialler.expire(self.clock())
+            self._look_at_dialler()
+        elif self._lookup is not None and self.clock() >= self._deadline:
+            self._fail(TimeoutError(f"the name of {self.address} was not looked up in time"))
+        super().expire()
+
+    def next_deadline(self) -> float | None:
+        """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
+        own = self._dialler.next_deadline() if self._dialler else self._deadline if self._lookup else None
+        ends = [end for end in (own, super().next_deadline()) if end is not None]
+        return min(ends, default=None)
+
+    def changes(self) -> Iterator[tuple[Any, int]]:
+        """Yield what to watch differently from now on: streams with `READ`, `WRITE`, both, or 0 for not any more.
+
+        Go through all of them: a stream with 0 is closed when you go on to the next, that is, once you have let go
+        of it.
+        """
+        self._write()
+        wanted = self._wanted_watches()
+        for stream in [stream for stream in self._told if stream not in wanted]:
+            del self._told[stream]
+            yield stream, 0
+        for dropped in self._dropped:
+            dropped.close()
+        self._dropped.clear()
+        for stream, mask in wanted.items():
+            if self._told.get(stream) != mask:
+                self._told[stream] = mask
+                yield stream, mask
+
+    def _wanted_watches(self) -> dict[Any, int]:
+        if self._dialler is not None:
+            return dict(self._dialler.watch())
+        if self._lookup is not None:
+            return {self._lookup.stream: READ}
+        if self._stream is None:
+            return {}
+        waits = self.session.wants_write and not getattr(self._stream, "reads_to_write", False)
+        return {self._stream: READ | WRITE * waits}
+
+    def next_event(self) -> Any:
+        """Return what happened next, or NEED_DATA. Raises nothing. `DialWanted` is not told: the client dials."""
+        while True:
+            event = super().next_event()
+            if type(event) is DialWanted:
+                self._begin_to_dial(event.deadline)
+            elif type(event) is SessionEnded:
+                self._drop_stream()
+                return event
+            elif event is not NEED_DATA or not self._write():
+                return event
+
+    def close(self) -> None:
+        """End the connection, the dial and every task. Then pull `events` and go through `changes` once more."""
+        super().close()
+        if self._dialler is not None:
+            self._dialler.cancel()
+            self._dropped += self._dialler.discarded
+            self._dialler = None
+        self._drop_lookup()
+        self._drop_stream()
+
+    # -- the stream ----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            data = self._stream.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self.session.read_failed(exc)
+            return
+        if data:
+            self.session.receive_data(data)
+        else:
+            self.session.receive_eof()
+
+    def _write(self) -> bool:
+        """Write what the stream takes; return whether writing has failed, so that there are events to pull."""
+        session, stream = self.session, self._stream
+        if stream is None or session.ended is not None:
+            return False
+        try:
+            while data := session.data_to_send():
+                session.data_sent(stream.send(data))
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            session.write_failed(exc)
+            return True
+        return False
+
+    def _drop_stream(self) -> None:
+        """Let the guest see the end now. The descriptor is closed when the loop has let go of it."""
+        if self._stream is not None:
+            with suppress(OSError, AttributeError):
+                self._stream.shutdown(socket.SHUT_RDWR)
+            self._dropped.append(self._stream)
+            self._stream = None
+
+    # -- dialling ------------------------------------------------------------------------------------------
+
+    def _begin_to_dial(self, deadline: float | None) -> None:
+        self._deadline = self.clock() + _CONNECT_TIMEOUT if deadline is None else deadline
+        try:
+            stream = self.address.open()
+            if inspect.isawaitable(stream):
+                raise OSError("a dial that has to be awaited does not fit a loop of callbacks")  # noqa: TRY301
+            name = None if stream is not None else names(self.address)
+            if name is None:
+                self._dial_to([], stream)
+            elif (found := lookup_number(*name)) is not None:
+                self._dial_to(found)
+            else:
+                self._lookup = _Lookup(*name)
+        except OSError as exc:
+            self._fail(exc)
+
+    def _dial_to(self, found: list[Attempt] | OSError, stream: Any = None) -> None:
+        self._drop_lookup()
+        if isinstance(found, OSError):
+            self._fail(found)
+            return
+        try:
+            places = [] if stream is not None else attempts(self.address, found)
+        except ConnectError as exc:
+            self._fail(exc)
+            return
+        self._dialler = Dialling(self.address, places, now=self.clock(), deadline=self._deadline, stream=stream)
+        self._look_at_dialler()
+
+    def _look_at_dialler(self) -> None:
+        dialler = self._dialler
+        if dialler is None:
+            return
+        self._dropped += dialler.discarded
+        dialler.discarded.clear()
+        if isinstance(dialler.outcome, ConnectError):
+            self._fail(dialler.outcome)
+        elif dialler.outcome is not None:
+            self._dialler = None
+            self._stream = dialler.outcome
+            self.connected(dialler.early)
+
+    def _fail(self, cause: Exception) -> None:
+        self._dialler = None
+        self._drop_lookup()
+        self.dial_failed(connect_error(self.address, cause))
+
+    def _drop_lookup(self) -> None:
+        if self._lookup is not None:
+            self._dropped.append(self._lookup.stream)
+            self._lookup = None
+
+
+class _Lookup:
+    """A look-up of a name in a thread. `stream` is readable when it is over."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.stream, self._bell = socket.socketpair()
+        self._found: list[Attempt] | OSError = []
+        threading.Thread(target=self._run, args=(host, port), name=f"look up {host}", daemon=True).start()
+
+    def _run(self, host: str, port: int) -> None:
+        try:
+            self._found = lookup(host, port)
+        except OSError as exc:
+            self._found = exc
+        with self._bell:
+            pass  # its end is what the loop sees
+
+    def take(self) -> list[Attempt] | OSError:
+        """Return what was found."""
+        return self._found

@@ -1,0 +1,109 @@
+"""Streams that a client reads and writes by itself: sockets, sockets of TLS, character devices.
+
+A stream has `fileno`, `recv`, `send` and `close`, as sockets have, and never blocks: `recv` and `send` raise
+BlockingIOError where they would have to wait.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Final, Protocol
+
+#: Bytes that one read asks for.
+READ_SIZE: Final = 64 * 1024
+
+
+class Stream(Protocol):
+    """What `as_stream` returns."""
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait on; -1 when it is closed."""
+        ...
+
+    def recv(self, size: int, /) -> bytes:
+        """Read up to `size` bytes, b"" at the end. Raises BlockingIOError when there are none yet, OSError."""
+        ...
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Write, and return how many bytes were taken. Raises BlockingIOError when none can be, OSError."""
+        ...
+
+    def close(self) -> None:
+        """Close it. Twice is fine."""
+        ...
+
+
+class Device:
+    """A character device, as a virtio-serial port is in a guest (§8), as a stream."""
+
+    def __init__(self, path: str) -> None:
+        # A file object, because Python closes it, with a warning, when it is collected unclosed.
+        self._file = open(path, "r+b", buffering=0, opener=_open)  # noqa: SIM115
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 when it is closed."""
+        return -1 if self._file.closed else self._file.fileno()
+
+    def recv(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        return os.read(self.fileno(), size)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Write some of `data`."""
+        return os.write(self.fileno(), data)
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
+
+
+class Encrypted:
+    """A socket of TLS as a stream. `send` may have to read first: while it does, `reads_to_write` is True.
+
+    Waiting until such a socket is writable would return at once, again and again, for as long as the peer of an
+    unfinished handshake is silent.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        import ssl  # noqa: PLC0415  (a caller with such a socket has loaded it; others need not)
+
+        self._want_read, self._want_write = ssl.SSLWantReadError, ssl.SSLWantWriteError
+        self._recv, self._send = sock.recv, sock.send
+        self.reads_to_write = False
+        self.fileno, self.shutdown, self.close = sock.fileno, sock.shutdown, sock.close
+
+    def recv(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        try:
+            data: bytes = self._recv(size)
+        except (self._want_read, self._want_write) as exc:
+            self.reads_to_write = False  # what it waited for has come; `send` is to try again
+            raise BlockingIOError from exc
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Write some of `data`."""
+        self.reads_to_write = False
+        try:
+            size: int = self._send(data)
+        except self._want_read as exc:
+            self.reads_to_write = True
+            raise BlockingIOError from exc
+        except self._want_write as exc:
+            raise BlockingIOError from exc
+        return size
+
+
+def as_stream(stream: Any) -> Any:
+    """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block."""
+    if hasattr(stream, "setblocking"):
+        stream.setblocking(False)
+    if isinstance(stream, socket.socket) and stream.family in (socket.AF_INET, socket.AF_INET6):
+        # A request is one write: there is nothing to wait for that would fill the segment.
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Encrypted(stream) if hasattr(stream, "do_handshake") else stream

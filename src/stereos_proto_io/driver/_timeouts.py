@@ -1,0 +1,30 @@
+"""What a timeout means: one table for every verb of every driver.
+
+========== =====================================================================================
+`None`     the default: the client's own timeout where it has one, else no bound
+`0`, less  the time is over before it begins: nothing is sent, and the verb raises RequestTimeout
+infinite   no bound; so is any number too large for a float
+NaN        ValueError, before anything is sent
+other type TypeError, before anything is sent
+========== =====================================================================================
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+
+def seconds(timeout: float | None, default: float = inf) -> float:
+    """Return the seconds that `timeout` gives: 0 or more, infinity for no bound."""
+    if timeout is None:
+        return default
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds or None, not {type(timeout).__name__}")
+    if timeout != timeout:
+        raise ValueError("a timeout must not be NaN")
+    if timeout <= 0:
+        return 0.0
+    try:
+        return float(timeout)
+    except OverflowError:
+        return inf

@@ -1,0 +1,232 @@
+"""The client's verbs, twice: for callers that block, and for callers that await. The clients below add the waiting."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
+
+from stereos_proto import (
+    SECRET_MODE,
+    Ack,
+    Dialogue,
+    GetHealth,
+    Health,
+    InjectSecret,
+    InjectSSHKey,
+    Mount,
+    Ping,
+    Pong,
+    ProvisionPlan,
+    ProvisionReport,
+    ProvisionStep,
+    Reply,
+    Request,
+    Role,
+    SetConfig,
+)
+from stereos_proto.dialogues import READY_STATES, Backoff, ReadyWait, WaitProgress, provision, shut_down
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    ReplyT = DefaultTypeVar("ReplyT", bound=Reply, default=Reply)
+else:
+    ReplyT = TypeVar("ReplyT", bound=Reply)
+
+Result = TypeVar("Result")
+
+#: Seconds that a wait for a guest lasts unless told otherwise.
+READY_TIMEOUT: Final = 60.0
+
+
+class Limits(TypedDict, total=False):
+    """The options of every client.
+
+    `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for a slow reader.
+    `trace(sender, data)` is shown all bytes, secrets among them (`HostSession`).
+    """
+
+    max_pending: int
+    max_notifications: int
+    trace: Callable[[Role, bytes], object] | None
+
+
+def ready_wait(
+    states: Collection[str],
+    agents: Collection[str],
+    backoff: Backoff | None,
+    on_progress: Callable[[WaitProgress], None] | None,
+) -> ReadyWait:
+    """The wait that the arguments of `wait_ready` and `connect_when_ready` describe. Raises TypeError."""
+    for name, value in (("states", states), ("agents", agents)):
+        if isinstance(value, str):
+            raise TypeError(f"{name} takes several strings, such as a tuple, not one string")
+    return ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
+
+
+class SyncVerbs(ABC):
+    """The verbs of the blocking client. Each takes a `timeout` in seconds; None is the client's own.
+
+    Each raises RequestFailed when the guest refuses, RequestTimeout when its reply is late, ConnectionLost
+    when the connection is gone (OutcomeUnknown where the request may have been carried out),
+    RemoteProtocolError when the guest broke the protocol, and LocalProtocolError, before a byte is sent, when
+    the request cannot be sent as it is.
+    """
+
+    @abstractmethod
+    def request(self, message: Request[ReplyT], *, timeout: float | None = None) -> ReplyT:
+        """Send `message` and return its reply (§3)."""
+
+    @abstractmethod
+    def request_many(self, messages: Iterable[Request], *, timeout: float | None = None) -> list[Reply]:
+        """Send `messages` in one flight and return their replies in order (§3)."""
+
+    @abstractmethod
+    def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:
+        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`)."""
+
+    def ping(self, *, timeout: float | None = None) -> Pong:
+        """Ask whether the guest is there (§2)."""
+        return self.request(Ping(), timeout=timeout)
+
+    def get_health(self, *, timeout: float | None = None) -> Health:
+        """Return the guest's state, its agents and its uptime (§6)."""
+        return self.request(GetHealth(), timeout=timeout)
+
+    def set_config(self, content: str, *, timeout: float | None = None) -> Ack:
+        """Replace the guest's jcard.toml (§6)."""
+        message = SetConfig(content)
+        del content  # a traceback shows variables, but not what a message hides
+        return self.request(message, timeout=timeout)
+
+    def inject_secret(self, name: str, value: str, mode: int = SECRET_MODE, *, timeout: float | None = None) -> Ack:
+        """Store a secret in the guest, in a file of the given mode (§6)."""
+        message = InjectSecret(name, value, mode)
+        del value
+        return self.request(message, timeout=timeout)
+
+    def inject_ssh_key(self, user: str, public_key: str, *, timeout: float | None = None) -> Ack:
+        """Replace the authorized keys of a user of the guest (§6)."""
+        return self.request(InjectSSHKey(user, public_key), timeout=timeout)
+
+    def mount(
+        self, tag: str, guest_path: str, fs_type: str, read_only: bool = False, *, timeout: float | None = None
+    ) -> Ack:
+        """Mount a shared folder in the guest (§6). Not idempotent: a second mount lies over the first."""
+        return self.request(Mount(tag, guest_path, fs_type, read_only), timeout=timeout)
+
+    def shutdown(self, reason: str = "", *, timeout: float | None = None) -> Ack | None:
+        """Power the guest off (§6). None: the connection ended before the ack; most likely accepted."""
+        return self.run(shut_down(reason), timeout=timeout)
+
+    def provision(
+        self,
+        plan: ProvisionPlan,
+        *,
+        on_step: Callable[[ProvisionStep], None] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> ProvisionReport:
+        """Carry out a plan and report on each step; `on_step` is called as they settle (§7).
+
+        `options` are those of `stereos_proto.dialogues.provision`.
+        """
+        return self.run(provision(plan, on_step=on_step, **options), timeout=timeout)
+
+    def wait_ready(
+        self,
+        states: Collection[str] = READY_STATES,
+        *,
+        agents: Collection[str] = (),
+        backoff: Backoff | None = None,
+        on_progress: Callable[[WaitProgress], None] | None = None,
+        timeout: float | None = READY_TIMEOUT,
+    ) -> Health:
+        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
+
+        Raises NotReady, with the last state and error, when `timeout` seconds have passed (None: the client's
+        own timeout) or the guest shuts down, ConnectionLost when the connection ends: see `connect_when_ready`
+        for a guest that still boots.
+        """
+        return self.run(ready_wait(states, agents, backoff, on_progress).run(redial=False), timeout=timeout)
+
+
+class AsyncVerbs(ABC):
+    """The verbs of the asynchronous clients. Bound them with the runtime's own timeout or cancel scope.
+
+    Each raises RequestFailed when the guest refuses, ConnectionLost when the connection is gone
+    (OutcomeUnknown where the request may have been carried out), RemoteProtocolError when the guest broke the
+    protocol, and LocalProtocolError, before a byte is sent, when the request cannot be sent as it is.
+
+    A cancelled request keeps its place: its reply, if it comes, is swallowed.
+    """
+
+    @abstractmethod
+    async def request(self, message: Request[ReplyT]) -> ReplyT:
+        """Send `message` and return its reply (§3)."""
+
+    @abstractmethod
+    async def request_many(self, messages: Iterable[Request]) -> list[Reply]:
+        """Send `messages` in one flight and return their replies in order (§3)."""
+
+    @abstractmethod
+    async def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:  # noqa: ASYNC109
+        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`)."""
+
+    async def ping(self) -> Pong:
+        """Ask whether the guest is there (§2)."""
+        return await self.request(Ping())
+
+    async def get_health(self) -> Health:
+        """Return the guest's state, its agents and its uptime (§6)."""
+        return await self.request(GetHealth())
+
+    async def set_config(self, content: str) -> Ack:
+        """Replace the guest's jcard.toml (§6)."""
+        message = SetConfig(content)
+        del content
+        return await self.request(message)
+
+    async def inject_secret(self, name: str, value: str, mode: int = SECRET_MODE) -> Ack:
+        """Store a secret in the guest, in a file of the given mode (§6)."""
+        message = InjectSecret(name, value, mode)
+        del value
+        return await self.request(message)
+
+    async def inject_ssh_key(self, user: str, public_key: str) -> Ack:
+        """Replace the authorized keys of a user of the guest (§6)."""
+        return await self.request(InjectSSHKey(user, public_key))
+
+    async def mount(self, tag: str, guest_path: str, fs_type: str, read_only: bool = False) -> Ack:
+        """Mount a shared folder in the guest (§6). Not idempotent: a second mount lies over the first."""
+        return await self.request(Mount(tag, guest_path, fs_type, read_only))
+
+    async def shutdown(self, reason: str = "") -> Ack | None:
+        """Power the guest off (§6). None: the connection ended before the ack; most likely accepted."""
+        return await self.run(shut_down(reason))
+
+    async def provision(
+        self, plan: ProvisionPlan, *, on_step: Callable[[ProvisionStep], None] | None = None, **options: Any
+    ) -> ProvisionReport:
+        """Carry out a plan and report on each step; `on_step` is called as they settle (§7).
+
+        `options` are those of `stereos_proto.dialogues.provision`.
+        """
+        return await self.run(provision(plan, on_step=on_step, **options))
+
+    async def wait_ready(
+        self,
+        states: Collection[str] = READY_STATES,
+        *,
+        agents: Collection[str] = (),
+        backoff: Backoff | None = None,
+        on_progress: Callable[[WaitProgress], None] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  (a scope of the caller's cannot put the last state into its error)
+    ) -> Health:
+        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
+
+        Raises NotReady, with the last state and error, when `timeout` seconds have passed or the guest shuts
+        down, ConnectionLost when the connection ends: see `connect_when_ready` for a guest that still boots.
+        """
+        return await self.run(ready_wait(states, agents, backoff, on_progress).run(redial=False), timeout=timeout)

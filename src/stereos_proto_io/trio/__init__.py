@@ -1,0 +1,100 @@
+"""The client for trio. Any number of tasks may share it.
+
+There is no task behind it, and no nursery needed: the task that waits first reads for all, and hands over to the
+next when it has its own reply (leader and followers, `stereos_proto.Turns`). `notifications()`, run in a nursery of
+yours, is simply the standing leader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, Unpack
+
+import trio
+
+from stereos_proto import RequestTimeout
+from stereos_proto_io.driver import AsyncClient, FdClient, Limits
+
+from ._transport import StreamTransport, adopt, readable, writable
+
+__all__ = ["Client", "connect", "connect_when_ready"]
+
+Result = TypeVar("Result")
+
+
+class Client(FdClient):
+    """A connection to a guest (§3). `connect` or `Client.attach` make one; `aclose` it, or use it in `async with`.
+
+    `Client.attach` takes a `trio.abc.Stream`, or a socket of trio or of the standard library.
+    """
+
+    def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
+        super().__init__(adopt(stream), label=label, early=early, **limits)
+        self._token = trio.lowlevel.current_trio_token()
+
+    # Ctrl-C comes at checkpoints only: in between, what was asked, read and written would be unknown.
+    _ask = trio.lowlevel.enable_ki_protection(AsyncClient._ask)
+    _ask_many = trio.lowlevel.enable_ki_protection(AsyncClient._ask_many)
+    _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
+
+    event = staticmethod(trio.Event)
+    now = staticmethod(trio.current_time)
+
+    @staticmethod
+    def set(event: trio.Event) -> None:
+        """Set an event."""
+        event.set()
+
+    readable = staticmethod(readable)
+    writable = staticmethod(writable)
+
+    @staticmethod
+    async def race(*functions: Callable[[], Awaitable[object]]) -> None:
+        """Run functions until the first one returns."""
+
+        async def run(function: Callable[[], Awaitable[object]]) -> None:
+            await function()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for function in functions:
+                nursery.start_soon(run, function)
+
+    @staticmethod
+    async def thread(function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function in a thread."""
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+
+    @staticmethod
+    async def bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+        """Await `function(*args)`. Raises RequestTimeout when `limit` seconds have passed first."""
+        if limit == math.inf:
+            return await function(*args)
+        with trio.move_on_after(max(limit, 0)):
+            return await function(*args)
+        raise RequestTimeout("there was no answer in time")
+
+    @staticmethod
+    async def sleep(limit: float) -> None:
+        """Sleep."""
+        await trio.sleep(limit)
+
+    @staticmethod
+    def closing(stream: Any) -> None:
+        """Wake the tasks that wait for `stream`."""
+        if not isinstance(stream, StreamTransport):
+            trio.lowlevel.notify_closing(stream)
+
+    def _check_loop(self) -> None:
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError("this client belongs to another run of trio; use it in the run that made it")
+
+    async def _closed(self) -> None:
+        if isinstance(self._stream, StreamTransport):
+            await self._stream.closed()
+        await trio.lowlevel.checkpoint()
+
+
+connect = Client.connect
+connect_when_ready = Client.connect_when_ready

@@ -1,0 +1,128 @@
+"""What a client on trio reads and writes: sockets as they are, and trio's streams as streams of `driver`'s kind."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from stereos_proto_io.driver import READ_SIZE
+
+
+def adopt(stream: Any) -> Any:
+    """Return what the client reads and writes for a socket (trio's or the standard library's) or a stream."""
+    if isinstance(stream, trio.SocketStream):
+        stream = stream.socket
+    if isinstance(stream, trio.socket.SocketType):
+        # trio does not give its socket away, but another descriptor of it can be had.
+        family, descriptor = stream.family, os.dup(stream.fileno())
+        stream.close()
+        stream = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
+    return StreamTransport(stream) if isinstance(stream, trio.abc.Stream) else stream
+
+
+async def readable(stream: Any) -> None:
+    """Wait until a stream is readable. Raises OSError when it is closed meanwhile."""
+    await _ready(stream.wait_readable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_readable(stream))  # noqa: ASYNC105
+
+
+async def writable(stream: Any) -> None:
+    """Wait until a stream is writable. Raises OSError when it is closed meanwhile."""
+    await _ready(stream.wait_writable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_writable(stream))  # noqa: ASYNC105
+
+
+async def _ready(wait: Awaitable[None]) -> None:
+    try:
+        await wait
+    except trio.ClosedResourceError as exc:
+        raise OSError("the stream was closed") from exc
+
+
+class StreamTransport:
+    """A `trio.abc.Stream` with the methods of a socket that does not block, and two to wait.
+
+    A stream's `send_all` cannot tell how far it got when it is cancelled. So it runs in a task of trio's own, which a
+    caller that is cancelled does not take along: `send` takes everything at once, and the next `send` waits until it
+    is through.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        # What was read and not yet taken: one read at a time, b"" at the end.
+        self._received: bytes | None = None
+        # Set while nothing is being sent.
+        self._idle: trio.Event | None = None
+        self._failure: OSError | None = None
+        self._aborted = False
+
+    def fileno(self) -> int:
+        """Return -1 when it is closed; the descriptor of a stream is unknown."""
+        return -1 if self._aborted else 0
+
+    async def wait_readable(self) -> None:
+        """Wait until `recv` has something."""
+        if self._received is None:
+            try:
+                self._received = bytes(await self._stream.receive_some(READ_SIZE))
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                raise _reset(exc) from exc
+
+    def recv(self, _size: int) -> bytes:
+        """Return what was read."""
+        if self._received is None:
+            raise BlockingIOError
+        data, self._received = self._received, None
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Take all of `data`, and send it in the background. Raises OSError when the last one failed."""
+        if self._failure is not None:
+            raise self._failure
+        if self._idle is not None:
+            raise BlockingIOError
+        self._idle = trio.Event()
+        trio.lowlevel.spawn_system_task(self._send, bytes(data), self._idle)
+        return len(data)
+
+    async def _send(self, data: bytes, idle: trio.Event) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._failure = _reset(exc)
+        except OSError as exc:
+            self._failure = exc
+        except Exception as exc:  # noqa: BLE001  (a system task that fails takes all of trio with it)
+            self._failure = _reset(exc)
+        finally:
+            self._idle = None
+            idle.set()
+
+    async def wait_writable(self) -> None:
+        """Wait until `send` takes something."""
+        if self._idle is not None:
+            await self._idle.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close at once, as far as that goes without waiting."""
+        if not self._aborted:
+            self._aborted = True
+            trio.lowlevel.spawn_system_task(self._close)
+
+    async def closed(self) -> None:
+        """Close it, and wait for that."""
+        await self._close()
+
+    async def _close(self) -> None:
+        # However it ends, it is closed. A task of the system that fails takes all of trio with it.
+        with suppress(Exception):
+            await trio.aclose_forcefully(self._stream)
+
+
+def _reset(error: Exception) -> OSError:
+    return ConnectionResetError(str(error) or "the stream broke")
