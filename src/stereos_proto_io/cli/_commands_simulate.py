@@ -174,7 +174,7 @@ def conformance(
 
     with about(target):
         # Every case dials anew; where there is no guest, one sentence says so, and not all of them.
-        dial(address, Deadline.after(ASK_SECONDS)).close()
+        dial(target, Deadline.after(ASK_SECONDS)).close()
     report = run(
         address,
         allow_effects=allow_effects,

@@ -156,7 +156,7 @@ def _agents(typed: Words) -> list[str]:
     place = Place(address, vm=None if address else _given("--vm", typed.begun))
     with suppress(UsageError, GuestError, StereosError):
         deadline = Deadline.after(_PATIENCE)
-        with dial(place.target().reached(), deadline) as client:
+        with dial(place.target(), deadline) as client:
             return [agent.name for agent in client.get_health(timeout=deadline.left).agents if agent.name.isprintable()]
     return []
 

@@ -54,6 +54,15 @@ class Row:
 OnProgress = Callable[[WaitProgress], None]
 
 
+def tracing(target: Target, *, trace: bool, many: bool) -> dict[str, Any]:
+    """The options of a client whose wire is shown, or is not."""
+    if not trace:
+        return {}
+    from ._trace import Tracer  # noqa: PLC0415  (only a trace needs it)
+
+    return {"trace": Tracer(target.name, many=many)}
+
+
 #: Shows a wait for something, with a guest, for the length of a `with`; what that yields is told of each try.
 ShowWait = Callable[[str, Target], AbstractContextManager[OnProgress]]
 
@@ -65,10 +74,18 @@ class Contact(ABC):
     side_by_side: ClassVar[bool]
 
     def __init__(
-        self, target: Target, deadline: Deadline, show_wait: ShowWait, on_change: Callable[[Row], None]
+        self,
+        target: Target,
+        deadline: Deadline,
+        show_wait: ShowWait,
+        on_change: Callable[[Row], None],
+        *,
+        trace: bool = False,
     ) -> None:
         self.target = target
         self.deadline = deadline
+        #: Whether the wire is shown.
+        self.trace = trace
         self.row = Row(target.name)
         #: Shows a wait that the command makes by itself.
         self.show_wait = show_wait

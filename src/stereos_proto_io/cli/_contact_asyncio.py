@@ -19,7 +19,7 @@ from stereos_proto import (
 )
 from stereos_proto_io.asyncio import Client, connect, connect_when_ready
 
-from ._contact import Contact, OnProgress
+from ._contact import Contact, OnProgress, tracing
 from ._deadline import Deadline
 
 Result = TypeVar("Result")
@@ -42,13 +42,21 @@ class AsyncContact(Contact):
         await self.close()
         address = self.target.reached()
         late = ConnectError(f"cannot connect to {address}: it did not answer in time")
-        self._client = await _bounded(connect(address), deadline.left, late)
+        self._client = await _bounded(connect(address, **self._tracing()), deadline.left, late)
 
     async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None:
         await self.close()
         self._client = await connect_when_ready(
-            self.target.reached(), timeout=self.deadline.tenths, states=states, agents=agents, on_progress=note
+            self.target.reached(),
+            timeout=self.deadline.tenths,
+            states=states,
+            agents=agents,
+            on_progress=note,
+            **self._tracing(),
         )
+
+    def _tracing(self) -> dict[str, Any]:
+        return tracing(self.target, trace=self.trace, many=True)
 
     async def _ask(self, request: Request, seconds: float) -> Reply:
         return await _bounded(self.client.request(request), seconds, self._late(request.type, request))

@@ -16,29 +16,18 @@ from stereos_proto import (
     Request,
     RequestTimeout,
 )
-from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking import Client, connect, connect_when_ready
 
-from ._contact import Contact, OnProgress, Row, ShowWait
+from ._contact import Contact, OnProgress, tracing
 from ._deadline import ASK_SECONDS, Deadline
 from ._targets import Target
 
 Result = TypeVar("Result")
 
 
-def dial(address: Address, deadline: Deadline, *, trace: bool = False) -> Client:
+def dial(target: Target, deadline: Deadline, *, trace: bool = False) -> Client:
     """Connect before the deadline. Raises ConnectError."""
-    if not trace:
-        return connect(address, timeout=deadline.left)
-    from ._private import connect_through  # noqa: PLC0415  (only a trace needs it)
-
-    return connect_through(_traced(address), address, deadline.at, ASK_SECONDS)
-
-
-def _traced(address: Address) -> Callable[[Any], Any]:
-    from ._trace import TracedStream  # noqa: PLC0415
-
-    return lambda stream: TracedStream(stream, str(address))
+    return connect(target.reached(), timeout=deadline.left, **tracing(target, trace=trace, many=False))
 
 
 class BlockingContact(Contact):
@@ -46,18 +35,7 @@ class BlockingContact(Contact):
 
     side_by_side = False
 
-    def __init__(
-        self,
-        target: Target,
-        deadline: Deadline,
-        show_wait: ShowWait,
-        on_change: Callable[[Row], None],
-        *,
-        trace: bool = False,
-    ) -> None:
-        super().__init__(target, deadline, show_wait, on_change)
-        self._trace = trace
-        self._client: Client | None = None
+    _client: Client | None = None
 
     @property
     def client(self) -> Client:
@@ -68,19 +46,18 @@ class BlockingContact(Contact):
 
     async def _dial(self, deadline: Deadline) -> None:
         await self.close()
-        self._client = dial(self.target.reached(), deadline, trace=self._trace)
+        self._client = dial(self.target, deadline, trace=self.trace)
 
     async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None:
         await self.close()
-        address = self.target.reached()
-        wait: dict[str, Any] = {"states": states, "agents": agents, "on_progress": note, "request_timeout": ASK_SECONDS}
-        if not self._trace:
-            self._client = connect_when_ready(address, timeout=self.deadline.tenths, **wait)
-            return
-        from ._private import connect_when_ready_through  # noqa: PLC0415  (only a trace needs it)
-
-        self._client = connect_when_ready_through(
-            _traced(address), address, self.deadline.at, self.deadline.tenths, **wait
+        self._client = connect_when_ready(
+            self.target.reached(),
+            timeout=self.deadline.tenths,
+            states=states,
+            agents=agents,
+            on_progress=note,
+            request_timeout=ASK_SECONDS,
+            **tracing(self.target, trace=self.trace, many=False),
         )
 
     async def _ask(self, request: Request, seconds: float) -> Reply:

@@ -251,7 +251,7 @@ def _preamble(address: Address, stream: Any, deadline: Deadline) -> str:
 def _probe(guest: Guests, target: Target, deadline: Deadline) -> Iterator[Finding]:
     from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
-    with _try("probe", lambda: dial(target.reached(), deadline, trace=guest.verbose), target) as client:
+    with _try("probe", lambda: dial(target, deadline, trace=guest.verbose), target) as client:
         start = time.perf_counter()
         _try("probe", lambda: client.ping(timeout=deadline.left), target)
         yield Finding("probe", "ok", f"pong after {(time.perf_counter() - start) * 1000:.1f} ms")

@@ -69,6 +69,8 @@ class Limits:
     end: Deadline
     #: After so many guests that failed, no other is begun. None is never.
     max_failures: int | None = None
+    #: Whether the wire is shown.
+    trace: bool = False
 
 
 OnRow = Callable[[Row], None]
@@ -138,7 +140,9 @@ class Fleet:
             raise NotBegun(f"not begun: {self._failures} {guests} had failed", REFUSED)
         if not limits.end.left:
             raise NotBegun("not begun: there was no time left", DEADLINE)
-        contact = AsyncContact(target, limits.end.or_in(limits.seconds), _silent_wait, self._changed)
+        contact = AsyncContact(
+            target, limits.end.or_in(limits.seconds), _silent_wait, self._changed, trace=limits.trace
+        )
         contact.row = row
         try:
             target.reached()

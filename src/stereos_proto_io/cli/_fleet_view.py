@@ -109,13 +109,14 @@ def _urgency(row: Row) -> int:
 
 
 @contextmanager
-def shown(rows: Sequence[Row], *, changes: bool) -> Iterator[Callable[[Row], None]]:
+def shown(rows: Sequence[Row], *, changes: bool, traced: bool) -> Iterator[Callable[[Row], None]]:
     """Show guests at work, on stderr. Yields what is told of each change.
 
-    Without a terminal there is a line per change, where `changes` says that there is something to wait for.
+    Without a terminal, or beside a trace, there is a line per change, where `changes` says that there is something to
+    wait for.
     """
     target = error_console()
-    if target.draws:
+    if target.draws and not traced:
         table = _Table(rows, target)
         with drawing(lambda: table, target):
             yield lambda _row: None

@@ -178,7 +178,7 @@ def limits_of(guests: Guests, seconds: float, max_failures: int | None = None) -
     """How many are asked at a time, and how long. Raises UsageError."""
     from ._fleet import Limits  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
-    return Limits(guests.parallel, guests.seconds(seconds), guests.end(), max_failures)
+    return Limits(guests.parallel, guests.seconds(seconds), guests.end(), max_failures, guests.verbose)
 
 
 def run_fleet(targets: Sequence[Target], limits: Limits, job: Job) -> tuple[list[Outcome], bool]:
@@ -188,7 +188,7 @@ def run_fleet(targets: Sequence[Target], limits: Limits, job: Job) -> tuple[list
     from ._fleet_view import shown  # noqa: PLC0415
 
     fleet = fleet_type(targets, limits, job.code)
-    with shown(fleet.rows, changes=job.waits) as fleet.on_change:
+    with shown(fleet.rows, changes=job.waits, traced=limits.trace) as fleet.on_change:
         return fleet.run(job.converse), fleet.interrupted
 
 

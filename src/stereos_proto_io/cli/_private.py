@@ -1,22 +1,19 @@
-"""The only place where the command line uses what the library does not offer publicly: to trace, examine and proxy.
+"""The only place where the command line uses what the library does not offer publicly.
 
 Each is imported where it is used, so that what needs the table of messages alone loads no driver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from stereos_proto import Role
+import attrs
+
+from stereos_proto import Preamble, Role
 from stereos_proto._registry import BY_TYPE
-from stereos_proto.dialogues import WaitProgress
-from stereos_proto_io.addresses import Address
-
-if TYPE_CHECKING:
-    from stereos_proto_io.blocking import Client
-
-Wrap = Callable[[Any], Any]
+from stereos_proto_io.addresses import Address, Attempt
 
 # ruff: noqa: PLC0415
 
@@ -27,61 +24,64 @@ def message_class(sender: Role, type_: str) -> Any:
     return None if row is None else row.cls
 
 
-def connect_through(wrap: Wrap, address: Address, by: float, timeout: float) -> Client:
-    """`connect`, over what `wrap` makes of the stream. `by` is a time of the monotonic clock."""
-    from stereos_proto_io import _blocking_wire
-    from stereos_proto_io.blocking import Client
+@attrs.frozen
+class _Bare(Address):
+    """An address without its preambles."""
 
-    stream, early = _blocking_wire.dial(address, by)
-    client = Client.attach(wrap(stream), label=str(address), timeout=timeout)
-    if early:
-        client._session.receive(early)
-    return client
+    whole: Address
+
+    def __str__(self) -> str:
+        return str(self.whole)
+
+    def name(self) -> tuple[str, int] | None:
+        """That of the address."""
+        return self.whole.name()
+
+    def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:
+        """Those of the address."""
+        return self.whole.attempts(found)
+
+    def fault(self) -> str:
+        """That of the address."""
+        return self.whole.fault()
+
+    @property
+    def device(self) -> str:
+        """That of the address."""
+        return self.whole.device
 
 
-def connect_when_ready_through(
-    wrap: Wrap,
-    address: Address,
-    by: float,
-    timeout: float,
-    *,
-    states: Collection[str],
-    agents: Collection[str],
-    on_progress: Callable[[WaitProgress], None],
-    request_timeout: float,
-) -> Client:
-    """`connect_when_ready`, over what `wrap` makes of each stream."""
-    from stereos_proto_io._verbs import ready_wait
-    from stereos_proto_io.blocking import _Actor
+@attrs.frozen
+class _Connected(Address):
+    """An address whose stream is connected, so that its preambles alone are run."""
 
-    actor = _Actor(by, dial=lambda until: connect_through(wrap, address, until, request_timeout))
-    try:
-        actor.wait(ready_wait(states, agents, None, on_progress), timeout, redial=True)
-    except BaseException:
-        actor.close()
-        raise
-    return actor._current()
+    whole: Address
+    stream: Any
+
+    def __str__(self) -> str:
+        return str(self.whole)
+
+    def open(self) -> Any:
+        """The stream."""
+        return self.stream
+
+    def preambles(self) -> Iterator[tuple[Preamble, float]]:
+        """Those of the address."""
+        return self.whole.preambles()
 
 
 def open_stream(address: Address, by: float) -> Any:
-    """A connected stream, before its preamble. Raises ConnectError."""
-    from stereos_proto_io import _blocking_wire
+    """A connected stream, before its preamble, by a time of the monotonic clock. Raises ConnectError."""
+    from stereos_proto_io.blocking import _dial
 
-    return _blocking_wire.reach(address, by)
+    return _dial.dial(_Bare(address), max(by - time.monotonic(), 0.0))[0]
 
 
 def run_preamble(address: Address, stream: Any, by: float) -> bytes:
     """Run the preamble of a stream, and return what came after it. Raises ConnectError."""
-    from stereos_proto_io import _blocking_wire
+    from stereos_proto_io.blocking import _dial
 
-    return _blocking_wire.begin(address, stream, by)
-
-
-def is_device(address: Address) -> bool:
-    """Whether the address is a character device."""
-    from stereos_proto_io import _dial
-
-    return _dial.is_device(address)
+    return _dial.dial(_Connected(address, stream), max(by - time.monotonic(), 0.0))[1]
 
 
 def bind(address: Address) -> Any:

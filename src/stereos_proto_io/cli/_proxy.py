@@ -13,7 +13,7 @@ from stereos_proto import Role, StereosError
 from stereos_proto_io.addresses import Address, HybridVsock
 
 from ._deadline import ASK_SECONDS, Deadline
-from ._private import bind, is_device, open_stream, run_preamble
+from ._private import bind, open_stream, run_preamble
 from ._transcript import Recorder
 
 _CHUNK: Final = 64 * 1024
@@ -31,7 +31,7 @@ class Proxy:
         if self._endpoint.sock is None:
             self._endpoint.close()
             raise ValueError(f"hosts cannot connect to {listen}: it is a device")
-        if is_device(target):
+        if target.device:
             self._endpoint.close()
             raise ValueError(f"{target} is a device, and not a connection that could be passed on")
         self._endpoint.listen()

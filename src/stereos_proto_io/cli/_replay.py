@@ -63,7 +63,7 @@ def replay(
     from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
     rows: list[dict[str, Any]] = []
-    with about(target), dial(target.reached(), deadline, trace=guest.verbose) as client:
+    with about(target), dial(target, deadline, trace=guest.verbose) as client:
         for request, recorded in pairs:
             if request is None:
                 rows.append({"request": "?", "outcome": "skipped", "recorded": None, "answered": None})

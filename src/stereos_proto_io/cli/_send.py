@@ -52,7 +52,7 @@ def send(
     load_driver()
     from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
-    with about(target), dial(target.reached(), deadline, trace=guest.verbose) as client:
+    with about(target), dial(target, deadline, trace=guest.verbose) as client:
         try:
             reply = client.request(request, timeout=deadline.left)
         except RequestFailed as exc:

@@ -230,7 +230,7 @@ class Guests:
     """mb's configuration folder. By default MB_CONFIG_DIR, what config.toml says, or ~/.config/mb."""
 
     verbose: Verbose = attrs.field(default=False, kw_only=True)
-    """Trace the wire on stderr, without secrets; for one guest."""
+    """Trace the wire on stderr, without secrets."""
 
     @property
     def many(self) -> bool:
@@ -251,8 +251,6 @@ class Guests:
         """The guests, each once, in the order in which they were named. Raises UsageError when there is none."""
         if self.parallel < 1:
             raise UsageError("--parallel must be 1 at least")
-        if self.verbose and self.many:
-            raise UsageError("-v traces one guest: name one")
         folder = machines_folder(flag=self.config_dir)
         found = [Target.at(address_of(text, folder)) for text in self.address]
         for name in self.vm:
