@@ -222,23 +222,25 @@ def _run(words: Sequence[str], app: App | None) -> int:
             raise
         if not isinstance(exc, SaidNo):
             sentence = _sentence(exc, words)
-            if _wants_json(words):
+            form = _json_form(words)
+            if form:
+                document = {**error_document(exc), "error": sentence}
                 with writing():
-                    print(json.dumps({**error_document(exc), "error": sentence}, indent=2), flush=True)
+                    print(json.dumps(document, indent=2 if form == "json" else None), flush=True)
             say_error(sentence)
         return code
     return result if isinstance(result, int) else 0
 
 
-def _wants_json(words: Sequence[str]) -> bool:
-    """Whether the command line asks for JSON. It may be one that the parser does not understand."""
-    pairs = zip(words, (*words[1:], ""), strict=True)
-    return any(word in ("--json", "--jsonl", "-ojson", "-ojsonl") for word in words) or any(
-        f"{option.partition('=')[0]} {option.partition('=')[2] or value}" in _JSON_OPTIONS for option, value in pairs
-    )
-
-
-_JSON_OPTIONS: Final = {f"{name} {kind}" for name in ("-o", "--output") for kind in ("json", "jsonl")}
+def _json_form(words: Sequence[str]) -> str:
+    """`json` or `jsonl` where the command line asks for it, else "". It may be one that the parser does not read."""
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        option, _, value = word.partition("=")
+        if option in ("--json", "--jsonl"):
+            return option[2:]
+        if option in ("-o", "--output") and (value or following) in ("json", "jsonl"):
+            return value or following
+    return ""
 
 
 _LACKING: Final = re.compile(r'Command "[^"]*" parameter (--\S+) requires an argument\.')

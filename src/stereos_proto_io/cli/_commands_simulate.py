@@ -19,7 +19,7 @@ from ._errors import SaidNo, UsageError
 from ._jobs import load_driver
 from ._options import DURATION, Json, option, repeated
 from ._output import print_result, write_json
-from ._signals import ended_by_signals
+from ._signals import signals_as_event
 from ._targets import DEFAULT_PLACE, Place, about, address_of, checked_seconds, listening_at
 
 #: A free port of this machine only.
@@ -70,9 +70,8 @@ def simulate(
     checked_seconds("--poll-interval", poll_interval)
     addresses = [address_of(text) for text in listen]
     guest = _guest(fault, agent, boot_time, poll_interval, quiet=quiet)
-    stop = threading.Event()
     off = False
-    with ended_by_signals(interrupt=True):
+    with signals_as_event() as stop:
         with listening_at(*addresses):
             server = serve(addresses, guest)
         with server:

@@ -14,9 +14,9 @@ from stereos_proto import MalformedLine, ProtocolError, Role
 from stereos_proto import decode as decode_line
 
 from ._commands_give import read_bytes
-from ._console import clean, console, say
+from ._console import clean, console, say, say_error
 from ._documents import error_document
-from ._errors import UsageError
+from ._errors import BROKEN, UsageError
 from ._options import JsonLines, option
 from ._output import print_result, write_json
 from ._private import message_class
@@ -27,7 +27,7 @@ from ._trace import ARROWS, wire_line
 from ._transcript import DIRECTIONS, Entry, Recorder, is_transcript, read_transcript
 
 
-def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = False) -> None:
+def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = False) -> int:
     """Show a transcript, or lines of the wire.
 
     With directions, times, and what is wrong. The exit code is 4 when a line
@@ -57,7 +57,10 @@ def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = Fals
         else:
             target.print(_entry_line(entry, line, fault), soft_wrap=True)
     if wrong:
-        raise MalformedLine(f"{wrong} {'line breaks' if wrong == 1 else 'lines break'} the protocol")
+        # The lines themselves say which: no document of an error follows them.
+        say_error(f"{wrong} {'line breaks' if wrong == 1 else 'lines break'} the protocol")
+        return BROKEN
+    return 0
 
 
 def _bare(data: bytes) -> Iterator[Entry]:

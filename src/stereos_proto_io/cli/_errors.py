@@ -41,6 +41,7 @@ class Stopped(SystemExit):
 
 
 REFUSED: Final = 1
+BROKEN: Final = 4
 DEADLINE: Final = 124
 INTERRUPTED: Final = 130
 
@@ -55,7 +56,7 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
         ("CycloptsError", "UsageError", "JcardError", "LocalProtocolError", "OutputFailed"),
     ),
     (3, "cannot connect, or the connection was lost", ("ConnectError", "ConnectionLost")),
-    (4, "the guest broke the protocol", ("RemoteProtocolError",)),
+    (BROKEN, "the guest broke the protocol", ("RemoteProtocolError",)),
     (5, "outcome unknown: it was sent, the reply was lost", ("OutcomeUnknown",)),
     (DEADLINE, "the deadline has passed", ("RequestTimeout", "NotReady")),
     (INTERRUPTED, "interrupted; the process itself dies of SIGINT", ("KeyboardInterrupt",)),
@@ -64,7 +65,7 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
 _CODE_OF: Final = {name: code for code, _, names in EXIT_CODES for name in names}
 
 #: Of many guests the worst counts, and this is what is worse than what: the last asks for most care.
-_SEVERITY: Final = (0, REFUSED, DEADLINE, 3, 4, 2, 5, INTERRUPTED)
+_SEVERITY: Final = (0, REFUSED, DEADLINE, 3, BROKEN, 2, 5, INTERRUPTED)
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,6 +70,17 @@ def ended_by_signals(*, interrupt: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if not interrupt:
             raise
+
+
+@contextmanager
+def signals_as_event() -> Iterator[Event]:
+    """Turn SIGTERM, SIGHUP and Ctrl-C into an event, for the length of a `with` that looks at it.
+
+    An exception in the middle of a thread's join can leave behind what that thread was to remove.
+    """
+    stop = Event()
+    with handling(dict.fromkeys((*_ENDING, signal.SIGINT), lambda _number, _frame: stop.set())):
+        yield stop
 
 
 def as_process(run: Callable[[], int]) -> int:
