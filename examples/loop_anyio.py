@@ -1,7 +1,6 @@
 """A client for anyio, on asyncio or trio: `loop_anyio.py BACKEND ADDRESS`."""
 
 import sys
-from math import inf
 
 import anyio
 
@@ -31,17 +30,22 @@ class Client(FdClient):
 
     @staticmethod
     async def thread(function, *arguments):
-        return await anyio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(
+            function, *arguments, abandon_on_cancel=True
+        )
 
     @staticmethod
     async def bounded(limit, function, *arguments):
-        with anyio.move_on_after(None if limit == inf else limit):
+        with anyio.move_on_after(limit):
             return await function(*arguments)
         raise RequestTimeout("there was no answer in time")
 
 
 async def main(address):
-    async with Client.connect_when_ready(parse_address(address)) as guest, anyio.create_task_group() as tasks:
+    async with (
+        Client.connect_when_ready(parse_address(address)) as guest,
+        anyio.create_task_group() as tasks,
+    ):
         tasks.start_soon(show, guest.ping)
         tasks.start_soon(show, guest.get_health)
 

@@ -1,7 +1,6 @@
 """A client for curio: `loop_curio.py ADDRESS`."""
 
 import sys
-from math import inf
 
 import curio
 import curio.traps
@@ -28,14 +27,17 @@ class Client(FdClient):
     @staticmethod
     async def bounded(limit, function, *arguments):
         try:
-            async with curio.timeout_after(None if limit == inf else limit):
+            async with curio.timeout_after(limit):
                 return await function(*arguments)
         except curio.TaskTimeout:
             raise RequestTimeout("there was no answer in time") from None
 
 
 async def main(address):
-    async with Client.connect_when_ready(parse_address(address)) as guest, curio.TaskGroup() as tasks:
+    async with (
+        Client.connect_when_ready(parse_address(address)) as guest,
+        curio.TaskGroup() as tasks,
+    ):
         for verb in (guest.ping, guest.get_health):
             await tasks.spawn(verb)
         async for task in tasks:

@@ -8,6 +8,7 @@ from stereos_proto import GetHealth
 from stereos_proto_io import parse_address
 from stereos_proto_io.driver import READ, WRITE, LoopClient
 
+CONDITIONS = {READ: GLib.IOCondition.IN, WRITE: GLib.IOCondition.OUT}
 ENDED = GLib.IOCondition.HUP | GLib.IOCondition.ERR
 
 
@@ -23,21 +24,31 @@ class GLibClient(LoopClient):
             GLib.source_remove(source)
         if mask:
             condition = ENDED
-            condition |= GLib.IOCondition.IN if mask & READ else 0
-            condition |= GLib.IOCondition.OUT if mask & WRITE else 0
+            for bit, wanted in CONDITIONS.items():
+                condition = condition | wanted if mask & bit else condition
             self.sources[stream] = GLib.unix_fd_add_full(
-                GLib.PRIORITY_DEFAULT, stream.fileno(), condition, self.on_condition, stream
+                GLib.PRIORITY_DEFAULT,
+                stream.fileno(),
+                condition,
+                self.on_condition,
+                stream,
             )
 
     def on_condition(self, _descriptor, condition, stream):
-        mask = READ * bool(condition & (GLib.IOCondition.IN | ENDED)) | WRITE * bool(condition & GLib.IOCondition.OUT)
+        mask = READ * bool(condition & (GLib.IOCondition.IN | ENDED)) | WRITE * bool(
+            condition & GLib.IOCondition.OUT
+        )
         self.on_ready(stream, mask)
         return GLib.SOURCE_CONTINUE
 
     def set_timer(self, seconds):
         if self.timer is not None:
             GLib.source_remove(self.timer)
-        self.timer = None if seconds is None else GLib.timeout_add(int(seconds * 1000) + 1, self.on_timeout)
+        self.timer = (
+            None
+            if seconds is None
+            else GLib.timeout_add(int(seconds * 1000) + 1, self.on_timeout)
+        )
 
     def on_timeout(self):
         self.timer = None

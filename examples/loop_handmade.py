@@ -84,10 +84,17 @@ class Scheduler:
         """Wait for one of the descriptors that tasks wait for."""
         poll = select.poll()
         for descriptor in {descriptor for descriptor, _ in self.waits}:
-            poll.register(descriptor, sum(flags for fd, flags in self.waits if fd == descriptor))
-        for descriptor, flags in poll.poll(None if seconds is None else max(seconds, 0) * 1000):
+            poll.register(
+                descriptor, sum(flags for fd, flags in self.waits if fd == descriptor)
+            )
+        for descriptor, flags in poll.poll(
+            None if seconds is None else max(seconds, 0) * 1000
+        ):
             for wanted in (select.POLLIN, select.POLLOUT):
-                if flags & (wanted | select.POLLHUP | select.POLLERR) and (descriptor, wanted) in self.waits:
+                if (
+                    flags & (wanted | select.POLLHUP | select.POLLERR)
+                    and (descriptor, wanted) in self.waits
+                ):
                     self.resume(self.waits[descriptor, wanted])
 
 
@@ -119,7 +126,9 @@ async def wait_for_any(tasks, seconds=inf):
         for each in tasks:
             each.watchers.append(task)
         if seconds < inf:
-            LOOP.call_at(time.monotonic() + seconds, lambda: waits and LOOP.resume(task))
+            LOOP.call_at(
+                time.monotonic() + seconds, lambda: waits and LOOP.resume(task)
+            )
         return lambda: (waits.clear(), [each.watchers.remove(task) for each in tasks])
 
     if not any(each.is_done for each in tasks):
@@ -190,7 +199,9 @@ class Client(FdClient):
     @staticmethod
     async def thread(function, *arguments):
         outcome = []
-        thread = threading.Thread(target=lambda: outcome.append(function(*arguments)), daemon=True)
+        thread = threading.Thread(
+            target=lambda: outcome.append(function(*arguments)), daemon=True
+        )
         thread.start()
         while thread.is_alive():
             await Client.sleep(0.01)

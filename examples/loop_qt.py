@@ -25,8 +25,12 @@ class QtClient(LoopClient):
                 notifier.setEnabled(False)
                 notifier.deleteLater()
             if mask & bit:
-                notifier = self.notifiers[stream, bit] = QSocketNotifier(stream.fileno(), kind)
-                notifier.activated.connect(lambda *_, bit=bit: self.on_ready(stream, bit))
+                notifier = self.notifiers[stream, bit] = QSocketNotifier(
+                    stream.fileno(), kind
+                )
+                notifier.activated.connect(
+                    lambda *_, bit=bit: self.on_ready(stream, bit)
+                )
 
     def set_timer(self, seconds):
         self.timer.stop()

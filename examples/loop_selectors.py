@@ -27,10 +27,14 @@ class Loop:
         if self.soon:
             self.soon.popleft()()
             return
-        wait = min((when - time.monotonic() for when in self.timers.values()), default=None)
+        wait = min(
+            (when - time.monotonic() for when in self.timers.values()), default=None
+        )
         for key, mask in self.selector.select(wait if wait is None else max(wait, 0)):
             key.data(key.fileobj, mask)
-        for timer in [timer for timer, when in self.timers.items() if when <= time.monotonic()]:
+        for timer in [
+            timer for timer, when in self.timers.items() if when <= time.monotonic()
+        ]:
             self.timers.pop(timer, None)
             timer()
 
@@ -69,11 +73,17 @@ def main(addresses):
 
     def go_on(client, task):
         print(client.label, "is", task.result().state)
-        calls.append(client.request(GetHealth(), timeout=5, context=lambda call: print(call.result())))
+        calls.append(
+            client.request(
+                GetHealth(), timeout=5, context=lambda call: print(call.result())
+            )
+        )
 
     for client in clients:
         client.wait_ready(context=partial(go_on, client))
-    loop.run_until(lambda: len(calls) == len(clients) and all(call.done for call in calls))
+    loop.run_until(
+        lambda: len(calls) == len(clients) and all(call.done for call in calls)
+    )
     for client in clients:
         client.close()
     loop.run_until(lambda: not loop.selector.get_map())

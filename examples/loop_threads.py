@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 
-from stereos_proto import Ping
+from stereos_proto import ConnectionLost, Ping
 from stereos_proto_io import parse_address
 from stereos_proto_io.driver import PollClient
 
@@ -31,7 +31,12 @@ class ThreadClient(PollClient):
         """Call a method of the client in its thread, from any thread. Return a Future of what comes of it."""
         future = Future()
         self.work.append((function, arguments, options, future))
-        self.bell.send(b"!")
+        try:
+            self.bell.send(b"!")
+        except OSError:
+            future.set_exception(
+                ConnectionLost(f"the client of {self.label} was stopped")
+            )
         return future
 
     def stop(self):

@@ -18,16 +18,26 @@ class TkClient(LoopClient):
         if not mask:
             self.root.tk.deletefilehandler(stream)
             return
-        flags = tkinter.READABLE * bool(mask & READ) | tkinter.WRITABLE * bool(mask & WRITE)
+        flags = tkinter.READABLE * bool(mask & READ) | tkinter.WRITABLE * bool(
+            mask & WRITE
+        )
         self.root.tk.createfilehandler(stream, flags, self.on_file)
 
     def on_file(self, stream, flags):
-        self.on_ready(stream, READ * bool(flags & tkinter.READABLE) | WRITE * bool(flags & tkinter.WRITABLE))
+        self.on_ready(
+            stream,
+            READ * bool(flags & tkinter.READABLE)
+            | WRITE * bool(flags & tkinter.WRITABLE),
+        )
 
     def set_timer(self, seconds):
         if self.timer is not None:
             self.root.after_cancel(self.timer)
-        self.timer = None if seconds is None else self.root.after(int(seconds * 1000) + 1, self.on_timer)
+        self.timer = (
+            None
+            if seconds is None
+            else self.root.after(int(seconds * 1000) + 1, self.on_timer)
+        )
 
     def call_soon(self, function):
         self.root.after(0, function)

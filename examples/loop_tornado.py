@@ -29,13 +29,17 @@ class TornadoClient(LoopClient):
             self.watched.add(stream)
 
     def on_handler(self, stream, events):
-        mask = READ * bool(events & (IOLoop.READ | IOLoop.ERROR)) | WRITE * bool(events & IOLoop.WRITE)
+        mask = READ * bool(events & (IOLoop.READ | IOLoop.ERROR)) | WRITE * bool(
+            events & IOLoop.WRITE
+        )
         self.on_ready(stream, mask)
 
     def set_timer(self, seconds):
         if self.timer is not None:
             self.loop.remove_timeout(self.timer)
-        self.timer = None if seconds is None else self.loop.call_later(seconds, self.on_timer)
+        self.timer = (
+            None if seconds is None else self.loop.call_later(seconds, self.on_timer)
+        )
 
     def call_soon(self, function):
         self.loop.add_callback(function)

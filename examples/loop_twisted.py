@@ -41,7 +41,9 @@ class TwistedClient(LoopClient):
     def set_timer(self, seconds):
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
-        self.timer = None if seconds is None else reactor.callLater(seconds, self.on_timer)
+        self.timer = (
+            None if seconds is None else reactor.callLater(seconds, self.on_timer)
+        )
 
     def call_soon(self, function):
         reactor.callLater(0, function)
@@ -49,7 +51,9 @@ class TwistedClient(LoopClient):
     def ask(self, message, timeout=None):
         """Return a Deferred of the reply. Cancelling it gives up the request."""
         deferred = defer.Deferred(lambda _deferred: self.cancel(call))
-        call = self.request(message, timeout=timeout, context=lambda call: settle(deferred, call))
+        call = self.request(
+            message, timeout=timeout, context=lambda call: settle(deferred, call)
+        )
         return deferred
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stereos_proto import Call, CallDone, Dialogue, Request, Task, TaskDone
@@ -86,6 +86,14 @@ class LoopClient(PollClient):
         call = super().request(message, timeout=timeout, context=context)
         self._wake()
         return call
+
+    def request_many(
+        self, messages: Iterable[Request[ReplyT]], *, timeout: float | None = None, context: Any = None
+    ) -> list[Call[ReplyT]]:
+        """Ask several things in one flight; see `HostClient.request_many`."""
+        calls = super().request_many(messages, timeout=timeout, context=context)
+        self._wake()
+        return calls
 
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
         """Run a dialogue; see `HostClient.run`. `context` is called with the task when it is over."""
