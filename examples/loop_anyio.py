@@ -1,122 +1,58 @@
-"""A guest under anyio: python loop_anyio.py asyncio|trio tcp://HOST:PORT"""
+"""A client for anyio, on asyncio or trio: `loop_anyio.py BACKEND ADDRESS`."""
 
 import sys
-from collections import deque
 
 import anyio
 
-from stereos_proto import (
-    Connection,
-    ConnectionClosed,
-    ConnectionLost,
-    GetHealth,
-    Mount,
-    NotificationReceived,
-    Ping,
-    RemoteProtocolError,
-    ReplyReceived,
-    Role,
-    Shutdown,
-)
+from stereos_proto import RequestTimeout
 from stereos_proto_io import parse_address
+from stereos_proto_io.driver import FdClient
 
 
-class Waiter:
-    def __init__(self):
-        self.event = anyio.Event()
-        self.outcome = None
+class Client(FdClient):
+    event = anyio.Event
+    set = staticmethod(lambda event: event.set())
+    readable = staticmethod(anyio.wait_readable)
+    writable = staticmethod(anyio.wait_writable)
+    sleep = staticmethod(anyio.sleep)
+    now = staticmethod(anyio.current_time)
+    closing = staticmethod(anyio.notify_closing)
 
-    def settle(self, outcome):
-        self.outcome = outcome
-        self.event.set()
+    @staticmethod
+    async def race(*functions):
+        async def run(function):
+            await function()
+            tasks.cancel_scope.cancel()
 
-    async def wait(self):
-        await self.event.wait()
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
+        async with anyio.create_task_group() as tasks:
+            for function in functions:
+                tasks.start_soon(run, function)
 
-
-class Guest:
-    def __init__(self, stream, on_notification):
-        self.stream = stream
-        self.on_notification = on_notification
-        self.stereos = Connection(Role.HOST)
-        self.waiting = deque()
-        self.writing = anyio.Lock()
-
-    async def start(self, message):
-        async with self.writing:
-            line = self.stereos.send(message)
-            waiter = Waiter()
-            self.waiting.append(waiter)
-            # Cancelled in the middle, a write would leave half a line behind.
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self.stream.send(line)
-                except anyio.BrokenResourceError:
-                    # The reading side tells why.
-                    self.stereos.send_failed()
-        return waiter
-
-    async def request(self, message):
-        return await (await self.start(message)).wait()
-
-    async def read(self):
-        while True:
-            try:
-                self.stereos.receive_data(await self.stream.receive())
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
-                self.stereos.receive_eof()
-            try:
-                for event in self.stereos.events():
-                    match event:
-                        case ReplyReceived(message=reply):
-                            self.waiting.popleft().settle(reply)
-                        case NotificationReceived(message=message):
-                            self.on_notification(message)
-                        case ConnectionClosed():
-                            return self.fail(
-                                ConnectionLost("no reply: the guest has gone")
-                            )
-            except RemoteProtocolError as exc:
-                self.fail(exc)
-                return await self.stream.aclose()
-
-    def fail(self, error):
-        while self.waiting:
-            self.waiting.popleft().settle(error)
-
-
-async def main(place):
-    stream = await anyio.connect_tcp(place.host, place.port)
-    async with stream, anyio.create_task_group() as tasks:
-        guest = Guest(stream, lambda message: print(message.type, message.state))
-        tasks.start_soon(guest.read)
-
-        batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-        for request, waiter in [
-            (message, await guest.start(message)) for message in batch
-        ]:
-            print(request.type, "->", (await waiter.wait()).type)
-
-        late = await guest.start(GetHealth())
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await late.wait()
-        print("get_health given up")
-        print("ping ->", (await guest.request(Ping())).type)
-
-        down, health = (
-            await guest.start(Shutdown("done")),
-            await guest.start(GetHealth()),
+    @staticmethod
+    async def thread(function, *arguments):
+        return await anyio.to_thread.run_sync(
+            function, *arguments, abandon_on_cancel=True
         )
-        print("shutdown ->", (await down.wait()).type)
-        try:
-            await health.wait()
-        except ConnectionLost as exc:
-            print("get_health:", exc)
+
+    @staticmethod
+    async def bounded(limit, function, *arguments):
+        with anyio.move_on_after(limit):
+            return await function(*arguments)
+        raise RequestTimeout("there was no answer in time")
+
+
+async def main(address):
+    async with (
+        Client.connect_when_ready(parse_address(address)) as guest,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(show, guest.ping)
+        tasks.start_soon(show, guest.get_health)
+
+
+async def show(verb):
+    print(await verb())
 
 
 if __name__ == "__main__":
-    anyio.run(main, parse_address(sys.argv[2]), backend=sys.argv[1])
+    anyio.run(main, sys.argv[2], backend=sys.argv[1])

@@ -1,193 +1,220 @@
-"""A guest under a scheduler made by hand: python loop_handmade.py tcp://HOST:PORT
+"""A client for a scheduler of one's own: `loop_handmade.py ADDRESS`. The scheduler comes first, the client after it."""
 
-It is of curio's kind. A task is a coroutine, and what it yields to the scheduler is a
-trap: wait for a socket, or until somebody wakes it.
-"""
-
-import selectors
-import socket
+import heapq
+import itertools
+import select
 import sys
+import threading
+import time
 import types
 from collections import deque
+from math import inf
 
-from stereos_proto import (
-    Connection,
-    ConnectionClosed,
-    ConnectionLost,
-    GetHealth,
-    Mount,
-    NotificationReceived,
-    Ping,
-    RemoteProtocolError,
-    ReplyReceived,
-    Role,
-    Shutdown,
-)
+from stereos_proto import RequestTimeout
 from stereos_proto_io import parse_address
+from stereos_proto_io.driver import FdClient
 
 
 class Cancelled(BaseException):
-    pass
+    """Thrown into a task that is cancelled."""
 
 
 class Task:
-    def __init__(self, coroutine):
-        self.coroutine = coroutine
-        self.result = None
-        self.done = False
-        self.leave = None
-
-
-@types.coroutine
-def trap(park):
-    """Stop here until woken: `park(wake)` arranges it, and returns how to leave."""
-    yield park
+    def __init__(self, work):
+        self.work = work
+        self.is_done = self.is_cancelled = False
+        self.result = self.error = self.stop_waiting = None
+        self.watchers = []
 
 
 class Scheduler:
-    def __init__(self):
-        self.selector = selectors.DefaultSelector()
-        self.ready = deque()
+    """Runs coroutines. One waits by yielding `begin`: it gets the task, and returns what undoes the waiting."""
 
-    def spawn(self, coroutine):
-        task = Task(coroutine)
-        self.ready.append((task, None))
+    def __init__(self):
+        self.ready = deque()
+        self.timers = []
+        self.numbers = itertools.count()
+        self.waits = {}
+
+    def spawn(self, work):
+        task = Task(work)
+        self.ready.append(task)
         return task
 
-    def cancel(self, task):
-        if task.leave:
-            task.leave()
-            self.ready.append((task, Cancelled()))
+    def resume(self, task):
+        if task.stop_waiting is not None:
+            task.stop_waiting()
+            task.stop_waiting = None
+            self.ready.append(task)
 
-    def run(self, coroutine):
-        main = self.spawn(coroutine)
-        while not main.done:
+    def cancel(self, task):
+        task.is_cancelled = True
+        self.resume(task)
+
+    def step(self, task):
+        cancelled, task.is_cancelled = task.is_cancelled, False
+        try:
+            begin = task.work.throw(Cancelled()) if cancelled else task.work.send(None)
+            task.stop_waiting = begin(task)
+        except StopIteration as stop:
+            task.result, task.is_done = stop.value, True
+        except BaseException as exc:
+            task.error, task.is_done = exc, True
+        if task.is_done:
+            for watcher in task.watchers:
+                self.resume(watcher)
+
+    def call_at(self, when, function):
+        heapq.heappush(self.timers, (when, next(self.numbers), function))
+
+    def run(self, work):
+        main = self.spawn(work)
+        while not main.is_done:
             while self.ready:
-                self.step(*self.ready.popleft())
-            for key, _ in self.selector.select() if not main.done else ():
-                self.selector.unregister(key.fileobj)
-                key.data()
+                self.step(self.ready.popleft())
+            if not main.is_done:
+                self.wait(self.timers[0][0] - time.monotonic() if self.timers else None)
+            while self.timers and self.timers[0][0] <= time.monotonic():
+                heapq.heappop(self.timers)[2]()
+        if main.error is not None:
+            raise main.error
         return main.result
 
-    def step(self, task, error):
-        task.leave = None
-        try:
-            park = task.coroutine.throw(error) if error else task.coroutine.send(None)
-        except (StopIteration, Cancelled) as stop:
-            task.result, task.done = getattr(stop, "value", None), True
-        else:
-            task.leave = park(lambda: self.ready.append((task, None)))
-
-    def turn(self):
-        def park(wake):
-            wake()
-            return lambda: None
-
-        return trap(park)
-
-    def readable(self, sock):
-        def park(wake):
-            self.selector.register(sock, selectors.EVENT_READ, wake)
-            return lambda: self.selector.unregister(sock)
-
-        return trap(park)
+    def wait(self, seconds):
+        """Wait for one of the descriptors that tasks wait for."""
+        poll = select.poll()
+        for descriptor in {descriptor for descriptor, _ in self.waits}:
+            poll.register(
+                descriptor, sum(flags for fd, flags in self.waits if fd == descriptor)
+            )
+        for descriptor, flags in poll.poll(
+            None if seconds is None else max(seconds, 0) * 1000
+        ):
+            for wanted in (select.POLLIN, select.POLLOUT):
+                if (
+                    flags & (wanted | select.POLLHUP | select.POLLERR)
+                    and (descriptor, wanted) in self.waits
+                ):
+                    self.resume(self.waits[descriptor, wanted])
 
 
-class Waiter:
+LOOP = Scheduler()
+
+
+@types.coroutine
+def suspend(begin):
+    yield begin
+
+
+def waiting_for(flags):
+    async def wait(stream):
+        def begin(task):
+            LOOP.waits[key] = task
+            return lambda: LOOP.waits.pop(key)
+
+        key = stream.fileno(), flags
+        await suspend(begin)
+
+    return staticmethod(wait)
+
+
+async def wait_for_any(tasks, seconds=inf):
+    """Wait until one of `tasks` is done, or for `seconds`."""
+
+    def begin(task):
+        waits = [True]
+        for each in tasks:
+            each.watchers.append(task)
+        if seconds < inf:
+            LOOP.call_at(
+                time.monotonic() + seconds, lambda: waits and LOOP.resume(task)
+            )
+        return lambda: (waits.clear(), [each.watchers.remove(task) for each in tasks])
+
+    if not any(each.is_done for each in tasks):
+        await suspend(begin)
+
+
+async def end(tasks):
+    """Cancel what is not done of `tasks`, and wait for that. Raises what one of them raised."""
+    for task in tasks:
+        if not task.is_done:
+            LOOP.cancel(task)
+            await wait_for_any([task])
+    for task in tasks:
+        if task.error is not None and not isinstance(task.error, Cancelled):
+            raise task.error
+
+
+class Event:
     def __init__(self):
-        self.outcome = None
-        self.wake = None
+        self.is_set = False
+        self.waiting = []
 
-    def settle(self, outcome):
-        self.outcome = outcome
-        if self.wake:
-            self.wake()
+    def set(self):
+        self.is_set = True
+        for task in tuple(self.waiting):
+            LOOP.resume(task)
 
-    def __await__(self):
-        def park(wake):
-            self.wake = wake
-            return self.forget
+    async def wait(self):
+        def begin(task):
+            self.waiting.append(task)
+            return lambda: self.waiting.remove(task)
 
-        if self.outcome is None:
-            yield from trap(park)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
-
-    def forget(self):
-        # The caller has left; the waiter stays in line, and swallows the reply.
-        self.wake = None
+        while not self.is_set:
+            await suspend(begin)
 
 
-class Guest:
-    def __init__(self, scheduler, sock, on_notification):
-        self.scheduler = scheduler
-        self.sock = sock
-        self.on_notification = on_notification
-        self.stereos = Connection(Role.HOST)
-        self.waiting = deque()
+class Client(FdClient):
+    """The client: eight functions."""
 
-    def request(self, message):
-        # Small requests, and few: a socket's buffer holds them. Others would wait for
-        # room in a task of their own.
-        self.sock.sendall(self.stereos.send(message))
-        self.waiting.append(Waiter())
-        return self.waiting[-1]
+    event = Event
+    set = staticmethod(Event.set)
+    readable = waiting_for(select.POLLIN)
+    writable = waiting_for(select.POLLOUT)
 
-    async def read(self):
-        while True:
-            await self.scheduler.readable(self.sock)
-            if data := self.sock.recv(65536):
-                self.stereos.receive_data(data)
-            else:
-                self.stereos.receive_eof()
-            try:
-                for event in self.stereos.events():
-                    match event:
-                        case ReplyReceived(message=reply):
-                            self.waiting.popleft().settle(reply)
-                        case NotificationReceived(message=message):
-                            self.on_notification(message)
-                        case ConnectionClosed():
-                            return self.fail(
-                                ConnectionLost("no reply: the guest has gone")
-                            )
-            except RemoteProtocolError as exc:
-                return self.fail(exc)
+    @staticmethod
+    async def sleep(seconds):
+        await wait_for_any([], seconds)
 
-    def fail(self, error):
-        self.sock.close()
-        while self.waiting:
-            self.waiting.popleft().settle(error)
+    @staticmethod
+    async def race(*functions):
+        tasks = [LOOP.spawn(function()) for function in functions]
+        try:
+            await wait_for_any(tasks)
+        finally:
+            await end(tasks)
 
+    @staticmethod
+    async def bounded(limit, function, *arguments):
+        task = LOOP.spawn(function(*arguments))
+        try:
+            await wait_for_any([task], limit)
+        finally:
+            await end([task])
+        if task.error is not None:
+            raise RequestTimeout("there was no answer in time")
+        return task.result
 
-async def ask(guest, message):
-    return await guest.request(message)
+    @staticmethod
+    async def thread(function, *arguments):
+        outcome = []
+        thread = threading.Thread(
+            target=lambda: outcome.append(function(*arguments)), daemon=True
+        )
+        thread.start()
+        while thread.is_alive():
+            await Client.sleep(0.01)
+        return outcome[0]
 
 
-async def main(scheduler, place):
-    sock = socket.create_connection((place.host, place.port))
-    guest = Guest(scheduler, sock, lambda message: print(message.type, message.state))
-    scheduler.spawn(guest.read())
-
-    batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-    for request, waiter in [(message, guest.request(message)) for message in batch]:
-        print(request.type, "->", (await waiter).type)
-
-    asking = scheduler.spawn(ask(guest, GetHealth()))
-    await scheduler.turn()  # lets it send
-    scheduler.cancel(asking)
-    print("get_health given up")
-    print("ping ->", (await guest.request(Ping())).type)
-
-    down, health = guest.request(Shutdown("done")), guest.request(GetHealth())
-    print("shutdown ->", (await down).type)
-    try:
-        await health
-    except ConnectionLost as exc:
-        print("get_health:", exc)
+async def main(address):
+    async with Client.connect_when_ready(parse_address(address)) as guest:
+        tasks = [LOOP.spawn(guest.ping()), LOOP.spawn(guest.get_health())]
+        for task in tasks:
+            await wait_for_any([task])
+            print(task.result)
 
 
 if __name__ == "__main__":
-    scheduler = Scheduler()
-    scheduler.run(main(scheduler, parse_address(sys.argv[1])))
+    LOOP.run(main(*sys.argv[1:]))

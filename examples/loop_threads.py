@@ -1,140 +1,111 @@
-"""A guest with threads and nothing else: python loop_threads.py tcp://HOST:PORT
+"""A client in a thread of its own, for any other threads: `loop_threads.py ADDRESS`. Calls are `Future`s.
 
-`stereos_proto_io.blocking` does this better, without a thread of its own. This is how
-to do it by hand.
+`stereos_proto_io.blocking` has no thread and reads only while a caller waits. This one always reads, so notifications
+arrive at once. Other threads hand it work through `do`, which wakes it.
 """
 
-import contextlib
+import selectors
 import socket
 import sys
 import threading
 from collections import deque
-from concurrent.futures import CancelledError, Future
-from functools import partial
+from concurrent.futures import Future
 
-from stereos_proto import (
-    Connection,
-    ConnectionClosed,
-    ConnectionLost,
-    GetHealth,
-    Mount,
-    NotificationReceived,
-    Ping,
-    RemoteProtocolError,
-    ReplyReceived,
-    Role,
-    Shutdown,
-)
+from stereos_proto import ConnectionLost, Ping
 from stereos_proto_io import parse_address
+from stereos_proto_io.driver import PollClient
 
 
-class Guest:
-    def __init__(self, sock, on_notification):
-        self.sock = sock
-        self.on_notification = on_notification
-        self.stereos = Connection(Role.HOST)
-        self.waiting = deque()
-        self.ended = False
-        # Two locks: one for the order of lines on the wire, one for the connection. The
-        # second must not be held while a write blocks, or nobody would read meanwhile.
-        self.writing = threading.Lock()
-        self.lock = threading.Lock()
-        threading.Thread(target=self.read, daemon=True).start()
+class ThreadClient(PollClient):
+    def __init__(self, address, on_event=print):
+        super().__init__(address)
+        self.on_event = on_event
+        self.selector = selectors.DefaultSelector()
+        self.work = deque()
+        self.bell, self.hears = socket.socketpair()
+        self.selector.register(self.hears, selectors.EVENT_READ)
+        self.thread = threading.Thread(target=self.serve, name=self.label)
+        self.thread.start()
 
-    def request(self, message):
+    def do(self, function, *arguments, **options):
+        """Call a method of the client in its thread, from any thread. Return a Future of what comes of it."""
         future = Future()
-        with self.writing:
-            with self.lock:
-                line = self.stereos.send(message)
-                self.waiting.append(future)
-            try:
-                self.sock.sendall(line)
-            except OSError:
-                # Half a line may have left: nothing may follow it. The reader fails
-                # the future, with all others.
-                with self.lock:
-                    self.stereos.send_failed()
+        self.work.append((function, arguments, options, future))
+        try:
+            self.bell.send(b"!")
+        except OSError:
+            future.set_exception(
+                ConnectionLost(f"the client of {self.label} was stopped")
+            )
         return future
 
-    def read(self):
-        while not self.ended:
-            try:
-                data = self.sock.recv(65536)
-            except OSError:
-                data = b""
-            with self.lock:
-                if data:
-                    self.stereos.receive_data(data)
+    def stop(self):
+        self.do(self.close)
+        self.thread.join()
+
+    def serve(self):
+        streams = set()
+        while streams or not self._closed:
+            deadline = self.next_deadline()
+            left = None if deadline is None else max(deadline - self.clock(), 0)
+            for key, mask in self.selector.select(left):
+                if key.fileobj is self.hears:
+                    self.take_work()
                 else:
-                    self.stereos.receive_eof()
-                actions = self.take()
-            # Callbacks run without the lock, so that they may ask for more.
-            for action in actions:
-                action()
+                    self.ready(key.fileobj, mask)
+            self.tell()
+            self.expire()
+            self.tell()
+            for stream, mask in self.changes():
+                if stream in streams:
+                    self.selector.unregister(stream)
+                streams.discard(stream)
+                if mask:
+                    self.selector.register(stream, mask)
+                    streams.add(stream)
+        self.bell.close()
+        self.hears.close()
 
-    def take(self):
-        actions = []
-        try:
-            for event in self.stereos.events():
-                match event:
-                    case ReplyReceived(message=reply):
-                        # A future that was cancelled kept its place, too.
-                        actions.append(
-                            partial(self.settle, self.waiting.popleft(), reply)
-                        )
-                    case NotificationReceived(message=message):
-                        actions.append(partial(self.on_notification, message))
-                    case ConnectionClosed():
-                        actions.append(
-                            partial(
-                                self.fail,
-                                ConnectionLost("no reply: the guest has gone"),
-                            )
-                        )
-        except RemoteProtocolError as exc:
-            actions.append(partial(self.fail, exc))
-        return actions
+    def take_work(self):
+        # Drain the wake-up socket before the queue; later work writes to it again.
+        self.hears.recv(4096)
+        while self.work:
+            function, arguments, options, future = self.work.popleft()
+            try:
+                done = function(*arguments, **options)
+                done is None and future.set_result(None)
+                if done is not None:
+                    done.context = future
+            except Exception as exc:
+                future.set_exception(exc)
 
-    def settle(self, future, reply):
-        if future.set_running_or_notify_cancel():
-            future.set_result(reply)
-
-    def fail(self, error):
-        self.ended = True
-        # Unlike `close`, this wakes a thread that is in the middle of writing.
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        while self.waiting:
-            future = self.waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+    def tell(self):
+        for event in self.events():
+            done = getattr(event, "call", None) or getattr(event, "task", None)
+            try:
+                if done is None:
+                    self.on_event(event)
+                else:
+                    settle(done.context, done)
+            except Exception as exc:  # a callback that raises must not end the thread
+                sys.excepthook(type(exc), exc, exc.__traceback__)
 
 
-def main(place):
-    with socket.create_connection((place.host, place.port)) as sock:
-        converse(Guest(sock, lambda message: print(message.type, message.state)))
-
-
-def converse(guest):
-    batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-    for request, future in [(message, guest.request(message)) for message in batch]:
-        print(request.type, "->", future.result().type)
-
-    late = guest.request(GetHealth())
-    late.cancel()
+def settle(future, done):
     try:
-        late.result()
-    except CancelledError:
-        print("get_health given up")
-    print("ping ->", guest.request(Ping()).result().type)
+        future.set_result(done.result())
+    except Exception as exc:
+        future.set_exception(exc)
 
-    down, health = guest.request(Shutdown("done")), guest.request(GetHealth())
-    print("shutdown ->", down.result().type)
+
+def main(address):
+    client = ThreadClient(parse_address(address))
     try:
-        health.result()
-    except ConnectionLost as exc:
-        print("get_health:", exc)
+        print("the guest is", client.do(client.wait_ready).result(60).state)
+        print(client.do(client.request, Ping(), timeout=5).result())
+    finally:
+        client.stop()
 
 
 if __name__ == "__main__":
-    main(parse_address(sys.argv[1]))
+    main(*sys.argv[1:])

@@ -1,96 +1,66 @@
-"""A guest under Tornado: python loop_tornado.py tcp://HOST:PORT"""
+"""A client in Tornado's IOLoop, by callbacks: `loop_tornado.py ADDRESS`.
+
+Coroutines of Tornado's run on asyncio, and can use `stereos_proto_io.asyncio` as it is.
+"""
 
 import sys
-from collections import deque
 
-from tornado.concurrent import Future, future_set_result_unless_cancelled
-from tornado.gen import multi
 from tornado.ioloop import IOLoop
-from tornado.iostream import StreamClosedError
-from tornado.tcpclient import TCPClient
 
-from stereos_proto import (
-    Connection,
-    ConnectionClosed,
-    ConnectionLost,
-    GetHealth,
-    Mount,
-    NotificationReceived,
-    Ping,
-    RemoteProtocolError,
-    ReplyReceived,
-    Role,
-    Shutdown,
-)
+from stereos_proto import GetHealth
 from stereos_proto_io import parse_address
+from stereos_proto_io.driver import READ, WRITE, LoopClient
 
 
-class Guest:
-    def __init__(self, stream, on_notification):
-        self.stream = stream
-        self.on_notification = on_notification
-        self.stereos = Connection(Role.HOST)
-        self.waiting = deque()
+class TornadoClient(LoopClient):
+    def __init__(self, loop, address):
+        super().__init__(address)
+        self.loop = loop
+        self.watched = set()
+        self.timer = None
 
-    def request(self, message):
-        # The stream keeps what the socket does not take: no need to wait.
-        self.stream.write(self.stereos.send(message))
-        # One that its caller cancels stays here, or the next would get its reply.
-        self.waiting.append(Future())
-        return self.waiting[-1]
+    def watch(self, stream, mask):
+        if stream in self.watched:
+            self.loop.remove_handler(stream)
+            self.watched.discard(stream)
+        if mask:
+            events = IOLoop.READ * bool(mask & READ) | IOLoop.WRITE * bool(mask & WRITE)
+            self.loop.add_handler(stream, self.on_handler, events)
+            self.watched.add(stream)
 
-    async def read(self):
-        while True:
-            try:
-                self.stereos.receive_data(
-                    await self.stream.read_bytes(65536, partial=True)
-                )
-            except StreamClosedError:
-                self.stereos.receive_eof()
-            try:
-                for event in self.stereos.events():
-                    match event:
-                        case ReplyReceived(message=reply):
-                            future_set_result_unless_cancelled(
-                                self.waiting.popleft(), reply
-                            )
-                        case NotificationReceived(message=message):
-                            self.on_notification(message)
-                        case ConnectionClosed():
-                            return self.fail(
-                                ConnectionLost("no reply: the guest has gone")
-                            )
-            except RemoteProtocolError as exc:
-                self.stream.close()
-                return self.fail(exc)
+    def on_handler(self, stream, events):
+        mask = READ * bool(events & (IOLoop.READ | IOLoop.ERROR)) | WRITE * bool(
+            events & IOLoop.WRITE
+        )
+        self.on_ready(stream, mask)
 
-    def fail(self, error):
-        while self.waiting:
-            if not (waiter := self.waiting.popleft()).done():
-                waiter.set_exception(error)
+    def set_timer(self, seconds):
+        if self.timer is not None:
+            self.loop.remove_timeout(self.timer)
+        self.timer = (
+            None if seconds is None else self.loop.call_later(seconds, self.on_timer)
+        )
+
+    def call_soon(self, function):
+        self.loop.add_callback(function)
 
 
-async def converse(place):
-    stream = await TCPClient().connect(place.host, place.port)
-    guest = Guest(stream, lambda message: print(message.type, message.state))
-    IOLoop.current().add_callback(guest.read)
+async def main(address):
+    loop = IOLoop.current()
+    client = TornadoClient(loop, parse_address(address))
 
-    batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-    replies = await multi([guest.request(message) for message in batch])
-    for request, reply in zip(batch, replies, strict=True):
-        print(request.type, "->", reply.type)
+    def on_ready(task):
+        print("the guest is", task.result().state)
+        client.request(GetHealth(), timeout=5, context=on_health)
 
-    guest.request(GetHealth()).cancel()
-    print("get_health given up")
-    print("ping ->", (await guest.request(Ping())).type)
+    def on_health(call):
+        print(call.result())
+        client.close()
+        loop.add_callback(loop.stop)
 
-    down, health = guest.request(Shutdown("done")), guest.request(GetHealth())
-    print("shutdown ->", (await down).type)
-    try:
-        await health
-    except ConnectionLost as exc:
-        print("get_health:", exc)
+    client.wait_ready(context=on_ready)
 
 
 if __name__ == "__main__":
-    IOLoop.current().run_sync(lambda: converse(parse_address(sys.argv[1])))
+    IOLoop.current().add_callback(main, *sys.argv[1:])
+    IOLoop.current().start()

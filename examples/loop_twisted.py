@@ -1,97 +1,84 @@
-"""A guest under Twisted: python loop_twisted.py tcp://HOST:PORT"""
+"""A client in Twisted's reactor: `loop_twisted.py ADDRESS`. Calls are `Deferred`s."""
 
 import sys
-from collections import deque
 
-from twisted.internet.defer import (
-    CancelledError,
-    Deferred,
-    ensureDeferred,
-    gatherResults,
-)
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.protocol import Protocol
-from twisted.internet.task import react
+from twisted.internet import defer, reactor
+from twisted.internet.interfaces import IReadWriteDescriptor
+from zope.interface import implementer
 
-from stereos_proto import (
-    Connection,
-    ConnectionClosed,
-    ConnectionLost,
-    GetHealth,
-    Mount,
-    NotificationReceived,
-    Ping,
-    RemoteProtocolError,
-    ReplyReceived,
-    Role,
-    Shutdown,
-)
+from stereos_proto import GetHealth
 from stereos_proto_io import parse_address
+from stereos_proto_io.driver import READ, WRITE, LoopClient
 
 
-class Guest(Protocol):
-    def __init__(self, on_notification):
-        self.on_notification = on_notification
-        self.stereos = Connection(Role.HOST)
-        self.waiting = deque()
+@implementer(IReadWriteDescriptor)
+class Watched:
+    """A stream as the reactor wants it."""
 
-    def request(self, message):
-        self.transport.write(self.stereos.send(message))
-        # A Deferred without a canceller keeps its place when it is cancelled, and
-        # Twisted swallows the reply that comes for it.
-        waiter = Deferred()
-        self.waiting.append(waiter)
-        return waiter
+    def __init__(self, client, stream):
+        self.fileno = stream.fileno
+        self.doRead = lambda: client.on_ready(stream, READ)
+        self.doWrite = lambda: client.on_ready(stream, WRITE)
+        self.connectionLost = lambda _reason: client.on_ready(stream, READ)
 
-    def dataReceived(self, data):  # noqa: N802
-        self.stereos.receive_data(data)
-        self.dispatch()
-
-    def connectionLost(self, reason):  # noqa: N802, ARG002
-        self.stereos.receive_eof()
-        self.dispatch()
-
-    def dispatch(self):
-        try:
-            for event in self.stereos.events():
-                match event:
-                    case ReplyReceived(message=reply):
-                        self.waiting.popleft().callback(reply)
-                    case NotificationReceived(message=message):
-                        self.on_notification(message)
-                    case ConnectionClosed():
-                        self.fail(ConnectionLost("no reply: the guest has gone"))
-        except RemoteProtocolError as exc:
-            self.fail(exc)
-            self.transport.abortConnection()
-
-    def fail(self, error):
-        while self.waiting:
-            self.waiting.popleft().errback(error)
+    def logPrefix(self):  # noqa: N802  (the reactor's name)
+        return "stereos"
 
 
-async def converse(reactor, place):
-    guest = Guest(lambda message: print(message.type, message.state))
-    await connectProtocol(HostnameEndpoint(reactor, place.host, place.port), guest)
+class TwistedClient(LoopClient):
+    def __init__(self, address):
+        super().__init__(address)
+        self.watched = {}
+        self.timer = None
 
-    batch = (Ping(), GetHealth(), Mount("share0", "/workspace", "virtiofs"))
-    replies = await gatherResults(map(guest.request, batch))
-    for request, reply in zip(batch, replies, strict=True):
-        print(request.type, "->", reply.type)
+    def watch(self, stream, mask):
+        watched = self.watched.setdefault(stream, Watched(self, stream))
+        (reactor.addReader if mask & READ else reactor.removeReader)(watched)
+        (reactor.addWriter if mask & WRITE else reactor.removeWriter)(watched)
+        if not mask:
+            del self.watched[stream]
 
-    late = guest.request(GetHealth())
-    late.addErrback(lambda failure: failure.trap(CancelledError))
-    late.cancel()
-    print("get_health given up")
-    print("ping ->", (await guest.request(Ping())).type)
+    def set_timer(self, seconds):
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+        self.timer = (
+            None if seconds is None else reactor.callLater(seconds, self.on_timer)
+        )
 
-    down, health = guest.request(Shutdown("done")), guest.request(GetHealth())
-    print("shutdown ->", (await down).type)
+    def call_soon(self, function):
+        reactor.callLater(0, function)
+
+    def ask(self, message, timeout=None):
+        """Return a Deferred of the reply. Cancelling it gives up the request."""
+        deferred = defer.Deferred(lambda _deferred: self.cancel(call))
+        call = self.request(
+            message, timeout=timeout, context=lambda call: settle(deferred, call)
+        )
+        return deferred
+
+
+def settle(deferred, call):
     try:
-        await health
-    except ConnectionLost as exc:
-        print("get_health:", exc)
+        deferred.callback(call.result())
+    except Exception as exc:
+        deferred.errback(exc)
+
+
+def main(address):
+    client = TwistedClient(parse_address(address))
+
+    def on_ready(task):
+        print("the guest is", task.result().state)
+        client.ask(GetHealth(), timeout=5).addBoth(on_health)
+
+    def on_health(health):
+        print(health)
+        client.close()
+        reactor.callLater(0, reactor.stop)
+
+    client.wait_ready(context=on_ready)
+    reactor.run()
 
 
 if __name__ == "__main__":
-    react(lambda reactor: ensureDeferred(converse(reactor, parse_address(sys.argv[1]))))
+    main(*sys.argv[1:])

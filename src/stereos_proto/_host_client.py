@@ -151,6 +151,16 @@ class HostClient:
             self.session.expire(self.clock())
         return call
 
+    def request_many(
+        self, messages: Iterable[Request[ReplyT]], *, timeout: float | None = None, context: Any = None
+    ) -> list[Call[ReplyT]]:
+        """Ask several things in one flight, or none of them. See `request`."""
+        calls = self.session.request_many(messages, deadline=self._after(timeout), context=context)
+        self._dial_on_demand()
+        if timeout is not None and timeout <= 0:
+            self.session.expire(self.clock())
+        return calls
+
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
         """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over."""
         task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), timeout or 0.0))

@@ -6,7 +6,8 @@
 | green threads | `GreenClient` | event, spawn, kill, readable, writable, lookup |
 | awaits, and waits for descriptors | `FdClient` (`stereos_proto_io.trio` is one) | eight functions |
 | awaits, and has transports that call back | `AsyncClient` (`stereos_proto_io.asyncio` is one) | a protocol |
-| calls back when a descriptor is ready | `PollClient` | watching, a timer |
+| calls back when a descriptor is ready | `LoopClient` | watch, set_timer, call_soon |
+| polls descriptors by hand | `PollClient` | watching, a timer |
 | anything else | `stereos_proto.HostClient`, `Dialling` | everything that moves bytes |
 """
 
@@ -16,6 +17,7 @@ from ._async_client import AsyncClient, AsyncRunner
 from ._dialling import ATTEMPT_DELAY, READ, WRITE, Dialling, attempts, lookup, lookup_number, names
 from ._fd_client import FdClient
 from ._green_client import GreenClient
+from ._loop_client import LoopClient
 from ._outcomes import again, replies
 from ._poll_client import PollClient
 from ._streams import READ_SIZE, Device, Encrypted, Stream, as_stream
@@ -38,6 +40,7 @@ __all__ = [
     "FdClient",
     "GreenClient",
     "Limits",
+    "LoopClient",
     "PollClient",
     "Stream",
     "SyncClient",

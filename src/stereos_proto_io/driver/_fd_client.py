@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from math import inf
 from typing import Any, Protocol, Self, Unpack
 
 from stereos_proto import Call, PreambleError, Step, Waiter
@@ -86,7 +87,7 @@ class FdClient(AsyncClient):
     @staticmethod
     @abstractmethod
     async def bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
-        """Await `function(*args)`. Raises RequestTimeout after `limit` seconds; infinity is no limit."""
+        """Await `function(*args)`. Raises RequestTimeout after `limit` seconds, a finite number."""
 
     @staticmethod
     @abstractmethod
@@ -104,7 +105,7 @@ class FdClient(AsyncClient):
 
     @classmethod
     async def _bounded(cls, limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
-        return await cls.bounded(limit, function, *args)
+        return await (function(*args) if limit == inf else cls.bounded(limit, function, *args))
 
     @classmethod
     async def _sleep(cls, limit: float) -> None:

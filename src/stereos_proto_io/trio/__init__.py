@@ -7,7 +7,6 @@ yours, is simply the standing leader.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, Unpack
 
@@ -69,8 +68,6 @@ class Client(FdClient):
     @staticmethod
     async def bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
         """Await `function(*args)`. Raises RequestTimeout when `limit` seconds have passed first."""
-        if limit == math.inf:
-            return await function(*args)
         with trio.move_on_after(max(limit, 0)):
             return await function(*args)
         raise RequestTimeout("there was no answer in time")

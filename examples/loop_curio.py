@@ -1,0 +1,48 @@
+"""A client for curio: `loop_curio.py ADDRESS`."""
+
+import sys
+
+import curio
+import curio.traps
+
+from stereos_proto import RequestTimeout
+from stereos_proto_io import parse_address
+from stereos_proto_io.driver import FdClient
+
+
+class Client(FdClient):
+    event = curio.UniversalEvent
+    set = staticmethod(lambda event: event.set())
+    readable = staticmethod(curio.traps._read_wait)
+    writable = staticmethod(curio.traps._write_wait)
+    sleep = staticmethod(curio.sleep)
+    thread = staticmethod(curio.run_in_thread)
+
+    @staticmethod
+    async def race(*functions):
+        async with curio.TaskGroup(wait=any) as tasks:
+            for function in functions:
+                await tasks.spawn(function)
+
+    @staticmethod
+    async def bounded(limit, function, *arguments):
+        try:
+            async with curio.timeout_after(limit):
+                return await function(*arguments)
+        except curio.TaskTimeout:
+            raise RequestTimeout("there was no answer in time") from None
+
+
+async def main(address):
+    async with (
+        Client.connect_when_ready(parse_address(address)) as guest,
+        curio.TaskGroup() as tasks,
+    ):
+        for verb in (guest.ping, guest.get_health):
+            await tasks.spawn(verb)
+        async for task in tasks:
+            print(task.result)
+
+
+if __name__ == "__main__":
+    curio.run(main, *sys.argv[1:])

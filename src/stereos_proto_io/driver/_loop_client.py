@@ -1,0 +1,112 @@
+"""The client for event loops that call back: Qt, Tk, GLib, Twisted, and loops of your own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from stereos_proto import Call, CallDone, Dialogue, Request, Task, TaskDone
+
+from ._poll_client import PollClient
+from ._verbs import ReplyT, Result
+
+
+class LoopClient(PollClient):
+    """A `PollClient` that is tied to its loop by three functions: `watch`, `set_timer` and `call_soon`.
+
+    The `context` of a call or a task is its callback, if it can be called: it gets the `Call` or the `Task` when that
+    is done. `on_event` gets everything else. Both are called in a turn of the loop, never inside `request`, and may
+    use the client freely. If one raises, the turn is finished first and the exception then goes to the loop.
+    """
+
+    _is_woken = False
+
+    # -- what a loop brings --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def watch(self, stream: Any, mask: int) -> None:
+        """Call `on_ready(stream, mask)` whenever `stream` is ready for `mask`; with 0, not any more.
+
+        A mask replaces the one before. After 0 the stream is closed.
+        """
+
+    @abstractmethod
+    def set_timer(self, seconds: float | None) -> None:
+        """Call `on_timer` once in `seconds`; None: not at all. It replaces the timer before."""
+
+    @abstractmethod
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call `function` in a turn of the loop, soon, and not from in here."""
+
+    # -- what a user may override --------------------------------------------------------------------------
+
+    def on_event(self, event: Any) -> None:
+        """Take note of a notification, an unknown message, the end of the session, or a call without a callback."""
+
+    # -- what the loop calls -------------------------------------------------------------------------------
+
+    def on_ready(self, stream: Any, mask: int) -> None:
+        """Go on: a stream is ready."""
+        self.ready(stream, mask)
+        self.turn()
+
+    def on_timer(self) -> None:
+        """Go on: time has passed."""
+        self.expire()
+        self.turn()
+
+    def turn(self) -> None:
+        """Tell what happened, and then the loop what to watch and when to call."""
+        self._is_woken = False
+        failure: Exception | None = None
+        for event in self.events():
+            try:
+                self._tell(event)
+            except Exception as exc:  # noqa: BLE001  (events and watches must not be lost over it)
+                failure = failure or exc
+        for stream, mask in self.changes():
+            self.watch(stream, mask)
+        deadline = self.next_deadline()
+        self.set_timer(None if deadline is None else max(deadline - self.clock(), 0.0))
+        if failure is not None:
+            raise failure
+
+    def _tell(self, event: Any) -> None:
+        done: Any = event.call if type(event) is CallDone else event.task if type(event) is TaskDone else None
+        if done is not None and callable(done.context):
+            done.context(done)
+        else:
+            self.on_event(event)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    def request(self, message: Request[ReplyT], *, timeout: float | None = None, context: Any = None) -> Call[ReplyT]:
+        """Ask something; see `HostClient.request`. `context` is called with the call when it is done."""
+        call = super().request(message, timeout=timeout, context=context)
+        self._wake()
+        return call
+
+    def request_many(
+        self, messages: Iterable[Request[ReplyT]], *, timeout: float | None = None, context: Any = None
+    ) -> list[Call[ReplyT]]:
+        """Ask several things in one flight; see `HostClient.request_many`."""
+        calls = super().request_many(messages, timeout=timeout, context=context)
+        self._wake()
+        return calls
+
+    def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
+        """Run a dialogue; see `HostClient.run`. `context` is called with the task when it is over."""
+        task = super().run(dialogue, timeout=timeout, context=context)
+        self._wake()
+        return task
+
+    def close(self) -> None:
+        """End the connection, the dial and every task. The streams are closed in a turn of the loop."""
+        super().close()
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self.call_soon(self.turn)
