@@ -72,16 +72,10 @@ def test_words(line, words, machines):
 @pytest.mark.parametrize(
     "line",
     [
-        "provision ",
-        "provision jc",
-        "provision --jcard db=",
-        "config set ",
-        "ssh-key add ",
-        "decode ",
-        "replay ",
-        "demo ",
-    ]
-    + ["secret set A --file ", "record x", "conformance --junit ", "health --config-dir ", "provision --ssh-key "],
+        *("provision ", "provision jc", "provision --jcard db=", "config set ", "ssh-key add ", "decode ", "replay "),
+        *("demo ", "secret set A --file ", "record x", "conformance --junit ", "health --config-dir "),
+        "provision --ssh-key ",
+    ],
 )
 def test_files_are_left_to_the_shell(line, machines):
     *begun, text = line.split(" ")

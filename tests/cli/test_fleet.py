@@ -89,7 +89,6 @@ def test_guests_are_named_in_every_way(words, names, guests, cli):
         ("--vm db --total-timeout 0", "--total-timeout must be more than 0 seconds"),
         ("--all -o xml", "-o takes one of wide, json, jsonl, name, template=TEXT, not 'xml'"),
         ("--all -o template={nome}", "a template knows no {nome}; it knows name, address"),
-        ("--all --json -o name", "--json and -o exclude each other"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_a_guest_is_asked(words, text, guests, cli):
@@ -204,7 +203,7 @@ def test_which_exit_code_is_the_worst():
 
 
 def test_guests_are_asked_at_the_same_time_and_no_more_than_the_bound(tmp_path, cli):
-    options = {f"g{number}": {"faults": ["delay:200ms@get_health"]} for number in range(8)}
+    options = {f"g{number}": {"faults": ["delay:0.2s@get_health"]} for number in range(8)}
     with fleet(tmp_path, options):
         start = time.monotonic()
         assert cli("health", "--all").code == 0
@@ -351,8 +350,10 @@ def forty(tmp_path_factory):
 @pytest.mark.parametrize("columns", [60, 200])
 @pytest.mark.parametrize(
     "command",
-    ["ping", "health", "agents", "ls", "wait --timeout 2", "watch --timeout 1", "doctor", "secret set A --env PWD"]
-    + ["mount a /b --fs 9p", "ls -o wide", "health -o wide", "health -o template={name}|{state}"],
+    [
+        *("ping", "health", "agents", "ls", "wait --timeout 2", "watch --timeout 1", "doctor", "ls -o wide"),
+        *("secret set A --env PWD", "mount a /b --fs 9p", "health -o wide", "health -o template={name}|{state}"),
+    ],
 )
 def test_forty_hostile_guests_beside_an_honest_one(command, columns, forty, monkeypatch):
     words = command.split()
@@ -398,7 +399,6 @@ def test_keys_choose_sort_and_look_into_a_guest(guests, tmp_path):
         it.wait_for("▸  web-1")
         it.type("s")
         it.wait_for("by state")
-        it.seen = ""
         it.type("\r")
         it.wait_for("Esc goes back")
         it.wait_for("tester")

@@ -152,7 +152,8 @@ def _write_table(seen: list[_Seen], *, wide: bool) -> None:
     from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state  # noqa: PLC0415
 
     headers = ["NAME", "STATE", "UPTIME", "RUNNING", *(["RTT", "ADDRESS"] if wide else []), "AGENTS"]
-    table = one_line_table(*headers, grows="AGENTS" if console().is_terminal else "")
+    grows = "AGENTS" if console().is_terminal else ""
+    table = one_line_table(*headers, grows=grows, names=[machine.name for machine, _ in seen])
     for machine, outcome in seen:
         row, health = outcome.row, outcome.value
         state = row_state(row) if health else Text(_state(machine, outcome), "dim" if machine.stopped else "red")

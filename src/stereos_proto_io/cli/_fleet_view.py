@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Characters that a cell may have, whatever the guest sends.
 NAME_SIZE: Final = 40
 STATE_SIZE: Final = 12
+#: Characters of a name that are shown even where there is room for little else.
+_NAME_WIDTH: Final = 16
 TEXT_SIZE: Final = 300
 #: Lines of the screen that are no guests: heading, summary, prompt.
 _AROUND: Final = 4
@@ -33,12 +35,17 @@ def mark(code: int | None) -> tuple[str, str]:
     return ("·", "cyan") if code is None else _MARKS.get(code, ("!", "bold yellow"))
 
 
-def one_line_table(*headers: str, grows: str = "") -> Table:
-    """A table in which each row is one line, however narrow the terminal: what does not fit ends in `…`."""
+def one_line_table(*headers: str, names: Iterable[str], grows: str = "") -> Table:
+    """A table in which each row is one line, however narrow the terminal: what does not fit ends in `…`.
+
+    The column of the guests' `names` gives way last.
+    """
+    width = min(max(map(len, names), default=0), _NAME_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=bool(grows))
     for header in headers:
         ratio = 1 if header == grows else None
-        table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=ratio)
+        least = width if header in ("GUEST", "NAME") else None
+        table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=ratio, min_width=least)
     return table
 
 
@@ -92,7 +99,9 @@ class _Table:
         room = max(self._console.height - _AROUND, 1)
         if len(rows) > room:
             rows = sorted(rows, key=_urgency)[:room]
-        table = one_line_table("", "GUEST", "STATE", "AGENTS", "RTT", "STEP", grows="STEP")
+        table = one_line_table(
+            "", "GUEST", "STATE", "AGENTS", "RTT", "STEP", grows="STEP", names=[row.name for row in rows]
+        )
         for row in rows:
             table.add_row(*_line(row))
         more = len(self._rows) - len(rows)
@@ -143,7 +152,8 @@ def outcomes_table(outcomes: Sequence[Outcome], said: Callable[[Any], str], *, w
     times = any(row.rtt_ms is not None for row in rows)
     headers = ["", "GUEST", *(["STATE", "AGENTS"] if reports else []), *(["RTT"] if times else [])]
     headers += ["UPTIME", "ADDRESS"] if wide else []
-    table = one_line_table(*headers, "RESULT", grows="RESULT" if console().is_terminal else "")
+    grows = "RESULT" if console().is_terminal else ""
+    table = one_line_table(*headers, "RESULT", grows=grows, names=[row.name for row in rows])
     for outcome in outcomes:
         row = outcome.row
         cells = [Text(*mark(outcome.code)), name_text(row.name)]

@@ -8,12 +8,11 @@ from typing import Annotated, Any, Final
 
 import attrs
 from cyclopts import Parameter
-from rich.text import Text
 
-from ._console import clean
+from ._console import clean, print_lines
 from ._errors import UsageError
 from ._options import OUTPUT, option
-from ._output import print_result, write_json
+from ._output import write_json
 
 KINDS: Final = ("wide", "json", "jsonl", "name")
 _TEMPLATE: Final = "template="
@@ -72,14 +71,14 @@ class Out:
     def write_line(self, values: Mapping[str, Any]) -> None:
         """Write one guest in a line: its name, or the template."""
         if self.kind == "name":
-            print_result(Text(clean(str(values["name"]))))
+            print_lines([clean(str(values["name"]))])
             return
         # What the guest says is cleaned; what the user wrote may break lines.
         text = self._template
         for escape, char in _ESCAPES.items():
             text = text.replace(escape, char)
         shown = {name: "" if value is None else clean(str(value)) for name, value in values.items()}
-        print_result(Text(_FIELD.sub(lambda match: shown[match[1]], text)))
+        print_lines([_FIELD.sub(lambda match: shown[match[1]], text)])
 
 
 DEFAULT_OUT: Final = Out()

@@ -29,7 +29,7 @@ STEP_MARKS: Final[dict[StepStatus, tuple[str, str]]] = {
 
 #: Agents that a table shows at most, and characters of a cell: whatever the guest sends, it is drawn within a second.
 MOST_AGENTS: Final = 500
-CELL_SIZE: Final = 1000
+CELL_SIZE: Final = 256
 
 
 def write_json(document: object, *, indent: bool = True) -> None:

@@ -144,8 +144,10 @@ class FleetScreen:
         everyone = self._sorted()
         at = next((n for n, each in enumerate(everyone) if each.target.name == self._chosen), 0)
         first = min(max(at - room // 2, 0), max(len(everyone) - room, 0))
-        table = one_line_table("", "GUEST", "STATE", "AGENTS", "RTT", "PUSHES", "LAST CHANGE", grows="LAST CHANGE")
-        for each in everyone[first : first + room]:
+        rows = everyone[first : first + room]
+        headers = ("", "GUEST", "STATE", "AGENTS", "RTT", "PUSHES", "LAST CHANGE")
+        table = one_line_table(*headers, grows="LAST CHANGE", names=[each.target.name for each in rows])
+        for each in rows:
             chosen = each.target.name == self._chosen
             table.add_row(Text("▸" if chosen else " ", "cyan"), *_cells(each), style="reverse" if chosen else "")
         return table
