@@ -46,9 +46,9 @@ def simulate(
 
     Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`,
     `refuse:3s`, `reset#1`. They are named
-    blank, close-after, cut, delay, drop, duplicate, fail, garbage, half, hang-up,
-    late, never-ready, omit, over-long, power-off, push, refuse, reset, restart,
-    slow-boot, stall, swap and wrong-type.
+    blank, close, cut, delay, drop, duplicate, fail, garbage, half, hang-up, late,
+    never-ready, omit, over-long, power-off, push, reboot, refuse, reset, slow-boot,
+    stall, swap and wrong-type.
 
     For example:
 
