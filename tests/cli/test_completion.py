@@ -10,6 +10,8 @@ import select
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -261,3 +263,32 @@ def test_the_scripts_are_files_of_the_package(shell, monkeypatch):
     result = run_cli(monkeypatch, "completion", shell)
     assert result.code == 0
     assert "stereosctl __complete" in result.out
+
+
+# ---------------------------------------------------------------------------------------------- the man page
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_man_page_says_what_the_commands_say():
+    made = subprocess.run(
+        [sys.executable, "-c", "import make_man; print(make_man.page(), end='')"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "tools",
+        check=True,
+    )
+    assert (ROOT / "docs" / "man" / "stereosctl.1").read_text() == made.stdout, "run tools/make_man.py"
+
+
+def test_the_wheel_brings_scripts_and_page_where_shells_look():
+    shared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "shared-data"
+    ]
+    assert set(shared.values()) == {
+        "share/bash-completion/completions/stereosctl",
+        "share/zsh/site-functions/_stereosctl",
+        "share/fish/vendor_completions.d/stereosctl.fish",
+        "share/man/man1/stereosctl.1",
+    }
+    assert all((ROOT / path).is_file() for path in shared)
