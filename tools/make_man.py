@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from stereos_proto_io.cli._app import COMMANDS, make_app
+from stereos_proto_io.cli._app import COMMANDS, DEFAULT_PARAMETER, make_app
 from stereos_proto_io.cli._errors import EXIT_CODES
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "man" / "stereosctl.1"
@@ -56,7 +56,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _options(app: Any) -> Iterator[str]:
-    for argument in app.assemble_argument_collection(parse_docstring=True):
+    for argument in app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER, parse_docstring=True):
         names = [name for name in argument.names if name.startswith("-")]
         text = argument.parameter.help or ""
         if names and argument.show and text:

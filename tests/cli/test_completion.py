@@ -46,6 +46,7 @@ def machines(tmp_path, monkeypatch):
         ("status --ti", {"--timeout"}),
         ("mount a /b --fs ", {"9p", "virtiofs"}),
         ("mount --read", {"--read-only"}),
+        ("health --no", set()),
         ("health --vm web", {"web-1", "web-2"}),
         ("health --vm web-1 --vm d", {"db"}),
         ("ls w", {"web-1", "web-2"}),

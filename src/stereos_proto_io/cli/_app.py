@@ -132,6 +132,10 @@ def _default(value: Any) -> str | None:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+#: What holds for every argument: an option that is off has no name for being off.
+DEFAULT_PARAMETER: Final = Parameter(negative=(), show_default=_default)
+
+
 def make_app(only: str | None = None) -> App:
     """The tree of commands. With `only`, none but that one is loaded: the others just stand in the help."""
     app = App(
@@ -142,7 +146,7 @@ def make_app(only: str | None = None) -> App:
         console=help_console(),
         help_format="plaintext",
         group_parameters=OPTIONS,
-        default_parameter=Parameter(negative=(), show_default=_default),
+        default_parameter=DEFAULT_PARAMETER,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
         exit_on_error=False,

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import attrs
 from cyclopts import App
 
-from ._app import ALIASES, HELP
+from ._app import ALIASES, DEFAULT_PARAMETER, HELP
 from ._console import print_lines
 from ._errors import GuestError, UsageError
 from ._formats import KINDS
@@ -59,7 +59,7 @@ def completions(app: App, typed: Words) -> Found:
         app, begun = app[begun[0]], begun[1:]
     if app.default_command is None:
         return _matching([*app, *((HELP, *ALIASES) if top else ())], typed.text, options=typed.text.startswith("-"))
-    arguments = list(app.assemble_argument_collection())
+    arguments = list(app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER))
     option = _waiting_for_value(arguments, begun)
     if option is not None:
         return _values(option, typed)
