@@ -36,7 +36,8 @@ from ._events import (
     RequestReceived,
     UnknownReceived,
 )
-from ._jcard import JcardError, load_jcard
+from ._jcard import load_jcard
+from ._jcard_text import JcardError, JcardFault
 from ._messages import (
     Ack,
     AgentStatus,
@@ -87,6 +88,7 @@ __all__ = [
     "InjectSecret",
     "InvalidMessage",
     "JcardError",
+    "JcardFault",
     "Lifecycle",
     "LifecycleState",
     "LineTooLong",
