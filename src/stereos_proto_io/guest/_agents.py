@@ -91,7 +91,9 @@ def read_config(text: str, age: Age = Age.TODAY) -> tuple[Agent, ...]:
     try:
         document = tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as exc:
-        raise ConfigDropped(f"parsing config: toml: {type(exc).__name__}") from None
+        # Not the whole sentence: it quotes the text, which may hold a secret.
+        place = re.search(r"\(at .*\)$", str(exc))
+        raise ConfigDropped(f"parsing config: toml: invalid {place[0] if place else '(somewhere)'}") from None
     if age is Age.OLDER:
         table = _member(document, "agent")
         entries = [] if table is None else [_typed(table, "agent")]
