@@ -233,21 +233,27 @@ def test_a_guest_that_shuts_down_will_not_run_its_agents():
         (
             ("coder", "reviewer"),
             [AgentStatus("coder", False, restarts=7, error="exec: not found")],
-            "waited for coder, reviewer; the guest reports coder (not running, 7 restarts: exec: not found); "
-            "reviewer is not listed: an agent that cannot start is absent from health",
+            (
+                "waited for coder, reviewer; the guest reports coder (not running, 7 restarts: exec: not found); "
+                "reviewer is not listed: an agent that cannot start is absent from health"
+            ),
         ),
         # An older guest calls an agent by its harness.
         (
             ("a", "b"),
             [AgentStatus("custom", True, restarts=1), AgentStatus("b", True)],
-            "waited for a, b; the guest reports b (running), custom (running, 1 restart); "
-            "a is not listed: an agent that cannot start is absent from health",
+            (
+                "waited for a, b; the guest reports b (running), custom (running, 1 restart); "
+                "a is not listed: an agent that cannot start is absent from health"
+            ),
         ),
         (
             ("a", "b"),
             [],
-            "waited for a, b; the guest reports no agents; "
-            "a, b are not listed: an agent that cannot start is absent from health",
+            (
+                "waited for a, b; the guest reports no agents; "
+                "a, b are not listed: an agent that cannot start is absent from health"
+            ),
         ),
         (("a",), [AgentStatus("a", False)], "waited for a; the guest reports a (not running)"),
         (

@@ -1,6 +1,7 @@
 """From a jcard.toml to a plan: what it means, what is refused with which words, and what never shows."""
 
 import datetime
+import json
 import tomllib
 import traceback
 from contextlib import suppress
@@ -21,7 +22,7 @@ from stereos_proto import (
     load_jcard,
 )
 from tomls import SENTINEL, documents
-from vectors import JCARD, JCARD_DIFFERENCES, toml_of
+from vectors import JCARD, JCARD_DIFFERENCES, stream, toml_of
 
 ENV = {"X": f"{SENTINEL}-x", "Y": f"{SENTINEL}-y", "EMPTY": ""}
 AGENT = "[[agents]]\nharness='custom'\n"
@@ -336,8 +337,10 @@ def test_a_prompt_file_that_is_not_read_stays(path, reader, sent, why):
     # The agent is still waited for.
     assert plan.agents == ("custom",)
     assert plan.warnings == (
-        f"jcard.toml, line 3: agents[0].prompt_file is sent as a path of the guest ({why}); "
-        "if the guest has no such file, the agent cannot start",
+        (
+            f"jcard.toml, line 3: agents[0].prompt_file is sent as a path of the guest ({why}); "
+            "if the guest has no such file, the agent cannot start"
+        ),
     )
 
 
@@ -414,6 +417,7 @@ def test_what_the_reference_refuses(text, line, words):
 # -- what is refused -------------------------------------------------------------------------------------------
 
 SIMPLE = "must be a simple file name"
+UNSET = "needs the environment variable N, which is not set"
 SYSTEM = "must not lie over a folder of the guest's system"
 
 
@@ -428,13 +432,16 @@ SYSTEM = "must not lie over a folder of the guest's system"
         ("[[shared]]\nguest=\"/a\\u0000\"", 2, "shared[0].guest", "must not hold a NUL"),
         *(
             (f"[[shared]]\nguest='{path}'", 2, "shared[0].guest", SYSTEM)
-            for path in ("/", "/.", "/a/..", "//etc", "/a/../../proc/x", "/nix", "/bin/", "/boot", "/dev", "/sys", "/run/x")
+            for path in ("/", "/.", "/a/..", "//etc", "/a/../../proc/x", "/nix", "/bin/", "/boot", "/dev", "/sys/x", "/run")
         ),
-        ("[[shared]]\nguest='/a'\nhost='${N}'", 3, "shared[0].host", "needs the environment variable N, which is not set"),
+        ("[[shared]]\nguest='/a'\nhost='${N}'", 3, "shared[0].host", UNSET),
         (f"[secrets]\nA='{SENTINEL}'\nB=5", 3, "secrets.B", "must be a string"),
         (f"[secrets.sub]\nA='{SENTINEL}'", 1, "secrets.sub", "must be a string"),
         (f"secrets={{A='{SENTINEL}',B=['{SENTINEL}']}}", 1, "secrets.B", "must be a string"),
-        *((f"[secrets]\n'{name}'='{SENTINEL}'", 2, f'secrets."{name}"', SIMPLE) for name in ("", ".", "..", "a/b", "a..b")),
+        *(
+            (f"[secrets]\n'{name}'='{SENTINEL}'", 2, f'secrets."{name}"', SIMPLE)
+            for name in ("", ".", "..", "/", "a/b", "a..b")
+        ),
         (f"[secrets]\n\"a\\u0000\"='{SENTINEL}'", 2, 'secrets."a\\u0000"', SIMPLE),
         (f"[secrets]\n{'n' * 252}='{SENTINEL}'", 2, f"secrets.{'n' * 252}", "must be a name of at most 251 bytes"),
         (f"[secrets]\n'{'é' * 126}'='{SENTINEL}'", 2, f'secrets."{"é" * 126}"', "must be a name of at most 251 bytes"),
@@ -457,8 +464,8 @@ SYSTEM = "must not lie over a folder of the guest's system"
             "secrets.B",
             "needs the environment variable (its name is odd, and not shown), which is not set",
         ),
-        (f"{AGENT}[agents.env]\nK='${{N}}'", 4, "agents[0].env.K", "needs the environment variable N, which is not set"),
-        (f"{AGENT}prompt_file='${{N}}'", 3, "agents[0].prompt_file", "needs the environment variable N, which is not set"),
+        (f"{AGENT}[agents.env]\nK='${{N}}'", 4, "agents[0].env.K", UNSET),
+        (f"{AGENT}prompt_file='${{N}}'", 3, "agents[0].prompt_file", UNSET),
         (f"{AGENT}name='a'\n{AGENT}name='a'", 4, "agents[1]", 'starts an agent called "a", as another does'),
         ("name='a'\nName='b'", 2, "Name", "and name are two spellings of one name"),
     ],
@@ -469,6 +476,24 @@ def test_errors_name_file_line_and_key(text, line, key, words):
         assert isinstance(error, JcardError)
         assert str(error) == f"my/card.toml, line {line}: {key} {words}"
         assert (error.line, error.key) == (line, key)
+
+
+def mounts_seen():
+    """The mounts that the reference guest was asked for, and whether it refused them for their place."""
+    lines = [json.loads(line) for line in stream("mount_errors", "c2s").splitlines()]
+    answers = [json.loads(line) for line in stream("mount_errors", "s2c").splitlines()]
+    for asked, answered in zip((line["payload"] for line in lines), answers, strict=True):
+        if asked["tag"] and asked["fs_type"] in ("9p", "virtiofs"):
+            yield asked["guest_path"], answered["payload"]["ok"]
+
+
+@pytest.mark.parametrize(("path", "taken"), mounts_seen())
+def test_places_that_the_reference_guest_refuses(path, taken):
+    text = f"[[shared]]\nguest={json.dumps(path)}"
+    if taken:
+        assert load_jcard(text, env={}).mounts[0].guest_path == path
+    else:
+        assert refusal(text).key == "shared[0].guest"
 
 
 def test_the_longest_name_of_a_secret():

@@ -198,7 +198,7 @@ def test_what_is_done_is_not_done_again(outcomes):
         return
     # Whether it is mounted cannot be known: neither repeated nor left out in silence.
     assert report.remaining_plan(unknown_mounts="skip").requests == plan.requests[1:]
-    with pytest.raises(OutcomeUnknown, match="mount share0 at /a. Look into the guest") as caught:
+    with pytest.raises(OutcomeUnknown, match=r"mount share0 at /a\. Look into the guest") as caught:
         report.remaining_plan()
     assert caught.value.request is MOUNT
     assert caught.value.__cause__ is GONE
