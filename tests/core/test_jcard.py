@@ -432,7 +432,7 @@ SYSTEM = "must not lie over a folder of the guest's system"
         ("[[shared]]\nguest=\"/a\\u0000\"", 2, "shared[0].guest", "must not hold a NUL"),
         *(
             (f"[[shared]]\nguest='{path}'", 2, "shared[0].guest", SYSTEM)
-            for path in ("/", "/.", "/a/..", "//etc", "/a/../../proc/x", "/nix", "/bin/", "/boot", "/dev", "/sys/x", "/run")
+            for path in ("/", "/.", "/a/..", "//etc", "/a/../../proc/x", "/nix", "/bin/", "/boot", "/dev", "/sys")
         ),
         ("[[shared]]\nguest='/a'\nhost='${N}'", 3, "shared[0].host", UNSET),
         (f"[secrets]\nA='{SENTINEL}'\nB=5", 3, "secrets.B", "must be a string"),
@@ -487,7 +487,7 @@ def mounts_seen():
             yield asked["guest_path"], answered["payload"]["ok"]
 
 
-@pytest.mark.parametrize(("path", "taken"), mounts_seen())
+@pytest.mark.parametrize(("path", "taken"), [*mounts_seen()])
 def test_places_that_the_reference_guest_refuses(path, taken):
     text = f"[[shared]]\nguest={json.dumps(path)}"
     if taken:

@@ -195,10 +195,10 @@ def test_agents_start_sorted_by_name_with_their_sessions(daemon):
 def test_only_the_agent_that_changed_is_restarted(daemon):
     daemon.look(A + B, {})
     assert lines(daemon, f"{A}prompt='p'\n{B}") == ["agent a restarted: its config has changed"]
-    assert (
-        lines(daemon, A)
-        == ["agent a restarted: its config has changed", "agent b stopped: the config does not name it"][::-1]
-    )
+    assert lines(daemon, A) == [
+        "agent b stopped: the config does not name it",
+        "agent a restarted: its config has changed",
+    ]
     assert seen(daemon) == {"a": True}
 
 
