@@ -14,7 +14,7 @@ from stereos_proto import InjectSSHKey, JcardError, ProvisionPlan, load_jcard
 MAX_PROMPT_SIZE: Final = 256 * 1024
 
 # A FIFO that nobody writes to must not block the open. Neither flag exists on Windows.
-_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+_CAREFUL: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 def read_jcard(
@@ -60,12 +60,12 @@ def prompt_reader(folder: Path) -> Callable[[str], str]:
     """
 
     def read(name: str) -> str:
-        root = folder.resolve()
         # Symbolic links are followed here, for the check, and the open follows none.
-        path = (root / os.path.expanduser(name)).resolve()  # noqa: PTH111  (Path's own raises RuntimeError)
+        root = Path(os.path.realpath(folder))
+        path = Path(os.path.realpath(root / os.path.expanduser(name)))  # noqa: PTH111  (Path's own raise RuntimeError)
         if not path.is_relative_to(root):
             raise ValueError("it lies outside of the jcard's folder")
-        with open(os.open(path, _FLAGS), "rb") as file:  # noqa: PTH123
+        with open(path, "rb", opener=_open_carefully) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError("it is no regular file")
             data = file.read(MAX_PROMPT_SIZE + 1)
@@ -77,6 +77,10 @@ def prompt_reader(folder: Path) -> Callable[[str], str]:
             raise ValueError("it is not UTF-8") from None
 
     return read
+
+
+def _open_carefully(path: str, flags: int) -> int:
+    return os.open(path, flags | _CAREFUL)
 
 
 def _decoded(path: Path) -> str:
