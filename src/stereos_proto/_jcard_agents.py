@@ -22,7 +22,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 #: A health report that names more agents than this does not fit in a line.
-MOST_AGENTS: Final = MAX_LINE_SIZE // len('{"name":"a-0","running":true},')
+MAX_AGENTS: Final = MAX_LINE_SIZE // len('{"name":"a-0","running":true},')
 
 # A duration as Go writes it: "1h30m", "1.5s", "-2us", and "0".
 _DURATION: Final = re.compile(r"[-+]?(?:0|(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
@@ -85,7 +85,7 @@ def agent_names(agents: Sequence[tuple[int, Mapping[str, Any]]], findings: Findi
     whole file: a single one is called like its harness, several are numbered in order. Notes names that stand twice,
     for which the guest would drop the file.
     """
-    if sum(max(1, agent.get("replicas") or 1) for _, agent in agents) > MOST_AGENTS:
+    if sum(max(1, agent.get("replicas") or 1) for _, agent in agents) > MAX_AGENTS:
         findings.fault(("agents",), "asks for more agents than a health report can name")
         return ()
     expanded: list[tuple[int, str, str]] = []

@@ -181,6 +181,8 @@ class ProvisionReport:
         the guest first (`mount` there tells), or reboot it, which unmounts everything, and provision it anew.
 
         A mount that is repeated after one below it was done hides that one; `warnings` of the plan say so.
+
+        Raises OutcomeUnknown as said above, ValueError when `unknown_mounts` is none of the three.
         """
         if unknown_mounts not in ("raise", "repeat", "skip"):
             raise ValueError(f"unknown_mounts must be raise, repeat or skip, not {unknown_mounts!r}")

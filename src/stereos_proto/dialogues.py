@@ -320,8 +320,10 @@ def provision(
     key that was refused holds nothing back, since agents do not need it. With `on_refusal="continue"` all goes out in
     a single flight, the config too, whatever becomes of the rest.
 
-    `on_step` is called as each step settles. Nothing is ever sent twice. Raises nothing by itself: what did not work
-    is in the report, and so is what was still open when the time of the dialogue was up.
+    `on_step` is called as each step settles. Nothing is ever sent twice. What did not work is in the report, and so
+    is what was still open when the time of the dialogue was up.
+
+    Raises ValueError when `on_refusal` is neither of the two.
     """
     if on_refusal not in ("stop", "continue"):
         raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")

@@ -217,7 +217,7 @@ class SyncVerbs(ABC):
         on_step: Callable[[ProvisionStep], None] | None = None,
         timeout: float | None = None,
     ) -> ProvisionReport:
-        """Carry out a plan in one flight and report on each step; `on_step` is called as they settle (§7)."""
+        """Carry out a plan and report on each step; `on_step` is called as they settle (§7)."""
         return self._run_within(provision(plan, on_step=on_step), timeout)
 
     def wait_ready(
@@ -292,7 +292,7 @@ class AsyncVerbs(ABC):
     async def provision(
         self, plan: ProvisionPlan, *, on_step: Callable[[ProvisionStep], None] | None = None
     ) -> ProvisionReport:
-        """Carry out a plan in one flight and report on each step; `on_step` is called as they settle (§7)."""
+        """Carry out a plan and report on each step; `on_step` is called as they settle (§7)."""
         return await self._run(provision(plan, on_step=on_step))
 
     async def wait_ready(

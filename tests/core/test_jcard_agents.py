@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereos_proto._jcard_agents import MOST_AGENTS, agent_names, check_agent, is_duration, one_of
+from stereos_proto._jcard_agents import MAX_AGENTS, agent_names, check_agent, is_duration, one_of
 from stereos_proto._jcard_fields import Findings, Severity
 
 
@@ -166,17 +166,17 @@ def test_naming_twice_is_naming_once(agents):
     assert len(first) == count
 
 
-@pytest.mark.parametrize("replicas", [MOST_AGENTS + 1, 2**63 - 1])
+@pytest.mark.parametrize("replicas", [MAX_AGENTS + 1, 2**63 - 1])
 def test_more_agents_than_health_can_name(replicas):
     reason = "asks for more agents than a health report can name"
     assert names({"harness": "h", "replicas": replicas}) == ((), [(("agents",), reason)])
-    assert names({"harness": "h", "replicas": MOST_AGENTS - 1}, {"harness": "g"})[1] == []
+    assert names({"harness": "h", "replicas": MAX_AGENTS - 1}, {"harness": "g"})[1] == []
 
 
 def test_a_health_report_of_the_most_agents_does_not_fit():
     from stereos_proto import AgentStatus, Health, LocalProtocolError, encode
 
-    agents = tuple(AgentStatus(f"a-{number}", True) for number in range(MOST_AGENTS))
+    agents = tuple(AgentStatus(f"a-{number}", True) for number in range(MAX_AGENTS))
     with pytest.raises(LocalProtocolError):
         encode(Health("healthy", agents))
 
