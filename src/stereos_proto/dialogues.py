@@ -103,6 +103,11 @@ def _positive(_instance: object, attribute: attrs.Attribute[Any], value: Any) ->
         raise ValueError(f"{attribute.name} must be more than 0, not {value!r}")
 
 
+def _several(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, str):
+        raise TypeError(f"{attribute.name} takes several strings, such as a tuple of them, not one string")
+
+
 def _unchanged(delay: float) -> float:
     return delay
 
@@ -209,12 +214,14 @@ class ReadyWait:
     stands.
     """
 
-    states: Collection[str] = READY_STATES
-    agents: Collection[str] = ()
+    states: Collection[str] = attrs.field(default=READY_STATES, validator=_several)
+    agents: Collection[str] = attrs.field(default=(), validator=_several)
     backoff: Backoff = attrs.field(factory=Backoff)
     attempt_timeout: float = attrs.field(default=ATTEMPT_TIMEOUT, validator=_positive)
     on_progress: Callable[[WaitProgress], None] | None = None
-    progress: WaitProgress = attrs.field(factory=WaitProgress, init=False)
+    progress: WaitProgress = attrs.field(
+        default=attrs.Factory(lambda self: WaitProgress(agents=tuple(self.agents)), takes_self=True), init=False
+    )
 
     def run(self, *, redial: bool) -> Generator[Action, Any, Health]:
         """Wait. With `redial`, dial first, and again whenever the connection or a try does not get through.
@@ -228,7 +235,6 @@ class ReadyWait:
         Raises NotReady when the guest says that it shuts down, or knows no health reports, and when the time of the
         whole wait is up (a `TimeUp` is thrown in); what a try raised, when another would not help.
         """
-        self.progress = attrs.evolve(self.progress, agents=tuple(self.agents))
         try:
             return (yield from self._run(redial))
         except TimeUp as exc:

@@ -216,6 +216,12 @@ def test_other_states_may_be_waited_for(state):
     assert run(ReadyWait(states=["another"]).run(redial=False), [health])[1] is not health
 
 
+@pytest.mark.parametrize("field", ["states", "agents"])
+def test_one_string_is_not_several(field):
+    with pytest.raises(TypeError, match=f"{field} takes several strings"):
+        ReadyWait(**{field: "coder"})
+
+
 def test_a_guest_that_shuts_down_will_not_run_its_agents():
     _, error = run(ReadyWait(agents=["b"]).run(redial=False), [BOOTING, None, DOWN])
     assert isinstance(error, NotReady)

@@ -241,6 +241,14 @@ def test_an_agent_that_cannot_start_is_absent_and_tried_again():
     assert lines(daemon, config, {"X": "1"}) == ["agent a started again"]
 
 
+def test_a_guest_without_files_has_no_prompt_files(daemon):
+    assert lines(daemon, f"{A}prompt_file='/etc/hostname'\n{B}") == [
+        "agent a cannot start: open /etc/hostname: no such file or directory",
+        "agent b started",
+    ]
+    assert seen(daemon) == {"b": True}
+
+
 def test_the_environment_of_an_agent():
     [agent] = read_config(f"{A}[agents.env]\nK='own'")
     secrets = {"K": "secret", "L": "x\n\n", "M": "\nx ", ".hidden": "h"}
