@@ -290,7 +290,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("core", "Messages", stereos_proto, ("_messages",)),
     ("core", "Events", stereos_proto, ("_events",)),
     ("core", "Preambles", stereos_proto, ("_preamble",)),
-    ("core", "Plans", stereos_proto, ("_provision", "_jcard")),
+    ("core", "Plans", stereos_proto, ("_provision", "_jcard", "_jcard_text")),
     ("core", "Errors", stereos_proto, ("_errors",)),
     ("core", "Dialogues", dialogues, None),
     ("core", "Testing", core_testing, None),

@@ -41,7 +41,8 @@ from ._events import (
 )
 from ._host_client import DialWanted, HostClient, Task, TaskDone
 from ._host_session import Call, HostSession, raise_for_refusal
-from ._jcard import JcardError, load_jcard
+from ._jcard import load_jcard
+from ._jcard_text import JcardError, JcardFault
 from ._mailbox import Mailbox, Pump, Waiter
 from ._messages import (
     Ack,
@@ -102,6 +103,7 @@ __all__ = [
     "InjectSecret",
     "InvalidMessage",
     "JcardError",
+    "JcardFault",
     "Lifecycle",
     "LifecycleState",
     "LineTooLong",

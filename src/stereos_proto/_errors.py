@@ -17,7 +17,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._messages import Message
+    from ._messages import Health, Message
 
 
 #: Shorter values are not looked for: they stand in ordinary words, and blotting those out would tell more.
@@ -223,7 +223,8 @@ class NotReady(StereosError):
     """The guest did not get ready (§6): the deadline passed, or it said that it is shutting down.
 
     `last_state` is the last state that it reported (None: it never did), `last_error` the last error that a
-    try ended in, `tries` the number of probes.
+    try ended in, `tries` the number of probes. `agents_wanted` are the agents that were waited for, `health` is the
+    last report that came (None: none did).
     """
 
     def __init__(
@@ -233,8 +234,12 @@ class NotReady(StereosError):
         last_state: str | None = None,
         last_error: BaseException | None = None,
         tries: int = 0,
+        agents_wanted: Sequence[str] = (),
+        health: Health | None = None,
     ) -> None:
         super().__init__(text)
         self.last_state = last_state
         self.last_error = last_error
         self.tries = tries
+        self.agents_wanted = tuple(agents_wanted)
+        self.health = health

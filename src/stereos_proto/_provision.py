@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -44,6 +44,7 @@ class ProvisionPlan:
     """What a guest is to be given (§6). `config` is the text of its jcard.toml, None to leave it alone.
 
     `agents` are the names of the agents that the config starts: what to wait for afterwards.
+    `warnings` are sentences about what the user should know before it is carried out (§10); they change nothing.
 
     Raises LocalProtocolError when a step could never be sent, before anything is.
     """
@@ -53,6 +54,7 @@ class ProvisionPlan:
     ssh_keys: tuple[InjectSSHKey, ...] = attrs.field(default=(), converter=_tuple, validator=_only(InjectSSHKey))
     config: str | None = attrs.field(default=None, repr=False)
     agents: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_only(str))
+    warnings: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_only(str))
 
     def __init__(
         self,
@@ -61,9 +63,10 @@ class ProvisionPlan:
         ssh_keys: Iterable[InjectSSHKey] = (),
         config: str | None = None,
         agents: Iterable[str] = (),
+        warnings: Iterable[str] = (),
     ) -> None:
         try:
-            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents, warnings)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
             return
         except (LocalProtocolError, TypeError) as exc:
             # Its frames, and this one, hold secrets; and half a plan has no repr.
@@ -114,25 +117,42 @@ class ProvisionStep:
         )
         return cls(request, StepStatus.UNKNOWN if sent else StepStatus.NOT_SENT, outcome)
 
+    @classmethod
+    def held_back(cls, request: Request, cause: ProvisionStep) -> ProvisionStep:
+        """The step that was not sent because `cause` did not go well."""
+        error = StereosError(f"{_label(request)} was held back, because {cause.label} is not in place: {cause.said}")
+        error.__cause__ = cause.error
+        return cls(request, StepStatus.NOT_SENT, error)
+
+    @property
+    def said(self) -> str:
+        """Why the step is not done, in words; its status, where there is no error."""
+        return str(self.error or self.status.value)
+
     @property
     def label(self) -> str:
         """What the step is about, without its secret: "mount share0 at /workspace"."""
-        match self.request:
-            case Mount(tag=tag, guest_path=path):
-                return f"mount {tag} at {path}"
-            case InjectSecret(name=name):
-                return f"secret {name}"
-            case InjectSSHKey(user=user):
-                return f"SSH key of {user}"
-            case _:
-                return "config"
+        return _label(self.request)
+
+
+def _label(request: Request) -> str:
+    match request:
+        case Mount(tag=tag, guest_path=path):
+            return f"mount {tag} at {path}"
+        case InjectSecret(name=name):
+            return f"secret {name}"
+        case InjectSSHKey(user=user):
+            return f"SSH key of {user}"
+        case _:
+            return "config"
 
 
 @attrs.frozen
 class ProvisionReport:
-    """How each step of a plan went, in the order of the plan (§7)."""
+    """How each step of a plan went, in the order of the plan (§7). `agents` are those of the plan."""
 
     steps: tuple[ProvisionStep, ...]
+    agents: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -149,3 +169,51 @@ class ProvisionReport:
         if self.failed:
             step = self.failed[0]
             raise step.error or StereosError(f"{step.label}: {step.status.value}")
+
+    def remaining_plan(self, *, unknown_mounts: Literal["raise", "repeat", "skip"] = "raise") -> ProvisionPlan:
+        """What a second try has to do: the steps that are not done, so that nothing is mounted twice (§6).
+
+        Secrets, SSH keys and the config replace what was there, so those whose outcome is unknown are simply sent
+        again. A mount is not like that. If it was carried out, repeating it lays a second mount over the first, or is
+        refused because the share is busy; if it was not, leaving it out starts the agents in an empty folder. The
+        host cannot ask the guest which it was. So this method does not choose: with a mount of unknown outcome it
+        raises OutcomeUnknown, unless `unknown_mounts` says whether to "repeat" or to "skip" such mounts. Look into
+        the guest first (`mount` there tells), or reboot it, which unmounts everything, and provision it anew.
+
+        A mount that is repeated after one below it was done hides that one; `warnings` of the plan say so.
+
+        Raises OutcomeUnknown as said above, ValueError when `unknown_mounts` is none of the three.
+        """
+        if unknown_mounts not in ("raise", "repeat", "skip"):
+            raise ValueError(f"unknown_mounts must be raise, repeat or skip, not {unknown_mounts!r}")
+        rest = self.failed
+        unknown = [step for step in rest if step.status is StepStatus.UNKNOWN and isinstance(step.request, Mount)]
+        if unknown and unknown_mounts == "raise":
+            labels = ", ".join(step.label for step in unknown)
+            raise OutcomeUnknown(
+                f"it is not known whether the guest carried this out: {labels}. Look into the guest and say "
+                "unknown_mounts='skip' or 'repeat', or reboot the guest and provision it anew",
+                request=unknown[0].request,
+            ) from unknown[0].error
+        if unknown_mounts == "skip":
+            rest = tuple(step for step in rest if step not in unknown)
+        requests = [step.request for step in rest]
+        configs = [request.content for request in requests if isinstance(request, SetConfig)]
+        mounts = [request for request in requests if isinstance(request, Mount)]
+        return ProvisionPlan(
+            mounts,
+            [request for request in requests if isinstance(request, InjectSecret)],
+            [request for request in requests if isinstance(request, InjectSSHKey)],
+            configs[0] if configs else None,
+            self.agents,
+            [
+                f"{_label(mount)} would hide what is mounted below it: {step.label}"
+                for mount in mounts
+                for step in self.steps
+                if step.status is StepStatus.DONE and _below(step.request, mount)
+            ],
+        )
+
+
+def _below(request: Request, mount: Mount) -> bool:
+    return isinstance(request, Mount) and f"{request.guest_path}/".startswith(f"{mount.guest_path.rstrip('/')}/")

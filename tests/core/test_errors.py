@@ -11,6 +11,7 @@ from stereos_proto import (
     Ack,
     ConnectError,
     ConnectionLost,
+    Health,
     IncompleteLine,
     InjectSecret,
     InvalidMessage,
@@ -48,7 +49,7 @@ EXAMPLES = [
     OutcomeUnknown("x", request=MOUNT, unanswered=(MOUNT, Ping())),
     RequestFailed(MOUNT, "no such tag"),
     RequestTimeout("x", request=MOUNT, sent=True),
-    NotReady("x", last_state="booting", tries=4),
+    NotReady("x", last_state="booting", tries=4, agents_wanted=["a"], health=Health("booting")),
 ]
 
 
@@ -79,7 +80,7 @@ UNTOLD = {
     ConnectionLost: {"unanswered": ()},
     OutcomeUnknown: {"request": None, "unanswered": ()},
     RequestTimeout: {"request": None, "sent": False},
-    NotReady: {"last_state": None, "last_error": None, "tries": 0},
+    NotReady: {"last_state": None, "last_error": None, "tries": 0, "agents_wanted": (), "health": None},
 }
 
 

@@ -40,7 +40,7 @@ FORBIDDEN = {
     ),
     *("tempfile", "termios", "threading", "time", "trio", "urllib", "uuid", "uvloop", "stereos_proto_io"),
 }
-DEPENDENCIES = {"attrs", "cattrs", "msgspec"}
+DEPENDENCIES = {"attrs", "cattrs", "msgspec", "tomli_w"}
 
 #: The layers, lowest first: a module imports from lower lines only.
 LAYERS = [
@@ -48,8 +48,8 @@ LAYERS = [
     {"_messages"},
     {"_registry"},
     {"_framing", "_json", "_toml"},
-    {"_tolerant"},
-    {"_codec", "_events"},
+    {"_tolerant", "_jcard_fields"},
+    {"_codec", "_events", "_jcard_agents", "_jcard_text"},
     {"_state"},
     {"_connection", "_preamble"},
 ]
@@ -107,7 +107,7 @@ def loaded_by(statement):
 @pytest.mark.parametrize("module", ["stereos_proto", "stereos_proto.testing"])
 def test_a_fresh_interpreter_loads_nothing_that_does_io(module):
     path = f"sys.path.insert(0, {str(FOLDER.parent)!r})"
-    theirs = loaded_by("import attrs, cattrs, msgspec, typing, tomllib, json")
+    theirs = loaded_by("import attrs, cattrs, msgspec, tomli_w, typing, tomllib, json")
     ours = loaded_by(f"{path}\nimport {module}") - theirs
     assert module in ours
     assert not {name for name in ours if name.partition(".")[0] in FORBIDDEN}

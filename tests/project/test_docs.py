@@ -109,7 +109,9 @@ def run_console(text, env):
 @pytest.mark.parametrize("page", [README, *PAGES], ids=name_of)
 def test_snippets(page, tmp_path, monkeypatch):
     blocks = list(FENCE.finditer(page.read_text()))
-    (tmp_path / "jcard.toml").write_text('[secrets]\nAPI_KEY = "${API_KEY}"\n\n[[agents]]\nname = "coder"\n')
+    (tmp_path / "jcard.toml").write_text(
+        '[secrets]\nAPI_KEY = "${API_KEY}"\n\n[[agents]]\nname = "coder"\nharness = "claude-code"\n'
+    )
     monkeypatch.chdir(tmp_path)
     with simulated_guest(poll_interval=0.05) as guest:
         port = guest.address.port

@@ -175,7 +175,6 @@ def test_plans():
     [
         f'[secrets]\nTOKEN = "{SENTINEL}',
         f'[secrets]\nTOKEN = ["{SENTINEL}"]',
-        f'secrets = "{SENTINEL}"',
         f'[secrets]\nTOKEN = "{SENTINEL} ${{UNSET}}"',
         f'[secrets]\n"a/b" = "{SENTINEL}"',
         f'[secrets]\nTOKEN = "{SENTINEL}"\nTOKEN = "{SENTINEL}"',
@@ -192,6 +191,13 @@ def test_jcards(text):
     with pytest.raises((JcardError, LocalProtocolError)) as caught:
         load_jcard(text, env={"OTHER": SENTINEL})
     assert_silent(shown(caught.value))
+
+
+def test_secrets_that_are_no_table():
+    """The reference takes them for an empty table, and so do we, with a warning."""
+    plan = load_jcard(f'secrets = "{SENTINEL}"', env={})
+    assert plan.secrets == ()
+    assert SENTINEL not in f"{plan} {plan.config}"
 
 
 def test_a_jcard_that_is_read():

@@ -15,20 +15,24 @@ from stereos_proto import (
     LocalProtocolError,
     Role,
     _constants,
+    _jcard_agents,
     _json,
     _tolerant,
     decode,
     dialogues,
     encode,
 )
-from stereos_proto_io import _dial, _session, _verbs
+from stereos_proto_io import _dial, _files, _session, _verbs
 from stereos_proto_io.guest import _listen
 from stereos_proto_io.guest import _session as _guest_session
 
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
     module.__name__: module
-    for module in (_constants, _json, dialogues, _session, _dial, _verbs, _guest_session, _listen)
+    for module in (
+        *(_constants, _jcard_agents, _json, dialogues),
+        *(_session, _dial, _files, _verbs, _guest_session, _listen),
+    )
 }
 #: `| what | 1,024 unit | `module.NAME` |`
 ROW = re.compile(
