@@ -62,6 +62,7 @@ from ._messages import (
 )
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
+from ._redact import Redactor, redact_reply
 from ._registry import Role, changes_guest
 from ._state import State
 
@@ -110,6 +111,7 @@ __all__ = [
     "ProvisionPlan",
     "ProvisionReport",
     "ProvisionStep",
+    "Redactor",
     "Refusal",
     "RemoteProtocolError",
     "Reply",
@@ -132,4 +134,5 @@ __all__ = [
     "decode",
     "encode",
     "load_jcard",
+    "redact_reply",
 ]

@@ -35,7 +35,7 @@ from ._events import (
 from ._framing import TOO_LONG, LineReader
 from ._messages import Message, Reply, Request, UnknownMessage, named
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role, row_of
-from ._state import Conversation, State, Violation
+from ._state import Conversation, State, Violation, unexpected
 
 #: What tells of a message: by its kind, but for the open class, which has an event of its own.
 _BY_KIND: Final[dict[Kind, type[Any]]] = {
@@ -262,7 +262,7 @@ class Connection:
         if not isinstance(message, Reply):
             return RemoteProtocolError(text)
         pending = self._conversation.pending
-        return UnexpectedReply(text, reply=message, request=pending[0] if pending else None)
+        return UnexpectedReply(text, reply=unexpected(message, pending), request=pending[0] if pending else None)
 
     def _fail(self, error: RemoteProtocolError) -> Never:
         self._error = error

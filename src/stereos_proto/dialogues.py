@@ -17,6 +17,7 @@ it yields           the driver                                            and re
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import attrs
@@ -24,6 +25,7 @@ import attrs
 from ._errors import ConnectError, ConnectionLost, NotReady, RequestFailed, RequestTimeout, StereosError
 from ._messages import Ack, GetHealth, Health, LifecycleState, Reply, Request, Shutdown
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
+from ._redact import Redactor
 
 #: The states in which a guest takes work (`docs/protocol.md` §7).
 READY_STATES: Final = frozenset({LifecycleState.READY, LifecycleState.HEALTHY})
@@ -217,13 +219,14 @@ def provision(
     not work is in the report.
     """
     requests = plan.requests
+    redactor = Redactor(requests)
 
     def report(index: int, outcome: Reply | StereosError) -> None:
         if on_step is not None:
-            on_step(ProvisionStep.of(requests[index], outcome))
+            on_step(ProvisionStep.of(requests[index], outcome, redactor))
 
     outcomes: Sequence[Reply | StereosError] = yield SendMany(requests, report)
-    return ProvisionReport(tuple(map(ProvisionStep.of, requests, outcomes)))
+    return ProvisionReport(tuple(map(ProvisionStep.of, requests, outcomes, repeat(redactor))))
 
 
 def shut_down(reason: str = "") -> Generator[Action, Any, Ack | None]:
