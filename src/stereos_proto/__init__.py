@@ -39,6 +39,7 @@ from ._events import (
 )
 from ._jcard import JcardError, load_jcard
 from ._messages import (
+    REDACTED,
     Ack,
     AgentStatus,
     CustomRequest,
@@ -73,6 +74,7 @@ __all__ = [
     "MAX_LINE_SIZE",
     "MAX_PENDING",
     "NEED_DATA",
+    "REDACTED",
     "Ack",
     "AgentStatus",
     "ConnectError",

@@ -84,11 +84,6 @@ class Redactor:
                 self._known[id(message)] = message
                 self._new.append(message)
 
-    def add_secrets(self, *texts: str) -> None:
-        """Know `texts`, which are secrets that stand in no message."""
-        for text in texts:
-            self._learn(text)
-
     def redact(self, text: str) -> str:
         """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it."""
         self._learn_new()
@@ -144,6 +139,7 @@ class Redactor:
             if kind is _SECRET:
                 self._learn(text, but=self._public if type(message) is SetConfig else ())
             elif kind is _NAME:
+                self._parts.update(_parts_of(text))
                 self._add_piece(text)
 
     def _learn(self, secret: str, but: Collection[str] = ()) -> None:
@@ -157,10 +153,8 @@ class Redactor:
             self._add_piece(word)
 
     def _add_piece(self, piece: str) -> None:
-        """Take a line, a word or a name, which is a secret unless it looks like an ordinary word."""
-        if len(piece) >= PART:
-            self._parts.update(_parts_of(piece))
-        elif not _ORDINARY.fullmatch(piece):
+        """Look for a line, a word or a name by itself: not for ordinary words, nor for what is found by its parts."""
+        if len(piece) < PART and not _ORDINARY.fullmatch(piece):
             self._add(piece)
 
     def _add(self, text: str) -> None:
@@ -273,8 +267,9 @@ def _views(text: str) -> Iterator[tuple[str, Sequence[int]]]:
     """
     places: Sequence[int] = range(len(text) + 1)
     yield text, places
-    if "%" in text or "&" in text:
-        yield _unescaped(text, places, _WEB, _from_web)
+    for sign, escape, plain in _ONCE:
+        if sign in text:
+            yield _unescaped(text, places, escape, plain)
     view = text
     for _ in range(2):
         if "\\" not in view:
@@ -314,11 +309,10 @@ _OCTAL: Final[dict[str, Any]] = {
     "more": "2[0-7]{2}",
     "one": "[0-3][0-7]{2}",
 }
-#: The shell's ways to write a single quote; bytes; UTF-16 and code points; a letter; any other sign stands for itself.
+#: Bytes; UTF-16 and code points; a letter; any other sign stands for itself.
 _BACKSLASH: Final = re.compile(
     "|".join(
         (
-            r"'\\''|'\"'\"'",
             _bytes(r"\\x", **_HEX),
             _bytes(r"\\", **_OCTAL),
             r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\U00[01][0-9a-fA-F]{5}",
@@ -328,24 +322,50 @@ _BACKSLASH: Final = re.compile(
 )
 _LETTER_ESCAPES: Final = dict(zip("abefnrtv0", "\a\b\x1b\f\n\r\t\v\0", strict=True))
 
-#: Percent signs of URLs, and the entities of HTML that stand for signs.
-_ENTITIES: Final = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&apos;": "'", "&#34;": '"', "&#39;": "'"}
-_WEB: Final = re.compile(f"{_bytes('%', **_HEX)}|{'|'.join(_ENTITIES)}")
+_PERCENT: Final = re.compile(_bytes("%", **_HEX))
+
+#: The entities of HTML and XML that stand for signs.
+_ENTITIES: Final = {
+    "&lt;": "<",
+    "&gt;": ">",
+    "&amp;": "&",
+    "&quot;": '"',
+    "&apos;": "'",
+    "&#34;": '"',
+    "&#39;": "'",
+    "&#x27;": "'",
+}
+_ENTITY: Final = re.compile("|".join(_ENTITIES))
 
 
 def _character(codes: list[int]) -> str:
-    """The character that some bytes stand for."""
+    """The character that some bytes stand for: UTF-8, or a byte alone."""
     text = bytes(codes).decode("utf-8", "replace")
-    return text if len(text) == 1 else chr(codes[0])
+    return text if len(text) == 1 and len(codes) > 1 else chr(codes[0])
 
 
-def _from_web(escape: str) -> str:
-    return _ENTITIES.get(escape) or _character([int(number, 16) for number in escape.split("%")[1:]])
+def _from_percent(escape: str) -> str:
+    return _character([int(number, 16) for number in escape.split("%")[1:]])
+
+
+def _from_entity(escape: str) -> str:
+    return _ENTITIES[escape]
+
+
+def _from_shell(_escape: str) -> str:
+    return "'"
+
+
+#: A sign that such an escape has, the escape, and what it stands for.
+_ONCE: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], str]], ...]] = (
+    ("%", _PERCENT, _from_percent),
+    ("&", _ENTITY, _from_entity),
+    # Two ways to write a quote inside of quotes.
+    ("'", re.compile(r"'\\''|'\"'\"'"), _from_shell),
+)
 
 
 def _from_backslash(escape: str) -> str:
-    if escape[0] == "'":
-        return "'"
     kind = escape[1]
     if kind == "x":
         return _character([int(number, 16) for number in escape.split(r"\x")[1:]])
