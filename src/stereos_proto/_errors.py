@@ -236,7 +236,13 @@ class RequestFailed(StereosError):
     """
 
     def __init__(self, request: Request, error: str) -> None:
-        clean = Redactor([request]).redact(error) if error else error
+        try:
+            clean = Redactor([request]).redact(error) if error else error
+        except BaseException:
+            # A Ctrl-C. The frame that it passes must not show what the guest wrote.
+            self.args = ()
+            del error
+            raise
         super().__init__(request, clean)
         self.request = request
         self.error = clean

@@ -22,10 +22,11 @@ other: 4,000 words take 90 seconds for 1 MiB.) The set takes about 130 bytes for
 
 from __future__ import annotations
 
+import functools
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Final, Never, TypeVar
+from typing import Any, Final, Never, TypeVar, cast
 
 import attrs
 
@@ -48,10 +49,28 @@ _ORDINARY: Final = re.compile(rf"[^\w\s]*(?:{_LETTERS}(?:[-_./]+{_LETTERS})*)?[^
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Reply)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _discreet(function: F) -> F:
+    """Let an exception pass without the frames below: their locals hold secrets, and reading a long text takes long
+    enough for a Ctrl-C to come in between.
+    """
+
+    @functools.wraps(function)
+    def quiet(self: Redactor, value: Any) -> Any:
+        try:
+            return function(self, value)
+        except BaseException as exc:  # noqa: BLE001  (it is raised again)
+            error = exc.with_traceback(None)
+        del value
+        raise error
+
+    return cast("F", quiet)
 
 
 class Redactor:
-    """Knows the secrets of messages, and takes them out of texts. For one thread at a time.
+    """Knows the secrets of messages (§2), and takes them out of texts. For one thread at a time.
 
     What a message shows in its own repr is no secret (a name, a path, a public key): it is left in texts also where
     the config repeats it. All else of a request is one: `InjectSecret.value`, the content of a `SetConfig`, the
@@ -84,6 +103,7 @@ class Redactor:
                 self._known[id(message)] = message
                 self._new.append(message)
 
+    @_discreet
     def redact(self, text: str) -> str:
         """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it."""
         self._learn_new()
@@ -100,6 +120,7 @@ class Redactor:
             at = run.end()
         return "".join([*kept, text[at:]]) if kept else text
 
+    @_discreet
     def redact_reply(self, reply: R) -> R:
         """Return `reply` with the secrets taken out of the sentence of a refusal. Other replies stay as they are."""
         if not isinstance(reply, Ack) or not reply.error:
@@ -107,6 +128,7 @@ class Redactor:
         error = self.redact(reply.error)
         return reply if error is reply.error else attrs.evolve(reply, error=error)
 
+    @_discreet
     def redact_message(self, message: M) -> M:
         """Return `message` with the secrets taken out of every text in it, names included."""
         clean: M = self._clean(message)
@@ -189,7 +211,13 @@ def redact_reply(reply: R, requests: Iterable[Request]) -> R:
     Costs nothing for other replies, and for refusals without a sentence. Where many replies are read while the same
     requests wait, a `Redactor` of one's own learns the secrets once.
     """
-    return Redactor(requests).redact_reply(reply) if isinstance(reply, Ack) and reply.error else reply
+    if not isinstance(reply, Ack) or not reply.error:
+        return reply
+    try:
+        return Redactor(requests).redact_reply(reply)
+    except BaseException:
+        del reply
+        raise
 
 
 #: One mark for each character of a short secret, or of a part.
