@@ -225,7 +225,9 @@ class Connection:
             if request is not None:
                 fields["request"] = request
             return event
-        return self._fail(self._violation(message, why))
+        error = self._violation(message, why)
+        del message  # it may quote a secret, which the error does not
+        return self._fail(error)
 
     def _unreadable(self, error: RemoteProtocolError) -> MalformedReceived | Request:
         """What follows from a line that could not be read: an event, or the request that it stands for."""
