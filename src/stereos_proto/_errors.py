@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ._messages import redacted
-from ._redact import Redactor
+from ._redact import MAX_SENTENCE, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,12 +232,13 @@ class OutcomeUnknown(ConnectionLost):
 class RequestFailed(StereosError):
     """The guest read the request and said no (§3). `error` is the guest's own sentence.
 
-    Should the guest quote a secret that the request carried, it is redacted here (`Redactor`).
+    Should the guest quote a secret that the request carried, it is redacted here (`Redactor`). Of a longer sentence the
+    first 8,192 characters are kept.
     """
 
     def __init__(self, request: Request, error: str) -> None:
         try:
-            clean = Redactor([request]).redact(error) if error else error
+            clean = Redactor([request]).redact(error, limit=MAX_SENTENCE) if error else error
         except BaseException:
             # A Ctrl-C. The frame that it passes must not show what the guest wrote.
             self.args = ()

@@ -39,6 +39,10 @@ SHORTEST: Final = 4
 WORD: Final = 8
 #: Any part of a secret that is as long as this is looked for.
 PART: Final = 16
+#: Characters of a refusal that are kept. A guest may send a mebibyte for each request; a host reads a sentence.
+MAX_SENTENCE: Final = 8192
+#: Characters after the end of what is kept that are looked at: those of a part, each written as an escape of an escape.
+_SLACK: Final = PART * 12
 
 #: Where a longer secret is cut into words: as a shell or TOML would, and finer.
 _CUTS: Final = (re.compile(r"[^\s\"'`]+"), re.compile(r"[^\s\"'`=,;:(){}\[\]<>|&@]+"))
@@ -58,9 +62,9 @@ def _discreet(function: F) -> F:
     """
 
     @functools.wraps(function)
-    def quiet(self: Redactor, value: Any) -> Any:
+    def quiet(self: Redactor, value: Any, **options: Any) -> Any:
         try:
-            return function(self, value)
+            return function(self, value, **options)
         except BaseException as exc:  # noqa: BLE001  (it is raised again)
             error = exc.with_traceback(None)
         del value
@@ -104,28 +108,41 @@ class Redactor:
                 self._new.append(message)
 
     @_discreet
-    def redact(self, text: str) -> str:
-        """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it."""
+    def redact(self, text: str, *, limit: int | None = None) -> str:
+        """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it.
+
+        With a `limit`, a longer text ends after so many of its characters, and no more is read of it.
+        """
+        if limit is None or len(text) <= limit + _SLACK:
+            return self._redacted(text, len(text))
+        # A secret that begins before the end is found although its last characters come after it.
+        return f"{self._redacted(text[: limit + _SLACK], limit)}… ({len(text)} characters)"
+
+    def _redacted(self, text: str, end: int) -> str:
+        """The first `end` characters of `text`, redacted."""
         self._learn_new()
         if not self._parts and not self._short:
-            return text
+            return text[:end]
         covered = bytearray(len(text))
         for view, places in _views(text):
             for run in _RUN.finditer(self._marks(view)):
-                start, end = places[run.start()], places[run.end()]
-                covered[start:end] = b"\x01" * (end - start)
+                first, last = places[run.start()], places[run.end()]
+                covered[first:last] = b"\x01" * (last - first)
         kept, at = [], 0
-        for run in _RUN.finditer(covered):
+        for run in _RUN.finditer(covered[:end]):
             kept += [text[at : run.start()], REDACTED]
             at = run.end()
-        return "".join([*kept, text[at:]]) if kept else text
+        return "".join([*kept, text[at:end]]) if kept else text[:end]
 
     @_discreet
     def redact_reply(self, reply: R) -> R:
-        """Return `reply` with the secrets taken out of the sentence of a refusal. Other replies stay as they are."""
+        """Return `reply` with the secrets taken out of the sentence of a refusal. Other replies stay as they are.
+
+        A sentence of more than `MAX_SENTENCE` characters is cut.
+        """
         if not isinstance(reply, Ack) or not reply.error:
             return reply
-        error = self.redact(reply.error)
+        error = self.redact(reply.error, limit=MAX_SENTENCE)
         return reply if error is reply.error else attrs.evolve(reply, error=error)
 
     @_discreet
@@ -192,16 +209,15 @@ class Redactor:
         parts, short, heads = self._parts, self._short, self._heads
         marks = bytearray(len(view))
         if parts:
-            for at in range(len(view) - PART + 1):
-                if view[at : at + PART] in parts:
-                    marks[at : at + PART] = _MARKS[PART]
+            for at in [at for at in range(len(view) - PART + 1) if view[at : at + PART] in parts]:
+                marks[at : at + PART] = _MARKS[PART]
         if heads:
-            for at in range(len(view) - SHORTEST + 1):
-                sizes = heads.get(view[at : at + SHORTEST])
-                if sizes is not None:
-                    for size in sizes:
-                        if view[at : at + size] in short:
-                            marks[at : at + size] = _MARKS[size]
+            for at in [at for at in range(len(view) - SHORTEST + 1) if view[at : at + SHORTEST] in heads]:
+                for size in heads[view[at : at + SHORTEST]]:
+                    # At the end it may be another one, which is shorter.
+                    found = view[at : at + size]
+                    if found in short:
+                        marks[at : at + len(found)] = _MARKS[len(found)]
         return marks
 
 

@@ -25,11 +25,12 @@ from stereos_proto import (
     Ping,
     Pong,
     Redactor,
+    RequestFailed,
     SetConfig,
     UnknownMessage,
     redact_reply,
 )
-from stereos_proto._redact import PART, SHORTEST
+from stereos_proto._redact import MAX_SENTENCE, PART, SHORTEST
 
 PEM = """-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF
@@ -85,7 +86,7 @@ FORMS = {
     "Python, ASCII": lambda text: ascii(text)[1:-1],
     "Python, bytes": lambda text: repr(text.encode())[2:-1],
     "C, octal": octal,
-    "the shell": lambda text: shlex.quote(text).strip("'"),
+    "the shell": lambda text: shlex.quote(text + " ")[1:-2],
     "the shell, backslashes": lambda text: re.sub(r"([^\w\s])", r"\\\1", text),
     "a URL": lambda text: quote(text, safe=""),
     "HTML": escape,
@@ -125,6 +126,7 @@ def test_any_part_of_a_long_secret_is_found(secret, data):
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=24), max_size=4), st.text("ab", max_size=60))
+@example(["baba", "babaa"], "baba")
 def test_exactly_the_places_of_secrets_are_covered(values, text):
     """Two letters make everything overlap. Each character that is left stands in no secret, each other one does."""
     covered = set()
@@ -264,6 +266,23 @@ def test_refusals():
     ):
         assert redact_reply(reply, [request]) is reply
         assert of("hunter22").redact_reply(reply) is reply
+
+
+def test_a_sentence_that_is_too_long():
+    """A guest may send a mebibyte for each request: it is neither read nor kept."""
+    for secret in ("hunter22", "hunter22" * 100):
+        for start in range(MAX_SENTENCE - 20, MAX_SENTENCE + 20):
+            error = f"{'.' * start}{secret}{'.' * 2**20}"
+            clean = of(secret).redact_reply(Ack("x", False, error)).error
+            redacted = REDACTED if start < MAX_SENTENCE else ""
+            dots = min(MAX_SENTENCE, start) + max(MAX_SENTENCE - start - len(secret), 0)
+            assert clean.replace(".", "") == f"{redacted}… ({len(error)} characters)"
+            assert clean.count(".") == dots
+            again = of(secret).redact_reply(Ack("x", False, clean))
+            assert again.error == clean
+    assert Redactor().redact("x" * 9000, limit=10) == "xxxxxxxxxx… (9000 characters)"
+    assert RequestFailed(Ping(), "x" * 9000).error == "x" * MAX_SENTENCE + "… (9000 characters)"
+    assert RequestFailed(Ping(), "x" * MAX_SENTENCE).error == "x" * MAX_SENTENCE
 
 
 def test_whole_messages():
