@@ -238,7 +238,7 @@ class RequestFailed(StereosError):
 
     def __init__(self, request: Request, error: str) -> None:
         try:
-            clean = Redactor([request]).redact(error, limit=MAX_SENTENCE) if error else error
+            clean = Redactor([request]).redact(error, max_length=MAX_SENTENCE) if error else error
         except BaseException:
             # A Ctrl-C. The frame that it passes must not show what the guest wrote.
             self.args = ()

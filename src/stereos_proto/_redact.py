@@ -108,15 +108,15 @@ class Redactor:
                 self._new.append(message)
 
     @_discreet
-    def redact(self, text: str, *, limit: int | None = None) -> str:
+    def redact(self, text: str, *, max_length: int | None = None) -> str:
         """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it.
 
-        With a `limit`, a longer text ends after so many of its characters, and no more is read of it.
+        A text of more than `max_length` characters ends there, and no more is read of it.
         """
-        if limit is None or len(text) <= limit + _SLACK:
+        if max_length is None or len(text) <= max_length + _SLACK:
             return self._redacted(text, len(text))
         # A secret that begins before the end is found although its last characters come after it.
-        return f"{self._redacted(text[: limit + _SLACK], limit)}… ({len(text)} characters)"
+        return f"{self._redacted(text[: max_length + _SLACK], max_length)}… ({len(text)} characters)"
 
     def _redacted(self, text: str, end: int) -> str:
         """The first `end` characters of `text`, redacted."""
@@ -142,7 +142,7 @@ class Redactor:
         """
         if not isinstance(reply, Ack) or not reply.error:
             return reply
-        error = self.redact(reply.error, limit=MAX_SENTENCE)
+        error = self.redact(reply.error, max_length=MAX_SENTENCE)
         return reply if error is reply.error else attrs.evolve(reply, error=error)
 
     @_discreet

@@ -280,7 +280,7 @@ def test_a_sentence_that_is_too_long():
             assert clean.count(".") == dots
             again = of(secret).redact_reply(Ack("x", False, clean))
             assert again.error == clean
-    assert Redactor().redact("x" * 9000, limit=10) == "xxxxxxxxxx… (9000 characters)"
+    assert Redactor().redact("x" * 9000, max_length=10) == "xxxxxxxxxx… (9000 characters)"
     assert RequestFailed(Ping(), "x" * 9000).error == "x" * MAX_SENTENCE + "… (9000 characters)"
     assert RequestFailed(Ping(), "x" * MAX_SENTENCE).error == "x" * MAX_SENTENCE
 
