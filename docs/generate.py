@@ -292,6 +292,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("core", "Preambles", stereos_proto, ("_preamble",)),
     ("core", "Plans", stereos_proto, ("_provision", "_jcard", "_jcard_text")),
     ("core", "Errors", stereos_proto, ("_errors",)),
+    ("core", "Redaction", stereos_proto, ("_redact",)),
     ("core", "Dialogues", dialogues, None),
     ("core", "Testing", core_testing, None),
     ("core", "Testing: strategies", strategies, None),

@@ -45,6 +45,7 @@ from ._jcard import load_jcard
 from ._jcard_text import JcardError, JcardFault
 from ._mailbox import Mailbox, Pump, Waiter
 from ._messages import (
+    REDACTED,
     Ack,
     AgentStatus,
     CustomRequest,
@@ -68,6 +69,7 @@ from ._messages import (
 )
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
+from ._redact import Redactor, redact_reply
 from ._registry import Role, changes_guest
 from ._running import Dialogue, Running
 from ._state import State
@@ -80,6 +82,7 @@ __all__ = [
     "MAX_LINE_SIZE",
     "MAX_PENDING",
     "NEED_DATA",
+    "REDACTED",
     "SECRET_MODE",
     "Ack",
     "AgentStatus",
@@ -128,6 +131,7 @@ __all__ = [
     "ProvisionReport",
     "ProvisionStep",
     "Pump",
+    "Redactor",
     "Refusal",
     "RemoteProtocolError",
     "Reply",
@@ -158,4 +162,5 @@ __all__ = [
     "encode",
     "load_jcard",
     "raise_for_refusal",
+    "redact_reply",
 ]

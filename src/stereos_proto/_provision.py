@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import attrs
 
@@ -20,7 +20,8 @@ from ._errors import (
     RequestTimeout,
     StereosError,
 )
-from ._messages import Ack, InjectSecret, InjectSSHKey, Mount, Reply, Request, SetConfig
+from ._messages import Ack, InjectSecret, InjectSSHKey, KeptHere, Mount, Reply, Request, SetConfig, redacted
+from ._redact import Redactor
 from ._registry import Role
 
 
@@ -40,7 +41,7 @@ def _only(cls: type) -> Callable[[Any, attrs.Attribute[Any], tuple[Any, ...]], N
 
 
 @attrs.frozen
-class ProvisionPlan:
+class ProvisionPlan(KeptHere):
     """What a guest is to be given (§6). `config` is the text of its jcard.toml, None to leave it alone.
 
     `agents` are the names of the agents that the config starts: what to wait for afterwards.
@@ -105,10 +106,11 @@ class ProvisionStep:
     error: StereosError | None = None
 
     @classmethod
-    def of(cls, request: Request, outcome: Reply | StereosError) -> ProvisionStep:
-        """Sort an outcome into a step."""
+    def of(cls, request: Request, outcome: Reply | StereosError, redactor: Redactor | None = None) -> ProvisionStep:
+        """Sort an outcome into a step. `redactor` knows the secrets of the other steps, which a refusal may quote."""
         if isinstance(outcome, Ack) and not outcome.ok:
-            return cls(request, StepStatus.REFUSED, RequestFailed(request, outcome.error))
+            error = redactor.redact(outcome.error) if redactor else outcome.error
+            return cls(request, StepStatus.REFUSED, RequestFailed(request, error))
         if isinstance(outcome, Reply):
             return cls(request, StepStatus.DONE)
         # A guest that breaks the protocol had been sent what it was to answer.
@@ -128,6 +130,16 @@ class ProvisionStep:
     def said(self) -> str:
         """Why the step is not done, in words; its status, where there is no error."""
         return str(self.error or self.status.value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As errors do: a report may go to another process, and a secret may not.
+        return ProvisionStep, (redacted(self.request), self.status, self.error)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
 
     @property
     def label(self) -> str:

@@ -20,6 +20,7 @@ passed. The dialogue then ends: with its own error, or with what it knows by the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from itertools import repeat
 from typing import Any, Final, Literal
 
 import attrs
@@ -38,6 +39,7 @@ from ._messages import (
     Shutdown,
 )
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
+from ._redact import Redactor
 
 #: The states in which a guest takes work (`docs/protocol.md` §7).
 READY_STATES: Final = frozenset({LifecycleState.READY, LifecycleState.HEALTHY})
@@ -339,12 +341,13 @@ def provision(
     if on_refusal not in ("stop", "continue"):
         raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")
     requests = plan.requests
+    redactor = Redactor(requests)
     first = len(requests) - (on_refusal == "stop" and plan.config is not None)
-    steps = yield from _flight(requests[:first], on_step)
+    steps = yield from _flight(requests[:first], redactor, on_step)
     for request in requests[first:]:
         cause = next(filter(_holds_back, steps), None)
         if cause is None:
-            steps += yield from _flight((request,), on_step)
+            steps += yield from _flight((request,), redactor, on_step)
         else:
             steps.append(ProvisionStep.held_back(request, cause))
             if on_step is not None:
@@ -359,7 +362,7 @@ def _holds_back(step: ProvisionStep) -> bool:
 
 
 def _flight(
-    requests: tuple[Request, ...], on_step: Callable[[ProvisionStep], None] | None
+    requests: tuple[Request, ...], redactor: Redactor, on_step: Callable[[ProvisionStep], None] | None
 ) -> Generator[Action, Any, list[ProvisionStep]]:
     """Send `requests` and wait for all of them."""
     settled: dict[int, Reply | StereosError] = {}
@@ -367,7 +370,7 @@ def _flight(
     def report(index: int, outcome: Reply | StereosError) -> None:
         settled[index] = outcome
         if on_step is not None:
-            on_step(ProvisionStep.of(requests[index], outcome))
+            on_step(ProvisionStep.of(requests[index], outcome, redactor))
 
     if not requests:
         return []
@@ -378,7 +381,7 @@ def _flight(
             if index not in settled:
                 report(index, exc)
         outcomes = [settled[index] for index in range(len(requests))]
-    return list(map(ProvisionStep.of, requests, outcomes))
+    return list(map(ProvisionStep.of, requests, outcomes, repeat(redactor)))
 
 
 def shut_down(reason: str = "") -> Generator[Action, Any, Ack | None]:

@@ -44,9 +44,11 @@ DEPENDENCIES = {"attrs", "cattrs", "msgspec", "tomli_w"}
 
 #: The layers, lowest first: a module imports from lower lines only.
 LAYERS = [
-    {"_constants", "_errors"},
+    {"_constants"},
     {"_messages"},
     {"_registry"},
+    {"_redact"},
+    {"_errors"},
     {"_framing", "_json", "_toml"},
     {"_tolerant", "_jcard_fields"},
     {"_codec", "_events", "_jcard_agents", "_jcard_text"},

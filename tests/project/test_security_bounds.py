@@ -17,6 +17,7 @@ from stereos_proto import (
     _constants,
     _jcard_agents,
     _json,
+    _redact,
     _tolerant,
     decode,
     dialogues,
@@ -30,7 +31,7 @@ TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
     module.__name__: module
     for module in (
-        *(_constants, _jcard_agents, _json, dialogues),
+        *(_constants, _jcard_agents, _json, _redact, dialogues),
         *(_session, _dial, _files, _verbs, _guest_session, _listen),
     )
 }
@@ -71,6 +72,7 @@ def test_every_number_beside_the_table_is_one_that_is_held():
         str(test_hostile.MEMORY_PER_BYTE),
         str(test_hostile.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
+        *map(str, (_redact.SHORTEST, _redact.PART, _redact.WORD)),
     }
 
 
