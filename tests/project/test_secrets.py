@@ -16,6 +16,7 @@ import warnings
 
 import pytest
 import trio
+from stereos_proto_io._session import Session
 
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
@@ -54,7 +55,6 @@ from stereos_proto import (
 )
 from stereos_proto._codec import reader, write
 from stereos_proto.testing import ConnectionPair
-from stereos_proto_io._session import Session
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest._session import GuestSession
 from stereos_proto_io.testing import simulated_guest
