@@ -97,6 +97,13 @@ class StepStatus(Enum):
     NOT_SENT = "not sent"
 
 
+_BECAUSE: Final = {
+    StepStatus.REFUSED: "was refused",
+    StepStatus.UNKNOWN: "has an unknown outcome",
+    StepStatus.NOT_SENT: "was not sent",
+}
+
+
 @attrs.frozen
 class ProvisionStep:
     """One request of a plan (§6), how it went, and the error where it did not go well."""
@@ -121,15 +128,13 @@ class ProvisionStep:
 
     @classmethod
     def held_back(cls, request: Request, cause: ProvisionStep) -> ProvisionStep:
-        """The step that was not sent because `cause` did not go well."""
-        error = StereosError(f"{_label(request)} was held back, because {cause.label} is not in place: {cause.said}")
+        """The step that was not sent because `cause` did not go well.
+
+        The text does not repeat what the guest said: it may quote a secret of the plan. The cause is chained.
+        """
+        error = StereosError(f"{_label(request)} was held back, because {cause.label} {_BECAUSE[cause.status]}")
         error.__cause__ = cause.error
         return cls(request, StepStatus.NOT_SENT, error)
-
-    @property
-    def said(self) -> str:
-        """Why the step is not done, in words; its status, where there is no error."""
-        return str(self.error or self.status.value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As errors do: a report may go to another process, and a secret may not.
