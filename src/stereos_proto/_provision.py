@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import attrs
 
