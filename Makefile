@@ -14,7 +14,7 @@ RUN := $(VENV)/.run-$(STAMP)
 DEV := $(VENV)/.dev-$(STAMP)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fuzz clean
+.PHONY: help demo test test-lowest lint fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,13 @@ demo: $(RUN) ## boot a simulated guest, provision it, look at it, shut it down
 
 test: $(DEV) ## run all tests, and check that each test file covers its module of the core
 	@$(BIN)/python tools/run_tests.py $(ARGS)
+
+LOWEST := $(VENV)-lowest
+
+test-lowest: pyproject.toml ## run the tests of the core and of the clients on the lowest versions of all dependencies
+	@mkdir -p build && $(PYTHON) tools/lowest_versions.py > build/lowest.txt
+	@PIP_CONSTRAINT=build/lowest.txt tools/make_venv "$(PYTHON)" "$(LOWEST)" test
+	@$(LOWEST)/bin/python -m pytest -q --no-header -n auto tests/core tests/client --ignore=tests/client/test_loops.py $(ARGS)
 
 lint: $(DEV) ## check format, style and types
 	$(BIN)/ruff format --check .

@@ -42,7 +42,7 @@ from stereos_proto._state import REQUIREMENTS, TRANSITIONS
 from stereos_proto.testing import strategies
 from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
 from stereos_proto_io._errors import _MEANINGS
-from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
+from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 from stereos_proto_io.cli import main as stereosctl
 from stereos_proto_io.guest import asyncio as guest_asyncio
 from stereos_proto_io.guest import blocking as guest_blocking
@@ -290,8 +290,9 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("core", "Messages", stereos_proto, ("_messages",)),
     ("core", "Events", stereos_proto, ("_events",)),
     ("core", "Preambles", stereos_proto, ("_preamble",)),
-    ("core", "Plans", stereos_proto, ("_provision", "_jcard")),
+    ("core", "Plans", stereos_proto, ("_provision", "_jcard", "_jcard_text")),
     ("core", "Errors", stereos_proto, ("_errors",)),
+    ("core", "Redaction", stereos_proto, ("_redact",)),
     ("core", "Dialogues", dialogues, None),
     ("core", "Testing", core_testing, None),
     ("core", "Testing: strategies", strategies, None),

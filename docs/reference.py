@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util.inspect import signature, stringify_signature
 
 import stereos_proto
-from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
+from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 from stereos_proto_io.blocking import Client
 
 PROTOCOL = "protocol"

@@ -1,4 +1,4 @@
-"""Who waits for which reply, under any order of asking, writing, reading, giving up and ending.
+"""Who waits for which reply, under any order of asking, writing, reading, cancelling, expiring and ending.
 
 The body is a list of operations, one byte each, some with a byte of argument. What the guest sends is queued
 by some of them and delivered by others, in pieces.
@@ -11,25 +11,30 @@ from collections.abc import Callable
 from typing import Any
 
 from stereos_proto import (
+    NEED_DATA,
     Ack,
+    Call,
+    CallDone,
     ConnectionLost,
+    HostSession,
     Lifecycle,
     LocalProtocolError,
     MalformedLine,
     Message,
     Mount,
+    NotificationReceived,
     OutcomeUnknown,
     Ping,
     Pong,
     Reply,
     Request,
     RequestTimeout,
+    SessionEnded,
     SetConfig,
     StereosError,
     UnexpectedReply,
     encode,
 )
-from stereos_proto_io._session import Call, Session
 
 from . import oracle
 from .fuzz_codec import as_read
@@ -41,18 +46,19 @@ BODY = "operations"
 LONGEST = 26
 
 PENDING = (1, 2, 3, 128)
-NOTIFICATIONS = (1, 2, 5)
 
 
 def check(data: bytes) -> None:
     """Raise AssertionError when an invariant of the session does not hold under the operations of `data`."""
     head, body = split(data, HEAD)
-    play = Play(PENDING[head[0] % len(PENDING)], NOTIFICATIONS[head[1] % len(NOTIFICATIONS)])
+    play = Play(PENDING[head[0] % len(PENDING)], lazy=bool(head[1] & 1))
     choices = Choices(body)
     while choices:
         OPERATIONS[choices.below(len(OPERATIONS))](play, choices)
+        play.pull()
         play.hold()
     play.session.close()
+    play.pull()
     play.hold()
     play.over()
 
@@ -60,38 +66,44 @@ def check(data: bytes) -> None:
 class Play:
     """A session, and a model of what it must do."""
 
-    def __init__(self, max_pending: int, max_notifications: int) -> None:
-        self.session = Session("the guest", max_pending=max_pending, max_notifications=max_notifications)
+    def __init__(self, max_pending: int, *, lazy: bool) -> None:
+        self.session = HostSession("the guest", max_pending=max_pending)
         self.max_pending = max_pending
-        self.calls: list[Call] = []
+        self.lazy = lazy  # ask for events one by one, with a look at the session in between
+        self.now = 0.0
+        self.calls: list[Call[Any]] = []
         self.lines: list[bytes] = []  # of the calls
         self.waiting: list[int] = []
         self.outcomes: dict[int, Any] = {}  # what a call ended in, once seen
         self.promised: set[int] = set()  # calls whose reply has arrived in full
-        self.given_up: set[int] = set()
+        self.cancelled: set[int] = set()
+        self.told: set[int] = set()  # calls that a CallDone told of
         self.written = b""
         self.inbound = b""
         self.delivered = b""  # the start of a line
         self.answered = 0  # by the guest
         self.replies = 0  # that arrived
-        self.heard: deque[Message] = deque(maxlen=max_notifications)
-        self.count = self.dropped = 0
+        self.heard: deque[Message] = deque()  # notifications that must still be told
+        self.count = 0
         self.ended: StereosError | None = None
+        self.said_end = False
         self.due: type[BaseException] | None = None  # what the session must have ended in
+        self.write_failed = False
 
     # -------------------------------------------------------------------------------- operations
 
-    def start(self, _choices: Choices, *requests: Request) -> None:
-        """Ask for something."""
+    def start(self, choices: Choices, *requests: Request) -> None:
+        """Ask for something, some of it with a deadline."""
         first = len(self.calls)
-        if self.session.ended:
-            error = raised(self.session.start, requests[0])
+        deadline = (None, None, self.now + 1, self.now + 2)[choices.below(4)]
+        if self.session.ended or self.write_failed:
+            error = raised(self.session.request, requests[0])
             assert type(error) is ConnectionLost
             assert SENTINEL not in shown(error)
         elif len(requests) == 1:
-            self.calls.append(self.session.start(requests[0]))
+            self.calls.append(self.session.request(requests[0], deadline=deadline))
         else:
-            self.calls += self.session.start_many(requests)
+            self.calls += self.session.request_many(requests, deadline=deadline)
         self.waiting += range(first, len(self.calls))
         self.lines += [encode(call.request) for call in self.calls[first:]]
 
@@ -110,48 +122,53 @@ class Play:
     def refused(self, _choices: Choices) -> None:
         """Ask for what cannot be sent, among what can."""
         before = self.session.connection.pending, self.session.wants_write
-        error = raised(self.session.start_many, [Ping(), SetConfig(SENTINEL + "\udc80")])
-        assert isinstance(error, LocalProtocolError) or (self.session.ended and isinstance(error, ConnectionLost))
+        error = raised(self.session.request_many, [Ping(), SetConfig(SENTINEL + "\udc80")])
+        assert isinstance(error, LocalProtocolError | ConnectionLost)
         assert SENTINEL not in shown(error)
         assert (self.session.connection.pending, self.session.wants_write) == before
 
     def write(self, choices: Choices) -> None:
         """Write a part of what is to be written, or all."""
-        data = self.session.next_write()
-        assert bool(data) == bool(self.session.next_write())
+        wants = self.session.wants_write
+        data = self.session.data_to_send()
+        assert bool(data) == wants
+        assert bytes(data) == bytes(self.session.data_to_send())
         if data:
             size = min(len(data), choices.below(256) or len(data))
             self.written += bytes(data[:size])
-            self.session.wrote(size)
+            self.session.data_sent(size)
 
-    def give_up(self, choices: Choices) -> None:
-        """Abandon a call that waits."""
+    def peek(self, _choices: Choices) -> None:
+        """Take bytes and write none of them yet."""
+        self.session.data_to_send()
+
+    def cancel(self, choices: Choices) -> None:
+        """Give up a call that waits."""
         if not self.waiting:
             return
         index = self.waiting[choices.below(len(self.waiting))]
         call = self.calls[index]
         sent = call.sent
-        torn = self.torn(index)
-        error = self.session.abandon(call)
-        assert type(error) is RequestTimeout
-        if torn:
-            assert self.session.ended
-        else:
-            # The guest may still do it, unless it was withdrawn.
-            assert error.sent == sent
-            assert call.outcome is error
-            if not sent:
-                self.given_up.add(index)
+        self.session.cancel(call)
+        assert type(call.outcome) is RequestTimeout
+        # The guest may still do it, unless it was withdrawn.
+        assert call.outcome.sent == sent == call.sent
+        self.cancelled.add(index)
 
-    def torn(self, index: int) -> bool:
-        """Whether a part of a call's line is written, and a part is not."""
-        end = 0
-        for place, call in enumerate(self.calls):
-            if call.sent:
-                start, end = end, end + len(self.lines[place])
-                if place == index:
-                    return start < len(self.written) < end
-        return False
+    def expire(self, choices: Choices) -> None:
+        """Time passes."""
+        self.pull()
+        self.now += choices.below(3)
+        late = [index for index in self.waiting if (at := self.calls[index].deadline) is not None and at <= self.now]
+        self.session.expire(self.now)
+        for index in late:
+            if self.calls[index].outcome is not None and isinstance(self.calls[index].outcome, RequestTimeout):
+                assert self.calls[index].outcome.sent == self.calls[index].sent
+            else:
+                # The last call that waited has ended the session, whose write had failed.
+                assert self.session.ended
+        deadline = self.session.next_deadline()
+        assert deadline is None or deadline > self.now
 
     def answer(self, _choices: Choices) -> None:
         """The guest answers what it has read, in order."""
@@ -166,6 +183,7 @@ class Play:
 
     def push(self, _choices: Choices) -> None:
         """The guest pushes a notification."""
+        self.count += 1
         self.queue(Lifecycle("ready", str(self.count)))
 
     def garbage(self, _choices: Choices) -> None:
@@ -182,7 +200,7 @@ class Play:
         piece, self.inbound = self.inbound[:size], self.inbound[size:]
         if piece:
             self.expect(piece)
-            self.session.receive(piece)
+            self.session.receive_data(piece)
 
     def eof(self, _choices: Choices) -> None:
         """The stream ends."""
@@ -190,22 +208,48 @@ class Play:
             if self.delivered:
                 self.expect(b"\n", cut=True)
             self.due = self.due or ConnectionLost
-        self.session.receive(b"")
+        self.session.receive_eof()
+        self.inbound = b""
 
-    def broken(self, _choices: Choices) -> None:
-        """Reading or writing fails."""
+    def read_fails(self, _choices: Choices) -> None:
+        """Reading fails."""
         self.due = self.due or ConnectionLost
-        self.session.broken(ConnectionResetError(104, "Connection reset by peer"))
+        self.session.read_failed(ConnectionResetError(104, "Connection reset by peer"))
+
+    def write_fails(self, _choices: Choices) -> None:
+        """Writing fails. What was written can still be answered."""
+        if not self.session.ended:
+            self.write_failed = True
+        self.session.write_failed(BrokenPipeError(32, "Broken pipe"))
+
+    def abort(self, _choices: Choices) -> None:
+        """An interrupt between writing and counting."""
+        if not self.session.ended:
+            self.written += bytes(self.session.data_to_send())
+        self.session.abort()
 
     def close(self, _choices: Choices) -> None:
         """The user closes."""
         self.session.close()
 
-    def take(self, _choices: Choices) -> None:
-        """Somebody takes a notification."""
-        expected = self.heard.popleft() if self.heard else None
-        assert self.session.has_notification == (expected is not None)
-        assert self.session.take_notification() == expected
+    def pull(self) -> None:
+        """Take all events, and hold each to what must be true at that moment."""
+        while (event := self.session.next_event()) is not NEED_DATA:
+            assert not self.said_end, "an event came after the end"
+            if isinstance(event, CallDone):
+                index = next(index for index, call in enumerate(self.calls) if call is event.call)
+                assert index not in self.told | self.cancelled
+                assert event.call.done
+                self.told.add(index)
+            elif isinstance(event, NotificationReceived):
+                assert event.message == self.heard.popleft()
+            else:
+                assert isinstance(event, SessionEnded)
+                assert event.error is self.session.ended
+                self.said_end = True
+            if self.lazy:
+                assert len(self.session.connection.pending) <= self.max_pending + self.write_failed * 1000
+        assert self.said_end == (self.session.ended is not None)
 
     # ------------------------------------------------------------------------------------ the model
 
@@ -223,8 +267,6 @@ class Play:
                 # Half a line tells no more than none.
                 self.due = ConnectionLost if cut else MalformedLine
             elif read.type == "lifecycle":
-                self.count += 1
-                self.dropped += len(self.heard) == self.heard.maxlen
                 self.heard.append(Lifecycle(**read.payload))
             else:
                 self.settle(read)
@@ -249,8 +291,9 @@ class Play:
         """Everything that must be true between two operations."""
         session = self.session
         assert len(session.connection.pending) <= self.max_pending
-        assert session.dropped_notifications == self.dropped
-        assert session.heard == self.count
+        if not session.ended:
+            assert not self.heard
+        assert session.pending == tuple(call for call in self.calls if call.outcome is None)
         for index in [*self.waiting]:
             outcome = self.calls[index].outcome
             if outcome is None:
@@ -266,7 +309,8 @@ class Play:
         assert not self.promised
         if self.due:
             assert session.ended
-            assert self.ended or isinstance(session.ended, self.due)
+            # After a failed write the last reply ends the session, before what the guest sent behind it is looked at.
+            assert self.ended or isinstance(session.ended, self.due) or self.write_failed
         if session.ended and not self.ended:
             self.ended = session.ended
             self.due = self.due or type(session.ended)
@@ -277,11 +321,14 @@ class Play:
         session = self.session
         assert session.ended is self.ended is not None
         assert not session.wants_write
-        assert not session.next_write()
-        assert not any(self.calls[index].sent for index in self.given_up)
+        assert not session.data_to_send()
+        assert session.next_deadline() is None
+        assert self.told | self.cancelled == set(range(len(self.calls)))
+        assert not self.told & self.cancelled
         given = b""
         silent: set[Any] = set()
         for index, call in enumerate(self.calls):
+            # What was handed out and not written when writing failed counts as not sent.
             unwritten = not call.sent or len(given) >= len(self.written)
             given += self.lines[index] if call.sent else b""
             outcome = call.outcome
@@ -318,13 +365,16 @@ OPERATIONS: tuple[Callable[[Play, Choices], None], ...] = (
     Play.answer,
     Play.deliver,
     Play.deliver,
-    Play.give_up,
+    Play.cancel,
+    Play.peek,
+    Play.expire,
     Play.push,
-    Play.take,
     Play.unasked,
     Play.refused,
     Play.garbage,
     Play.eof,
-    Play.broken,
+    Play.read_fails,
+    Play.write_fails,
+    Play.abort,
     Play.close,
 )

@@ -32,15 +32,25 @@ _DATA: Final = (
 )
 _READ: Final = (*_DATA, "stereos_proto/_codec", "stereos_proto/_json", "stereos_proto/_tolerant")
 _ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_framing", "stereos_proto/_state")
-_PLAN: Final = ("stereos_proto/_jcard", "stereos_proto/_provision", "stereos_proto/_toml")
+_PLAN: Final = (
+    *("stereos_proto/_jcard", "stereos_proto/_jcard_agents", "stereos_proto/_jcard_fields"),
+    *("stereos_proto/_jcard_text", "stereos_proto/_provision", "stereos_proto/_toml"),
+)
 #: The modules of the library that each harness executes.
 EXECUTED: Final = {
     "framing": ("stereos_proto/_constants", "stereos_proto/_framing"),
     "codec": _READ,
     "connection": (*_READ, *_ENDS, "stereos_proto/_events"),
     "preamble": (*_READ, "stereos_proto/_preamble"),
-    "jcard": (*_DATA, *_ENDS, *_PLAN, "stereos_proto/_codec"),
-    "session": (*_READ, *_ENDS, "stereos_proto_io/_session"),
+    "jcard": (
+        *_DATA,
+        *_ENDS,
+        *_PLAN,
+        "stereos_proto/_codec",
+        "stereos_proto_io/guest/_agents",
+        "stereos_proto_io/guest/_go",
+    ),
+    "session": (*_READ, *_ENDS, "stereos_proto/_events", "stereos_proto/_host_session", "stereos_proto/_redact"),
     PROPERTIES: (
         *(*_READ, *_ENDS, *_PLAN, "stereos_proto/_events", "stereos_proto/_preamble"),
         "stereos_proto/testing/strategies",

@@ -28,7 +28,17 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CORE: Final = ROOT / "src" / "stereos_proto"
 MODULES: Final = (
     *("_framing", "_state", "_connection", "_codec", "_tolerant", "_json", "_preamble", "_registry", "_events"),
-    *("_messages", "_errors", "_provision", "_toml", "_jcard", "dialogues"),
+    *(
+        "_messages",
+        "_errors",
+        "_provision",
+        "_toml",
+        "_jcard_fields",
+        "_jcard_agents",
+        "_jcard_text",
+        "_jcard",
+        "dialogues",
+    ),
 )
 MORE: Final = (
     "tests/core/test_vectors.py",

@@ -174,13 +174,19 @@ FAULTS: Final[dict[str, Fault]] = {
         "return isinstance(message, Ack)",
         "preamble",
     ),
-    "comments of a removed table kept": Fault(
-        f"{CORE}/_toml.py", "_comment_above(gap) if inside else gap", "gap", "jcard"
+    "secrets sent in the config": Fault(
+        f"{CORE}/_jcard.py",
+        '            "network": network,\n',
+        '            "network": network,\n            "secrets": self._file.get("secrets") or {},\n',
+        "jcard",
+    ),
+    "two replicas counted as one": Fault(
+        f"{CORE}/_jcard_agents.py", "if replicas > 1 else [name]", "if replicas > 2 else [name]", "jcard"
     ),
     "secret quoted in an error": Fault(
-        f"{CORE}/_jcard.py",
-        'self._error(f"no TOML: {_anonymous(reason)}", line)',
-        'self._error(f"no TOML: {reason} in {self._text}", line)',
+        f"{CORE}/_jcard_text.py",
+        'self.error(f"no TOML: {_anonymous(reason)}", line)',
+        'self.error(f"no TOML: {reason} in {self._text}", line)',
         "jcard",
     ),
 }

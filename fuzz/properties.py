@@ -27,6 +27,8 @@ FILES: Final = (
     "state",
     "preamble",
     "jcard",
+    "jcard_agents",
+    "jcard_fields",
     "toml",
     "json_oracle",
 )

@@ -1,20 +1,11 @@
-"""TOML documents of every shape, with the places of their `secrets` known."""
+"""TOML documents of every shape, with `secrets` in them in every form."""
 
 import tomllib
 
-import attrs
 from hypothesis import strategies as st
 
 #: Stands in every secret value, and nowhere else.
 SENTINEL = "s3nt1nel"
-
-
-@attrs.frozen
-class Document:
-    """A text, and what is to be left of it without its secrets."""
-
-    text: str
-    rest: str
 
 
 def valid(value):
@@ -140,45 +131,26 @@ def secret_tables(draw):
 
 @st.composite
 def root_secrets(draw):
-    """Secrets among the settings at the top: (text, whether it is ours) pieces."""
+    """Secrets among the settings at the top."""
     name = draw(st.sampled_from(["secrets", '"secrets"', "'secrets'"]))
     if draw(st.booleans()):
         inner = ", ".join(f"{key} = {value}" for key, value in draw(assignments))
-        return [(f"{name} = {{{inner}}}{draw(comments)}\n", True)]
-    pieces = []
+        return f"{name} = {{{inner}}}{draw(comments)}\n"
+    text = ""
     for index, (key, value) in enumerate(draw(assignments)):
-        pieces.append((f"{name}{draw(dots)}{key} = {value}\n", True))
-        lines = draw(settings(f"r{index}_", 1)).split("\n")
-        start = next((place for place, line in enumerate(lines) if line.strip() and line.strip()[0] != "#"), len(lines))
-        pieces.append(("\n".join(lines[start:]), False))
-    return pieces
+        text += f"{name}{draw(dots)}{key} = {value}\n{draw(settings(f'r{index}_', 1))}"
+    return text
 
 
 @st.composite
 def documents(draw):
-    """A document with its secrets first, in the middle, last, inline, dotted, or nowhere."""
-    before = draw(settings("k"))
+    """A text with its secrets first, in the middle, last, inline, dotted, or nowhere."""
     form = draw(st.sampled_from(["none", "root", "table"]))
-    pieces = [(before, False)]
-    if form == "root":
-        pieces += draw(root_secrets())
-    blocks = [(draw(tables(index)), False) for index in range(draw(st.integers(0, 3)))]
+    text = draw(settings("k")) + (draw(root_secrets()) if form == "root" else "")
+    blocks = [draw(tables(index)) for index in range(draw(st.integers(0, 3)))]
     if form == "table":
-        place = draw(st.integers(0, len(blocks)))
-        secrets = draw(secret_tables())
-        blocks.insert(place, (secrets, True))
-        if place + 1 < len(blocks):
-            # What stands right above the next table, after a blank line, belongs to that; so does the blank line.
-            above = draw(st.sampled_from(["", "\n", "\n# of the next\n", " \n# two\n# lines\n"]))
-            if not above and secrets.endswith("\n\n"):
-                above, secrets = "\n", secrets[:-1]
-            blocks[place : place + 1] = [(secrets, True), (above, False)]
-    pieces = [piece for piece in (*pieces, *blocks) if piece[0]]
-    text, rest = "".join(text for text, _ in pieces), "".join(text for text, ours in pieces if not ours)
+        blocks.insert(draw(st.integers(0, len(blocks))), draw(secret_tables()))
+    text += "".join(blocks)
     if draw(st.booleans()):
         text = text.removesuffix("\n")
-        if pieces and not pieces[-1][1]:
-            rest = rest.removesuffix("\n")
-    if draw(st.booleans()):
-        text, rest = text.replace("\n", "\r\n"), rest.replace("\n", "\r\n")
-    return Document(text, rest)
+    return text.replace("\n", "\r\n") if draw(st.booleans()) else text

@@ -41,9 +41,11 @@ from ._events import (
 )
 from ._host_client import DialWanted, HostClient, Task, TaskDone
 from ._host_session import Call, HostSession, raise_for_refusal
-from ._jcard import JcardError, load_jcard
+from ._jcard import load_jcard
+from ._jcard_text import JcardError, JcardFault
 from ._mailbox import Mailbox, Pump, Waiter
 from ._messages import (
+    REDACTED,
     Ack,
     AgentStatus,
     CustomRequest,
@@ -67,6 +69,7 @@ from ._messages import (
 )
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
+from ._redact import Redactor, redact_reply
 from ._registry import Role, changes_guest
 from ._running import Dialogue, Running
 from ._state import State
@@ -79,6 +82,7 @@ __all__ = [
     "MAX_LINE_SIZE",
     "MAX_PENDING",
     "NEED_DATA",
+    "REDACTED",
     "SECRET_MODE",
     "Ack",
     "AgentStatus",
@@ -102,6 +106,7 @@ __all__ = [
     "InjectSecret",
     "InvalidMessage",
     "JcardError",
+    "JcardFault",
     "Lifecycle",
     "LifecycleState",
     "LineTooLong",
@@ -126,6 +131,7 @@ __all__ = [
     "ProvisionReport",
     "ProvisionStep",
     "Pump",
+    "Redactor",
     "Refusal",
     "RemoteProtocolError",
     "Reply",
@@ -156,4 +162,5 @@ __all__ = [
     "encode",
     "load_jcard",
     "raise_for_refusal",
+    "redact_reply",
 ]

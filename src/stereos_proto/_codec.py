@@ -29,6 +29,7 @@ from ._messages import (
     Ack,
     CustomRequest,
     Message,
+    Redacted,
     StateName,
     UnknownMessage,
     named,
@@ -142,6 +143,8 @@ def _is_shallow(line: bytes, one_list: bool) -> bool:
 
 def _plain(value: str | float) -> str | float:
     """What msgspec does not write by itself: a text or number of a derived class. All else was refused before."""
+    if isinstance(value, Redacted):
+        raise Unfit("its secret was taken out when it was pickled")
     if isinstance(value, str):
         return str.__str__(value)
     return int.__int__(value) if isinstance(value, int) else float.__float__(value)

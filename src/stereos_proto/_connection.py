@@ -35,7 +35,7 @@ from ._events import (
 from ._framing import TOO_LONG, LineReader
 from ._messages import Message, Reply, Request, UnknownMessage, named
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role, row_of
-from ._state import Conversation, State, Violation
+from ._state import Conversation, State, Violation, unexpected
 
 #: What tells of a message: by its kind, but for the open class, which has an event of its own.
 _BY_KIND: Final[dict[Kind, type[Any]]] = {
@@ -225,7 +225,9 @@ class Connection:
             if request is not None:
                 fields["request"] = request
             return event
-        return self._fail(self._violation(message, why))
+        error = self._violation(message, why)
+        del message  # it may quote a secret, which the error does not
+        return self._fail(error)
 
     def _unreadable(self, error: RemoteProtocolError) -> MalformedReceived | Request:
         """What follows from a line that could not be read: an event, or the request that it stands for."""
@@ -262,7 +264,7 @@ class Connection:
         if not isinstance(message, Reply):
             return RemoteProtocolError(text)
         pending = self._conversation.pending
-        return UnexpectedReply(text, reply=message, request=pending[0] if pending else None)
+        return UnexpectedReply(text, reply=unexpected(message, pending), request=pending[0] if pending else None)
 
     def _fail(self, error: RemoteProtocolError) -> Never:
         self._error = error

@@ -3,38 +3,77 @@
 Texts are for the person who drives a guest: they speak of the guest and of the request. They never hold a
 value that was sent or received, because that value may be a secret (`docs/security.md`).
 
-Every class can be rebuilt from its `args` and its `__dict__` (the protocol of `copy.copy`), so that each of
-several callers can be given an exception of its own with a traceback of its own.
+Every class can be copied, so that each of several callers can be given an exception of its own with a traceback of
+its own, and pickled, so that it means the same in another process.
 """
 
 from __future__ import annotations
 
+import copy
+import pickle
 from enum import Enum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import attrs
+from ._messages import redacted
+from ._redact import MAX_SENTENCE, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._messages import Message
-
-
-#: Shorter values are not looked for: they stand in ordinary words, and blotting those out would tell more.
-_SHORTEST_SECRET = 4
-
-
-def _without_secrets(text: str, message: Message) -> str:
-    """`text` with the values blotted out that `message` hides in its own repr."""
-    for field in attrs.fields(type(message)):
-        value = getattr(message, field.name)
-        if field.repr is False and isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, "[redacted]")
-    return text
+    from ._messages import Health, Message, Request
 
 
 class StereosError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose.
+
+    Each can be copied and pickled with all its attributes, its notes and its cause. In a copy, the requests of
+    which it tells are the same. In a pickle, their secrets are replaced by "[redacted]": such a request tells what
+    it was, and cannot be sent any more.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cause = None if self.__cause__ is None else _portable(self.__cause__)
+        return _rebuilt, (type(self), _portable(self.args), _portable(self.__dict__), cause, self.__suppress_context__)
+
+    def __copy__(self) -> Self:
+        return _rebuilt(type(self), self.args, self.__dict__, self.__cause__, self.__suppress_context__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        args, state, cause = copy.deepcopy((self.args, self.__dict__, self.__cause__), memo)
+        return _rebuilt(type(self), args, state, cause, self.__suppress_context__)
+
+
+E = TypeVar("E", bound=StereosError)
+
+
+def _rebuilt(
+    cls: type[E], args: tuple[Any, ...], state: dict[str, Any], cause: BaseException | None, silent: bool
+) -> E:
+    """An error as it was. Its `__init__` is not called: it may want other arguments than `args`."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    error.__cause__ = cause
+    error.__suppress_context__ = silent
+    return error
+
+
+def _portable(value: Any) -> Any:
+    """`value` as it may leave the process: messages without their secrets, exceptions that can be made again there.
+
+    An exception of another library may refuse to be pickled, or, worse, to be unpickled: that breaks a whole
+    process pool. So it is tried, and where it fails a plain Exception with the same text takes its place.
+    """
+    if isinstance(value, dict):
+        return {name: _portable(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(_portable, value))
+    if isinstance(value, BaseException) and not isinstance(value, StereosError):
+        try:
+            pickle.loads(pickle.dumps(value))  # noqa: S301  (our own bytes)
+        except Exception:  # noqa: BLE001  (it may raise anything)
+            return Exception(f"{type(value).__qualname__}: {value}")
+    return redacted(value)
 
 
 class ProtocolError(StereosError):
@@ -193,11 +232,18 @@ class OutcomeUnknown(ConnectionLost):
 class RequestFailed(StereosError):
     """The guest read the request and said no (§3). `error` is the guest's own sentence.
 
-    Should the guest quote a secret that the request carried, it is blotted out here.
+    Should the guest quote a secret that the request carried, it is redacted here (`Redactor`). Of a longer sentence the
+    first 8,192 characters are kept.
     """
 
-    def __init__(self, request: Message, error: str) -> None:
-        clean = _without_secrets(error, request)
+    def __init__(self, request: Request, error: str) -> None:
+        try:
+            clean = Redactor([request]).redact(error, max_length=MAX_SENTENCE) if error else error
+        except BaseException:
+            # A Ctrl-C. The frame that it passes must not show what the guest wrote.
+            self.args = ()
+            del error
+            raise
         super().__init__(request, clean)
         self.request = request
         self.error = clean
@@ -223,7 +269,8 @@ class NotReady(StereosError):
     """The guest did not get ready (§6): the deadline passed, or it said that it is shutting down.
 
     `last_state` is the last state that it reported (None: it never did), `last_error` the last error that a
-    try ended in, `tries` the number of probes.
+    try ended in, `tries` the number of probes. `agents_wanted` are the agents that were waited for, `health` is the
+    last report that came (None: none did).
     """
 
     def __init__(
@@ -233,8 +280,12 @@ class NotReady(StereosError):
         last_state: str | None = None,
         last_error: BaseException | None = None,
         tries: int = 0,
+        agents_wanted: Sequence[str] = (),
+        health: Health | None = None,
     ) -> None:
         super().__init__(text)
         self.last_state = last_state
         self.last_error = last_error
         self.tries = tries
+        self.agents_wanted = tuple(agents_wanted)
+        self.health = health

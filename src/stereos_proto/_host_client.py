@@ -338,7 +338,7 @@ class HostClient:
             task._heard = self._heard
             self._begin(task, self.session.request_many(action.messages, deadline=until(None, now)))
         elif isinstance(action, Sleep):
-            task._least = now + getattr(action, "least", 0.0)
+            task._least = now + action.least
             task._heard_enough = self._heard > task._heard
             self._timer(task, task._least if task._heard_enough else until(action.seconds, now))
         else:

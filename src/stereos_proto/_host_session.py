@@ -52,6 +52,7 @@ from ._events import (
     UnknownReceived,
 )
 from ._messages import Ack, Reply, Request
+from ._redact import redact_reply
 from ._registry import Role, changes_guest
 
 if TYPE_CHECKING:
@@ -408,7 +409,9 @@ class HostSession:
                 call = self._in_flight[0]
                 waited = call.outcome is None
                 if waited:
-                    call.outcome = event.message
+                    call.outcome = (
+                        reply if type(reply := event.message) is not Ack or reply.ok else self._redacted(reply)
+                    )
                 self._in_flight.popleft()
                 if self._write_error is not None:
                     self._end_if_idle()
@@ -428,6 +431,10 @@ class HostSession:
             return NEED_DATA
         self._told_end = True
         return SessionEnded(self._end)
+
+    def _redacted(self, reply: Ack) -> Ack:
+        """A refusal, without the secrets of any request in flight: it may quote another request than its own."""
+        return redact_reply(reply, [call.request for call in self._in_flight])
 
     # -- ending ------------------------------------------------------------------------------------------
 

@@ -2,192 +2,40 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, get_args, get_origin
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
-import attrs
-import cattrs
-from cattrs.gen import make_dict_structure_fn
+import tomli_w
 
-from ._errors import StereosError
-from ._messages import InjectSecret, InjectSSHKey, Mount
+from ._codec import encode
+from ._errors import LocalProtocolError
+from ._jcard_agents import agent_names, check_agent, one_of
+from ._jcard_fields import Findings, looks_secret, read_fields
+from ._jcard_text import JcardText
+from ._messages import InjectSecret, InjectSSHKey, Mount, SetConfig
 from ._provision import ProvisionPlan
-from ._toml import Path, statements, without_table
+from ._toml import Path
 
+#: Reads a `prompt_file`: takes the path, returns the content. Raises OSError or ValueError, whose text says why not.
+PromptReader = Callable[[str], str]
 
-class JcardError(StereosError, ValueError):
-    """A jcard.toml cannot be used (§10). The text names file, line and key, and never a value.
+#: Folders of the system, over which the guest mounts nothing (§6).
+_SYSTEM_FOLDERS: Final = ("nix", "etc", "bin", "boot", "dev", "proc", "sys", "run")
+#: Longest name of a secret in bytes: the guest first writes a file NAME.tmp, whose name may have 255.
+_LONGEST_SECRET_NAME: Final = 255 - len(".tmp")
 
-    `line` is 1-based, 0 where there is none; `key` is the path of the key, "" for the whole file.
-    """
+#: What the reference host fills in for an agent that says nothing. `workdir` depends on the file.
+_AGENT_DEFAULTS: Final = {"type": "sandboxed", "restart": "no", "grace_period": "30s"}
+_WORKDIR: Final = "/workspace"
 
-    def __init__(self, text: str, *, line: int = 0, key: str = "") -> None:
-        super().__init__(text)
-        self.line = line
-        self.key = key
+# All that stands in the braces is the name; without a "}" no name ends, and the text stays. (Possessive, so that a long
+# text of "${" takes linear time.)
+_VARIABLE: Final = re.compile(r"\$\{([^}]*+)(\}?)")
+# An odd or long name may be a piece of a password that only looks like a variable. It is not shown.
+_SHOWN_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_ .:+-]{0,63}")
 
-
-# ---------------------------------------------------------------------------------------------------------
-# What is known of the file. Other keys, and those whose type differs from version to version, pass untouched.
-# ---------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class _Resources:
-    cpus: int = 1
-
-
-@attrs.frozen
-class _Forward:
-    host: int = 0
-    guest: int = 0
-    proto: str = ""
-
-
-@attrs.frozen
-class _Network:
-    mode: str = ""
-    forwards: list[_Forward] = attrs.field(factory=list)
-    egress_allow: list[str] = attrs.field(factory=list)
-
-
-@attrs.frozen
-class _Shared:
-    guest: str
-    host: str = ""
-    readonly: bool = False
-
-
-@attrs.frozen
-class _Agent:
-    type: str = ""
-    name: str = ""
-    harness: str = ""
-    prompt: str = ""
-    prompt_file: str = ""
-    workdir: str = ""
-    restart: str = ""
-    max_restarts: int = 0
-    session: str = ""
-    extra_packages: list[str] = attrs.field(factory=list)
-    replicas: int = 1
-    env: dict[str, str] = attrs.field(factory=dict, repr=False)
-
-
-@attrs.frozen
-class _Jcard:
-    mixtape: str = ""
-    mixtape_digest: str = ""
-    name: str = ""
-    resources: _Resources = attrs.field(factory=_Resources)
-    network: _Network = attrs.field(factory=_Network)
-    shared: list[_Shared] = attrs.field(factory=list)
-    secrets: dict[str, str] = attrs.field(factory=dict, repr=False)
-    agents: list[_Agent] = attrs.field(factory=list)
-    agent: _Agent | None = None
-
-
-class _Unfit(ValueError):
-    """A value of the wrong type. The text never holds the value."""
-
-
-def _exactly(type_: type, name: str) -> Callable[[Any], None]:
-    def check(value: Any) -> None:
-        # Not isinstance, to which a flag is a number.
-        if type(value) is not type_:
-            raise _Unfit(f"must be {name}")
-
-    return check
-
-
-def _scalar(type_: type, name: str) -> Callable[[Any, Any], Any]:
-    check = _exactly(type_, name)
-
-    def read(value: Any, _type: Any) -> Any:
-        check(value)
-        return value
-
-    return read
-
-
-def _table_hook(cls: Any) -> Callable[[Any, Any], Any]:
-    check, fill = _exactly(dict, "a table"), make_dict_structure_fn(cls, _converter)
-
-    def read(value: Any, type_: Any) -> Any:
-        check(value)
-        return fill(value, type_)
-
-    return read
-
-
-def _array_hook(type_: Any) -> Callable[[Any, Any], list[Any]]:
-    item_type = get_args(type_)[0]
-    check = _exactly(list, "an array of tables, in [[ ]]" if attrs.has(item_type) else "an array")
-
-    def read(value: Any, _type: Any) -> list[Any]:
-        check(value)
-        return [_item(type_, item_type, index, item) for index, item in enumerate(value)]
-
-    return read
-
-
-def _dict_hook(type_: Any) -> Callable[[Any, Any], dict[str, Any]]:
-    item_type = get_args(type_)[1]
-    check = _exactly(dict, "a table")
-
-    def read(value: Any, _type: Any) -> dict[str, Any]:
-        check(value)
-        return {name: _item(type_, item_type, name, item) for name, item in value.items()}
-
-    return read
-
-
-def _item(type_: Any, item_type: Any, place: int | str, value: Any) -> Any:
-    try:
-        return _converter.structure(value, item_type)
-    except (_Unfit, cattrs.BaseValidationError) as exc:
-        exc.add_note(cattrs.IterableValidationNote("", place, item_type))
-        raise cattrs.IterableValidationError("", [exc], type_) from None  # pyright: ignore[reportCallIssue]
-
-
-def _is(origin: Any, type_: Any) -> bool:
-    return get_origin(type_) is origin
-
-
-# Stock cattrs coerces: it takes a string for an array, and whatever is true for `true`.
-_converter: Final = cattrs.Converter()
-for _type, _name in ((str, "a string"), (bool, "true or false"), (int, "a whole number")):
-    _converter.register_structure_hook(_type, _scalar(_type, _name))
-_converter.register_structure_hook_factory(attrs.has, _table_hook)
-for _kind, _factory in ((list, _array_hook), (dict, _dict_hook)):
-    _converter.register_structure_hook_factory(functools.partial(_is, _kind), _factory)
-
-
-def _first_fault(error: Any) -> tuple[str, Path]:
-    """The first leaf of cattrs' tree of errors, and where it is."""
-    path: Path = ()
-    while isinstance(error, cattrs.BaseValidationError):
-        error = error.exceptions[0]
-        for note in error.__notes__:
-            path += (note.name if isinstance(note, cattrs.AttributeValidationNote) else note.index,)
-    return "is missing" if isinstance(error, KeyError) else str(error), path
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Reading
-# ---------------------------------------------------------------------------------------------------------
-
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-class _Float(str):
-    """A float as it is written: NaN equals nothing, itself included."""
-
-    __slots__ = ()
+_Tables = list[tuple[int, dict[str, Any]]]
 
 
 def load_jcard(
@@ -197,20 +45,35 @@ def load_jcard(
     fs_type: str = "9p",
     ssh_keys: Iterable[InjectSSHKey] = (),
     source: str = "jcard.toml",
+    strict: bool = True,
+    read_prompt: PromptReader | None = None,
+    folder_name: str = "",
 ) -> ProvisionPlan:
-    """Read a jcard.toml (`docs/protocol.md` §10) into a plan.
+    """Read a jcard.toml (`docs/protocol.md` §10) into a plan that means what the reference host makes of the file.
 
-    `[[shared]]` folders become mounts with the tags `share0`, `share1`, … of type `fs_type`, which depends on
-    the hypervisor: "9p" or "virtiofs". `[secrets]` become secrets, with each `${NAME}` taken from `env`. The
-    config is `text` less that table and the comments in it; every other byte stays, keys that are unknown here
-    included. `source` is what errors call the text.
+    `[[shared]]` folders become mounts with the tags `share0`, `share1`, … of type `fs_type`, which depends on the
+    hypervisor: "9p" or "virtiofs". `[secrets]` become secrets, with each `${NAME}` taken from `env`. `plan.agents` are
+    the names that the guest will report. `source` is what errors and warnings call the text.
 
-    Raises JcardError when the text is no TOML, a value is of the wrong type or unusable, or a variable is
-    unset; LocalProtocolError when a step could never be sent.
+    The config is written anew, with the defaults of the reference host: the known fields and the unknown keys of
+    agents, without secrets and without comments. The `host` of a shared folder stays as it is written. One agent
+    stands in it both as `[[agents]]` and as `[agent]`, for guests of either age, unless that makes the config too long
+    to send. `folder_name` is what the machine is called if the file does not say.
+
+    A `prompt_file` becomes the `prompt` if `read_prompt` returns its content; it is called with the path, whose
+    variables are expanded, and raises OSError or ValueError to refuse. A path that is refused is sent as it is, with a
+    warning. `stereos_proto_io.read_jcard` brings a reader.
+
+    `strict=False` turns into warnings what only the reference refuses of values: harness, type, restart, durations,
+    memory, packages, network modes, ports, numbers that are too small. `plan.warnings` also names unknown keys, what
+    looks like a secret outside of `[secrets]`, and other things that a user should know.
+
+    Raises JcardError, with all faults of the file, when the text is no TOML, a value is of the wrong type or
+    unusable, or a variable is unset; LocalProtocolError when a step could never be sent.
     """
     try:
-        return _plan(_Source(source, text), env, fs_type, ssh_keys)
-    except (StereosError, TypeError) as exc:
+        return _plan(JcardText(source, text), env, fs_type, ssh_keys, strict, read_prompt, folder_name)
+    except Exception as exc:  # noqa: BLE001  (those of a caller's `env` and `read_prompt` as well)
         # What has been seen on the way, secrets among it, stands in the frames of the traceback.
         error = exc.with_traceback(None)
         error.__context__ = None
@@ -218,92 +81,218 @@ def load_jcard(
     raise error
 
 
-def _plan(where: _Source, env: Mapping[str, str], fs_type: str, ssh_keys: Iterable[InjectSSHKey]) -> ProvisionPlan:
-    table = where.parse()
-    jcard = where.structure(table)
-    for index, shared in enumerate(jcard.shared):
-        if not shared.guest.startswith("/"):
-            raise where.error("must be an absolute path", ("shared", index, "guest"))
+def _plan(
+    text: JcardText,
+    env: Mapping[str, str],
+    fs_type: str,
+    ssh_keys: Iterable[InjectSSHKey],
+    strict: bool,
+    read_prompt: PromptReader | None,
+    folder_name: str,
+) -> ProvisionPlan:
+    card = _Card(text.parse(), env, read_prompt)
+    card.check_machine()
     mounts = [
-        Mount(f"share{index}", shared.guest, fs_type, shared.readonly) for index, shared in enumerate(jcard.shared)
+        Mount(f"share{index}", path, fs_type, read_only) for index, (path, read_only) in enumerate(card.folders())
     ]
-    secrets = [InjectSecret(name, where.secret(name, value, env)) for name, value in jcard.secrets.items()]
-    agents = [*jcard.agents, *([jcard.agent] if jcard.agent else [])]
-    names = [agent.name or agent.harness or agent.type for agent in agents]
-    return ProvisionPlan(mounts, secrets, ssh_keys, config=where.without_secrets(table), agents=filter(None, names))
+    secrets = card.secrets()
+    entries, older = card.agents()
+    names = agent_names(entries, card.findings)
+    warnings = text.judge(card.findings.found, strict=strict)
+    try:
+        config = card.config(entries, older, folder_name)
+    except RecursionError:
+        raise text.error("an unknown key of an agent nests too deeply") from None
+    return ProvisionPlan(mounts, secrets, ssh_keys, config, names, warnings)
 
 
-class _Source:
-    """The text of a jcard.toml, and how to speak of its places."""
+class _Card:
+    """What a file says. Each part of it notes in `findings` what is wrong, and goes on."""
 
-    def __init__(self, name: str, text: str) -> None:
-        if not isinstance(text, str):
-            raise TypeError(f"the text of a jcard must be a str, not {type(text).__name__}")
-        self._name = name
-        self._text = text
+    def __init__(self, document: Mapping[str, Any], env: Mapping[str, str], read_prompt: PromptReader | None) -> None:
+        self.findings = Findings()
+        self._env = env
+        self._read_prompt = read_prompt
+        self._file = read_fields(document, self.findings)
+        self._shared = _tables(self._file.get("shared"))
 
-    def parse(self) -> dict[str, Any]:
+    def _expand(self, value: str, path: Path) -> str:
+        """`value` with its variables. They are expanded once: what they hold is taken as it is."""
+        found = dict.fromkeys(name for name, closed in _VARIABLE.findall(value) if name and closed)
+        if unset := dict.fromkeys(_shown(name) for name in found if name not in self._env):
+            several = len(unset) > 1
+            self.findings.fault(
+                path,
+                f"needs the environment variable{'s' * several} {' and '.join(unset)}, "
+                f"which {'are' if several else 'is'} not set",
+            )
+            return ""
+        return _VARIABLE.sub(lambda match: self._env[match[1]] if match[1] and match[2] else match[0], value)
+
+    # ------------------------------------------------------------------------------- what the host does with it
+
+    def check_machine(self) -> None:
+        """What the reference host refuses of the machine's own settings."""
+        resources, network = self._file.get("resources") or {}, self._file.get("network") or {}
+        cpus = resources.get("cpus")
+        if cpus is not None and cpus < 1:
+            self.findings.doubt(("resources", "cpus"), "must be at least 1")
+        modes = ("nat", "bridged", "none")
+        if network.get("mode") and network["mode"] not in modes:
+            self.findings.doubt(("network", "mode"), f"must be {one_of(modes)}")
+        for index, forward in _tables(network.get("forwards")):
+            path: Path = ("network", "forwards", index)
+            for key in ("host", "guest"):
+                port = forward.get(key, 0)
+                if port is not None and not 1 <= port <= 65535:
+                    self.findings.doubt((*path, key), "must be a port, 1 to 65535")
+            if forward.get("proto") and forward["proto"] not in ("tcp", "udp"):
+                self.findings.doubt((*path, "proto"), "must be tcp or udp")
+
+    def folders(self) -> Iterator[tuple[str, bool]]:
+        """The places of the shared folders in the guest, and whether they are read-only there."""
+        places: set[tuple[str, ...]] = set()
+        for index, shared in self._shared:
+            self._expand(shared.get("host") or "", ("shared", index, "host"))
+            path, key = shared.get("guest", ""), ("shared", index, "guest")
+            if path is None:
+                continue
+            clean = _clean(path)
+            if "guest" not in shared:
+                self.findings.fault(key, "is missing")
+            elif not path.startswith("/"):
+                self.findings.fault(key, "must be an absolute path")
+            elif not clean or clean[0] in _SYSTEM_FOLDERS:
+                self.findings.fault(key, "must not lie over a folder of the guest's system")
+            elif "\0" in path:
+                self.findings.fault(key, "must not hold a NUL")
+            elif clean in places:
+                self.findings.warn(key, "is the place of an earlier folder, which this one hides")
+            places.add(clean)
+            yield path, bool(shared.get("readonly"))
+
+    def secrets(self) -> list[InjectSecret]:
+        found: list[InjectSecret] = []
+        for name, value in (self._file.get("secrets") or {}).items():
+            place: Path = ("secrets", name)
+            if name in ("", ".") or ".." in name or set(name) & set("/\0"):
+                self.findings.fault(place, "must be a simple file name")
+            elif len(name.encode(errors="surrogatepass")) > _LONGEST_SECRET_NAME:
+                self.findings.fault(place, f"must be a name of at most {_LONGEST_SECRET_NAME} bytes")
+            if value is not None:
+                found.append(InjectSecret(name, self._expand(value, place)))
+        return found
+
+    # --------------------------------------------------------------------------------------------- the agents
+
+    def agents(self) -> tuple[_Tables, dict[str, Any] | None]:
+        """The `[[agents]]` to send, each with its index in the file, and the `[agent]` to send, if any."""
+        entries = [(index, self._agent(table, ("agents", index))) for index, table in _tables(self._file.get("agents"))]
+        older = self._file.get("agent")
+        if older is not None:
+            older = self._agent(older, ("agent",))
+            if not entries:
+                # Guests that read this form know neither of these, and call the agent by its harness.
+                for key in sorted({"name", "replicas"} & older.keys()):
+                    self.findings.warn(("agent", key), "has no meaning in [agent]; write [[agents]]")
+                    del older[key]
+                entries = [(0, older)]
+        elif len(entries) == 1 and (entries[0][1].get("replicas") or 1) <= 1:
+            older = {key: value for key, value in entries[0][1].items() if key != "replicas"}
+        return entries, older
+
+    def _agent(self, agent: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The agent as it is sent: with its defaults, its variables and its prompt."""
+        check_agent(agent, path, self.findings)
+        sent = {**_AGENT_DEFAULTS, "workdir": self._workdir(), **_given(agent)}
+        if env := sent.pop("env", None):
+            sent["env"] = {name: self._variable(name, value or "", (*path, "env", name)) for name, value in env.items()}
+        if file := sent.pop("prompt_file", None):
+            sent |= self._prompt(file, (*path, "prompt_file"), beside="prompt" in sent)
+        return sent
+
+    def _workdir(self) -> str:
+        return next((shared["guest"] for _, shared in self._shared[:1] if shared.get("guest")), _WORKDIR)
+
+    def _variable(self, name: str, value: str, path: Path) -> str:
+        """A value of `[agents.env]`. It goes out in the config, which everyone in the guest can read."""
+        expanded = self._expand(value, path)
+        if expanded != value:
+            self.findings.warn(path, "comes from a variable, and everyone in the guest can read it here")
+        elif value and looks_secret(name):
+            self.findings.warn(path, "looks like a secret, and everyone in the guest can read it here")
+        return expanded
+
+    def _prompt(self, file: str, path: Path, *, beside: bool) -> dict[str, str]:
+        """What becomes of a `prompt_file`. `beside`: there is a `prompt`, too."""
+        file = self._expand(file, path)
+        if not file:
+            return {}
+        reason = "nothing here reads files"
+        if self._read_prompt is not None:
+            try:
+                content = self._read_prompt(file)
+            except (OSError, ValueError) as exc:
+                reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
+            else:
+                if beside:
+                    self.findings.warn(path, "takes the place of the prompt that is given beside it")
+                return {"prompt": content}
+        self.findings.warn(
+            path, f"is sent as a path of the guest ({reason}); if the guest has no such file, the agent cannot start"
+        )
+        return {"prompt_file": file}
+
+    # --------------------------------------------------------------------------------------------- the config
+
+    def config(self, entries: _Tables, older: dict[str, Any] | None, folder_name: str) -> str:
+        """The jcard.toml that is sent."""
+        network: dict[str, Any] = {"mode": "nat", **_given(self._file.get("network"))}
+        if forwards := network.pop("forwards", ()):
+            network["forwards"] = [{"proto": "tcp", **_given(forward)} for forward in forwards]
+        config = {
+            "mixtape": "base:latest",
+            **({"name": folder_name} if folder_name else {}),
+            **_given({key: value for key, value in self._file.items() if isinstance(value, str)}),
+            "resources": {"cpus": 2, "memory": "4GiB", "disk": "20GiB", **_given(self._file.get("resources"))},
+            "network": network,
+            **({"shared": [shared for _, shared in self._shared]} if self._shared else {}),
+            **({"agents": [agent for _, agent in entries]} if entries else {}),
+        }
+        text = tomli_w.dumps(config)
+        if older is None:
+            return text
+        both = tomli_w.dumps({**config, "agent": older})
         try:
-            return tomllib.loads(self._text, parse_float=_Float)
-        except ValueError as exc:  # not only TOMLDecodeError: Python limits the digits of a number, too
-            reason = str(exc)
-        except RecursionError:
-            reason = "it nests too deeply"
-        line = 0
-        if found := re.search(r"at line (\d+)", reason):
-            line = int(found[1])
-        elif reason.endswith("(at end of document)"):
-            line = self._text.count("\n") + 1
-        raise self._error(f"no TOML: {_anonymous(reason)}", line)
-
-    def structure(self, table: dict[str, Any]) -> _Jcard:
-        try:
-            return _converter.structure(table, _Jcard)
-        except cattrs.BaseValidationError as exc:
-            reason, path = _first_fault(exc)
-        raise self.error(reason, path)
-
-    def secret(self, name: str, value: str, env: Mapping[str, str]) -> str:
-        place = ("secrets", name)
-        if name in ("", ".") or ".." in name or set(name) & set("/\0"):
-            raise self.error("must be a simple file name", place)
-        unset = next((match[1] for match in _VARIABLE.finditer(value) if match[1] not in env), None)
-        if unset is not None:
-            raise self.error(f"needs the environment variable {unset}, which is not set", place)
-        return _VARIABLE.sub(lambda match: env[match[1]], value)
-
-    def without_secrets(self, table: dict[str, Any]) -> str:
-        if "secrets" not in table:
-            return self._text
-        config = without_table(self._text, "secrets")
-        # Rather no config than a leaked secret or a changed setting: what is left must be the rest, exactly.
-        rest = {name: value for name, value in table.items() if name != "secrets"}
-        try:
-            same = tomllib.loads(config, parse_float=_Float) == rest
-        except (ValueError, RecursionError):
-            same = False
-        if not same:
-            raise self.error("cannot be taken out of the text; write it as a table, [secrets]", ("secrets",))
-        return config
-
-    def error(self, reason: str, path: Path) -> JcardError:
-        """The error about the value at `path`, with the line of the statement that is nearest to it."""
-        found = statements(self._text)
-        around = [statement for statement in found if statement.path == path[: len(statement.path)]]
-        within = [statement for statement in found if statement.path[: len(path)] == path]
-        nearest = max(around, key=lambda statement: len(statement.path), default=None) or within[0]
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in path)
-        return self._error(f"{key[1:]} {reason}", nearest.line, key[1:])
-
-    def _error(self, what: str, line: int, key: str = "") -> JcardError:
-        place = f", line {line}" if line else ""
-        return JcardError(f"{self._name}{place}: {what}", line=line, key=key)
+            encode(SetConfig(both))
+        except LocalProtocolError:
+            return text
+        return both
 
 
-def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+def _shown(variable: str) -> str:
+    """The name of a variable as an error shows it."""
+    if not _SHOWN_VARIABLE.fullmatch(variable):
+        return "(its name is odd, and not shown)"
+    return variable if variable.replace("_", "a").isalnum() else f'"{variable}"'
 
 
-def _anonymous(reason: str) -> str:
-    """A sentence of tomllib's without what it quotes from the text, which may be a secret."""
-    return re.sub(r"(?s)'(?![=\]}]').*'|\".*\"", "…", reason)
+def _tables(value: Sequence[dict[str, Any] | None] | None) -> _Tables:
+    """The tables of an array with their indexes, less those of a wrong type, which have been noted."""
+    return [(index, table) for index, table in enumerate(value or ()) if table is not None]
+
+
+def _given(table: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`table` less its empty strings, which count as missing, and values of a wrong type."""
+    return {key: value for key, value in (table or {}).items() if value not in ("", None)}
+
+
+def _clean(path: str) -> tuple[str, ...]:
+    """The folders that lead to an absolute path, as the guest reads it."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return tuple(parts)

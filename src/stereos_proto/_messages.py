@@ -10,9 +10,10 @@ three quarters of the time that it needs for slotted ones, and slotted ones make
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Never, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Self, SupportsIndex
 
 import attrs
 from msgspec import Meta
@@ -131,21 +132,51 @@ class GetHealth(Request["Health"]):
     type: ClassVar[str] = MessageType.GET_HEALTH
 
 
-class _KeptHere:
-    """A message that is not pickled: a secret on a disk or in another process is nobody's secret any more."""
+class Redacted(str):
+    """Stands in a message in the place of a secret that was taken out. A message that holds one cannot be sent."""
 
-    def __reduce_ex__(self, _protocol: object) -> Never:
-        raise TypeError(f"{type(self).__name__} may hold a secret, so it is not pickled; make it where it is needed")
+    __slots__ = ()
+
+
+#: What is shown in the place of a secret.
+REDACTED: Final = Redacted("[redacted]")
+
+
+class KeptHere:
+    """A value that is not pickled while it holds a secret: on a disk or in another process it would be one no more.
+
+    Errors and reports pickle what `redacted` makes of it.
+    """
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if _secret_fields(self):
+            raise TypeError(
+                f"{type(self).__name__} may hold a secret, so it is not pickled; make it where it is needed"
+            )
+        return super().__reduce_ex__(protocol)
 
     def __copy__(self) -> Self:
         return self
 
-    def __deepcopy__(self, _memo: object) -> Self:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self
 
 
+def _secret_fields(value: Any) -> list[str]:
+    """The fields of `value` that its class hides, and that hold something."""
+    hidden = [field.name for field in attrs.fields(type(value)) if field.repr is False]
+    return [name for name in hidden if not isinstance(getattr(value, name), Redacted | None)]
+
+
+def redacted(value: Any) -> Any:
+    """Return `value`; where it is a message that holds a secret, one without it, which cannot be sent."""
+    if not isinstance(value, KeptHere) or not (names := _secret_fields(value)):
+        return value
+    return attrs.evolve(value, **dict.fromkeys(names, REDACTED))  # type: ignore[misc]
+
+
 @attrs.frozen(slots=False)
-class SetConfig(_KeptHere, Request["Ack"]):
+class SetConfig(KeptHere, Request["Ack"]):
     """Replace the guest's jcard.toml by `content` (§6). Answered by `Ack`.
 
     The guest stores it readable by everybody. `content` counts as secret all the same: it is kept out of
@@ -157,7 +188,7 @@ class SetConfig(_KeptHere, Request["Ack"]):
 
 
 @attrs.frozen(slots=False)
-class InjectSecret(_KeptHere, Request["Ack"]):
+class InjectSecret(KeptHere, Request["Ack"]):
     """Store `value` in the file `name` below the guest's secrets folder (§6). Answered by `Ack`.
 
     `name` is a simple file name. `mode` holds the file's permission bits, 0 to 4294967295; 0 lets the guest
@@ -205,7 +236,7 @@ class Shutdown(Request["Ack"]):
 
 
 @attrs.frozen(slots=False)
-class CustomRequest(Request[Reply]):
+class CustomRequest(KeptHere, Request[Reply]):
     """A request of any type (§2, §3): for types without a class. Answered by `Ack`.
 
     `payload` is any JSON value, None for no payload. It may carry a secret, so it is kept out of the repr.
@@ -215,6 +246,9 @@ class CustomRequest(Request[Reply]):
 
     type: str  # type: ignore[misc]  # pyright: ignore[reportIncompatibleVariableOverride]
     payload: Any = attrs.field(default=None, repr=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return attrs.evolve(self, payload=copy.deepcopy(self.payload, memo))
 
 
 @attrs.frozen(slots=False)

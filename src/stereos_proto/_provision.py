@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any
+from typing import Any, Final, Literal, Self
 
 import attrs
 
@@ -20,7 +20,8 @@ from ._errors import (
     RequestTimeout,
     StereosError,
 )
-from ._messages import Ack, InjectSecret, InjectSSHKey, Mount, Reply, Request, SetConfig
+from ._messages import Ack, InjectSecret, InjectSSHKey, KeptHere, Mount, Reply, Request, SetConfig, redacted
+from ._redact import Redactor
 from ._registry import Role
 
 
@@ -40,10 +41,11 @@ def _only(cls: type) -> Callable[[Any, attrs.Attribute[Any], tuple[Any, ...]], N
 
 
 @attrs.frozen
-class ProvisionPlan:
+class ProvisionPlan(KeptHere):
     """What a guest is to be given (§6). `config` is the text of its jcard.toml, None to leave it alone.
 
     `agents` are the names of the agents that the config starts: what to wait for afterwards.
+    `warnings` are sentences about what the user should know before it is carried out (§10); they change nothing.
 
     Raises LocalProtocolError when a step could never be sent, before anything is.
     """
@@ -53,6 +55,7 @@ class ProvisionPlan:
     ssh_keys: tuple[InjectSSHKey, ...] = attrs.field(default=(), converter=_tuple, validator=_only(InjectSSHKey))
     config: str | None = attrs.field(default=None, repr=False)
     agents: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_only(str))
+    warnings: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_only(str))
 
     def __init__(
         self,
@@ -61,9 +64,10 @@ class ProvisionPlan:
         ssh_keys: Iterable[InjectSSHKey] = (),
         config: str | None = None,
         agents: Iterable[str] = (),
+        warnings: Iterable[str] = (),
     ) -> None:
         try:
-            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents, warnings)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
             return
         except (LocalProtocolError, TypeError) as exc:
             # Its frames, and this one, hold secrets; and half a plan has no repr.
@@ -93,6 +97,13 @@ class StepStatus(Enum):
     NOT_SENT = "not sent"
 
 
+_BECAUSE: Final = {
+    StepStatus.REFUSED: "was refused",
+    StepStatus.UNKNOWN: "has an unknown outcome",
+    StepStatus.NOT_SENT: "was not sent",
+}
+
+
 @attrs.frozen
 class ProvisionStep:
     """One request of a plan (§6), how it went, and the error where it did not go well."""
@@ -102,10 +113,11 @@ class ProvisionStep:
     error: StereosError | None = None
 
     @classmethod
-    def of(cls, request: Request, outcome: Reply | StereosError) -> ProvisionStep:
-        """Sort an outcome into a step."""
+    def of(cls, request: Request, outcome: Reply | StereosError, redactor: Redactor | None = None) -> ProvisionStep:
+        """Sort an outcome into a step. `redactor` knows the secrets of the other steps, which a refusal may quote."""
         if isinstance(outcome, Ack) and not outcome.ok:
-            return cls(request, StepStatus.REFUSED, RequestFailed(request, outcome.error))
+            error = redactor.redact(outcome.error) if redactor else outcome.error
+            return cls(request, StepStatus.REFUSED, RequestFailed(request, error))
         if isinstance(outcome, Reply):
             return cls(request, StepStatus.DONE)
         # A guest that breaks the protocol had been sent what it was to answer.
@@ -114,25 +126,50 @@ class ProvisionStep:
         )
         return cls(request, StepStatus.UNKNOWN if sent else StepStatus.NOT_SENT, outcome)
 
+    @classmethod
+    def held_back(cls, request: Request, cause: ProvisionStep) -> ProvisionStep:
+        """The step that was not sent because `cause` did not go well.
+
+        The text does not repeat what the guest said: it may quote a secret of the plan. The cause is chained.
+        """
+        error = StereosError(f"{_label(request)} was held back, because {cause.label} {_BECAUSE[cause.status]}")
+        error.__cause__ = cause.error
+        return cls(request, StepStatus.NOT_SENT, error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As errors do: a report may go to another process, and a secret may not.
+        return ProvisionStep, (redacted(self.request), self.status, self.error)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
+
     @property
     def label(self) -> str:
         """What the step is about, without its secret: "mount share0 at /workspace"."""
-        match self.request:
-            case Mount(tag=tag, guest_path=path):
-                return f"mount {tag} at {path}"
-            case InjectSecret(name=name):
-                return f"secret {name}"
-            case InjectSSHKey(user=user):
-                return f"SSH key of {user}"
-            case _:
-                return "config"
+        return _label(self.request)
+
+
+def _label(request: Request) -> str:
+    match request:
+        case Mount(tag=tag, guest_path=path):
+            return f"mount {tag} at {path}"
+        case InjectSecret(name=name):
+            return f"secret {name}"
+        case InjectSSHKey(user=user):
+            return f"SSH key of {user}"
+        case _:
+            return "config"
 
 
 @attrs.frozen
 class ProvisionReport:
-    """How each step of a plan went, in the order of the plan (§7)."""
+    """How each step of a plan went, in the order of the plan (§7). `agents` are those of the plan."""
 
     steps: tuple[ProvisionStep, ...]
+    agents: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -149,3 +186,51 @@ class ProvisionReport:
         if self.failed:
             step = self.failed[0]
             raise step.error or StereosError(f"{step.label}: {step.status.value}")
+
+    def remaining_plan(self, *, unknown_mounts: Literal["raise", "repeat", "skip"] = "raise") -> ProvisionPlan:
+        """What a second try has to do: the steps that are not done, so that nothing is mounted twice (§6).
+
+        Secrets, SSH keys and the config replace what was there, so those whose outcome is unknown are simply sent
+        again. A mount is not like that. If it was carried out, repeating it lays a second mount over the first, or is
+        refused because the share is busy; if it was not, leaving it out starts the agents in an empty folder. The
+        host cannot ask the guest which it was. So this method does not choose: with a mount of unknown outcome it
+        raises OutcomeUnknown, unless `unknown_mounts` says whether to "repeat" or to "skip" such mounts. Look into
+        the guest first (`mount` there tells), or reboot it, which unmounts everything, and provision it anew.
+
+        A mount that is repeated after one below it was done hides that one; `warnings` of the plan say so.
+
+        Raises OutcomeUnknown as said above, ValueError when `unknown_mounts` is none of the three.
+        """
+        if unknown_mounts not in ("raise", "repeat", "skip"):
+            raise ValueError(f"unknown_mounts must be raise, repeat or skip, not {unknown_mounts!r}")
+        rest = self.failed
+        unknown = [step for step in rest if step.status is StepStatus.UNKNOWN and isinstance(step.request, Mount)]
+        if unknown and unknown_mounts == "raise":
+            labels = ", ".join(step.label for step in unknown)
+            raise OutcomeUnknown(
+                f"it is not known whether the guest carried this out: {labels}. Look into the guest and say "
+                "unknown_mounts='skip' or 'repeat', or reboot the guest and provision it anew",
+                request=unknown[0].request,
+            ) from unknown[0].error
+        if unknown_mounts == "skip":
+            rest = tuple(step for step in rest if step not in unknown)
+        requests = [step.request for step in rest]
+        configs = [request.content for request in requests if isinstance(request, SetConfig)]
+        mounts = [request for request in requests if isinstance(request, Mount)]
+        return ProvisionPlan(
+            mounts,
+            [request for request in requests if isinstance(request, InjectSecret)],
+            [request for request in requests if isinstance(request, InjectSSHKey)],
+            configs[0] if configs else None,
+            self.agents,
+            [
+                f"{_label(mount)} would hide what is mounted below it: {step.label}"
+                for mount in mounts
+                for step in self.steps
+                if step.status is StepStatus.DONE and _below(step.request, mount)
+            ],
+        )
+
+
+def _below(request: Request, mount: Mount) -> bool:
+    return isinstance(request, Mount) and f"{request.guest_path}/".startswith(f"{mount.guest_path.rstrip('/')}/")

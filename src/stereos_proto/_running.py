@@ -73,4 +73,4 @@ class Running(Generic[Result]):
         return min(self.deadline, until)
 
     def _time_up(self) -> TimeUp:
-        return TimeUp(f"{self.seconds:g} s have passed", seconds=self.seconds)
+        return TimeUp(f"{self.seconds:g} s have passed", seconds=self.seconds, sent=False)

@@ -9,11 +9,15 @@ The docs draw their diagrams from `TRANSITIONS` and `REQUIREMENTS`; a test walks
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
 
-from ._messages import Ack, CustomRequest, Message, Request, named, shortened
-from ._registry import BY_CLASS, Kind, Role, row_of
+import attrs
+
+from ._messages import REDACTED, Ack, CustomRequest, Message, Reply, Request, named, shortened
+from ._redact import Redactor
+from ._registry import BY_CLASS, BY_TYPE, Kind, Role, row_of
 
 
 class State(Enum):
@@ -135,7 +139,8 @@ class Conversation:
                 raise Violation(f"{describe(message)} answers nothing: no request is waiting")
             if not answers(message, pending[0]):
                 oldest = named(pending[0])
-                raise Violation(f"{describe(message)} does not answer {oldest}, the oldest unanswered request")
+                what = describe(message, pending)
+                raise Violation(f"{what} does not answer {oldest}, the oldest unanswered request")
             request = pending.popleft()
         if row.tells_state:
             self.lifecycle = message.state
@@ -154,8 +159,25 @@ class Conversation:
 _MAY_SEND: Final = frozenset(state for state, happening in TRANSITIONS if happening is Happening.MESSAGE)
 
 
-def describe(reply: Message) -> str:
-    """A reply in a few words, without anything that the guest wrote but the type it names."""
-    if isinstance(reply, Ack):
-        return f"ack of {shortened(reply.reply_to)}"
-    return reply.type
+def describe(reply: Message, pending: Iterable[Request] = ()) -> str:
+    """A reply in a few words, without anything that the guest made up."""
+    if not isinstance(reply, Ack):
+        return reply.type
+    return f"ack of {shortened(reply.reply_to)}" if names_request(reply, pending) else "ack of an unknown request"
+
+
+def names_request(ack: Ack, pending: Iterable[Request]) -> bool:
+    """Whether `reply_to` is a type that we know, or that one of `pending` has.
+
+    Any other text is the guest's own, and may be a secret that it was sent.
+    """
+    known = ack.reply_to in BY_TYPE[Role.HOST] or not ack.reply_to
+    return known or any(request.type == ack.reply_to for request in pending)
+
+
+def unexpected(reply: Reply, pending: Iterable[Request]) -> Reply:
+    """`reply`, which answers nothing, as an error may hold it: without the secrets of the requests that wait."""
+    clean = Redactor(pending).redact_message(reply)
+    if isinstance(clean, Ack) and not names_request(clean, pending):
+        return attrs.evolve(clean, reply_to=REDACTED)
+    return clean

@@ -1,7 +1,7 @@
-"""Just enough of TOML's grammar to cut a table out of a text that tomllib has accepted.
+"""Where the keys of a TOML text stand.
 
-tomllib reads, and tells no places; a writer would lose comments and layout. Here a text is only divided into
-statements. The text is known to be TOML, so nothing is checked.
+tomllib reads, and tells no places. Here a text that tomllib has accepted is divided into its statements, so that
+an error can name a line. The text is known to be TOML, so nothing is checked.
 """
 
 from __future__ import annotations
@@ -31,71 +31,33 @@ _DEPTH: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 @attrs.frozen
 class Statement:
-    """A header or a key with its value.
+    """A header, or a key with its value."""
 
-    `path` is where it leads, with indexes for arrays of tables. `line` is its 1-based line, `start` and `end`
-    its place in the text, from the start of its line to the start of the line after it.
-    """
-
+    #: Where it leads, with indexes for arrays of tables.
     path: Path
+    #: Its first line, 1-based.
     line: int
-    start: int
-    end: int
 
 
 def statements(text: str) -> tuple[Statement, ...]:
-    """Divide `text` into its statements. Blank lines and comments between them belong to none."""
+    """Divide `text` into its statements. Blank lines and comments are none."""
     found: list[Statement] = []
     table: Path = ()
     counts: dict[Path, int] = {}
-    for start, end, line in _segments(text):
-        source = text[start:end].strip()
+    for segment, line in _segments(text):
+        source = segment.strip()
         if source.startswith("["):
             path = table = _header_path(source, counts)
         elif source and not source.startswith("#"):
             path = (*table, *_key_path(source, "="))
         else:
             continue
-        found.append(Statement(path, line, start, end))
+        found.append(Statement(path, line))
     return tuple(found)
 
 
-def without_table(text: str, name: str) -> str:
-    """`text` without the top-level table `name`, in whichever way it is written.
-
-    The table reaches to the next statement outside it, less the comment that stands right above that one. So
-    the comments inside go too: a secret that was commented out is still a secret. Every other byte stays.
-    """
-    kept: list[str] = []
-    position = 0
-    inside = False
-    for statement in statements(text):
-        gap = text[position : statement.start]
-        if statement.path[0] != name:
-            kept += (_comment_above(gap) if inside else gap, text[statement.start : statement.end])
-            inside = False
-        elif not inside:
-            kept.append(gap)
-            inside = True
-        position = statement.end
-    if not inside:
-        kept.append(text[position:])
-    return "".join(kept)
-
-
-def _comment_above(gap: str) -> str:
-    """What is kept of the lines between a removed table and the next statement."""
-    # Not splitlines, to which a comment may hold ends of line that are none to TOML.
-    lines = gap.split("\n")[:-1]
-    blank = next((index for index in reversed(range(len(lines))) if not lines[index].strip()), None)
-    # Right below the last setting, or with a setting in it, a comment is rather the table's.
-    if blank is None or "=" in (comment := "\n".join([*lines[blank:], ""])):
-        return ""
-    return comment
-
-
-def _segments(text: str) -> Iterator[tuple[int, int, int]]:
-    """Yield the start, the end and the first line of each statement, comment or blank line."""
+def _segments(text: str) -> Iterator[tuple[str, int]]:
+    """Yield the text and the first line of each statement, comment or blank line."""
     start = depth = 0
     first = line = 1
     for match in _PIECE.finditer(text):
@@ -103,10 +65,10 @@ def _segments(text: str) -> Iterator[tuple[int, int, int]]:
         line += piece.count("\n")
         depth += _DEPTH.get(piece, 0)
         if piece == "\n" and depth == 0:
-            yield start, match.end(), first
+            yield text[start : match.end()], first
             start, first = match.end(), line
     if start < len(text):
-        yield start, len(text), first
+        yield text[start:], first
 
 
 def _header_path(header: str, counts: dict[Path, int]) -> Path:

@@ -12,18 +12,34 @@ it yields           the driver                                            and re
 `SendMany(...)`     sends all without waiting, in order                   one reply or error per request
 `Sleep(seconds)`    waits, less long when a notification comes            None
 =================== ===================================================== ================================
+
+Where the whole dialogue has a deadline, the driver throws `TimeUp` into it, at whatever it yielded, once that has
+passed. The dialogue then ends: with its own error, or with what it knows by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from typing import Any, Final
+from itertools import repeat
+from typing import Any, Final, Literal
 
 import attrs
 
 from ._errors import ConnectError, ConnectionLost, NotReady, RequestFailed, RequestTimeout, StereosError
-from ._messages import Ack, GetHealth, Health, LifecycleState, Reply, Request, Shutdown
-from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
+from ._messages import (
+    Ack,
+    AgentStatus,
+    GetHealth,
+    Health,
+    InjectSecret,
+    LifecycleState,
+    Mount,
+    Reply,
+    Request,
+    Shutdown,
+)
+from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
+from ._redact import Redactor
 
 #: The states in which a guest takes work (`docs/protocol.md` §7).
 READY_STATES: Final = frozenset({LifecycleState.READY, LifecycleState.HEALTHY})
@@ -34,14 +50,6 @@ ATTEMPT_TIMEOUT: Final = 5.0
 #: Seconds that the first try may take; each that was silent gives the next twice as much. What was sent before a guest
 #: had its network may be lost without a word, and the guest be there a moment later.
 FIRST_ATTEMPT: Final = 1.0
-
-
-class TimeUp(RequestTimeout):
-    """The whole time of a dialogue is up: a runner throws it at the next step. `seconds` is the time that it had."""
-
-    def __init__(self, text: str, *, seconds: float = 0.0) -> None:
-        super().__init__(text)
-        self.seconds = seconds
 
 
 @attrs.frozen
@@ -69,17 +77,37 @@ class SendMany:
 
 @attrs.frozen
 class Sleep:
-    """Wait `seconds`, or until the guest pushes a notification (§3)."""
+    """Wait `seconds`, or until the guest pushes a notification (§3), but `least` seconds in any case.
+
+    Without a `least`, a guest that pushes in answer to each probe would be probed without pause.
+    """
 
     seconds: float
+    least: float = 0.0
 
 
 Action = Connect | Send | SendMany | Sleep
 
 
+class TimeUp(RequestTimeout):
+    """The whole time of a dialogue is up (§3): `seconds` of it. Thrown into the dialogue by what runs it.
+
+    `sent` is True unless the runner knows better: what the dialogue had yielded may be on its way to the guest.
+    """
+
+    def __init__(self, text: str, *, seconds: float = 0.0, request: Request | None = None, sent: bool = True) -> None:
+        super().__init__(text, request=request, sent=sent)
+        self.seconds = seconds
+
+
 def _positive(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not value > 0:
         raise ValueError(f"{attribute.name} must be more than 0, not {value!r}")
+
+
+def _several(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, str):
+        raise TypeError(f"{attribute.name} takes several strings, such as a tuple of them, not one string")
 
 
 def _unchanged(delay: float) -> float:
@@ -115,12 +143,14 @@ class Backoff:
 class WaitProgress:
     """Where a wait stands (§6): the number of `tries` so far, and what the last one saw.
 
-    `health` is the guest's last report, `error` what the last try ended in when it brought none.
+    `health` is the guest's last report, `error` what the last try ended in when it brought none. `agents` are the
+    agents that are waited for.
     """
 
     tries: int = 0
     health: Health | None = None
     error: StereosError | None = None
+    agents: tuple[str, ...] = ()
 
     @property
     def state(self) -> str | None:
@@ -134,9 +164,46 @@ class WaitProgress:
 
     def not_ready(self, why: str) -> NotReady:
         """The error that a wait ends in, with all that is known."""
+        seen = f"; {_seen(self.agents, self.health)}" if self.agents else ""
         return NotReady(
-            f"the guest is not ready: {why} ({self})", last_state=self.state, last_error=self.error, tries=self.tries
+            f"the guest is not ready: {why} ({self}){seen}",
+            last_state=self.state,
+            last_error=self.error,
+            tries=self.tries,
+            agents_wanted=self.agents,
+            health=self.health,
         )
+
+
+#: Names in a sentence, before it says how many more there are.
+_NAMES: Final = 12
+
+
+def _seen(wanted: Sequence[str], health: Health | None) -> str:
+    """Which agents were waited for, and what the guest said of them."""
+    said = f"waited for {_listed(wanted)}"
+    if health is None:
+        return said
+    # Those that are waited for come first. The others may tell why: an older guest calls an agent by its harness.
+    agents = sorted(health.agents, key=lambda agent: agent.name not in wanted)
+    said += f"; the guest reports {_listed([_described(agent) for agent in agents]) or 'no agents'}"
+    listed = {agent.name for agent in agents}
+    if missing := [name for name in wanted if name not in listed]:
+        verb = "is" if len(missing) == 1 else "are"
+        said += f"; {_listed(missing)} {verb} not listed: an agent that cannot start is absent from health"
+    return said
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - _NAMES
+    return ", ".join(items[:_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _described(agent: AgentStatus) -> str:
+    said = "running" if agent.running else "not running"
+    if agent.restarts:
+        said += f", {agent.restarts} restart{'s' * (agent.restarts != 1)}"
+    return f"{agent.name} ({said}{f': {agent.error}' if agent.error else ''})"
 
 
 @attrs.define
@@ -149,19 +216,38 @@ class ReadyWait:
     stands.
     """
 
-    states: Collection[str] = READY_STATES
-    agents: Collection[str] = ()
+    states: Collection[str] = attrs.field(default=READY_STATES, validator=_several)
+    agents: Collection[str] = attrs.field(default=(), validator=_several)
     backoff: Backoff = attrs.field(factory=Backoff)
     attempt_timeout: float = attrs.field(default=ATTEMPT_TIMEOUT, validator=_positive)
     on_progress: Callable[[WaitProgress], None] | None = None
-    progress: WaitProgress = attrs.field(factory=WaitProgress, init=False)
+    progress: WaitProgress = attrs.field(
+        default=attrs.Factory(lambda self: WaitProgress(agents=tuple(self.agents)), takes_self=True), init=False
+    )
 
     def run(self, *, redial: bool) -> Generator[Action, Any, Health]:
         """Wait. With `redial`, dial first, and again whenever the connection or a try does not get through.
 
-        Raises NotReady when the guest says that it shuts down, or knows no health reports; what a try raised,
-        when another would not help.
+        A try that was silent gives the next one twice the time. Silent is a probe without a reply, and a dial whose
+        ConnectError says `timed_out`, or was caused by a TimeoutError (which the operating system's ETIMEDOUT is, too).
+
+        A notification may cut a pause short, since it may say that the guest is ready, but to no less than
+        `backoff.first`.
+
+        Raises NotReady when the guest says that it shuts down, or knows no health reports, and when the time of the
+        whole wait is up (a `TimeUp` is thrown in); what a try raised, when another would not help.
         """
+        try:
+            return (yield from self._run(redial))
+        except TimeUp as exc:
+            raise self.progress.not_ready(f"{exc.seconds:g} s have passed") from (self.progress.error or exc)
+        except BaseException as exc:
+            if not isinstance(exc, (StereosError, GeneratorExit)):
+                # The wait was ended from outside. Its error will show where it stood.
+                exc.add_note(f"while waiting for the guest to be ready: {self.progress}")
+            raise
+
+    def _run(self, redial: bool) -> Generator[Action, Any, Health]:
         connected = not redial
         patience = min(FIRST_ATTEMPT, self.attempt_timeout)
         delays = self.backoff.delays()
@@ -172,15 +258,11 @@ class ReadyWait:
                     yield Connect(patience)
                     connected = True
                 reply = yield Send(GetHealth(), patience if redial else None)
-            except TimeUp as exc:
-                raise self.progress.not_ready(str(exc)) from (self.progress.error or exc)
+            except TimeUp:
+                raise
             except (ConnectError, ConnectionLost, RequestTimeout) as exc:
                 connected = False
-                if (
-                    isinstance(exc, RequestTimeout)
-                    or getattr(exc, "timed_out", False)
-                    or isinstance(exc.__cause__, TimeoutError)
-                ):
+                if _silent(exc):
                     patience = min(2 * patience, self.attempt_timeout)
                 self._note(None, exc)
                 if not redial or (isinstance(exc, ConnectError) and not exc.retryable):
@@ -198,16 +280,16 @@ class ReadyWait:
                 # Something has moved: look again soon.
                 delays = self.backoff.delays()
             delay = next(delays)
-            try:
-                yield Sleep(delay if self.progress.error else min(delay, self.backoff.answering))
-            except TimeUp as exc:
-                raise self.progress.not_ready(str(exc)) from (self.progress.error or exc)
+            pause = delay if self.progress.error else min(delay, self.backoff.answering)
+            yield Sleep(pause, least=min(pause, self.backoff.first))
 
     def _kind(self) -> object:
         return self.progress.state, type(self.progress.error)
 
     def _note(self, health: Health | None, error: StereosError | None) -> None:
-        self.progress = WaitProgress(self.progress.tries + 1, health or self.progress.health, error)
+        self.progress = WaitProgress(
+            self.progress.tries + 1, health or self.progress.health, error, self.progress.agents
+        )
         if self.on_progress is not None:
             self.on_progress(self.progress)
 
@@ -220,27 +302,86 @@ class ReadyWait:
         return health.state in self.states
 
 
+def _silent(error: StereosError) -> bool:
+    """Whether a try ended without a word from the other side."""
+    return (
+        isinstance(error, RequestTimeout)
+        or getattr(error, "timed_out", False)
+        or isinstance(error.__cause__, TimeoutError)
+    )
+
+
 def wait_ready(wait: ReadyWait | None = None, *, redial: bool = False) -> Generator[Action, Any, Health]:
     """Wait until the guest is ready and return its health. The first probe goes out at once (§7, fault 4)."""
     return (wait or ReadyWait()).run(redial=redial)
 
 
-def provision(
-    plan: ProvisionPlan, *, on_step: Callable[[ProvisionStep], None] | None = None
-) -> Generator[Action, Any, ProvisionReport]:
-    """Carry out `plan` in one flight: mounts, secrets, SSH keys, and the config last (§7, faults 8 and 9).
+#: What a config does when a mount or a secret is not in place: wait for another try, or go all the same.
+OnRefusal = Literal["stop", "continue"]
 
-    `on_step` is called as each step settles. Nothing is ever sent twice. Raises nothing by itself: what did
-    not work is in the report.
+
+def provision(
+    plan: ProvisionPlan,
+    *,
+    on_refusal: OnRefusal = "stop",
+    on_step: Callable[[ProvisionStep], None] | None = None,
+) -> Generator[Action, Any, ProvisionReport]:
+    """Carry out `plan`: mounts, secrets and SSH keys in one flight, then the config in another (§7, faults 8 and 9).
+
+    Agents start when the config comes. So it is held back unless every mount and every secret is done: its step is
+    NOT_SENT, with an error that names the cause, and `report.remaining_plan()` is what a second try has to do. An SSH
+    key that was refused holds nothing back, since agents do not need it. With `on_refusal="continue"` all goes out in
+    a single flight, the config too, whatever becomes of the rest.
+
+    `on_step` is called as each step settles. Nothing is ever sent twice. What did not work is in the report, and so
+    is what was still open when the time of the dialogue was up.
+
+    Raises ValueError when `on_refusal` is neither of the two.
     """
+    if on_refusal not in ("stop", "continue"):
+        raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")
     requests = plan.requests
+    redactor = Redactor(requests)
+    first = len(requests) - (on_refusal == "stop" and plan.config is not None)
+    steps = yield from _flight(requests[:first], redactor, on_step)
+    for request in requests[first:]:
+        cause = next(filter(_holds_back, steps), None)
+        if cause is None:
+            steps += yield from _flight((request,), redactor, on_step)
+        else:
+            steps.append(ProvisionStep.held_back(request, cause))
+            if on_step is not None:
+                on_step(steps[-1])
+    return ProvisionReport(tuple(steps), plan.agents)
+
+
+def _holds_back(step: ProvisionStep) -> bool:
+    """Whether the config has to wait for another try: something that agents need is missing, or there is no time."""
+    missing = isinstance(step.request, Mount | InjectSecret) and step.status is not StepStatus.DONE
+    return missing or isinstance(step.error, TimeUp)
+
+
+def _flight(
+    requests: tuple[Request, ...], redactor: Redactor, on_step: Callable[[ProvisionStep], None] | None
+) -> Generator[Action, Any, list[ProvisionStep]]:
+    """Send `requests` and wait for all of them."""
+    settled: dict[int, Reply | StereosError] = {}
 
     def report(index: int, outcome: Reply | StereosError) -> None:
+        settled[index] = outcome
         if on_step is not None:
-            on_step(ProvisionStep.of(requests[index], outcome))
+            on_step(ProvisionStep.of(requests[index], outcome, redactor))
 
-    outcomes: Sequence[Reply | StereosError] = yield SendMany(requests, report)
-    return ProvisionReport(tuple(map(ProvisionStep.of, requests, outcomes)))
+    if not requests:
+        return []
+    try:
+        outcomes: Sequence[Reply | StereosError] = yield SendMany(requests, report)
+    except RequestTimeout as exc:
+        for index in range(len(requests)):
+            if index not in settled:
+                report(index, exc)
+        outcomes = [settled[index] for index in range(len(requests))]
+    return list(map(ProvisionStep.of, requests, outcomes, repeat(redactor)))
 
 
 def shut_down(reason: str = "") -> Generator[Action, Any, Ack | None]:

@@ -1,12 +1,20 @@
-"""A jcard.toml on disk: the one file that a host reads before it talks to a guest."""
+"""A jcard.toml on disk, and the prompts beside it: the files that a host reads before it talks to a guest."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
-from stereos_proto import InjectSSHKey, JcardError, ProvisionPlan, StereosError, load_jcard
+from stereos_proto import InjectSSHKey, JcardError, ProvisionPlan, load_jcard
+
+#: Longest `prompt_file` in bytes whose content is sent (§10).
+MAX_PROMPT_SIZE: Final = 256 * 1024
+
+# A FIFO that nobody writes to must not block the open. Neither flag exists on Windows.
+_CAREFUL: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 def read_jcard(
@@ -15,19 +23,64 @@ def read_jcard(
     env: Mapping[str, str],
     fs_type: str = "9p",
     ssh_keys: Iterable[InjectSSHKey] = (),
+    strict: bool = True,
 ) -> ProvisionPlan:
     """Read the jcard.toml (§10) at `path` into a plan: `load_jcard`, with the file's errors in the same words.
+
+    The content of a `prompt_file` becomes the prompt, by the rules of `prompt_reader`. A machine without a name is
+    called like the folder of the file.
 
     Raises JcardError, which names the file, when it cannot be opened or is not UTF-8, and all that
     `load_jcard` raises.
     """
     try:
-        # Bytes, because reading text would turn CRLF into LF, and the config is sent as it is.
-        return load_jcard(_decoded(Path(path)), env=env, fs_type=fs_type, ssh_keys=ssh_keys, source=str(path))
-    except (StereosError, TypeError):
+        folder = Path(path).absolute().parent
+        return load_jcard(
+            _decoded(Path(path)),
+            env=env,
+            fs_type=fs_type,
+            ssh_keys=ssh_keys,
+            source=str(path),
+            strict=strict,
+            read_prompt=prompt_reader(folder),
+            folder_name=folder.name,
+        )
+    except Exception:
         # The frame stays in the traceback, and its variables must not tell.
         del env
         raise
+
+
+def prompt_reader(folder: Path) -> Callable[[str], str]:
+    """A reader for the `prompt_file` of a jcard.toml in `folder`: takes its path, returns its content.
+
+    It reads regular files inside `folder`, once symbolic links are followed, of at most 256 KiB of UTF-8. It raises
+    OSError or ValueError for anything else, and `load_jcard` then leaves the path as it is: a jcard.toml from a
+    stranger must not be able to send `~/.ssh/id_ed25519` to a guest.
+    """
+
+    def read(name: str) -> str:
+        # Symbolic links are followed here, for the check, and the open follows none.
+        root = Path(os.path.realpath(folder))
+        path = Path(os.path.realpath(root / os.path.expanduser(name)))  # noqa: PTH111  (Path's own raise RuntimeError)
+        if not path.is_relative_to(root):
+            raise ValueError("it lies outside of the jcard's folder")
+        with open(path, "rb", opener=_open_carefully) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("it is no regular file")
+            data = file.read(MAX_PROMPT_SIZE + 1)
+        if len(data) > MAX_PROMPT_SIZE:
+            raise ValueError(f"it is longer than {MAX_PROMPT_SIZE // 1024} KiB")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise ValueError("it is not UTF-8") from None
+
+    return read
+
+
+def _open_carefully(path: str, flags: int) -> int:
+    return os.open(path, flags | _CAREFUL)
 
 
 def _decoded(path: Path) -> str:

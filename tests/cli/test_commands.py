@@ -26,6 +26,7 @@ guest = "/workspace"
 TOKEN = "${CLI_TOKEN}"
 [[agents]]
 name = "coder"
+harness = "claude-code"
 """
 
 

@@ -21,7 +21,7 @@ from stereos_proto_io.cli._app import COMMANDS
 from stereos_proto_io.cli._errors import EXIT_CODES
 from stereos_proto_io.testing import simulated_guest
 
-JCARD = '[[shared]]\nguest = "/etc"\n[[shared]]\nguest = "/ok"\n'
+JCARD = '[[shared]]\nguest = "/a"\n[[shared]]\nguest = "/ok"\n'
 
 #: exit code → faults of the guest, and a command that ends in it. `@` is the address, `nobody` one without a guest.
 ENDS = {
@@ -29,7 +29,7 @@ ENDS = {
     "refused": (1, [], "mount a /etc @ --fs 9p"),
     "refused, as JSON": (1, [], "send nothing @ --json"),
     "an agent does not run": (1, [], "agents @"),
-    "a step is refused": (1, [], "provision JCARD @"),
+    "a step is refused": (1, ["fail:no@mount#1"], "provision JCARD @"),
     "the guest shuts down while it is waited for": (1, [], "wait SHUTDOWN --timeout 20"),
     "an old guest": (1, ["fail:unknown message type: get_health@get_health"], "wait @ --timeout 20"),
     "no such command": (2, [], "frobnicate @"),
@@ -58,7 +58,7 @@ ENDS = {
     "a reply of another kind": (4, ["wrong-type@mount"], "mount a /a @ --fs 9p"),
     "a line that is too long": (4, ["over-long@ping"], "ping @"),
     "lost after it was sent": (5, ["cut:0"], "mount a /a @ --fs 9p"),
-    "a step that was lost": (5, ["drop@mount#1", "power-off@mount#2"], "provision GOOD @"),
+    "a step that was lost": (5, ["drop@mount#1", "power-off@mount#2"], "provision JCARD @"),
     "a late reply": (124, ["stall@ping"], "ping @ --timeout 0.2"),
     "never ready": (124, ["never-ready"], "wait @ --timeout 0.2"),
     "an agent that never runs": (124, [], "wait @ --for agent=nobody --timeout 0.2"),
@@ -71,7 +71,7 @@ ENDS = {
 
 @pytest.mark.parametrize(("code", "faults", "command"), ENDS.values(), ids=ENDS)
 def test_exit_code(code, faults, command, tmp_path, monkeypatch):
-    files = {"JCARD": JCARD, "GOOD": JCARD.replace("/etc", "/a"), "BAD": "[secrets]\nA = 1", "LONG": "# " + "x" * 2**20}
+    files = {"JCARD": JCARD, "BAD": "[secrets]\nA = 1", "LONG": "# " + "x" * 2**20}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     places = {name: str(tmp_path / name) for name in files}

@@ -21,7 +21,7 @@ from stereos_proto_io.cli._redact import REDACTED, LineTap, Redactor
 from stereos_proto_io.testing import simulated_guest
 
 SENTINEL = "s3ntinel-Wert\"<&>'\\\u00e9"
-JCARD = f"[secrets]\nA = '''{SENTINEL}'''\nB = \"${{B}}\"\n[[agents]]\nname = 'x'\n"
+JCARD = f"[secrets]\nA = '''{SENTINEL}'''\nB = \"${{B}}\"\n[[agents]]\nname = 'x'\nharness = 'custom'\n"
 
 #: The ways to give a secret: a command, and what is on its standard input. SECRET is a file, JCARD another.
 WAYS = {

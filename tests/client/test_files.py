@@ -1,15 +1,21 @@
-"""A jcard.toml on disk."""
+"""A jcard.toml on disk, and the prompts beside it."""
+
+import os
+import tomllib
 
 import pytest
 
 from core.test_jcard import ENV, SENTINEL, everything
 from stereos_proto import InjectSecret, InjectSSHKey, JcardError, Mount
 from stereos_proto_io import read_jcard
+from stereos_proto_io._files import MAX_PROMPT_SIZE, prompt_reader
 
 
 @pytest.fixture
 def card(tmp_path):
-    return tmp_path / "jcard.toml"
+    folder = tmp_path / "proj"
+    folder.mkdir()
+    return folder / "jcard.toml"
 
 
 def refusal(path):
@@ -21,13 +27,28 @@ def refusal(path):
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])
 def test_a_file_becomes_a_plan(card, kind):
-    card.write_bytes("# é\r\n[[shared]]\r\nguest='/a'\r\n[secrets]\r\nA='${X}'".encode())
+    card.write_bytes("\ufeff# é\r\n[[shared]]\r\nguest='/a'\r\n[secrets]\r\nA='${X}'".encode())
     keys = (InjectSSHKey("admin", "ssh-ed25519 AAAA"),)
     plan = read_jcard(kind(card), env=ENV, fs_type="virtiofs", ssh_keys=keys)
-    assert plan.config == "# é\r\n[[shared]]\r\nguest='/a'\r\n"
     assert plan.mounts == (Mount("share0", "/a", "virtiofs"),)
     assert plan.secrets == (InjectSecret("A", ENV["X"]),)
     assert plan.ssh_keys == keys
+    # A machine without a name is called like the folder of its file.
+    assert tomllib.loads(plan.config)["name"] == "proj"
+
+
+def test_a_path_without_a_folder(card, monkeypatch):
+    card.write_text("")
+    monkeypatch.chdir(card.parent)
+    assert tomllib.loads(read_jcard("jcard.toml", env={}).config)["name"] == "proj"
+
+
+def test_what_only_the_reference_refuses(card):
+    card.write_text("[network]\nmode='host'")
+    assert str(refusal(card)) == f"{card}, line 2: network.mode must be one of nat, bridged or none"
+    assert read_jcard(card, env={}, strict=False).warnings == (
+        f"{card}, line 2: network.mode must be one of nat, bridged or none",
+    )
 
 
 def test_a_missing_file(card):
@@ -57,3 +78,88 @@ def test_what_is_wrong_inside(card):
     card.write_text(f"[secrets]\nA='{SENTINEL}${{NOPE}}'")
     error = refusal(card)
     assert str(error) == f"{card}, line 2: secrets.A needs the environment variable NOPE, which is not set"
+
+
+# -- prompts ---------------------------------------------------------------------------------------------------
+
+
+def agent(card, path):
+    """The agent that is sent, and the warnings, of a file with that `prompt_file`."""
+    card.write_text(f"[[agents]]\nharness='custom'\nprompt_file='{path}'")
+    plan = read_jcard(card, env={"PROMPT": "p.md"})
+    return tomllib.loads(plan.config)["agents"][0], plan.warnings
+
+
+@pytest.mark.parametrize(
+    "path", ["p.md", "./p.md", "a/../p.md", "a/link.md", "${PROMPT}", "FOLDER/p.md", "~/proj/p.md"]
+)
+def test_a_prompt_inside_the_folder_is_sent(card, path, monkeypatch):
+    monkeypatch.setenv("HOME", str(card.parent.parent))
+    (card.parent / "p.md").write_bytes(" é\r\n".encode())
+    (card.parent / "a").mkdir()
+    (card.parent / "a" / "link.md").symlink_to(card.parent / "p.md")
+    sent, warnings = agent(card, path.replace("FOLDER", str(card.parent)))
+    assert (sent["prompt"], warnings) == (" é\r\n", ())
+
+
+def test_the_folder_itself_may_be_a_link(card, tmp_path):
+    (card.parent / "p.md").write_text("hello")
+    (tmp_path / "link").symlink_to(card.parent)
+    assert agent(tmp_path / "link" / "jcard.toml", "p.md")[0]["prompt"] == "hello"
+
+
+@pytest.mark.parametrize("size", [MAX_PROMPT_SIZE, MAX_PROMPT_SIZE + 1])
+def test_how_long_a_prompt_may_be(card, size):
+    (card.parent / "p.md").write_text("x" * size)
+    sent, warnings = agent(card, "p.md")
+    if size > MAX_PROMPT_SIZE:
+        assert sent["prompt_file"] == "p.md"
+        assert "(it is longer than 256 KiB)" in warnings[0]
+    else:
+        assert sent["prompt"] == "x" * size
+
+
+OUTSIDE = "it lies outside of the jcard's folder"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("../id", OUTSIDE),
+        ("FOLDER/../id", OUTSIDE),
+        ("~/id", OUTSIDE),
+        ("/etc/hostname", OUTSIDE),
+        # A jcard.toml from a stranger brings its links along.
+        ("link", OUTSIDE),
+        ("folder/id", OUTSIDE),
+        ("loop", "Too many levels of symbolic links"),
+        ("gone", "No such file or directory"),
+        ("p.md/x", "Not a directory"),
+        (".", "Is a directory"),
+        ("fifo", "it is no regular file"),
+        ("/dev/zero", OUTSIDE),
+        ("latin1", "it is not UTF-8"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_what_is_not_read_stays_a_path(card, path, why, monkeypatch):
+    folder, home = card.parent, card.parent.parent
+    monkeypatch.setenv("HOME", str(home))
+    (home / "id").write_text(SENTINEL)
+    (folder / "link").symlink_to(home / "id")
+    (folder / "folder").symlink_to(home)
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "p.md").write_text("hello")
+    (folder / "latin1").write_bytes(b"\xe9")
+    os.mkfifo(folder / "fifo")
+    path = path.replace("FOLDER", str(folder))
+    sent, warnings = agent(card, path)
+    assert (sent["prompt_file"], "prompt" in sent) == (path, False)
+    [warning] = warnings
+    assert f"is sent as a path of the guest ({why});" in warning
+    assert SENTINEL not in str(sent) + warning
+
+
+def test_a_name_of_a_prompt_that_no_file_can_have(card):
+    with pytest.raises(ValueError, match="null"):
+        prompt_reader(card.parent)("a\0b")

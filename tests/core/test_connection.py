@@ -3,6 +3,7 @@
 import copy
 import traceback
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stereos_proto import (
     NEED_DATA,
+    REDACTED,
     Ack,
     Connection,
     ConnectionClosed,
@@ -216,7 +218,7 @@ def test_events_are_frozen_however_they_were_made():
         ([], Pong(), "pong answers nothing: no request is waiting"),
         ([MOUNT], Pong(), "pong does not answer mount, the oldest unanswered request"),
         ([Ping()], Ack("mount", True), "ack of mount does not answer ping, the oldest unanswered request"),
-        ([MOUNT], Ack("x" * 99, False, "s"), f"ack of '{'x' * 40}'… does not answer mount, the oldest"),
+        ([MOUNT], Ack("x" * 99, False, "s"), "ack of an unknown request does not answer mount, the oldest"),
     ],
 )
 def test_a_reply_to_another_request(sent, reply, why):
@@ -224,12 +226,32 @@ def test_a_reply_to_another_request(sent, reply, why):
     (error,) = after(made, encode(reply))
     assert type(error) is UnexpectedReply
     assert str(error).startswith(f"the guest broke the order of the conversation: {why}")
-    assert error.reply == reply
+    assert error.reply == (attrs.evolve(reply, reply_to=REDACTED) if reply == Ack("x" * 99, False, "s") else reply)
     assert error.request == (sent[0] if sent else None)
     assert error.__context__ is None
     assert made.their_state is State.ERROR
     assert made.our_state is State.OPEN
     assert made.pending == tuple(sent)
+
+
+@pytest.mark.parametrize(
+    ("reply", "shown"),
+    [
+        (Ack("s3nt1nel", True, "s3nt1nel"), Ack(REDACTED, True, REDACTED)),
+        (Ack("mount", False, "no s3nt1nel"), Ack("mount", False, f"no {REDACTED}")),
+        (Ack("of its own", True), Ack(REDACTED, True)),
+        (Ack("rotate", True), Ack("rotate", True)),
+        (Health("s3nt1nel"), Health(REDACTED)),
+    ],
+)
+def test_an_unexpected_reply_that_quotes_a_secret(reply, shown):
+    made = host(SetConfig("token = 's3nt1nel'"), CustomRequest("rotate", "s3nt1nel"))
+    (error,) = after(made, encode(reply))
+    assert error.reply == shown
+    assert "s3nt1nel" not in f"{error} {error!r} {vars(error)}"
+    (nothing,) = after(host(), encode(Ack("s3nt1nel", True)))
+    assert str(nothing).endswith(": ack of an unknown request answers nothing: no request is waiting")
+    assert "s3nt1nel" not in repr(vars(nothing))
 
 
 @pytest.mark.parametrize(

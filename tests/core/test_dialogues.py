@@ -1,5 +1,6 @@
 """Dialogues, driven by hand: what they ask for, and what they make of every answer."""
 
+import copy
 import itertools
 
 import pytest
@@ -12,6 +13,7 @@ from stereos_proto import (
     GetHealth,
     Health,
     InjectSecret,
+    InjectSSHKey,
     LifecycleState,
     Mount,
     NotReady,
@@ -31,8 +33,8 @@ from stereos_proto.dialogues import (
     Connect,
     ReadyWait,
     Send,
-    SendMany,
     Sleep,
+    TimeUp,
     WaitProgress,
     provision,
     shut_down,
@@ -85,7 +87,13 @@ def silent_dial():
     return error
 
 
-@pytest.mark.parametrize("late", [[None, LATE], [silent_dial()]])
+def dial_that_timed_out():
+    error = ConnectError("it does not answer")
+    error.timed_out = True
+    return error
+
+
+@pytest.mark.parametrize("late", [[None, LATE], [silent_dial()], [dial_that_timed_out()]])
 @pytest.mark.parametrize("limit", [3.0, 5.0])
 def test_a_guest_that_is_silent_is_given_more_time_each_try(late, limit):
     asked, _ = run(wait_ready(ReadyWait(attempt_timeout=limit), redial=True), [*late, None] * 5)
@@ -97,7 +105,9 @@ def test_a_guest_that_is_silent_is_given_more_time_each_try(late, limit):
         limit,
         limit,
     ]
-    asked, _ = run(wait_ready(redial=True), [NOT_YET, None] * 5 + [None, LOST, None] * 5 + [None])
+    refused = ConnectError("nobody listens there yet")
+    refused.timed_out = False
+    asked, _ = run(wait_ready(redial=True), [NOT_YET, None] * 5 + [refused, None, None, LOST, None] * 5 + [None])
     assert asked[-1] == Send(GetHealth(), 1.0)
 
 
@@ -153,6 +163,8 @@ def test_every_sequence_of_probes(history, redial):
             assert caught.value.tries == tries
             assert caught.value.last_state == wait.progress.state
             assert caught.value.last_error is wait.progress.error
+            assert caught.value.health is wait.progress.health
+            assert caught.value.agents_wanted == ()
         assert wait.progress.tries == tries
         if fate not in (GO_ON, DIALS):
             return
@@ -204,11 +216,110 @@ def test_other_states_may_be_waited_for(state):
     assert run(ReadyWait(states=["another"]).run(redial=False), [health])[1] is not health
 
 
+@pytest.mark.parametrize("field", ["states", "agents"])
+def test_one_string_is_not_several(field):
+    with pytest.raises(TypeError, match=f"{field} takes several strings"):
+        ReadyWait(**{field: "coder"})
+
+
 def test_a_guest_that_shuts_down_will_not_run_its_agents():
     _, error = run(ReadyWait(agents=["b"]).run(redial=False), [BOOTING, None, DOWN])
     assert isinstance(error, NotReady)
-    assert str(error) == "the guest is not ready: it is shutting down (2 tries, last state shutdown)"
+    assert str(error) == (
+        "the guest is not ready: it is shutting down (2 tries, last state shutdown); waited for b; the guest reports "
+        "no agents; b is not listed: an agent that cannot start is absent from health"
+    )
     assert (error.last_state, error.last_error, error.tries) == ("shutdown", None, 2)
+    assert (error.agents_wanted, error.health) == (("b",), DOWN)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "agents", "words"),
+    [
+        (
+            ("coder", "reviewer"),
+            [AgentStatus("coder", False, restarts=7, error="exec: not found")],
+            (
+                "waited for coder, reviewer; the guest reports coder (not running, 7 restarts: exec: not found); "
+                "reviewer is not listed: an agent that cannot start is absent from health"
+            ),
+        ),
+        # An older guest calls an agent by its harness.
+        (
+            ("a", "b"),
+            [AgentStatus("custom", True, restarts=1), AgentStatus("b", True)],
+            (
+                "waited for a, b; the guest reports b (running), custom (running, 1 restart); "
+                "a is not listed: an agent that cannot start is absent from health"
+            ),
+        ),
+        (
+            ("a", "b"),
+            [],
+            (
+                "waited for a, b; the guest reports no agents; "
+                "a, b are not listed: an agent that cannot start is absent from health"
+            ),
+        ),
+        (("a",), [AgentStatus("a", False)], "waited for a; the guest reports a (not running)"),
+        (
+            tuple(f"a{number:02}" for number in range(20)),
+            [AgentStatus(f"a{number:02}", False) for number in range(20)],
+            "waited for a00, a01, a02, a03, a04, a05, a06, a07, a08, a09, a10, a11 and 8 more; the guest reports "
+            + ", ".join(f"a{number:02} (not running)" for number in range(12))
+            + " and 8 more",
+        ),
+        (("a",), None, "waited for a"),
+    ],
+)
+def test_a_wait_for_agents_says_what_it_saw(wanted, agents, words):
+    health = None if agents is None else Health("healthy", agents)
+    wait = ReadyWait(agents=wanted)
+    dialogue = wait.run(redial=True)
+    next(dialogue)
+    if health is not None:
+        dialogue.send(None)
+        dialogue.send(health)
+    with pytest.raises(NotReady) as caught:
+        dialogue.throw(TimeUp("late", seconds=2.5))
+    tries = "1 try, last state healthy" if health else "0 tries, it never reported a state"
+    assert str(caught.value) == f"the guest is not ready: 2.5 s have passed ({tries}); {words}"
+    assert caught.value.agents_wanted == wanted
+    assert caught.value.health is health
+
+
+@pytest.mark.parametrize("redial", [False, True])
+@pytest.mark.parametrize("steps", range(6))
+def test_when_the_time_is_up_the_wait_ends_wherever_it_is(redial, steps):
+    wait = ReadyWait(agents={"a"})
+    dialogue = wait.run(redial=redial)
+    action = next(dialogue)
+    for _ in range(steps):
+        action = dialogue.send(BOOTING if isinstance(action, Send) else None)
+    up = TimeUp("late", seconds=60)
+    with pytest.raises(NotReady, match=r"^the guest is not ready: 60 s have passed \(") as caught:
+        dialogue.throw(up)
+    assert caught.value.__cause__ is up
+    assert caught.value.tries == wait.progress.tries
+    assert caught.value.last_error is None
+
+
+def test_when_the_time_is_up_the_last_error_is_the_cause():
+    dialogue = wait_ready(redial=True)
+    next(dialogue)
+    dialogue.throw(NOT_YET)
+    with pytest.raises(NotReady) as caught:
+        dialogue.throw(TimeUp("late", seconds=1))
+    assert caught.value.__cause__ is NOT_YET
+    assert caught.value.last_error is NOT_YET
+
+
+def test_time_that_is_up_is_a_request_that_was_late():
+    up = TimeUp("late", seconds=2.5)
+    assert isinstance(up, RequestTimeout)
+    assert (up.seconds, up.sent, up.request) == (2.5, True, None)
+    assert (TimeUp("late").seconds, TimeUp("late", sent=False, request=GetHealth()).sent) == (0, False)
+    assert vars(copy.copy(up)) == vars(up)
 
 
 def test_an_old_guest_is_told_apart():
@@ -261,6 +372,16 @@ def test_the_pauses_double_up_to_a_second():
     assert list(itertools.islice(Backoff().delays(), 8)) == [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("first", [0.001, 0.025, 5.0])
+def test_a_guest_that_pushes_all_the_time_is_not_asked_all_the_time(first):
+    """A notification cuts a pause short, but not to less than the first pause."""
+    asked, _ = run(wait_ready(ReadyWait(backoff=Backoff(first=first))), [BOOTING, None] * 9 + [REFUSED])
+    sleeps = [action for action in asked if isinstance(action, Sleep)]
+    assert len(sleeps) == 10
+    assert all(sleep.least == min(first, sleep.seconds) > 0 for sleep in sleeps)
+    assert Sleep(1.0).least == 0
+
+
 def test_jitter_changes_a_pause_and_not_the_next():
     delays = Backoff(first=1, factor=3, maximum=20, jitter=lambda delay: delay / 2).delays()
     assert list(itertools.islice(delays, 5)) == [0.5, 1.5, 4.5, 10, 10]
@@ -299,26 +420,122 @@ def test_a_try_that_takes_no_time_is_refused():
 # -- provisioning ----------------------------------------------------------------------------------------------
 
 MOUNT, SECRET = Mount("share0", "/a", "9p"), InjectSecret("A", "v")
-PLAN = ProvisionPlan([MOUNT], [SECRET], config="c")
+KEY, CONFIG = InjectSSHKey("admin", "ssh-ed25519 AAAA"), SetConfig("c")
+PLAN = ProvisionPlan([MOUNT], [SECRET], [KEY], "c", ["a"])
+OK = Ack("mount", True)
+NO = Ack("mount", False, "no")
+GONE = OutcomeUnknown("gone")
+STATUS = {OK: StepStatus.DONE, NO: StepStatus.REFUSED, GONE: StepStatus.UNKNOWN, LOST: StepStatus.NOT_SENT}
+
+
+def provisioning(plan, answers, **options):
+    """Carry out `plan`, answering each request from `answers`; return the flights and the report."""
+    dialogue = provision(plan, **options)
+    flights, answers = [], iter(answers)
+    try:
+        action = next(dialogue)
+        while True:
+            flights.append(action.messages)
+            outcomes = [next(answers) for _ in action.messages]
+            for index, outcome in reversed([*enumerate(outcomes)]):
+                action.on_outcome(index, outcome)
+            action = dialogue.send(outcomes)
+    except StopIteration as stop:
+        return flights, stop.value
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_a_plan_goes_out_in_one_flight_and_in_order(told):
+@pytest.mark.parametrize("answers", [*itertools.product([OK, NO, GONE, LOST], repeat=3)])
+def test_the_config_waits_for_mounts_and_secrets(answers, told):
     steps = []
-    dialogue = provision(PLAN, on_step=steps.append if told else None)
+    flights, report = provisioning(PLAN, [*answers, OK], on_step=steps.append if told else None)
+    assert [step.request for step in report.steps] == [MOUNT, SECRET, KEY, CONFIG]
+    assert [step.status for step in report.steps[:3]] == [STATUS[answer] for answer in answers]
+    assert report.agents == ("a",)
+    config = report.steps[3]
+    # A key that was refused is no reason to wait: agents do not need it.
+    if answers[:2] == (OK, OK):
+        assert flights == [(MOUNT, SECRET, KEY), (CONFIG,)]
+        assert config.status is StepStatus.DONE
+    else:
+        assert flights == [(MOUNT, SECRET, KEY)]
+        assert config.status is StepStatus.NOT_SENT
+        cause = next(step for step in report.steps if step.status is not StepStatus.DONE)
+        why = {NO: "was refused", GONE: "has an unknown outcome", LOST: "was not sent"}
+        first = next(answer for answer in answers if answer is not OK)
+        assert str(config.error) == f"config was held back, because {cause.label} {why[first]}"
+        assert config.error.__cause__ is cause.error
+    if told:
+        assert [step.request for step in steps] == [KEY, SECRET, MOUNT, CONFIG]
+        assert {step.request: step.status for step in steps} == {step.request: step.status for step in report.steps}
+
+
+@pytest.mark.parametrize("answers", [*itertools.product([OK, NO, GONE, LOST], repeat=4)])
+def test_the_config_goes_all_the_same_if_it_is_told_to(answers):
+    flights, report = provisioning(PLAN, answers, on_refusal="continue")
+    assert flights == [(MOUNT, SECRET, KEY, CONFIG)]
+    assert [step.status for step in report.steps] == [STATUS[answer] for answer in answers]
+
+
+@pytest.mark.parametrize("on_refusal", ["stop", "continue"])
+@pytest.mark.parametrize(
+    ("plan", "flights"),
+    [
+        (ProvisionPlan(), []),
+        (ProvisionPlan(config=""), [(SetConfig(""),)]),
+        (ProvisionPlan([MOUNT], [SECRET]), [(MOUNT, SECRET)]),
+        (ProvisionPlan(ssh_keys=[KEY]), [(KEY,)]),
+    ],
+)
+def test_a_plan_of_one_flight_is_one_flight(plan, flights, on_refusal):
+    sent, report = provisioning(plan, [OK] * 3, on_refusal=on_refusal)
+    assert sent == flights
+    assert report.ok
+    assert len(report.steps) == len(plan.requests)
+
+
+def test_the_config_may_fail_by_itself():
+    _, report = provisioning(PLAN, [OK, OK, OK, NO])
+    assert [step.status for step in report.failed] == [StepStatus.REFUSED]
+    assert report.remaining_plan() == ProvisionPlan(config="c", agents=["a"])
+
+
+@pytest.mark.parametrize("on_refusal", ["stop", "continue"])
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize("settled", [{}, {0: OK}, {0: NO}, {1: OK}, {0: OK, 1: OK}])
+def test_when_the_time_is_up_the_report_says_how_far_it_went(settled, sent, on_refusal):
+    steps = []
+    dialogue = provision(PLAN, on_refusal=on_refusal, on_step=steps.append)
     action = next(dialogue)
-    assert isinstance(action, SendMany)
-    assert action.messages == (MOUNT, SECRET, SetConfig("c"))
-    outcomes = [Ack("mount", True), Ack("inject_secret", False, "no"), OutcomeUnknown("gone")]
-    for index in (1, 0, 2):
-        action.on_outcome(index, outcomes[index])
+    for index, outcome in settled.items():
+        action.on_outcome(index, outcome)
+    up = TimeUp("10 s have passed", seconds=10, sent=sent)
     with pytest.raises(StopIteration) as stop:
-        dialogue.send(outcomes)
+        dialogue.throw(up)
     report = stop.value.value
-    statuses = [StepStatus.DONE, StepStatus.REFUSED, StepStatus.UNKNOWN]
-    assert [step.status for step in report.steps] == statuses
-    assert [step.request for step in report.steps] == list(action.messages)
-    assert [step.status for step in steps] == ([statuses[1], statuses[0], statuses[2]] if told else [])
+    open_ = StepStatus.UNKNOWN if sent else StepStatus.NOT_SENT
+    for index, step in enumerate(report.steps[:3]):
+        assert step.status is (STATUS[settled[index]] if index in settled else open_)
+        assert step.error is up or index in settled
+    assert report.steps[3].status is (open_ if on_refusal == "continue" else StepStatus.NOT_SENT)
+    assert [step.request for step in steps[len(settled) :]] == [
+        step.request for index, step in enumerate(report.steps) if index not in settled
+    ]
+
+
+def test_a_timeout_in_the_second_flight():
+    dialogue = provision(PLAN)
+    next(dialogue)
+    action = dialogue.send([OK, OK, OK])
+    assert action.messages == (CONFIG,)
+    with pytest.raises(StopIteration) as stop:
+        dialogue.throw(TimeUp("late"))
+    assert [step.status for step in stop.value.value.steps] == [StepStatus.DONE] * 3 + [StepStatus.UNKNOWN]
+
+
+def test_another_way_to_take_a_refusal_is_refused():
+    with pytest.raises(ValueError, match="must be stop or continue"):
+        next(provision(PLAN, on_refusal="ignore"))
 
 
 # -- shutting down ---------------------------------------------------------------------------------------------
@@ -348,6 +565,11 @@ def test_a_shutdown_that_is_refused():
     _, error = run(shut_down(), [Ack("shutdown", False, "no")])
     assert isinstance(error, RequestFailed)
     assert (error.request, error.error) == (Shutdown(), "no")
+
+
+def test_a_shutdown_whose_time_is_up():
+    up = TimeUp("late")
+    assert run(shut_down("x"), [up])[1] is up
 
 
 def test_reprs_are_for_people():

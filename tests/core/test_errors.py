@@ -2,15 +2,22 @@
 
 import copy
 import inspect
+import multiprocessing
 import pickle
+import threading
+import traceback
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 import stereos_proto
 from stereos_proto import (
+    REDACTED,
     Ack,
     ConnectError,
     ConnectionLost,
+    CustomRequest,
+    Health,
     IncompleteLine,
     InjectSecret,
     InvalidMessage,
@@ -24,18 +31,28 @@ from stereos_proto import (
     PreambleError,
     PreambleFailure,
     ProtocolError,
+    ProvisionPlan,
+    ProvisionReport,
+    ProvisionStep,
+    Refusal,
     RemoteProtocolError,
+    Request,
     RequestFailed,
     RequestTimeout,
+    SetConfig,
+    StepStatus,
     StereosError,
     UnexpectedReply,
     _errors,
+    changes_guest,
+    encode,
 )
+from stereos_proto.dialogues import provision
 
 MOUNT = Mount("a", "/b", "9p")
 EXAMPLES = [
     StereosError("x"),
-    LocalProtocolError("x"),
+    LocalProtocolError("x", refusal=Refusal.FULL),
     RemoteProtocolError("x"),
     LineTooLong("x", limit=5),
     MalformedLine("x", reason="y", column=3, path="type", found="number"),
@@ -43,12 +60,13 @@ EXAMPLES = [
     InvalidMessage("x", type="mount", path="payload.tag", reason="y", missing=True),
     UnexpectedReply("x", reply=Ack("mount", True), request=Ping()),
     PreambleError("x", failure=PreambleFailure.CUT),
-    ConnectError("x", retryable=False),
+    ConnectError("x", retryable=False, timed_out=True),
     ConnectionLost("x", unanswered=[MOUNT]),
     OutcomeUnknown("x", request=MOUNT, unanswered=(MOUNT, Ping())),
     RequestFailed(MOUNT, "no such tag"),
     RequestTimeout("x", request=MOUNT, sent=True),
-    NotReady("x", last_state="booting", tries=4),
+    NotReady("x", last_state="booting", tries=4, agents_wanted=["a"], health=Health("booting")),
+    NotReady("x", last_state="booting", last_error=RequestFailed(MOUNT, "no"), tries=4),
 ]
 
 
@@ -59,12 +77,156 @@ def test_the_examples_are_all_there_are():
     assert all(getattr(stereos_proto, cls.__name__) is cls for cls in classes)
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+def same(twin, error):
+    """Whether two errors are of one class and know the same, their causes included."""
+    if twin is None or error is None:
+        return twin is error
+    known, expected = ({**vars(one), "last_error": None} for one in (twin, error))
+    return (
+        (type(twin), str(twin), twin.args, known) == (type(error), str(error), error.args, expected)
+        and twin.__suppress_context__ == error.__suppress_context__
+        and same(twin.__cause__, error.__cause__)
+        and same(getattr(twin, "last_error", None), getattr(error, "last_error", None))
+    )
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_every_error_can_be_made_again(error, again):
-    twin = again(error)
-    assert twin is not error
-    assert (type(twin), str(twin), twin.args, vars(twin)) == (type(error), str(error), error.args, vars(error))
+    for cause in (None, OSError(2, "No such file", "/g"), ConnectionLost("gone", unanswered=[MOUNT])):
+        error.__cause__ = cause
+        twin = again(error)
+        assert twin is not error
+        assert same(twin, error)
+        assert twin.__traceback__ is None
+    error.__cause__ = None
+
+
+def test_notes_travel_along():
+    error = RequestTimeout("late")
+    error.add_note("in a test")
+    for again in (copy.copy, copy.deepcopy, pickled):
+        assert again(error).__notes__ == ["in a test"]
+
+
+class ByKeyword(StereosError):
+    """An error of somebody else's, whose constructor does not take its `args`."""
+
+    def __init__(self, *, guest):
+        super().__init__(f"{guest} is gone")
+        self.guest = guest
+
+
+def test_a_class_of_somebody_else():
+    for again in (copy.copy, copy.deepcopy, pickled):
+        assert same(again(ByKeyword(guest="g")), ByKeyword(guest="g"))
+
+
+class Breaks(Exception):
+    """Pickles well, and breaks the process that reads it."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def test_causes_that_cannot_travel():
+    cannot = Exception(threading.Lock())
+    for cause in (Breaks("one", "two"), cannot):
+        error = NotReady("x", last_error=cause)
+        error.__cause__ = cause
+        assert copy.copy(error).__cause__ is cause
+        twin = pickled(error)
+        for stand_in in (twin.__cause__, twin.last_error):
+            assert type(stand_in) is Exception
+            assert str(stand_in) == f"{type(cause).__qualname__}: {cause}"
+
+
+# ------------------------------------------------------------------------------------------- other processes
+
+VALUE = "s3nt1nel-9f2c"
+SECRET = InjectSecret("TOKEN", VALUE)
+PLAN = [SECRET, SetConfig("token = 's3nt1nel-9f2c'"), CustomRequest("rotate", {"to": ["s3nt1nel-9f2c"]})]
+
+
+def errors_about(request):
+    return [
+        RequestFailed(request, "no room for s3nt1nel-9f2c"),
+        OutcomeUnknown("gone", request=request, unanswered=(Ping(), request)),
+        ConnectionLost("gone", unanswered=[request]),
+        RequestTimeout("late", request=request, sent=True),
+        UnexpectedReply("x", reply=Ack("mount", True), request=request),
+        NotReady("x", last_error=RequestFailed(request, "no")),
+    ]
+
+
+def requests_of(error):
+    """All requests of which an error tells."""
+    told = [getattr(error, "request", None), *getattr(error, "unanswered", ())]
+    return [request for request in told if isinstance(request, Request)]
+
+
+@pytest.mark.parametrize("request_", PLAN, ids=lambda request: request.type)
+def test_a_secret_does_not_leave_the_process(request_):
+    for error in errors_about(request_):
+        chained = StereosError("outer")
+        chained.__cause__ = error
+        for one in (error, chained):
+            assert b"s3nt1nel" not in pickle.dumps(one)
+            twin = pickled(pickled(one))
+            assert (type(twin), str(twin)) == (type(one), str(one))
+        for mine, theirs in zip(requests_of(error), requests_of(pickled(error)), strict=True):
+            assert repr(theirs) == repr(mine)
+            assert changes_guest(theirs) == changes_guest(mine)
+            if mine is request_:
+                assert theirs != mine
+                with pytest.raises(LocalProtocolError, match="its secret was taken out"):
+                    encode(theirs)
+        # In this process a copy tells of the request itself.
+        for again in (copy.copy, copy.deepcopy):
+            assert requests_of(again(error)) == requests_of(error)
+
+
+def refused():
+    raise RequestFailed(SECRET, f"no room for {VALUE}")
+
+
+def perhaps_done():
+    raise OutcomeUnknown("gone", request=SECRET, unanswered=(SECRET,))
+
+
+def late():
+    raise RequestTimeout("late", request=SECRET, sent=True)
+
+
+def lost():
+    raise ConnectionLost("gone", unanswered=(SECRET,)) from OSError(104, "reset")
+
+
+def report():
+    return ProvisionReport(tuple(ProvisionStep.of(request, Ack(request.type, False, "no")) for request in PLAN))
+
+
+def test_a_process_pool():
+    """What an error says about the guest arrives as it was said; before, all of these were a TypeError."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(job) for job in (refused, perhaps_done, late, lost)]
+        told = [job.exception(timeout=60) for job in jobs]
+        assert [type(error) for error in told] == [RequestFailed, OutcomeUnknown, RequestTimeout, ConnectionLost]
+        assert told[0].error == f"no room for {REDACTED}"
+        assert told[0].request.name == told[1].request.name == told[1].unanswered[0].name == "TOKEN"
+        assert told[2].sent
+        arrived = pool.submit(report).result(timeout=60)
+    assert [step.label for step in arrived.steps] == ["secret TOKEN", "config", "config"]
+    assert {step.status for step in arrived.steps} == {StepStatus.REFUSED}
+    for error in (*told, *(step.error for step in arrived.steps)):
+        assert "s3nt1nel" not in "".join(traceback.format_exception(error))
+        for request in requests_of(error):
+            with pytest.raises(LocalProtocolError):
+                encode(request)
 
 
 #: What an error knows that was told nothing but its text.
@@ -73,13 +235,14 @@ UNTOLD = {
     MalformedLine: {"reason": "text", "column": 0, "path": "", "found": ""},
     IncompleteLine: {"reason": "text", "column": 0, "path": "", "found": ""},
     InvalidMessage: {"type": "", "path": "", "reason": "text", "missing": False},
+    LocalProtocolError: {"refusal": Refusal.MESSAGE},
     UnexpectedReply: {"reply": None, "request": None},
     PreambleError: {"failure": PreambleFailure.GARBAGE},
-    ConnectError: {"retryable": True},
+    ConnectError: {"retryable": True, "timed_out": False},
     ConnectionLost: {"unanswered": ()},
     OutcomeUnknown: {"request": None, "unanswered": ()},
     RequestTimeout: {"request": None, "sent": False},
-    NotReady: {"last_state": None, "last_error": None, "tries": 0},
+    NotReady: {"last_state": None, "last_error": None, "tries": 0, "agents_wanted": (), "health": None},
 }
 
 
@@ -123,3 +286,38 @@ def test_a_refusal_that_quotes_the_secret():
     assert RequestFailed(InjectSecret("T", "the"), "no, the folder").error == "no, the folder"
     assert RequestFailed(InjectSecret("T", "no"), "no such folder").error == "no such folder"
     assert RequestFailed(InjectSecret("T", None), "no such folder").error == "no such folder"
+
+
+def test_reports_about_a_plan():
+    step = ProvisionStep.of(SECRET, Ack("inject_secret", False, "no"))
+    assert copy.copy(step) is copy.deepcopy(step) is step
+    assert copy.deepcopy(ProvisionReport((step,))).steps[0].request is SECRET
+    assert pickled(ProvisionStep(MOUNT, StepStatus.DONE)) == ProvisionStep(MOUNT, StepStatus.DONE)
+
+
+def test_plans_stay_here_when_they_hold_a_secret():
+    for plan in (ProvisionPlan(secrets=[SECRET]), ProvisionPlan(config=VALUE)):
+        with pytest.raises(TypeError, match="may hold a secret, so it is not pickled"):
+            pickle.dumps(plan)
+        assert copy.deepcopy(plan) == copy.copy(plan) == plan
+    assert pickled(ProvisionPlan([MOUNT])) == ProvisionPlan([MOUNT])
+
+
+def test_a_refusal_that_quotes_the_secret_of_another_step():
+    plan = ProvisionPlan([MOUNT], [SECRET], config="token = 'an0ther-one'")
+    told = []
+    dialogue = provision(plan, on_step=told.append)
+    outcomes = [Ack(request.type, False, f"no {VALUE}, no an0ther-one") for request in plan.requests]
+    sent = next(dialogue)
+    try:
+        while True:
+            answers, outcomes = outcomes[: len(sent.messages)], outcomes[len(sent.messages) :]
+            for index, outcome in enumerate(answers):
+                sent.on_outcome(index, outcome)
+            sent = dialogue.send(answers)
+    except StopIteration as stop:
+        report = stop.value
+    for step in (*told, *report.steps):
+        if step.status is StepStatus.REFUSED:
+            assert step.error.error == f"no {REDACTED}, no {REDACTED}"
+    assert report.steps[0].status is told[0].status is StepStatus.REFUSED

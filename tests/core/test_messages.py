@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 
 from stereos_proto import (
+    Ack,
     AgentStatus,
     CustomRequest,
     Health,
     InjectSecret,
     Lifecycle,
     LifecycleState,
+    LocalProtocolError,
     Message,
     MessageType,
     Mount,
@@ -22,12 +24,19 @@ from stereos_proto import (
     Reply,
     Request,
     SetConfig,
+    encode,
 )
-from stereos_proto._messages import named, shortened, wire_fields
+from stereos_proto._messages import named, redacted, shortened, wire_fields
 from stereos_proto._registry import BY_CLASS, REGISTRY, Kind
 from stereos_proto.testing import strategies as stereos
 
 SECRETIVE = (InjectSecret, SetConfig)
+HOLDERS = [
+    InjectSecret("A", "s3nt1nel"),
+    SetConfig("s3nt1nel"),
+    CustomRequest("rotate", ["s3nt1nel"]),
+    CustomRequest("inject_secret", {"name": "A", "value": "s3nt1nel"}),
+]
 
 
 @given(stereos.messages())
@@ -39,11 +48,41 @@ def test_messages_can_be_copied(message):
 
 @given(stereos.messages())
 def test_messages_can_be_pickled_unless_they_hold_a_secret(message):
-    if isinstance(message, SECRETIVE):
+    payload = isinstance(message, CustomRequest) and message.payload is not None
+    if isinstance(message, SECRETIVE) or payload:
         with pytest.raises(TypeError, match=f"^{type(message).__name__} may hold a secret, so it is not pickled"):
             pickle.dumps(message)
     else:
         assert pickle.loads(pickle.dumps(message)) == message
+
+
+@pytest.mark.parametrize("message", HOLDERS, ids=lambda message: message.type)
+def test_a_message_without_its_secret(message):
+    bare = redacted(message)
+    assert type(bare) is type(message)
+    assert bare != message
+    assert "s3nt1nel" not in repr(vars(bare))
+    assert redacted(bare) is bare
+    assert repr(bare) == repr(message)
+    for again in (pickle.loads(pickle.dumps(bare, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)):
+        assert again == bare
+        for unsendable in (bare, again, attrs.evolve(again, **({"name": "B"} if "name" in vars(again) else {}))):
+            with pytest.raises(LocalProtocolError, match=f"^cannot send {message.type}: .*its secret was taken out"):
+                encode(unsendable)
+
+
+def test_what_holds_no_secret_stays_as_it_is():
+    for value in (Ping(), Mount("a", "/b", "9p"), CustomRequest("x"), Ack("x", True), "text", None):
+        assert redacted(value) is value
+
+
+def test_a_copied_payload_is_its_own():
+    request = CustomRequest("x", {"a": []})
+    twin = copy.deepcopy(request)
+    assert twin == request
+    twin.payload["a"].append(1)
+    assert request.payload == {"a": []}
+    assert copy.deepcopy(HOLDERS[0]) is HOLDERS[0]
 
 
 @given(stereos.messages().filter(lambda message: not hasattr(message, "payload")))

@@ -174,3 +174,76 @@ def test_a_step_that_failed_for_no_reason_is_not_hidden_by_the_next():
     steps = (ProvisionStep(MOUNT, StepStatus.NOT_SENT), ProvisionStep(KEY, StepStatus.UNKNOWN, ConnectionLost("x")))
     with pytest.raises(StereosError, match="mount share0 at /a: not sent"):
         ProvisionReport(steps).raise_for_failure()
+
+
+# -- a second try ----------------------------------------------------------------------------------------------
+
+NO, GONE, LOST = Ack("mount", False, "no"), OutcomeUnknown("gone"), ConnectionLost("lost")
+OUTCOMES = [Ack("mount", True), NO, GONE, LOST]
+
+
+def report_of(*pairs, agents=()):
+    return ProvisionReport(tuple(ProvisionStep.of(request, outcome) for request, outcome in pairs), agents)
+
+
+@pytest.mark.parametrize("outcomes", [*itertools.product(OUTCOMES, repeat=4)])
+def test_what_is_done_is_not_done_again(outcomes):
+    report = report_of(*zip((MOUNT, SECRET, KEY, CONFIG), outcomes, strict=True), agents=("a",))
+    plan = report.remaining_plan(unknown_mounts="repeat")
+    assert plan.requests == tuple(step.request for step in report.failed)
+    assert plan.agents == ("a",)
+    assert plan.warnings == ()
+    if outcomes[0] is not GONE:
+        assert report.remaining_plan() == report.remaining_plan(unknown_mounts="skip") == plan
+        return
+    # Whether it is mounted cannot be known: neither repeated nor left out in silence.
+    assert report.remaining_plan(unknown_mounts="skip").requests == plan.requests[1:]
+    with pytest.raises(OutcomeUnknown, match=r"mount share0 at /a\. Look into the guest") as caught:
+        report.remaining_plan()
+    assert caught.value.request is MOUNT
+    assert caught.value.__cause__ is GONE
+
+
+def test_all_mounts_of_unknown_outcome_are_named():
+    other = Mount("share1", "/b", "9p")
+    with pytest.raises(OutcomeUnknown, match="mount share0 at /a, mount share1 at /b"):
+        report_of((MOUNT, GONE), (other, GONE)).remaining_plan()
+
+
+@pytest.mark.parametrize(
+    ("path", "below", "hidden"),
+    [
+        ("/a", "/a/b", True),
+        ("/a/", "/a/b", True),
+        ("/a", "/a", True),
+        ("/a", "/ab", False),
+        ("/a/b", "/a", False),
+    ],
+)
+def test_a_mount_that_would_hide_another_is_named(path, below, hidden):
+    report = report_of((Mount("t", path, "9p"), NO), (Mount("u", below, "9p"), Ack("mount", True)), (SECRET, NO))
+    warning = f"mount t at {path} would hide what is mounted below it: mount u at {below}"
+    assert report.remaining_plan().warnings == ((warning,) if hidden else ())
+
+
+def test_other_ways_to_take_unknown_mounts_are_refused():
+    with pytest.raises(ValueError, match="must be raise, repeat or skip"):
+        report_of().remaining_plan(unknown_mounts="ignore")
+
+
+def test_a_step_that_was_held_back():
+    # The guest quotes a secret of another request: the step that was refused shows it, this one does not.
+    cause = ProvisionStep.of(MOUNT, Ack("mount", False, f"no {SENTINEL}"))
+    step = ProvisionStep.held_back(CONFIG, cause)
+    assert step.status is StepStatus.NOT_SENT
+    assert str(step.error) == "config was held back, because mount share0 at /a was refused"
+    assert step.error.__cause__ is cause.error
+    assert SENTINEL not in str(step.error)
+
+
+def test_warnings_are_sentences():
+    assert ProvisionPlan(warnings=iter(["a", "b"])).warnings == ("a", "b")
+    with pytest.raises(TypeError, match="warnings takes str only"):
+        ProvisionPlan(warnings=[1])
+    with pytest.raises(TypeError, match="not one string"):
+        ProvisionPlan(warnings="a")

@@ -40,18 +40,25 @@ FORBIDDEN = {
     ),
     *("tempfile", "termios", "threading", "time", "trio", "urllib", "uuid", "uvloop", "stereos_proto_io"),
 }
-DEPENDENCIES = {"attrs", "cattrs", "msgspec"}
+DEPENDENCIES = {"attrs", "cattrs", "msgspec", "tomli_w"}
 
 #: The layers, lowest first: a module imports from lower lines only.
 LAYERS = [
-    {"_constants", "_errors"},
+    {"_constants"},
     {"_messages"},
     {"_registry"},
+    {"_redact"},
+    {"_errors"},
     {"_framing", "_json", "_toml"},
-    {"_tolerant"},
-    {"_codec", "_events"},
+    {"_tolerant", "_jcard_fields"},
+    {"_codec", "_events", "_jcard_agents", "_jcard_text"},
     {"_state"},
     {"_connection", "_preamble"},
+    {"_host_session", "_guest_session"},
+    {"_mailbox", "_provision"},
+    {"_turns", "dialogues", "_jcard"},
+    {"_running"},
+    {"_host_client"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
@@ -87,15 +94,18 @@ def test_no_file_imports_what_does_io(path):
 
 @pytest.mark.parametrize("module", sorted(LEVEL))
 def test_arrows_point_down(module):
-    ours = {name for name, level, deferred in imports(FOLDER / f"{module}.py") if level == 1 and not deferred}
+    path = FOLDER / f"{module}.py"
+    path = path if path.exists() else FOLDER / module
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    depth = 2 if path.is_dir() else 1
+    ours = {name for file in files for name, level, deferred in imports(file) if level == depth and not deferred}
     assert ours <= LEVEL.keys()
     assert all(LEVEL[name] < LEVEL[module] for name in ours), ours
 
 
 def test_every_core_module_has_its_layer():
-    files = {path.stem for path in FOLDER.glob("_*.py")} - {"__init__", "__main__"}
-    # The plan and the dialogues stand above the connection.
-    assert files - LEVEL.keys() <= {"_provision", "_jcard"}
+    modules = {path.stem for path in FOLDER.glob("*.py")} | {path.parent.name for path in FOLDER.glob("_*/__init__.py")}
+    assert modules - LEVEL.keys() <= {"__init__", "__main__"}
 
 
 def loaded_by(statement):
@@ -107,7 +117,7 @@ def loaded_by(statement):
 @pytest.mark.parametrize("module", ["stereos_proto", "stereos_proto.testing"])
 def test_a_fresh_interpreter_loads_nothing_that_does_io(module):
     path = f"sys.path.insert(0, {str(FOLDER.parent)!r})"
-    theirs = loaded_by("import attrs, cattrs, msgspec, typing, tomllib, json")
+    theirs = loaded_by("import attrs, cattrs, msgspec, tomli_w, typing, tomllib, json")
     ours = loaded_by(f"{path}\nimport {module}") - theirs
     assert module in ours
     assert not {name for name in ours if name.partition(".")[0] in FORBIDDEN}

@@ -191,3 +191,14 @@ def test_written_refuses_what_nests_too_deep():
         deep = [deep]
     with pytest.raises(Unfit, match=r"^payload nests deeper than 128 levels$"):
         written(CustomRequest("x", deep))
+
+
+def test_a_type_that_a_guest_made_up_is_not_shown():
+    """It may be a secret that it was sent. A host's own type is shown: it stands in the guest's refusal."""
+    line = f'{{"type":"s3nt1nel","payload":{"[" * 200}{"]" * 200}}}'.encode()
+    told = read_tolerantly(line, Role.GUEST)
+    assert str(told).startswith("the guest sent a message with a payload that does not fit: payload nests deeper")
+    assert told.type == ""
+    told = read_tolerantly(line, Role.HOST)
+    assert str(told).startswith("the host sent s3nt1nel with a payload")
+    assert told.type == "s3nt1nel"

@@ -1,12 +1,12 @@
-"""Cutting a table out of a TOML text: everything else stays, byte for byte."""
+"""Where the keys of a TOML text stand."""
 
 import tomllib
 
 import pytest
 from hypothesis import given
 
-from stereos_proto._toml import statements, without_table
-from tomls import SENTINEL, documents
+from stereos_proto._toml import statements
+from tomls import documents
 
 
 def leads_to(table, path):
@@ -16,25 +16,18 @@ def leads_to(table, path):
 
 
 @given(documents())
-def test_what_is_left_is_the_rest_byte_for_byte(document):
-    left = without_table(document.text, "secrets")
-    assert left == document.rest
-    table = tomllib.loads(document.text, parse_float=str)
-    table.pop("secrets", None)
-    assert tomllib.loads(left, parse_float=str) == table
-    assert SENTINEL not in left
-
-
-@given(documents())
-def test_every_statement_leads_to_a_value_and_knows_its_line(document):
-    table = tomllib.loads(document.text)
-    position = 0
-    for statement in statements(document.text):
+def test_every_statement_leads_to_a_value_and_knows_its_line(text):
+    table = tomllib.loads(text)
+    lines = text.split("\n")
+    last = 0
+    for statement in statements(text):
         leads_to(table, statement.path)
-        assert document.text[: statement.start].count("\n") + 1 == statement.line
-        assert position <= statement.start < statement.end
-        position = statement.end
-    paths = {statement.path for statement in statements(document.text)}
+        assert statement.line > last
+        last = statement.line
+        # What stands above it is whole, and it begins on its line.
+        tomllib.loads("".join(f"{line}\n" for line in lines[: last - 1]))
+        assert lines[last - 1].strip()[:1] not in ("", "#")
+    paths = {statement.path for statement in statements(text)}
     for leaf in leaves(table):
         assert any(leaf[:size] in paths for size in range(1, len(leaf) + 1))
 
@@ -69,36 +62,6 @@ def test_paths_of_statements(text, paths):
     assert [statement.path for statement in statements(text)] == paths
 
 
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        # Right above the next table, after a blank line: that table's.
-        ("[s]\na=1\n\n# of t\n[t]\n", "\n# of t\n[t]\n"),
-        # The same with CRLF, and a "blank" line of blanks.
-        ("[s]\r\na=1\r\n \t\r\n# of t\r\n[t]\r\n", " \t\r\n# of t\r\n[t]\r\n"),
-        # No blank line: the setting's above.
-        ("[s]\na=1\n# of a\n[t]\n", "[t]\n"),
-        # A setting in it: rather a secret that was put aside.
-        ("[s]\na=1\n\n# old:\n# b = 2\n[t]\n", "[t]\n"),
-        # Further up, and at the end, where nothing follows: the table's.
-        ("[s]\na=1\n\n# x\n\n[t]\n", "\n[t]\n"),
-        ("[s]\na=1\n\n# x\n", ""),
-        ("[s]\na=1\n\n# x", ""),
-        # An end of line that is none to TOML.
-        ("[s]\na=1\n\n# b = \u2028# c\n[t]\n", "[t]\n"),
-        # What stands above the table is outside it.
-        ("# of s\n\n[s]\na=1\n", "# of s\n\n"),
-        ("[s]\na=1\n[t]\n[s.b]\nc=1\n[u]\n", "[t]\n[u]\n"),
-        ("[t.s]\na=1\n[t2]\ns=1\n", "[t.s]\na=1\n[t2]\ns=1\n"),
-        ("s={a=1}", ""),
-        ("b=1", "b=1"),
-    ],
-)
-def test_which_comments_stay(text, left):
-    tomllib.loads(text)
-    assert without_table(text, "s") == left
-
-
 class CountedText(str):
     """Counts the characters that are copied or searched, regular expressions apart."""
 
@@ -126,7 +89,7 @@ def test_the_cost_is_linear(line):
     costs = []
     for lines in (100, 200, 400):
         text = CountedText("".join(line.format(number + 1000) for number in range(lines)))
-        without_table(text, "secrets")
+        statements(text)
         assert text.cost <= 3 * len(text)
         costs.append(text.cost)
     assert costs[2] <= 2 * costs[1] <= 4 * costs[0]

@@ -290,9 +290,12 @@ def test_never_ready(clock):
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        ('[[agents]]\nname = "one"\n[[agents]]\nharness = "claude-code"\n', ["one", "claude-code"]),
-        ('[agent]\ntype = "x"\nsession = "s"\n', ["x"]),
-        ("[[agents]]\n", ["agent0"]),
+        (
+            '[[agents]]\nharness = "opencode"\nname = "one"\n[[agents]]\nharness = "claude-code"\n',
+            ["claude-code", "one"],
+        ),
+        ('[agent]\nharness = "custom"\n', []),
+        ("[[agents]]\n", []),
         ("agents = [1]\n", []),
         ("not [ toml", []),
         ("", []),

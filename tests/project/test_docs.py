@@ -17,6 +17,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from stereos_proto_io._dial import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
+from stereos_proto_io._verbs import READY_TIMEOUT
 
 import stereos_proto
 from stereos_proto import (
@@ -33,8 +35,6 @@ from stereos_proto._constants import MAX_HYBRID_VSOCK_ANSWER, MAX_KEPT_NESTING, 
 from stereos_proto._registry import REGISTRY
 from stereos_proto._state import TRANSITIONS, Happening
 from stereos_proto.dialogues import Backoff
-from stereos_proto_io._dial import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
-from stereos_proto_io._verbs import READY_TIMEOUT
 from stereos_proto_io.testing import simulated_guest
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,9 @@ def run_console(text, env):
 @pytest.mark.parametrize("page", [README, *PAGES], ids=name_of)
 def test_snippets(page, tmp_path, monkeypatch):
     blocks = list(FENCE.finditer(page.read_text()))
-    (tmp_path / "jcard.toml").write_text('[secrets]\nAPI_KEY = "${API_KEY}"\n\n[[agents]]\nname = "coder"\n')
+    (tmp_path / "jcard.toml").write_text(
+        '[secrets]\nAPI_KEY = "${API_KEY}"\n\n[[agents]]\nname = "coder"\nharness = "claude-code"\n'
+    )
     monkeypatch.chdir(tmp_path)
     with simulated_guest(poll_interval=0.05) as guest:
         port = guest.address.port

@@ -117,7 +117,7 @@ def test_docstrings_name_units():
 
 
 def test_docstrings_name_their_section_of_the_protocol():
-    from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
+    from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 
     things = [
         thing

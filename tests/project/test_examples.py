@@ -229,6 +229,7 @@ API_TOKEN = "${FLEET_TOKEN}"
 
 [[agents]]
 name = "coder"
+harness = "claude-code"
 """
 
 

@@ -15,20 +15,25 @@ from stereos_proto import (
     LocalProtocolError,
     Role,
     _constants,
+    _jcard_agents,
     _json,
+    _redact,
     _tolerant,
     decode,
     dialogues,
     encode,
 )
-from stereos_proto_io import _dial, _session, _verbs
+from stereos_proto_io import _dial, _files, _session, _verbs
 from stereos_proto_io.guest import _listen
 from stereos_proto_io.guest import _session as _guest_session
 
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
     module.__name__: module
-    for module in (_constants, _json, dialogues, _session, _dial, _verbs, _guest_session, _listen)
+    for module in (
+        *(_constants, _jcard_agents, _json, _redact, dialogues),
+        *(_session, _dial, _files, _verbs, _guest_session, _listen),
+    )
 }
 #: `| what | 1,024 unit | `module.NAME` |`
 ROW = re.compile(
@@ -67,6 +72,7 @@ def test_every_number_beside_the_table_is_one_that_is_held():
         str(test_hostile.MEMORY_PER_BYTE),
         str(test_hostile.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
+        *map(str, (_redact.SHORTEST, _redact.PART, _redact.WORD)),
     }
 
 

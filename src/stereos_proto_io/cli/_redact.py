@@ -1,8 +1,9 @@
 """Lines of the wire without their secrets, for traces, recordings and listings.
 
-Redaction goes by type, from the message classes: of a request only those members stay that its class shows in
-its own repr. So new messages are covered by their definition, and a member that nobody knows is never shown.
-A redacted line is still a line of the same kind, with the same answer.
+The secrets and how they are found are the core's (`stereos_proto.Redactor`). Here are the lines: what of a request is
+shown at all, and how a line of the guest is changed without becoming another line. Of a request only those members
+stay that its class shows in its own repr. So new messages are covered by their definition, and a member that nobody
+knows is never shown. A redacted line is still a line of the same kind, with the same answer.
 """
 
 from __future__ import annotations
@@ -14,24 +15,39 @@ from typing import Any, Final
 
 import attrs
 
-from stereos_proto import MAX_LINE_SIZE, Request, Role, encode
+import stereos_proto
+from stereos_proto import MAX_LINE_SIZE, CustomRequest, LifecycleState, RemoteProtocolError, Request, Role, decode
 from stereos_proto._registry import BY_TYPE
 
-REDACTED: Final = "[redacted]"
+#: What is shown in the place of a secret.
+REDACTED: Final = stereos_proto.REDACTED
 
-#: Shorter values are not looked for in replies: they stand in ordinary words.
-_SHORTEST_SECRET: Final = 4
-#: Words of a hidden text that are looked for by themselves: a guest may quote a part of a config.
-_LONG_WORD: Final = re.compile(r"[^\s\"']{8,}")
-#: Texts that are remembered, to be blotted out should the guest quote them; the oldest are forgotten.
-_REMEMBERED: Final = 4096
+#: Characters of requests that are remembered for certain, to be redacted should the guest quote them.
+_REMEMBERED: Final = 1024 * 1024
+
+#: The texts of a line, also one that is cut off.
+_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?$)', re.DOTALL)
+
+#: The protocol's own words, which stay where one is a whole text: else a secret "ready" would change what a line means.
+_WORDS: Final = frozenset(
+    {"type", "payload", *LifecycleState}
+    | {type_ for table in BY_TYPE.values() for type_ in table}
+    | {field.name for table in BY_TYPE.values() for row in table.values() for field in attrs.fields(row.cls)}
+    | {field.name for field in attrs.fields(stereos_proto.AgentStatus)}
+)
 
 
 class Redactor:
-    """Takes the lines of a conversation, of both ends, in order."""
+    """Takes the lines of a conversation, of both ends, in order.
 
-    def __init__(self) -> None:
-        self._secrets: dict[str, None] = {}
+    It remembers in two generations: when the younger has seen enough, it takes the place of the older, which is
+    forgotten. So a recording of days does not keep everything that was ever sent.
+    """
+
+    def __init__(self, requests: Iterable[Request] = ()) -> None:
+        self._older = stereos_proto.Redactor()
+        self._younger = stereos_proto.Redactor(requests)
+        self._seen = 0
 
     def line(self, sender: Role, line: bytes) -> bytes:
         """`line`, with or without its ending, less its secrets."""
@@ -41,25 +57,38 @@ class Redactor:
         ending = line[len(body) :]
         return (self._request(body) if sender is Role.HOST else self._answer(body)) + ending
 
+    def text(self, text: str) -> str:
+        """`text` with the secrets redacted that were in the requests so far."""
+        return self._older.redact(self._younger.redact(text))
+
     def _request(self, body: bytes) -> bytes:
+        if (seen := self._seen + len(body)) > _REMEMBERED:
+            self._older, self._younger, seen = self._younger, stereos_proto.Redactor(), len(body)
+        self._seen = seen
         envelope = _parsed(body)
         if not isinstance(envelope, dict) or not isinstance(envelope.get("type"), str):
             # It may be a request with a secret that was cut in two. It stays unreadable, and so has its answer.
-            self._remember(envelope)
+            text = body.decode("utf-8", "replace")
+            self._remember([text, *(word for word in map(_unquoted, _TEXT.findall(text)) if word not in _WORDS)])
             return f"{REDACTED} {len(body)} bytes".encode()
+        try:
+            self._younger.add(decode(body, sender=Role.HOST))
+        except RemoteProtocolError:
+            # A payload that does not fit its type. No member of it is shown then.
+            self._remember(envelope.get("payload"))
+            members: frozenset[str] = frozenset()
+        else:
+            members = _members(envelope["type"])
         shown = {name: self._hidden(value) for name, value in envelope.items() if name not in ("type", "payload")}
-        payload = envelope.get("payload")
-        if payload is not None:
-            shown["payload"] = self._payload(envelope["type"], payload)
+        if envelope.get("payload") is not None:
+            shown["payload"] = self._payload(envelope["payload"], members)
         return _written({"type": envelope["type"], **shown})
 
-    def _payload(self, type_: str, payload: Any) -> Any:
-        row = BY_TYPE[Role.HOST].get(type_)
-        if row is None or not isinstance(payload, dict):
+    def _payload(self, payload: Any, members: frozenset[str]) -> Any:
+        if not isinstance(payload, dict):
             return self._hidden(payload)
-        open_fields = {field.name for field in attrs.fields(row.cls) if field.repr is not False}
         return {
-            name: value if name in open_fields and not isinstance(value, (dict, list)) else self._hidden(value)
+            name: value if name in members and not isinstance(value, (dict, list)) else self._hidden(value)
             for name, value in payload.items()
         }
 
@@ -68,36 +97,26 @@ class Redactor:
         return REDACTED
 
     def _remember(self, value: Any) -> None:
-        for text in (part for whole in _texts(value) for part in (*_LONG_WORD.findall(whole), whole)):
-            for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
-                if len(form) >= _SHORTEST_SECRET:
-                    self._secrets[form] = None
-        while len(self._secrets) > _REMEMBERED:
-            del self._secrets[next(iter(self._secrets))]
+        # A payload of its own: what a JSON value holds is then found as it is in any other.
+        self._younger.add(CustomRequest("", value))
 
     def _answer(self, body: bytes) -> bytes:
-        if not self._secrets:
-            return body
-        message = _parsed(body)
-        if message is None:
-            return self.text(body.decode("utf-8", "replace")).encode()
-        clean = self._blotted(message)
-        return body if clean == message else _written(clean)
+        text = body.decode("utf-8", "replace")
+        clean = self.text(text) if _parsed(body) is None else _TEXT.sub(self._clean, text)
+        return body if clean == text else clean.encode("utf-8", "replace")
 
-    def text(self, text: str) -> str:
-        """`text` with the secrets blotted out that were in the requests so far."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, REDACTED)
-        return text
+    def _clean(self, found: re.Match[str]) -> str:
+        """A text on a line of JSON, less its secrets. One by one, since a member may stand there twice."""
+        text = json.loads(found[0])
+        clean = text if text in _WORDS else self.text(text)
+        return found[0] if clean is text else json.dumps(clean, ensure_ascii=False)
 
-    def _blotted(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, list):
-            return [self._blotted(item) for item in value]
-        if isinstance(value, dict):
-            return {self.text(name): self._blotted(item) for name, item in value.items()}
-        return value
+
+def _members(type_: str) -> frozenset[str]:
+    """The members of a payload that are shown: those that the class of its type shows in its repr."""
+    row = BY_TYPE[Role.HOST].get(type_)
+    shown = () if row is None else (field.name for field in attrs.fields(row.cls) if field.repr is not False)
+    return frozenset(shown)
 
 
 def _parsed(body: bytes) -> Any:
@@ -108,24 +127,18 @@ def _parsed(body: bytes) -> Any:
         return None
 
 
+def _unquoted(text: str) -> str:
+    """What stands between the quotes of a text on a line that is no JSON."""
+    return text.strip('"')
+
+
 def _written(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
-
-
 def redactor_of(requests: Iterable[Request]) -> Redactor:
-    """A redactor that blots out what is hidden in `requests`."""
-    redactor = Redactor()
-    for request in requests:
-        redactor.line(Role.HOST, encode(request))
-    return redactor
+    """A redactor that knows what is hidden in `requests`."""
+    return Redactor(requests)
 
 
 class LineTap:

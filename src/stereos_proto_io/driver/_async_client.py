@@ -303,7 +303,7 @@ class AsyncRunner:
             await self._driver._bounded(limit, client._listen, Waiter(), self._heard)
         except RequestTimeout:
             return
-        least = min(getattr(action, "least", 0.0), limit)
+        least = min(action.least, limit)
         await self._driver._sleep(start + least - self._driver._now())
 
     async def aclose(self) -> None:

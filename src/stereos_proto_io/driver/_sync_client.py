@@ -462,7 +462,7 @@ class SyncRunner:
         with client._region():
             client._mailbox.listen(waiter, after=self._heard)
         client._listen(waiter, start + limit)
-        least = min(getattr(action, "least", 0.0), limit)
+        least = min(action.least, limit)
         if (left := start + least - time.monotonic()) > 0:
             self._driver._sleep(left)
 

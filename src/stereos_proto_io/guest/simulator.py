@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-import tomllib
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -30,6 +30,7 @@ from stereos_proto import (
     Shutdown,
 )
 
+from ._agents import Age, AgentDaemon
 from ._go import base_name, clean_path, os_error, quote
 from .faults import Fault, FaultPlan
 
@@ -77,6 +78,7 @@ _KEY_TYPES: Final = tuple(
 )
 _SYSTEM_FOLDERS: Final = ("/nix", "/etc", "/bin", "/boot", "/dev", "/proc", "/sys", "/run")
 _DEFAULT_MODE: Final = 0o600
+_JOURNAL_LINES: Final = 1000
 
 
 class RequestRefused(Exception):
@@ -134,14 +136,17 @@ class GuestSimulator:
         faults: Iterable[Fault | str] = (),
         clock: Callable[[], float] = time.monotonic,
         poll_interval: float = 5.0,
+        age: Age | str = Age.TODAY,
+        files: Collection[str] = (),
     ) -> None:
         """Start the guest now, by `clock`.
 
         `boot_time`: seconds that it says `booting`; `math.inf` for ever. `agents`: those that it reports;
-        None runs those that the config names, from the first poll after it came. `types`: the message types
-        that it knows; one without a class of its own is acked. `faults`: what goes wrong, for the server to do
-        (see `stereos_proto_io.guest.faults`). `poll_interval`: seconds between its looks at
-        config and agents.
+        None runs those that the config names, by the guest's own rules (§10), from the first poll after it came.
+        `types`: the message types that it knows; one without a class of its own is acked. `faults`: what goes
+        wrong, for the server to do (see `stereos_proto_io.guest.faults`). `poll_interval`: seconds between its looks
+        at config and agents. `age`: "today", or "older" for a guest from before March 2026, which reads `[agent]`
+        instead of `[[agents]]`. `files`: paths of the files in the guest that a `prompt_file` may name.
         """
         self._lock = threading.RLock()
         self.faults = FaultPlan(faults)
@@ -152,6 +157,9 @@ class GuestSimulator:
         self._effects = effects or Effects()
         self._clock = clock
         self._poll_interval = poll_interval
+        self._age = Age(age)
+        self._files = frozenset(files)
+        self._journal: deque[str] = deque(maxlen=_JOURNAL_LINES)
         self._requests: list[Request] = []
         self._ssh_keys: dict[str, str] = {}
         self._config: str | None = None
@@ -165,6 +173,7 @@ class GuestSimulator:
         self._next_poll = self._boot_time + self._poll_interval
         self._secrets: dict[str, Secret] = {}
         self._mounts: list[Mount] = []
+        self._daemon = AgentDaemon(self._journal.append, age=self._age, has_file=self._files.__contains__)
         self._agents = self._fixed_agents or ()
         self._forced_state: str | None = None
         self._seen_agents = False
@@ -201,6 +210,11 @@ class GuestSimulator:
     def shutdown_reason(self) -> str | None:
         """The reason of the shutdown that was asked for; None before one, "" when it named none."""
         return self._shutdown_reason
+
+    @property
+    def journal(self) -> tuple[str, ...]:
+        """The guest's own journal, which no host sees: what became of the config and of each agent (§10)."""
+        return tuple(self._journal)
 
     # --------------------------------------------------------------------------------- what it says
 
@@ -246,7 +260,8 @@ class GuestSimulator:
             return
         self._next_poll += self._poll_interval * (1 + (self.uptime - self._next_poll) // self._poll_interval)
         if self._fixed_agents is None:
-            self._agents = tuple(agents_of(self._config or ""))
+            self._daemon.look(self._config, {name: secret.value for name, secret in self._secrets.items()})
+            self._agents = self._daemon.agents
         # Never back: nothing in the reference leaves `healthy` but a shutdown.
         self._seen_agents = self._seen_agents or any(agent.running for agent in self._agents)
 
@@ -268,6 +283,7 @@ class GuestSimulator:
         """Carry `request` out and return the reply, which may be a refusal. Raises nothing of its own."""
         with self._lock:
             self._requests.append(request)
+            self._poll()  # a look that was due before the request saw nothing of it
             if request.type not in self._types:
                 return Ack(request.type, False, f"unknown message type: {request.type}")
             try:
@@ -364,18 +380,3 @@ def _check_file_name(name: str) -> None:
     else:
         return
     raise RequestRefused(f"write secret file: {os_error('open', path, code)}")
-
-
-def agents_of(config: str) -> Iterable[AgentStatus]:
-    """The agents that the jcard.toml `config` names, all running. None where it cannot be read: the guest
-    takes any config (§6).
-    """
-    try:
-        document = tomllib.loads(config)
-    except tomllib.TOMLDecodeError:
-        return
-    tables = document.get("agents", document.get("agent", []))
-    for number, table in enumerate(tables if isinstance(tables, list) else [tables]):
-        if isinstance(table, dict):
-            name = next((str(table[key]) for key in ("name", "harness", "type") if key in table), f"agent{number}")
-            yield AgentStatus(name, running=True, session=str(table.get("session", name)))

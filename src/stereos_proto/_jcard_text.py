@@ -1,0 +1,133 @@
+"""The text of a jcard.toml, and how to speak of its places: errors and warnings with line and key (§10)."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from ._errors import StereosError
+from ._jcard_fields import Finding, Severity, canonical
+from ._toml import Path, statements
+
+#: Levels of keys that anything is said of.
+_DEEPEST: Final = 8
+
+
+@attrs.frozen
+class JcardFault:
+    """One thing that is wrong with a jcard.toml (§10)."""
+
+    #: Its line, 1-based; 0 where there is none.
+    line: int
+    #: The path of its key, such as `agents[0].harness`; "" for the whole file.
+    key: str
+    #: What is wrong, with the key in it. Never a value.
+    text: str
+
+
+class JcardError(StereosError, ValueError):
+    """A jcard.toml cannot be used (§10). The text names the file and all of its faults, and never a value.
+
+    `faults` are all that was found, in the order of their lines. `line` and `key` are those of the first: `line` is
+    1-based, 0 where there is none; `key` is the path of the key, "" for the whole file.
+    """
+
+    def __init__(self, text: str, *, line: int = 0, key: str = "", faults: Sequence[JcardFault] = ()) -> None:
+        super().__init__(text)
+        self.line = line
+        self.key = key
+        self.faults = tuple(faults)
+
+
+class JcardText:
+    """The text of a jcard.toml, and how to speak of its places."""
+
+    def __init__(self, name: str, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"the text of a jcard must be a str, not {type(text).__name__}")
+        self._name = name
+        self._text = text.removeprefix("\ufeff")
+
+    def parse(self) -> dict[str, Any]:
+        """The document. Raises JcardError when the text is no TOML."""
+        try:
+            return tomllib.loads(self._text)
+        except ValueError as exc:  # not only TOMLDecodeError: Python limits the digits of a number, too
+            reason = str(exc)
+        except RecursionError:
+            reason = "it nests too deeply"
+        line = 0
+        if found := re.search(r"at line (\d+)", reason):
+            line = int(found[1])
+        elif reason.endswith("(at end of document)"):
+            line = self._text.count("\n") + 1
+        raise self.error(f"no TOML: {_anonymous(reason)}", line)
+
+    def error(self, reason: str, line: int = 0) -> JcardError:
+        """The error about the file as a whole."""
+        return self._error([JcardFault(line, "", reason)])
+
+    def judge(self, findings: Sequence[Finding], *, strict: bool) -> tuple[str, ...]:
+        """Raise the error that names all faults; return the warnings, in the order of their lines."""
+        if not findings:
+            return ()
+        lines = self._lines()
+        worst = (Severity.FAULT, Severity.DOUBT) if strict else (Severity.FAULT,)
+        faults: list[JcardFault] = []
+        warnings: list[JcardFault] = []
+        for finding in findings:
+            key = _key(finding.path)
+            said = JcardFault(_nearest(lines, finding.path), key, f"{key} {finding.reason}")
+            (faults if finding.severity in worst else warnings).append(said)
+        if faults:
+            raise self._error(sorted(faults, key=lambda fault: fault.line))
+        return tuple(f"{self._place(said.line)}: {said.text}" for said in sorted(warnings, key=lambda said: said.line))
+
+    def _lines(self) -> dict[Path, int]:
+        """The line of each place: of its own statement, else of the first one inside it."""
+        exact: dict[Path, int] = {}
+        folded: dict[Path, int] = {}
+        inside: dict[Path, int] = {}
+        for statement in statements(self._text):
+            path = canonical(statement.path)
+            exact.setdefault(statement.path, statement.line)
+            folded.setdefault(path, statement.line)
+            for size in range(1, min(len(path), _DEEPEST)):
+                inside.setdefault(path[:size], statement.line)
+        return inside | folded | exact
+
+    def _error(self, faults: Sequence[JcardFault]) -> JcardError:
+        first = faults[0]
+        if len(faults) == 1:
+            text = f"{self._place(first.line)}: {first.text}"
+        else:
+            text = f"{self._name} has {len(faults)} faults: " + "; ".join(
+                f"line {fault.line}: {fault.text}" for fault in faults
+            )
+        return JcardError(text, line=first.line, key=first.key, faults=faults)
+
+    def _place(self, line: int) -> str:
+        return f"{self._name}, line {line}" if line else self._name
+
+
+def _nearest(lines: Mapping[Path, int], path: Path) -> int:
+    """The line of the statement that is nearest to `path`."""
+    return next((lines[path[:size]] for size in range(len(path), 0, -1) if path[:size] in lines), 0)
+
+
+def _key(path: Path) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in path)[1:]
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
+def _anonymous(reason: str) -> str:
+    """A sentence of tomllib's without what it quotes from the text, which may be a secret."""
+    return re.sub(r"(?s)'(?![=\]}]').*'|\".*\"", "…", reason)

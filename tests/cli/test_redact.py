@@ -1,0 +1,126 @@
+"""Lines of the wire as traces and recordings show them: without secrets, and still the same lines."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stereos_proto import Ack, AgentStatus, CustomRequest, Health, InjectSecret, Mount, Role, SetConfig, encode
+from stereos_proto_io.cli._redact import REDACTED, Redactor, redactor_of
+
+SECRET = "hunter22"
+
+
+def after(*lines):
+    redactor = Redactor()
+    for line in lines:
+        redactor.line(Role.HOST, line if isinstance(line, bytes) else line.encode())
+    return redactor
+
+
+def answer(redactor, line):
+    return redactor.line(Role.GUEST, line.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"type":"ack","payload":{"error":"no hunter22","error":"no"}}',
+        '{"type":"ack","type":"hunter22"}',
+        '{"hunter22":1,"type":"ack"}',
+        r'{"type":"ack","payload":{"error":"\u0068unter22","error":"h\u0075nter22"}}',
+        '{"type":"ack","payload":{"other":["hunter22",{"hunter22":{"x":"hunter22"}}]}}',
+        "no JSON: hunter22",
+        '{"type":"ack","payload":{"error":"hunter22',
+        '{"type":"ack","payload":{"error":"hunter22\\',
+        '"hunter22"',
+        '{"a":' * 5000 + '"hunter22"' + "}" * 5000,
+    ],
+)
+def test_no_line_of_the_guest_shows_it(line):
+    shown = answer(after(encode(InjectSecret("A", SECRET))), line)
+    assert SECRET not in shown
+    assert "unter22" not in shown.replace(REDACTED, "")
+    assert REDACTED in shown
+
+
+def test_a_line_keeps_its_shape():
+    redactor = after(
+        encode(InjectSecret("A", "ready")), encode(InjectSecret("B", "error")), encode(SetConfig("1234 5678"))
+    )
+    line = '{"type": "health", "payload": {"state": "ready", "n":1234 5678, "error":"ready: error"}}'
+    # What is no JSON is redacted as a text; in JSON the protocol's own words stay, and so do numbers.
+    assert REDACTED in answer(redactor, line)
+    line = line.replace("1234 5678", "12345678")
+    assert answer(redactor, line) == line.replace("ready: error", f"{REDACTED}: {REDACTED}")
+    assert json.loads(answer(redactor, line))["payload"]["state"] == "ready"
+
+
+@given(st.text(), st.text())
+def test_an_answer_without_a_secret_stays_as_it_is(error, name):
+    line = encode(Health("ready", [AgentStatus("name", True, error=error.encode("utf-8", "replace").decode())]))
+    redactor = after(encode(InjectSecret("A", "\x00never\x00\x00 said")))
+    if "never" not in error:
+        assert redactor.line(Role.GUEST, line) == line
+
+
+def test_texts():
+    redactor = redactor_of([InjectSecret("A", SECRET), SetConfig("token = 'hunter33'")])
+    assert redactor.text("hunter22, hunter33, hunter44") == f"{REDACTED}, {REDACTED}, hunter44"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            encode(InjectSecret("A", SECRET)),
+            '{"type":"inject_secret","payload":{"name":"A","value":"[redacted]","mode":384}}',
+        ),
+        (encode(Mount("a", "/b", "9p")), '{"type":"mount","payload":{"tag":"a","guest_path":"/b","fs_type":"9p"}}'),
+        (encode(CustomRequest("rotate", SECRET)), '{"type":"rotate","payload":"[redacted]"}'),
+        (encode(CustomRequest("rotate", [SECRET])), '{"type":"rotate","payload":"[redacted]"}'),
+        (
+            b'{"type":"mount","payload":{"tag":5,"x":"hunter22"}}',
+            '{"type":"mount","payload":{"tag":"[redacted]","x":"[redacted]"}}',
+        ),
+        (b'{"type":"ping","extra":"hunter22"}', '{"type":"ping","extra":"[redacted]"}'),
+        (b'{"type":"inject_secret","payload":{"value":"hunter22', "[redacted] 52 bytes"),
+        (b"hunter22", "[redacted] 8 bytes"),
+        (b'["hunter22"]', "[redacted] 12 bytes"),
+        (b'{"type":["hunter22"]}', "[redacted] 21 bytes"),
+        (b"\r\n", ""),
+    ],
+)  # fmt: skip
+def test_what_is_shown_of_a_request(line, shown):
+    redactor = Redactor()
+    assert redactor.line(Role.HOST, line).decode().strip() == shown
+    if b"hunter22" in line:
+        assert SECRET not in answer(redactor, '{"type":"ack","payload":{"error":"hunter22"}}')
+
+
+def test_old_requests_are_forgotten_in_the_end():
+    redactor = after(encode(InjectSecret("A", SECRET)))
+    line = '{"type":"ack","payload":{"error":"hunter22"}}'
+    redactor.line(Role.HOST, encode(SetConfig("x" * 1_000_000)))
+    redactor.line(Role.HOST, encode(SetConfig("y" * 1_000_000)))
+    assert SECRET not in answer(redactor, line)
+    redactor.line(Role.HOST, encode(SetConfig("z" * 1_000_000)))
+    redactor.line(Role.HOST, encode(InjectSecret("A", "hunter33")))
+    assert SECRET in answer(redactor, line)
+    assert "hunter33" not in answer(redactor, line.replace("22", "33"))
+
+
+@pytest.mark.parametrize("error", ["word", "{}"])
+def test_a_mebibyte_and_thousands_of_words(error):
+    config = "\n".join(f'k{number} = "w{number * 7919:x}-{number:o}Z"' for number in range(4000))
+    redactor = redactor_of([SetConfig(config)])
+    if error == "word":
+        line = encode(Ack("set_config", False, (config * 10)[: 2**19]))
+    else:
+        line = b'{"type":"health","payload":{"state":"ready","agents":[' + b",".join([b"{}"] * 2**18) + b"]}}"
+    before = time.process_time()
+    shown = redactor.line(Role.GUEST, line)
+    assert time.process_time() - before < 30
+    assert (shown == line) == (error == "{}")

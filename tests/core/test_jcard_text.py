@@ -1,0 +1,134 @@
+"""How errors and warnings speak of the places of a jcard.toml."""
+
+import copy
+
+import pytest
+
+from stereos_proto import JcardError, JcardFault, StereosError
+from stereos_proto._jcard_fields import Findings
+from stereos_proto._jcard_text import JcardText
+
+SENTINEL = "s3nt1nel"
+
+
+def judge(text, *findings, strict=True):
+    noted = Findings()
+    for severity, path, reason in findings:
+        getattr(noted, severity)(path, reason)
+    return JcardText("card", text).judge(noted.found, strict=strict)
+
+
+def error(*args, **options):
+    with pytest.raises(JcardError) as caught:
+        judge(*args, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "line", "key"),
+    [
+        ("a = 1\nb = 2", ("b",), 2, "b"),
+        ("[[Agents]]\n\nNAME = 1", ("agents", 0, "name"), 3, "agents[0].name"),
+        # What is missing: its table.
+        ("\n[[shared]]\nhost = ''", ("shared", 0, "guest"), 2, "shared[0].guest"),
+        # What is written inside another value: that one.
+        ("shared = [\n{guest = 1}]", ("shared", 0, "guest"), 1, "shared[0].guest"),
+        # What has no statement of its own: the first inside it.
+        ("a = 1\nsecrets.A.b = 1\nsecrets.A.c = 2", ("secrets", "A"), 2, "secrets.A"),
+        ("[secrets]\n'a b' = 1", ("secrets", "a b"), 2, 'secrets."a b"'),
+        ('[secrets]\n"schlüssel\\n" = 1', ("secrets", "schlüssel\n"), 2, 'secrets."schlüssel\\n"'),
+        ("[secrets]\na = 1\nA = 2", ("secrets", "A"), 3, "secrets.A"),
+        ("a = 1", ("b",), 0, "b"),
+        # Two spellings: each has its own line.
+        ("Name = 1\nname = 2", ("name",), 2, "name"),
+        ("name = 1\nName = 2", ("Name",), 2, "Name"),
+    ],
+)
+def test_places(text, path, line, key):
+    exc = error(text, ("fault", path, "is wrong"))
+    place = f"card, line {line}" if line else "card"
+    assert str(exc) == f"{place}: {key} is wrong"
+    assert exc.faults == (JcardFault(line, key, f"{key} is wrong"),)
+    assert (exc.line, exc.key) == (line, key)
+    assert judge(text, ("warn", path, "is odd")) == (f"{place}: {key} is odd",)
+
+
+def test_all_faults_in_the_order_of_their_lines():
+    exc = error("a = 1\nb = 2\nc = 3", ("fault", ("c",), "is x"), ("warn", ("b",), "is y"), ("doubt", ("a",), "is z"))
+    assert str(exc) == "card has 2 faults: line 1: a is z; line 3: c is x"
+    assert [(fault.line, fault.key) for fault in exc.faults] == [(1, "a"), (3, "c")]
+    assert (exc.line, exc.key) == (1, "a")
+
+
+def test_doubts_are_warnings_unless_strict():
+    doubt = ("doubt", ("a",), "is z")
+    assert judge("a = 1\nb = 1", ("warn", ("b",), "is y"), doubt, strict=False) == (
+        "card, line 1: a is z",
+        "card, line 2: b is y",
+    )
+    assert "a is z" in str(error("a = 1", doubt))
+    assert "b is x" in str(error("b = 1", ("fault", ("b",), "is x"), strict=False))
+    assert judge("a = 1") == ()
+
+
+def test_deep_keys_cost_little():
+    path = ("a",) * 2000
+    assert error(f"{'.'.join(path)} = 1", ("fault", path, "is deep")).line == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("a = ", 1, "Invalid value (at end of document)"),
+        ("a = 1\nb = [\n\n", 4, None),
+        ("a = 1\nb\n", 2, "Expected '=' after a key"),
+        (f"a = 1\nb = '{SENTINEL}", 2, None),
+        (f"[secrets]\nA = '''{SENTINEL}", 2, None),
+        (f"[secrets]\nA = '{SENTINEL}' '{SENTINEL}'", 2, None),
+        (f"[secrets]\nA = {SENTINEL}", 2, None),
+        (f"a = {{{SENTINEL} = 1, {SENTINEL} = 2}}", 1, "…"),
+        (f'a = {{"{SENTINEL}\'" = 1, "{SENTINEL}\'" = 2}}', 1, "…"),
+        (f'a = {{"{SENTINEL}\'\\"" = 1, "{SENTINEL}\'\\"" = 2}}', 1, "…"),
+        (f"[{SENTINEL}]\n[{SENTINEL}]\n", 2, "…"),
+        (f"a = 1\na = '{SENTINEL}'", 2, None),
+        ("a = '\x01'", 1, "…"),
+        ("a\ufeff = 1", 1, None),
+        (f"[secrets]\nA = '{SENTINEL}'\nB = 1979-13-27", 3, None),
+        (f"A = '{SENTINEL}'\nB = {'7' * 5000}", 0, None),
+        (f"A = '{SENTINEL}'\nB = {'[' * 5000}", 0, "it nests too deeply"),
+    ],
+)
+def test_what_is_no_toml(text, line, words):
+    with pytest.raises(JcardError) as caught:
+        JcardText("card", text).parse()
+    exc = caught.value
+    place = f", line {line}" if line else ""
+    assert str(exc).startswith(f"card{place}: no TOML: ")
+    assert SENTINEL not in str(exc)
+    assert (exc.line, exc.key, len(exc.faults)) == (line, "", 1)
+    if words:
+        assert words in str(exc)
+
+
+def test_a_byte_order_mark_is_skipped():
+    assert JcardText("card", "\ufeffa = 1").parse() == {"a": 1}
+
+
+def test_the_file_as_a_whole():
+    assert str(JcardText("card", "").error("is odd")) == "card: is odd"
+
+
+@pytest.mark.parametrize("text", [b"a = 1", None, 7])
+def test_the_text_must_be_text(text):
+    with pytest.raises(TypeError, match="must be a str"):
+        JcardText("card", text)
+
+
+def test_the_error_is_one_of_ours_and_can_be_copied():
+    exc = JcardError("text")
+    assert (exc.line, exc.key, exc.faults) == (0, "", ())
+    assert isinstance(exc, StereosError)
+    assert isinstance(exc, ValueError)
+    exc = error("a = 1\nb = 1", ("fault", ("a",), "is x"), ("fault", ("b",), "is y"))
+    twin = copy.copy(exc)
+    assert (str(twin), twin.line, twin.key, twin.faults) == (str(exc), exc.line, exc.key, exc.faults)
