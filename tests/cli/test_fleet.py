@@ -488,3 +488,48 @@ def test_keep_guest_is_what_mb_keeps(tmp_path, cli):
     with simulated_guest() as guest:
         keep_guest(tmp_path, "dev", guest.address)
         assert cli("ping", "--vm", "dev").code == 0
+
+
+# ------------------------------------------------------------------------------------------ what a jcard means
+
+
+@pytest.mark.parametrize("on_refusal", ["stop", "continue"])
+def test_the_config_is_held_back_where_a_mount_was_refused(on_refusal, tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    with fleet(tmp_path, {"dev": {"faults": ["fail:no@mount"]}}) as guests:
+        words = ("provision", str(tmp_path / "j.toml"), "--vm", "dev", "--on-refusal", on_refusal)
+        result = cli(*words)
+        sent = guests["dev"].simulator.config
+    assert result.code == 1
+    assert ("held back" in result.out) == (on_refusal == "stop")
+    assert bool(sent) == (on_refusal == "continue")
+
+
+def test_what_a_guest_would_refuse_may_be_sent_to_one_of_another_make(tmp_path, cli):
+    (tmp_path / "j.toml").write_text('[[agents]]\nname = "x"\nharness = "of-my-own"\n')
+    with fleet(tmp_path, {"dev": {}}) as guests:
+        strict = cli("provision", str(tmp_path / "j.toml"), "--vm", "dev")
+        assert (strict.code, guests["dev"].simulator.requests) == (2, ())
+        loose = cli("provision", str(tmp_path / "j.toml"), "--vm", "dev", "--no-strict")
+    assert loose.code == 0, loose
+    assert "harness" in loose.err, "it is a warning then"
+    assert "it starts x" in loose.err
+
+
+def test_all_unset_variables_are_named_at_once(tmp_path, cli):
+    (tmp_path / "j.toml").write_text('[secrets]\nA = "${UNSET_A}"\nB = "${UNSET_B}"\n')
+    result = cli("provision", str(tmp_path / "j.toml"), "--dry-run")
+    assert result.code == 2
+    assert "UNSET_A" in result.err
+    assert "UNSET_B" in result.err
+
+
+def test_a_wait_in_vain_says_which_agents_were_wanted_and_seen(tmp_path, cli):
+    down = AgentStatus("coder", False, restarts=7, error="exec: not found")
+    with fleet(tmp_path, {"dev": {"agents": [down]}}):
+        words = ("--for", "agent=coder", "--for", "agent=reviewer", "--timeout", "0.3")
+        one = cli("wait", "--vm", "dev", *words)
+        many = cli("wait", "--all", *words)
+    for text in (one.err, many.out):
+        for part in ("coder", "reviewer", "7 restarts", "exec: not found"):
+            assert part in text, text

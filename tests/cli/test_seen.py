@@ -111,7 +111,7 @@ def test_one_guest_does_not_ruin_the_table_for_all(tmp_path, monkeypatch):
         ("wait @ --for agent=nobody --timeout 0.3 --json", [], "NotReady", None, False),
         ("mount a --json", [], "MissingArgumentError", False, False),
         ("health --vm nowhere --json", [], "UsageError", False, False),
-        ("provision nowhere.toml @ --json", [], "UsageError", False, False),
+        ("provision nowhere.toml @ --json", [], "JcardError", False, False),
     ],
 )
 def test_a_failure_is_a_document_too(words, faults, kind, sent, refused, tmp_path, monkeypatch):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 
@@ -20,6 +20,7 @@ from stereos_proto import (
     StepStatus,
     load_jcard,
 )
+from stereos_proto_io import read_jcard
 
 from ._commands_give import FsType, read_key, read_text
 from ._console import STDIN, say
@@ -34,6 +35,8 @@ from ._output import print_result, step_line
 from ._redact import Redactor, redactor_of
 from ._targets import DEFAULT_GUESTS, Guests, Target, looks_like_address
 
+OnRefusal = Literal["stop", "continue"]
+
 
 def provision(
     file: str | None = None,
@@ -45,14 +48,17 @@ def provision(
     ssh_key: Annotated[Path | None, option("--ssh-key")] = None,
     user: Annotated[str, option(takes="NAME")] = "admin",
     max_failures: Annotated[int | None, option("--max-failures", takes="N", converter=whole_number)] = None,
+    on_refusal: OnRefusal = "stop",
+    no_strict: Annotated[bool, option("--no-strict")] = False,
     dry_run: bool = False,
     out: Out = DEFAULT_OUT,
 ) -> int:
     """Give guests all that a jcard.toml asks for.
 
-    It waits for the guest, then sends mounts, secrets, the key and the config in
-    one flight. Secrets take ${NAME} from the environment; the config goes without
-    them, and last, since agents start with it.
+    It waits for the guest, then sends mounts, secrets and the key in one flight, and
+    the config last, since agents start with it: it is held back where a mount or a
+    secret was refused. Secrets take ${NAME} from the environment; the config goes
+    without them.
 
     For example:
 
@@ -67,6 +73,8 @@ def provision(
         ssh_key: A public key that may log in.
         user: Whom the key is for.
         max_failures: After so many guests that failed, begin with no other.
+        on_refusal: `continue` sends the config even where a mount or a secret was refused.
+        no_strict: Values that a StereOS guest would refuse are warnings, for guests of other makes.
         dry_run: Show the steps, and send nothing.
         out: How the result is written.
     """
@@ -78,7 +86,10 @@ def provision(
     own = _own_files(jcard)
     if not guest.address and not guest.vm and not guest.all and file is None:
         guest = _named_by_files(guest, own)
-    read = _Plans(None if file is None else Path(file), own, lambda path: read_plan(path, fs, ssh_key, user))
+    keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
+    read = _Plans(
+        None if file is None else Path(file), own, lambda path: _read_plan(path, fs, keys, strict=not no_strict)
+    )
     if dry_run:
         return _show_plans(read, out)
     # Read before the first guest is dialled: a file that is wrong is wrong for all of them.
@@ -91,11 +102,13 @@ def provision(
         await contact.dial_when_ready()
         redactor = redactor_of(plan.requests)
         show: Callable[[ProvisionStep], None] = lambda step: print_result(step_line(_discreet(step, redactor)))  # noqa: E731
-        result = await contact.provision(plan, show if shows else lambda _step: None)
+        result = await contact.provision(plan, show if shows else lambda _step: None, on_refusal=on_refusal)
         return ProvisionReport(tuple(_discreet(step, redactor) for step in result.steps))
 
-    def show_end(_target: Target, report: ProvisionReport) -> None:
-        say(_said(report))
+    def show_end(target: Target, report: ProvisionReport) -> None:
+        agents = plans[target.name].agents
+        starts = f"; it starts {', '.join(agents)}" if agents and report.ok else ""
+        say(f"{_said(report)}{starts}")
 
     job = Job(
         converse,
@@ -165,10 +178,17 @@ class _Plans:
             raise UsageError(f"--jcard names {', '.join(unused)}, which is not among the guests")
 
 
-def read_plan(file: Path, fs: FsType, ssh_key: Path | None, user: str) -> ProvisionPlan:
-    """The plan that a jcard.toml describes."""
-    keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
-    return load_jcard(read_text(file), env=os.environ, fs_type=fs, ssh_keys=keys, source=str(file))
+def _read_plan(file: Path, fs: FsType, keys: Sequence[InjectSSHKey], *, strict: bool) -> ProvisionPlan:
+    """The plan that a jcard.toml describes. Its warnings are shown."""
+    options: dict[str, Any] = {"env": os.environ, "fs_type": fs, "ssh_keys": keys, "strict": strict}
+    if str(file) == STDIN:
+        # It lies in no folder, so no file beside it can be meant.
+        plan = load_jcard(read_text(file), source="standard input", **options)
+    else:
+        plan = read_jcard(file, **options)
+    for warning in plan.warnings:
+        say(warning, style="yellow")
+    return plan
 
 
 def _show_plans(read: _Plans, out: Out) -> int:
