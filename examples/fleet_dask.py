@@ -7,8 +7,8 @@ up in the environment of the worker: they never travel.
 dask runs a task again when its worker dies, and provisioning twice is not the same as
 provisioning once. So a task leaves a mark with the scheduler before it sends anything.
 Where the mark is there already, an earlier try may have changed the guest: that is
-said, and nothing is sent. A scheduler that was started with
-DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0 does not run it again, and tells at once.
+said, and nothing is sent. A scheduler with the environment variable
+DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0 does not run it again, and tells so.
 """
 
 import os
