@@ -79,14 +79,14 @@ def command(name, *arguments, python=sys.executable):
 
 
 @contextlib.asynccontextmanager
-async def running(*line, env=None, stdin=None):
+async def running(*line, env=None, stdin=None, patience=PATIENCE):
     """A process for the length of an `async with`."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *line, env={**os.environ, **(env or {})}, stdin=stdin, stdout=pipe, stderr=pipe
     )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -387,7 +387,7 @@ def over_hosts(guests, jcard, folder):
 
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}
 #: Whether dask itself runs the task again on the worker that its nanny starts anew.
-AGAIN = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3", "FLEET_SECONDS": "30"}
+AGAIN = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3", "FLEET_SECONDS": "40"}
 NOT_AGAIN = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
 
 
@@ -406,7 +406,7 @@ def test_a_fleet_over_many_hosts(guests, jcard, tmp_path):
 async def with_one_killed(line, place, env):
     """Run the example, and kill the worker of `place` once it provisions. Return what was said."""
     said, processes = [], {}
-    async with running(*line, env={**QUIET, **env}) as process:
+    async with running(*line, env={**QUIET, **env}, patience=3 * PATIENCE) as process:
         while text := (await process.stdout.readline()).decode().strip():
             said.append(text)
             if text.startswith("process "):
