@@ -368,6 +368,12 @@ class HostSession:
         self._waiting_bytes = 0
         self._end_if_idle()
 
+    def _idle(self) -> None:
+        """Nothing is in flight."""
+        self._redactor = None
+        if self._write_error is not None:
+            self._end_if_idle()
+
     def _end_if_idle(self) -> None:
         if all(call.outcome is not None for call in self._in_flight):
             self._finish(self._broken(self._write_error))
@@ -415,9 +421,9 @@ class HostSession:
                         reply if type(reply := event.message) is not Ack or reply.ok else self._redacted(reply)
                     )
                 self._in_flight.popleft()
-                if self._redactor is not None and not self._in_flight:
-                    self._redactor = None
-                if self._write_error is not None:
+                if not self._in_flight:
+                    self._idle()
+                elif self._write_error is not None:
                     self._end_if_idle()
                 if waited:
                     return CallDone(call)
