@@ -23,6 +23,7 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from stereos_proto import (
@@ -131,7 +132,6 @@ class World:
         self.cancelled: set[int] = set()
         self.told: list[int] = []
         self.told_end = False
-        self.over = False
         # The event that the last operation pulled.
         self.event: Any = None
         # What led here: (the history before, the last operation).
@@ -260,6 +260,11 @@ class World:
     def do_pull(self) -> None:
         self.event = self.session.next_event()
 
+    @property
+    def over(self) -> bool:
+        """Whether the session has ended."""
+        return self.session.ended is not None
+
     def copy(self) -> World:
         """A world in the same state that goes its own way. (To do all operations again takes three times as long.)"""
         twin, session = shallow(self), shallow(self.session)
@@ -340,11 +345,13 @@ class Specification:
         name, session = operation[0], world.session
         if name == "pull":
             self.event(world, before)
-        world.over = session.ended is not None
         if world.over and not before.over:
             self.end(world, name)
         for index in sorted(world.settled.keys() - before.done):
             self.outcome(world, index, operation, before)
+        if name == "expire":
+            late = [index for index in self.open(world) if (world.calls[index].deadline or inf) <= world.now]
+            assert not late, "a call is open after its deadline"
         self.always(world, before)
 
     def started(self, world: World, index: int, *, committed_counts: bool = False) -> bool:
@@ -364,7 +371,6 @@ class Specification:
 
     def event(self, world: World, before: Before) -> None:
         event = world.event
-        assert not world.told_end or event is NEED_DATA, "an event came after SessionEnded"
         if isinstance(event, CallDone):
             index = event.call.context
             assert event.call is world.calls[index]
@@ -388,6 +394,7 @@ class Specification:
             everyone = set(range(len(world.calls)))
             assert everyone == world.settled.keys(), "a call is open after the end"
             assert set(world.told) == everyone - world.cancelled, "a call was not told before the end"
+            assert world.session.next_event() is NEED_DATA, "an event came after SessionEnded"
         else:
             assert event is NEED_DATA, f"a host does not get {event}"
             if world.session.ended is None:
@@ -446,6 +453,7 @@ class Specification:
                 return
             assert world.over, "a call that may be answered was given up"
             ended = world.session.ended
+            assert "writing failed" not in str(ended), "a failed write ended the wait for a reply"
             if isinstance(ended, RemoteProtocolError):
                 assert type(outcome) is type(ended)
                 assert outcome is not ended
@@ -549,7 +557,8 @@ def _explore(first: World, duplicate: Callable[[World], World]) -> Found:
         world = queue.popleft()
         for operation in world.possible():
             transitions += 1
-            after, before = duplicate(world), Before.of(world)
+            after = duplicate(world)
+            before = Before.of(after)
             after.history = (world.history, operation)
             try:
                 after.do(*operation)
