@@ -103,7 +103,7 @@ def shallow(thing: Any) -> Any:
     if hasattr(thing, "__dict__"):
         twin.__dict__.update(thing.__dict__)
     else:
-        for name in thing.__slots__:
+        for name in set(thing.__slots__) - {"__weakref__"}:
             setattr(twin, name, getattr(thing, name))
     return twin
 
