@@ -218,7 +218,7 @@ def test_a_dialogue_and_what_comes_of_its_actions():
     assert loop.client.next_deadline() == 105.0
     ended, wanted = loop.wait(2)
     assert (type(ended), wanted) == (SessionEnded, DialWanted(110.0))
-    assert loop.fail() == [TaskDone(task)]
+    assert loop.fail()[0] == TaskDone(task)
     pong, late, both, none, slept, failed = task.result()
     assert (pong, type(late), both, none, slept) == (Pong(), RequestTimeout, [Pong(), Health("ready")], [], None)
     assert type(failed) is ConnectError
@@ -256,9 +256,62 @@ def test_a_notification_since_the_last_request_ends_the_sleep_after_it():
     loop = connected()
     task = loop.client.run(dialogue(Send(Ping()), Sleep(10)))
     loop.pull()
-    loop.hear(Lifecycle("booting"), Lifecycle("ready"), Pong())
-    assert loop.client.next_deadline() == 100.0
+    events = loop.hear(Lifecycle("booting"), Lifecycle("ready"), Pong())
+    assert events[-1] == TaskDone(task)
+
+
+def test_a_notification_ends_one_sleep():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping()), Sleep(10), Sleep(10)))
+    loop.pull()
+    loop.hear(Lifecycle("booting"), Pong())
+    assert not task.done
+    assert loop.client.next_deadline() == 110.0
+
+
+def test_a_sleep_until_a_notification():
+    loop = connected()
+    task = loop.client.run(dialogue(Sleep(None)))
+    loop.pull()
+    assert loop.client.next_deadline() is None
+    loop.hear(Lifecycle("ready"))
     assert loop.wait(0) == [TaskDone(task)]
+
+
+def test_it_does_not_dial_without_a_pause_because_of_an_old_notification():
+    loop = Loop()
+    loop.client.wait_ready(timeout=60)
+    loop.pull()
+    loop.connect()
+    loop.hear(Lifecycle("booting"))
+    loop.lose()
+    tries = 0
+    while loop.now < 101.0:
+        if loop.dial:
+            tries += 1
+            loop.fail()
+        else:
+            loop.wait(loop.client.next_deadline() - loop.now)
+        assert tries < 20
+
+
+def test_a_dial_for_a_request_of_a_dialogue_that_fails():
+    # The dialogue waits for the reply, and nothing else would dial again.
+    loop = Loop()
+    task = loop.client.run(dialogue(Send(Ping())))
+    loop.pull()
+    events = loop.fail()
+    assert TaskDone(task) in events
+    assert "nobody listens" in str(task.result()[0])
+
+
+def test_the_calls_of_a_dialogue_are_its_own_whatever_ends_it():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping())))
+    loop.pull()
+    loop.client.session.close()
+    loop.client.cancel(task)
+    assert loop.pull() == [SessionEnded(loop.client.session.ended)]
 
 
 def test_two_that_dial_share_one_dial():
