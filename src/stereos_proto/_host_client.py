@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from heapq import heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 
 import attrs
@@ -396,9 +397,11 @@ class HostClient:
 
     def _wake_sleepers(self) -> None:
         for task in self._running:
-            if isinstance(task._action, Sleep) and not task._heard_enough:
-                task._heard_enough = True
-                self._timer(task, task._least)
+            if isinstance(task._action, Sleep):
+                task._heard = self._heard
+                if not task._heard_enough:
+                    task._heard_enough = True
+                    self._timer(task, task._least)
 
     def _timer(self, task: Task[Any], when: float | None) -> None:
         if when is not None:
@@ -444,7 +447,8 @@ class HostClient:
             self.is_connected = False
             self.session.end(ConnectionLost(f"the connection to {self.label} was dropped to dial again"))
         if self._wanted is not None:
-            deadline = None if None in (deadline, self._wanted.deadline) else max(deadline, self._wanted.deadline)
+            ends = (inf if end is None else end for end in (deadline, self._wanted.deadline))
+            deadline = None if (latest := max(ends)) == inf else latest
         if not self._dialling:
             self._wanted = DialWanted(deadline)
 

@@ -63,7 +63,7 @@ class Loop:
                 break
             data = bytes(self.client.session.data_to_send())
             self.client.session.data_sent(len(data))
-            self.asked += [line for line in data.splitlines(keepends=True)]
+            self.asked += data.splitlines(keepends=True)
             if not (data or events):
                 break
         self.events += fresh
