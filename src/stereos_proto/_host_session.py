@@ -52,7 +52,7 @@ from ._events import (
     UnknownReceived,
 )
 from ._messages import Ack, Reply, Request
-from ._redact import redact_reply
+from ._redact import Redactor
 from ._registry import Role, changes_guest
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ class HostSession:
         self._number = 0
         # Calls that settled otherwise than by a reply, and are still to be told.
         self._events: deque[CallDone] = deque()
+        # Knows the secrets of the requests in flight, from the first refusal until nothing is in flight.
+        self._redactor: Redactor | None = None
         self._read_error: BaseException | None = None
         self._write_error: BaseException | None = None
         self._end: StereosError | None = None
@@ -366,6 +368,13 @@ class HostSession:
         self._waiting_bytes = 0
         self._end_if_idle()
 
+    def _after_the_last(self) -> None:
+        """Nothing is in flight any more, or nothing more will be written."""
+        if not self._in_flight:
+            self._redactor = None
+        if self._write_error is not None:
+            self._end_if_idle()
+
     def _end_if_idle(self) -> None:
         if all(call.outcome is not None for call in self._in_flight):
             self._finish(self._broken(self._write_error))
@@ -393,6 +402,14 @@ class HostSession:
         while (event := self.next_event()) is not NEED_DATA:
             yield event
 
+    @property
+    def owes_events(self) -> bool:
+        """Whether `next_event` has something to tell whatever the guest sent: calls that settled, or the end.
+
+        A driver that stops pulling early pulls these first: each of them may be what another caller waits for.
+        """
+        return bool(self._events) or (self._end is not None and not self._told_end)
+
     def next_event(self) -> SessionEvent | Literal[Need.DATA]:
         """Return what happened next, or NEED_DATA. Raises nothing.
 
@@ -413,8 +430,8 @@ class HostSession:
                         reply if type(reply := event.message) is not Ack or reply.ok else self._redacted(reply)
                     )
                 self._in_flight.popleft()
-                if self._write_error is not None:
-                    self._end_if_idle()
+                if not self._in_flight or self._write_error is not None:
+                    self._after_the_last()
                 if waited:
                     return CallDone(call)
             elif event is NEED_DATA:
@@ -434,7 +451,11 @@ class HostSession:
 
     def _redacted(self, reply: Ack) -> Ack:
         """A refusal, without the secrets of any request in flight: it may quote another request than its own."""
-        return redact_reply(reply, [call.request for call in self._in_flight])
+        if self._redactor is None:
+            self._redactor = Redactor()
+        # One for all that is in flight: it learns each secret once, although each refusal is looked at.
+        self._redactor.add(*(call.request for call in self._in_flight))
+        return self._redactor.redact_reply(reply)
 
     # -- ending ------------------------------------------------------------------------------------------
 
@@ -480,6 +501,7 @@ class HostSession:
         self._waiting.clear()
         self._waiting_bytes = 0
         self._deadlines.clear()
+        self._redactor = None
 
     def _settle_unsent(self, call: Call[Any]) -> None:
         if call.outcome is None:

@@ -16,8 +16,9 @@ parts. A guest that means to give a secret away can do so: it has the secret, an
 
 **Time.** Reading a text means to look up one piece of `PART` characters for each position, in one set, and one of
 `SHORTEST` characters in another. So the time is linear in the text, whatever the number of secrets, and learning a
-secret is linear in its size. (One regular expression with all secrets as alternatives tries them one after the
-other: 4,000 words take 90 seconds for 1 MiB.) The set takes about 130 bytes for each character of a secret.
+secret is linear in its size. (`str.replace` for each secret in turn took 52 s of CPU for a health report of 1 MiB after
+a config of 4,000 words.) The set takes about 100 bytes for each character of a secret. Learning costs more than reading
+a short sentence, so where many texts are read against the same messages, keep one Redactor for all of them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ SHORTEST: Final = 4
 WORD: Final = 8
 #: Any part of a secret that is as long as this is looked for.
 PART: Final = 16
+#: Secrets of so many characters are compared with the first short texts, and learnt only when more is to be redacted:
+#: learning 1 MiB takes 4 seconds, and a guest may refuse a config of that size with one sentence.
+_LONG: Final = 4096
+#: Distance of the samples of a long secret, and their length: any part of it holds a whole one.
+_STEP: Final = PART // 2
+_SAMPLE: Final = PART - _STEP + 1
 #: Characters of a refusal that are kept. A guest may send a mebibyte for each request; a host reads a sentence.
 MAX_SENTENCE: Final = 8192
 #: Characters after the end of what is kept that are looked at: those of a part, each written as an escape of an escape.
@@ -88,6 +95,9 @@ class Redactor:
         self._known: dict[int, Message] = {}
         self._new: list[Message] = []
         self._parts: set[str] = set()
+        # Long secrets whose parts are not in the set yet, each with what is public of it.
+        self._long: list[tuple[str, Collection[str]]] = []
+        self._read = 0  # characters that were redacted so far
         self._short: set[str] = set()
         # The first characters of the short ones, and how long those are that begin with them.
         self._heads: dict[str, set[int]] = {}
@@ -121,8 +131,10 @@ class Redactor:
     def _redacted(self, text: str, end: int) -> str:
         """The first `end` characters of `text`, redacted."""
         self._learn_new()
-        if not self._parts and not self._short:
+        if not self._parts and not self._short and not self._long:
             return text[:end]
+        self._read += len(text)
+        self._learn_long()
         covered = bytearray(len(text))
         for view, places in _views(text):
             for run in _RUN.finditer(self._marks(view)):
@@ -182,7 +194,10 @@ class Redactor:
                 self._add_piece(text)
 
     def _learn(self, secret: str, but: Collection[str] = ()) -> None:
-        self._parts.update(part for part in _parts_of(secret) if part not in but)
+        if len(secret) < _LONG:
+            self._parts.update(part for part in _parts_of(secret) if part not in but)
+        else:
+            self._long.append((secret, but))
         whole = secret.strip()
         if len(whole) < PART:
             self._add(whole)
@@ -190,6 +205,30 @@ class Redactor:
             self._add_piece(line.strip())
         for word in _words(whole).difference(but):
             self._add_piece(word)
+
+    def _learn_long(self) -> None:
+        """Learn the long secrets that are worth it: by now as much text was read as learning takes."""
+        waiting, self._long = self._long, []
+        for secret, but in waiting:
+            if self._read < len(secret):
+                self._long.append((secret, but))
+            else:
+                self._parts.update(part for part in _parts_of(secret) if part not in but)
+
+    def _parts_in(self, view: str) -> set[str]:
+        """The parts of the long secrets that stand in `view`, which is short beside them.
+
+        Any part holds a sample that begins at a multiple of `_STEP`. So only these are looked up.
+        """
+        parts = set(_parts_of(view))
+        samples = {view[at : at + _SAMPLE] for at in range(len(view) - _SAMPLE + 1)}
+        found: set[str] = set()
+        for secret, but in self._long:
+            for at in range(0, len(secret) - _SAMPLE + 1, _STEP):
+                if secret[at : at + _SAMPLE] in samples:
+                    around = {secret[start : start + PART] for start in range(max(at - _STEP + 1, 0), at + 1)}
+                    found |= (around & parts).difference(but)
+        return found
 
     def _add_piece(self, piece: str) -> None:
         """Look for a line, a word or a name by itself: not for ordinary words, nor for what is found by its parts."""
@@ -207,6 +246,8 @@ class Redactor:
     def _marks(self, view: str) -> bytearray:
         """Return a byte for each character of `view`, 1 where a secret is."""
         parts, short, heads = self._parts, self._short, self._heads
+        if self._long:
+            parts = parts | self._parts_in(view)
         marks = bytearray(len(view))
         if parts:
             for at in [at for at in range(len(view) - PART + 1) if view[at : at + PART] in parts]:

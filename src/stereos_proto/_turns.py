@@ -13,7 +13,7 @@ already cannot be told that there is something to write since, so the waiter who
 waits for that by itself: the *writer* (WRITE). It only writes. If it read, too, it could leave with its reply at the
 moment at which there is room in flight for another request, and the leader, which sleeps, would not know.
 
-**Interleavings that this guards against.** A test explores them all.
+**Interleavings that this guards against.** `tests/explore` explores them all.
 
 - *The follower that was woken to lead leaves instead* (its deadline passed at the same moment). It therefore
   hands over in `leave`, although it never led.
@@ -29,6 +29,12 @@ moment at which there is room in flight for another request, and the leader, whi
   wait for the stream by shutting it down, and gives the descriptor back only when `idle`: otherwise it could be
   another file's while a thread still polls it.
 
+- *Calls settle without the guest* (a write fails after the last pull, or the client is closed). Their followers would
+  not be woken by anyone, so `step` and `leave` pull what the session owes (`HostSession.owes_events`).
+
+One sleep is longer than it has to be. The writer waits for the stream only. If another waiter completes its line and
+the reply comes before the stream takes bytes again, the writer learns that when the stream does, or at its deadline.
+
 What was tried: a wake-up pipe for each client, so that one leader could do all the waiting. It costs two
 descriptors for each guest and two system calls for each request that meets a waiting leader.
 """
@@ -37,7 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from ._host_session import Call, HostSession
 from ._mailbox import Mailbox, Pump, Waiter, wake
@@ -56,6 +62,10 @@ class Step(Enum):
     WRITE = "write"
     #: Set `context` to what wakes it, sleep until that is called, and `step` again.
     FOLLOW = "follow"
+
+
+#: A waiter that is done: to pump for it pulls what a session owes, and nothing that depends on the guest.
+_GONE: Final = Waiter(done=True)
 
 
 class Turns(Pump):
@@ -79,6 +89,7 @@ class Turns(Pump):
 
         `wants_write`: whether the session has bytes that the stream does not take now.
         """
+        self._pull_owed()
         if waiter.done:
             return Step.DONE
         if self._leader is None or self._leader is waiter:
@@ -97,6 +108,7 @@ class Turns(Pump):
 
     def leave(self, waiter: Waiter | Call[Any]) -> None:
         """Let go of everything, and wake the followers whose turn it is. Twice is fine."""
+        self._pull_owed()
         waiter.context = None
         self._followers.pop(waiter, None)
         if self._leader is waiter:
@@ -107,6 +119,12 @@ class Turns(Pump):
                 self._wake_first(self._followers)
             if self._writer is None and self.session.wants_write:
                 self._wake_a_writer()
+
+    def _pull_owed(self) -> None:
+        """Wake those whose calls settled without the guest, in a write that failed after the last pull, or a close."""
+        session = self.session
+        if session._events or session._end is not None:
+            self.pump(_GONE)
 
     def _leave_writing(self, waiter: Waiter | Call[Any]) -> None:
         if self._writer is waiter:

@@ -28,6 +28,7 @@ from stereos_proto import (
     RequestFailed,
     SetConfig,
     UnknownMessage,
+    _redact,
     redact_reply,
 )
 from stereos_proto._redact import MAX_SENTENCE, PART, SHORTEST
@@ -339,7 +340,7 @@ def test_escapes_that_are_rare(text, secret):
 
 @pytest.mark.parametrize("text", ["echo", "other", "slashes", "escapes", "percent"])
 def test_a_mebibyte_and_thousands_of_words(text):
-    """The time is linear: with one alternative for each word it was a minute and a half."""
+    """The time is linear: with one `str.replace` for each word it was nearly a minute."""
     words = [f"w{number * 7919:x}-{number:o}Z" for number in range(4000)]
     config = "\n".join(f'k{number} = "{word}"' for number, word in enumerate(words))
     made = {"echo": config, "other": "the quick brown ", "slashes": "\\", "escapes": "\\n\\u0041", "percent": "%41"}[
@@ -350,3 +351,26 @@ def test_a_mebibyte_and_thousands_of_words(text):
     clean = Redactor([SetConfig(config)]).redact(made)
     assert time.process_time() - before < 30
     assert (clean is made) == (text != "echo")
+
+
+@given(st.text("abc \n", max_size=200), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 60)), max_size=3))
+def test_a_long_secret_is_found_as_a_short_one_is(secret, cuts):
+    """Long secrets are compared with the text by samples; the outcome is that of knowing every part."""
+    text = "<".join(["no: ", *(secret[start : start + size] for start, size in cuts), "end"])
+    found = []
+    for longest in (1, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_redact, "_LONG", longest)
+            patch.setattr(_redact.Redactor, "_learn_long", lambda self: None)
+            found.append(Redactor([SetConfig(secret)]).redact(text))
+    assert found[0] == found[1]
+
+
+def test_a_long_secret_is_learnt_when_it_is_worth_it():
+    secret = "".join(map(str, range(3000)))
+    redactor = Redactor([SetConfig(secret)])
+    assert redactor.redact(secret[5000:5020]) == "[redacted]"
+    assert redactor._long
+    redactor.redact("x" * len(secret))
+    assert not redactor._long
+    assert redactor.redact(secret[5000:5020]) == "[redacted]"
