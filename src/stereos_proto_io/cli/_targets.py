@@ -197,8 +197,7 @@ class Guests:
     """Which guests, how long each and all, and whether to show the wire."""
 
     address: Annotated[tuple[str, ...], Parameter(group=GUEST)] = ()
-    """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT or serial:///PATH, one or more; else
-    STEREOS_ADDRESS."""
+    """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT, serial:///PATH…; else STEREOS_ADDRESS."""
 
     vm: Annotated[tuple[str, ...], repeated("--vm", takes="NAME", group=GUEST)] = attrs.field(default=(), kw_only=True)
     """The name of a virtual machine of mb's, or a pattern such as 'web-*'; again for more."""
