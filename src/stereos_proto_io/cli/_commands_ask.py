@@ -22,7 +22,7 @@ from ._targets import DEFAULT_GUESTS, Guests, Target
 from ._wait import until_gone
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Pings:
     """The pings of one guest, and what ended them early."""
 

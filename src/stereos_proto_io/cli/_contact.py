@@ -33,7 +33,7 @@ from ._deadline import Deadline
 from ._targets import Target
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Row:
     """What is known of a guest by now: a line of a live table."""
 

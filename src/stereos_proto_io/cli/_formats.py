@@ -21,7 +21,7 @@ _ESCAPES: Final = {"\\n": "\n", "\\t": "\t"}
 
 
 @Parameter(name="*")
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Out:
     """How the result is written."""
 

@@ -65,7 +65,7 @@ def _fine(_value: Any) -> None:
     """Nothing is wrong with it."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Job:
     """What a command does with each guest."""
 

@@ -16,7 +16,7 @@ from stereos_proto_io.addresses import TCP, Address, Vsock
 from ._errors import UsageError
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Machine:
     """A virtual machine of mb's."""
 

@@ -1,4 +1,8 @@
-"""How options are declared: their names, what they take, and the conversions that the parser itself gets wrong."""
+"""How options are declared: their names, what they take, and the conversions that the parser itself gets wrong.
+
+The classes that every command loads are without `__eq__` and `__repr__`: attrs compiles these when a class is made,
+which costs a millisecond of every command for each class.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _WHICH: Final = (
 )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Target:
     """A guest as the user named it, and where it is."""
 
@@ -147,7 +147,7 @@ def checked_seconds(option_: str, value: float) -> float:
 
 
 @Parameter(name="*")
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Place:
     """Which guest."""
 
@@ -174,7 +174,7 @@ class Place:
 
 
 @Parameter(name="*")
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Guest(Place):
     """Which guest, how long, and whether to show the wire."""
 
@@ -192,7 +192,7 @@ class Guest(Place):
 
 
 @Parameter(name="*")
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Guests:
     """Which guests, how long each and all, and whether to show the wire."""
 

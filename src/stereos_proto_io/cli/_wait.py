@@ -26,7 +26,7 @@ _LOOK_AGAIN: Final = 0.25
 _SHUTDOWN: Final = f"state={LifecycleState.SHUTDOWN}"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Condition:
     """What `--for` says."""
 
