@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def plain_interrupts() -> Iterator[None]:
     """Let Ctrl-C end the process without a word, as it ends programs that are not Python.
 
-    An exception in the middle of an import would come with a traceback, whoever catches it later.
+    An exception in the middle of an import would come with a traceback, even where it is caught later.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         # Ignored, as for a job in the background; or the handler of a program that calls us.

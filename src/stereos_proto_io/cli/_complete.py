@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -223,4 +222,4 @@ def _split(line: str) -> list[str]:
 
 def script(shell: str) -> str:
     """The completion script of a shell."""
-    return (files(__package__) / "completion" / f"stereosctl.{shell}").read_text(encoding="utf-8")
+    return Path(__file__).with_name("completion").joinpath(f"stereosctl.{shell}").read_text(encoding="utf-8")

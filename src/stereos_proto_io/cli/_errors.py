@@ -24,7 +24,7 @@ class GuestError(Exception):
 
 
 class BrokenOutput(Exception):
-    """The reader of our output has gone. There is nobody left to tell."""
+    """The reader of our output has gone. No one is left to tell."""
 
 
 class OutputFailed(Exception):

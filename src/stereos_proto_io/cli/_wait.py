@@ -86,7 +86,7 @@ def wait(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        for_: `state=STATE` (who is healthy is ready), `agent=NAME`, `shutdown` (nobody answers); again for more.
+        for_: `state=STATE` (healthy counts as ready), `agent=NAME`, `shutdown` (no answer any more); again for more.
         out: How the guest's last report is written.
     """
     condition = _Condition.parse(for_)
