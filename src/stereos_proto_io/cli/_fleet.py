@@ -105,16 +105,23 @@ class Fleet:
 
     async def _gathered(self, conversation: Conversation) -> list[Outcome]:
         room = asyncio.Semaphore(self._limits.parallel)
-        tasks = [
-            asyncio.create_task(self._one(target, row, room, conversation))
-            for target, row in zip(self._targets, self.rows, strict=True)
-        ]
+        outcomes: list[Outcome | None] = [None] * len(self._targets)
+
+        async def settle(index: int) -> None:
+            # Kept here and not as the task's result: a task that Ctrl-C finds at its last step ends as cancelled.
+            outcomes[index] = await self._one(self._targets[index], self.rows[index], room, conversation)
+
+        tasks = [asyncio.create_task(settle(index)) for index in range(len(self._targets))]
         try:
-            return list(await asyncio.gather(*tasks))
+            await asyncio.gather(*tasks)
         except asyncio.CancelledError:
             # Ctrl-C: what is known of each guest is still to be shown.
             self.interrupted = True
-            return list(await asyncio.gather(*tasks))
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [
+            outcome or self._failed(target, row, NotBegun(_INTERRUPTED_BEFORE, INTERRUPTED), INTERRUPTED)
+            for outcome, target, row in zip(outcomes, self._targets, self.rows, strict=True)
+        ]
 
     async def _one(self, target: Target, row: Row, room: asyncio.Semaphore, conversation: Conversation) -> Outcome:
         try:
