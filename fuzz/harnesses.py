@@ -30,7 +30,8 @@ _DATA: Final = (
     "stereos_proto/_messages",
     "stereos_proto/_registry",
 )
-_READ: Final = (*_DATA, "stereos_proto/_codec", "stereos_proto/_json", "stereos_proto/_tolerant")
+_CODEC: Final = ("stereos_proto/_codec/__init__", "stereos_proto/_codec/canonical")
+_READ: Final = (*_DATA, *_CODEC, "stereos_proto/_codec/json", "stereos_proto/_codec/tolerant")
 _ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_framing", "stereos_proto/_state")
 _PLAN: Final = ("stereos_proto/_jcard", "stereos_proto/_provision", "stereos_proto/_toml")
 #: The modules of the library that each harness executes.
@@ -39,7 +40,7 @@ EXECUTED: Final = {
     "codec": _READ,
     "connection": (*_READ, *_ENDS, "stereos_proto/_events"),
     "preamble": (*_READ, "stereos_proto/_preamble"),
-    "jcard": (*_DATA, *_ENDS, *_PLAN, "stereos_proto/_codec"),
+    "jcard": (*_DATA, *_ENDS, *_PLAN, *_CODEC),
     "session": (*_READ, *_ENDS, "stereos_proto_io/_session"),
     PROPERTIES: (
         *(*_READ, *_ENDS, *_PLAN, "stereos_proto/_events", "stereos_proto/_preamble"),

@@ -27,7 +27,8 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parent.parent
 CORE: Final = ROOT / "src" / "stereos_proto"
 MODULES: Final = (
-    *("_framing", "_state", "_connection", "_codec", "_tolerant", "_json", "_preamble", "_registry", "_events"),
+    *("_framing", "_state", "_connection", "_preamble", "_registry", "_events"),
+    *("_codec/__init__", "_codec/canonical", "_codec/tolerant", "_codec/json"),
     *("_messages", "_errors", "_provision", "_toml", "_jcard", "dialogues"),
 )
 MORE: Final = (
@@ -161,7 +162,8 @@ def fails(source: Path, tests: list[str]) -> bool:
 
 def tests_of(name: str) -> list[list[str]]:
     """The tests to ask, one list after the other."""
-    own = f"tests/core/test_{name.strip('_')}.py"
+    parts = [part.strip("_") for part in name.removesuffix("/__init__").split("/")]
+    own = f"tests/core/test_{'_'.join(parts)}.py"
     return [[own], [more for more in MORE if more != own]]
 
 

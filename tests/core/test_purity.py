@@ -47,8 +47,9 @@ LAYERS = [
     {"_constants", "_errors"},
     {"_messages"},
     {"_registry"},
-    {"_framing", "_json", "_toml"},
-    {"_tolerant"},
+    {"_framing", "_codec.json", "_toml"},
+    {"_codec.tolerant"},
+    {"_codec.canonical"},
     {"_codec", "_events"},
     {"_state"},
     {"_connection", "_preamble"},
@@ -85,15 +86,28 @@ def test_no_file_imports_what_does_io(path):
     assert outside <= allowed, outside - allowed
 
 
+def file_of(module):
+    path = FOLDER.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 @pytest.mark.parametrize("module", sorted(LEVEL))
 def test_arrows_point_down(module):
-    ours = {name for name, level, deferred in imports(FOLDER / f"{module}.py") if level == 1 and not deferred}
+    path = file_of(module)
+    # What one dot means: the core, or the package that the module stands in.
+    package = [] if path.parent == FOLDER else [path.parent.name]
+    ours = {
+        ".".join([*package[: len(package) + 1 - level], name])
+        for name, level, deferred in imports(path)
+        if level and not deferred
+    }
     assert ours <= LEVEL.keys()
     assert all(LEVEL[name] < LEVEL[module] for name in ours), ours
 
 
 def test_every_core_module_has_its_layer():
-    files = {path.stem for path in FOLDER.glob("_*.py")} - {"__init__", "__main__"}
+    files = {path.stem for path in FOLDER.glob("_*") if path.name[:2] != "__"}
+    files |= {f"_codec.{path.stem}" for path in FOLDER.glob("_codec/[a-z]*.py")}
     # The plan and the dialogues stand above the connection.
     assert files - LEVEL.keys() <= {"_provision", "_jcard"}
 

@@ -8,6 +8,7 @@ import pytest
 import stereos_proto
 import stereos_proto_io
 from client import test_hostile
+from core import test_codec_json
 from stereos_proto import (
     Connection,
     CustomRequest,
@@ -15,12 +16,11 @@ from stereos_proto import (
     LocalProtocolError,
     Role,
     _constants,
-    _json,
-    _tolerant,
     decode,
     dialogues,
     encode,
 )
+from stereos_proto._codec import canonical, json, tolerant
 from stereos_proto_io import _dial, _session, _verbs
 from stereos_proto_io.guest import _listen
 from stereos_proto_io.guest import _session as _guest_session
@@ -28,7 +28,7 @@ from stereos_proto_io.guest import _session as _guest_session
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
     module.__name__: module
-    for module in (_constants, _json, dialogues, _session, _dial, _verbs, _guest_session, _listen)
+    for module in (_constants, canonical, json, dialogues, _session, _dial, _verbs, _guest_session, _listen)
 }
 #: `| what | 1,024 unit | `module.NAME` |`
 ROW = re.compile(
@@ -67,6 +67,7 @@ def test_every_number_beside_the_table_is_one_that_is_held():
         str(test_hostile.MEMORY_PER_BYTE),
         str(test_hostile.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
+        str(test_codec_json.STACK_KIB),
     }
 
 
@@ -92,8 +93,8 @@ def test_no_other_vsock_port_can(port):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_whole_number_that_is_sent(sign):
-    largest = sign * (2**_tolerant._MAX_BITS - 1)
-    assert len(str(abs(largest))) <= _json._MAX_DIGITS
+    largest = sign * (2**tolerant._MAX_BITS - 1)
+    assert len(str(abs(largest))) <= json._MAX_DIGITS
     request = CustomRequest("x", largest)
     assert decode(encode(request), sender=Role.HOST) == request
     with pytest.raises(LocalProtocolError, match="digits"):

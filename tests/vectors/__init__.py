@@ -24,7 +24,7 @@ def input_of(row):
     )
 
 
-DECODE = rows(FOLDER / "decode.ndjson")
+DECODE = [*rows(FOLDER / "decode.ndjson"), *rows(FOLDER / "decode_null.ndjson")]
 ENCODE = rows(FOLDER / "encode.ndjson")
 FRAMING = rows(FOLDER / "framing.ndjson")
 TRANSCRIPTS = {path.stem: rows(path)[1:] for path in sorted((FOLDER / "transcripts").glob("*.ndjson"))}
