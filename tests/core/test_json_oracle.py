@@ -24,9 +24,9 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto._codec import reader
+from stereos_proto._codec.tolerant import read_tolerantly
 from stereos_proto._constants import MAX_NESTING
 from stereos_proto._registry import REGISTRY
-from stereos_proto._tolerant import read_tolerantly
 
 LINES = [*seeds.lines()]
 HEADS = st.sampled_from([b"\0", b"\1"])

@@ -58,7 +58,7 @@ from hypothesis import HealthCheck, given, settings
 from stereos_proto import Ack, Connection, InvalidMessage, LocalProtocolError, RequestReceived, Role, decode, encode
 from stereos_proto._messages import Freeze
 from stereos_proto._state import answers
-from stereos_proto._tolerant import read_tolerantly
+from stereos_proto._codec.tolerant import read_tolerantly
 from stereos_proto.testing import strategies
 from stereos_proto_io.cli import main
 from stereos_proto_io.testing import simulated_guest
@@ -120,7 +120,7 @@ with simulated_guest(types={"freeze"}) as simulated:
 def add_message(tree):
     """One class and one row, as the page says."""
     messages, registry = tree / "stereos_proto/_messages.py", tree / "stereos_proto/_registry.py"
-    anchor = "@attrs.frozen(slots=False)\nclass CustomRequest(Request):"
+    anchor = "@attrs.frozen(slots=False)\nclass CustomRequest(Request[Reply]):"
     edit(messages, anchor, recipe("recipe-message-class") + "\n\n" + anchor)
     edit(registry, "    UnknownMessage,\n)", "    UnknownMessage,\n    Freeze,\n)")
     edit(registry, "    Row(Pong, Kind.REPLY),\n", recipe("recipe-message-row") + "    Row(Pong, Kind.REPLY),\n")
