@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stereos_proto import (
@@ -81,6 +81,7 @@ def test_what_can_be_sent_and_what_cannot(sender, kind):
         return
 
     @given(stereos.messages(sender=sender, kind=kind), stereos.unsendable_messages(sender=sender, kind=kind))
+    @settings(max_examples=30)
     def check(good, bad):
         assert stereos.is_sendable(good)
         assert encode(good)
