@@ -144,11 +144,11 @@ def parse(line: bytes) -> Any:
 def nests_deeper(line: bytes, levels: int) -> bool:
     """Whether reading `line` by recursion might go deeper than `levels`, whether it is JSON or not.
 
-    Each step takes longer than the one before it, and is more exact. An array takes a byte at least, and an object four
+    Each step takes longer than the one before it, and is more exact. An array takes a byte at least, an object four
     (`{"":`), the innermost aside. A bracket that opens right after its neighbour has closed adds no level. Brackets
     inside strings are none. In the end the brackets are added up.
     """
-    if len(line) // 4 + 1 + _arrays(line) <= levels or _brackets(line, levels) <= levels:
+    if len(line) <= levels or len(line) // 4 + 1 + _arrays(line) <= levels or _brackets(line, levels) <= levels:
         return False
     bare = _SKIPPED_STRINGS.sub(b"", line)
     if _brackets(bare, levels) <= levels:
