@@ -34,8 +34,10 @@ from ._events import (
     NotificationReceived,
     ReplyReceived,
     RequestReceived,
+    SessionEnded,
     UnknownReceived,
 )
+from ._guest_session import GuestSession, PendingRequest, ReplyReplaced
 from ._jcard import JcardError, load_jcard
 from ._messages import (
     Ack,
@@ -80,6 +82,7 @@ __all__ = [
     "CustomRequest",
     "Event",
     "GetHealth",
+    "GuestSession",
     "Health",
     "HybridVsockPreamble",
     "IncompleteLine",
@@ -100,6 +103,7 @@ __all__ = [
     "Notification",
     "NotificationReceived",
     "OutcomeUnknown",
+    "PendingRequest",
     "Ping",
     "Pong",
     "Preamble",
@@ -112,12 +116,14 @@ __all__ = [
     "RemoteProtocolError",
     "Reply",
     "ReplyReceived",
+    "ReplyReplaced",
     "Request",
     "RequestFailed",
     "RequestReceived",
     "RequestTimeout",
     "ResyncPreamble",
     "Role",
+    "SessionEnded",
     "SetConfig",
     "Shutdown",
     "State",

@@ -52,6 +52,7 @@ LAYERS = [
     {"_codec", "_events"},
     {"_state"},
     {"_connection", "_preamble"},
+    {"_guest_session"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 

@@ -1,0 +1,1 @@
+"""What a client of any event loop is made of."""
