@@ -15,6 +15,7 @@ from stereos_proto import (
     LocalProtocolError,
     Role,
     _constants,
+    _guest_session,
     _json,
     _tolerant,
     decode,
@@ -23,7 +24,6 @@ from stereos_proto import (
 )
 from stereos_proto_io import _dial, _session, _verbs
 from stereos_proto_io.guest import _listen
-from stereos_proto_io.guest import _session as _guest_session
 
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
