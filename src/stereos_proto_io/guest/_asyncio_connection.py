@@ -5,46 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from stereos_proto import PendingRequest
 
 from ._faulty_session import Session
 from ._listen import RESET, Endpoint
-from ._orders import Close, Order, Pause, PowerOff, Reboot
-from ._server import Guest, LoopConnection
+from ._orders import Close, Order, Pause
+from ._server import LoopConnection
 
-
-class Home(Protocol):
-    """What a connection needs of the server that it belongs to."""
-
-    guest: Guest
-    #: The connection that each session is on now: a session outlives it where the stream has no connections.
-    current: dict[Session, GuestConnection]
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
-        """Run `work` until it ends or the server is closed."""
-        ...
-
-    def pause(self, seconds: float, then: Callable[[], None]) -> None:
-        """Call `then` after `seconds`."""
-        ...
-
-    def obey(self, order: PowerOff | Reboot) -> None:
-        """End everything."""
-        ...
-
-    def left(self, connection: GuestConnection) -> None:
-        """Take note that `connection` has ended."""
-        ...
+if TYPE_CHECKING:
+    from .asyncio import GuestServer
 
 
 class GuestConnection(LoopConnection, asyncio.Protocol):
     """One connection from a host."""
 
-    def __init__(self, server: Home, endpoint: Endpoint, session: Session) -> None:
+    def __init__(self, server: GuestServer, endpoint: Endpoint, session: Session) -> None:
         super().__init__(server.guest, endpoint, session, server.current)
         self.closed = asyncio.Event()
         self._server = server

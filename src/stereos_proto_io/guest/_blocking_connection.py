@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,8 +21,11 @@ from stereos_proto import NEED_DATA, Lifecycle, PendingRequest, Reply
 from ._blocking_transport import Transport
 from ._faulty_session import Session
 from ._listen import Endpoint
-from ._orders import Close, Order, Pause, PowerOff, Reboot
-from ._server import LOG, BaseConnection, Guest, refusal
+from ._orders import Close, Order, Pause
+from ._server import LOG, BaseConnection, refusal
+
+if TYPE_CHECKING:
+    from .blocking import GuestServer
 
 
 @attrs.define(eq=False)
@@ -42,28 +45,10 @@ class Shared:
         self.changed = threading.Condition(self.lock)
 
 
-class Home(Protocol):
-    """What a connection needs of the server that it belongs to."""
-
-    guest: Guest
-
-    def pause(self, until: threading.Event, seconds: float) -> None:
-        """Wait for `seconds`, at most until `until` is set."""
-        ...
-
-    def obey(self, order: PowerOff | Reboot) -> None:
-        """End everything."""
-        ...
-
-    def left(self, connection: GuestConnection) -> None:
-        """Take note that the thread of `connection` is about to end."""
-        ...
-
-
 class GuestConnection(BaseConnection):
     """One connection from a host."""
 
-    def __init__(self, server: Home, endpoint: Endpoint, transport: Transport, shared: Shared) -> None:
+    def __init__(self, server: GuestServer, endpoint: Endpoint, transport: Transport, shared: Shared) -> None:
         super().__init__(server.guest, endpoint, shared.session)
         self._server = server
         self._transport = transport

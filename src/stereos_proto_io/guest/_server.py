@@ -127,6 +127,10 @@ class BaseConnection:
         elif isinstance(event, MalformedReceived):
             LOG.debug("a line was refused: %s", event.error)
 
+    def push(self, notification: Lifecycle) -> bool:
+        """Send `notification` after what is queued; False if the host has left too much unread."""
+        raise NotImplementedError
+
     def handled(self, pending: PendingRequest, result: Any) -> None:
         """Take what the handler returned: a reply, or what will become one."""
         raise NotImplementedError
@@ -256,17 +260,7 @@ class LoopConnection(BaseConnection):
         raise NotImplementedError
 
 
-class Connected(Protocol):
-    """What a server knows of each of its connections."""
-
-    endpoint: Endpoint
-
-    def push(self, notification: Lifecycle) -> bool:
-        """Send `notification` after what is queued; False if the host has left too much unread."""
-        ...
-
-
-ConnectionT = TypeVar("ConnectionT", bound=Connected)
+ConnectionT = TypeVar("ConnectionT", bound=BaseConnection)
 
 
 class Server(Generic[ConnectionT]):

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import inspect
 import socket
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -17,30 +16,21 @@ from stereos_proto_io.driver._device import AWAY_PAUSE, Device
 
 from ._faulty_session import Session
 from ._listen import RESET, Endpoint
-from ._orders import Close, Order, Pause, PowerOff, Reboot
-from ._server import Guest, LoopConnection
+from ._orders import Close, Order, Pause
+from ._server import LoopConnection
+
+if TYPE_CHECKING:
+    from .trio import GuestServer
 
 _CHUNK: Final = 64 * 1024
-
-
-class Home(Protocol):
-    """What a connection needs of the server that it belongs to. `nursery` is where handlers go on."""
-
-    guest: Guest
-    nursery: trio.Nursery
-    sleep: Callable[[float], Awaitable[object]]
-    #: The connection that each session is on now: a session outlives it where the stream has no connections.
-    current: dict[Session, GuestConnection]
-
-    def obey(self, order: PowerOff | Reboot) -> None:
-        """End everything."""
-        ...
 
 
 class GuestConnection(LoopConnection):
     """One connection from a host, over a socket or a device that does not block."""
 
-    def __init__(self, server: Home, endpoint: Endpoint, transport: socket.socket | Device, session: Session) -> None:
+    def __init__(
+        self, server: GuestServer, endpoint: Endpoint, transport: socket.socket | Device, session: Session
+    ) -> None:
         super().__init__(server.guest, endpoint, session, server.current)
         self._server = server
         self._transport = transport
