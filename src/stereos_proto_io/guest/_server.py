@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
@@ -91,7 +92,7 @@ def refusal(request: Request, exc: BaseException) -> Ack:
     return Ack(request.type, False, f"internal error: {type(exc).__name__}")
 
 
-class BaseConnection:
+class BaseConnection(abc.ABC):
     """One connection from a host, or one stream that has none."""
 
     #: Where the host came in.
@@ -127,21 +128,25 @@ class BaseConnection:
         elif isinstance(event, MalformedReceived):
             LOG.debug("a line was refused: %s", event.error)
 
+    @abc.abstractmethod
     def push(self, notification: Lifecycle) -> bool:
         """Send `notification` after what is queued; False if the host has left too much unread."""
-        raise NotImplementedError
+        ...
 
+    @abc.abstractmethod
     def handled(self, pending: PendingRequest, result: Any) -> None:
         """Take what the handler returned: a reply, or what will become one."""
-        raise NotImplementedError
+        ...
 
+    @abc.abstractmethod
     def reply(self, pending: PendingRequest, message: Any) -> None:
         """Answer `pending`, and write what can be written."""
-        raise NotImplementedError
+        ...
 
+    @abc.abstractmethod
     def obey(self, order: Order) -> None:
         """Pause, close, or end the whole guest."""
-        raise NotImplementedError
+        ...
 
 
 class LoopConnection(BaseConnection):
@@ -251,13 +256,15 @@ class LoopConnection(BaseConnection):
         if self.session.has_connections:
             self.session.close()
 
+    @abc.abstractmethod
     def write_some(self) -> bool:
         """Write what the stream takes now; return whether that was anything."""
-        raise NotImplementedError
+        ...
 
+    @abc.abstractmethod
     def watch(self, *, busy: bool) -> None:
         """Read or not, as the session wants; with `busy`, pump again in the next turn of the loop."""
-        raise NotImplementedError
+        ...
 
 
 ConnectionT = TypeVar("ConnectionT", bound=BaseConnection)
