@@ -100,7 +100,7 @@ class ConnectionClosed:
 
 @attrs.frozen
 class SessionEnded:
-    """A session is over: close its stream. The last event of a session.
+    """A session is over: close its stream (§1). The last event of a session.
 
     `error` says why; None when it ended in good order.
     """

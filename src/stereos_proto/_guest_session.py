@@ -48,7 +48,7 @@ _JOIN: Final = 64 * 1024
 
 @attrs.define(eq=False, slots=True)
 class PendingRequest:
-    """A request that is owed a reply: give it to `GuestSession.reply`."""
+    """A request that is owed a reply (§3): give it to `GuestSession.reply`."""
 
     #: What the host asks for.
     request: Request

@@ -152,6 +152,8 @@ class GuestSimulator:
         (see `stereos_proto_io.guest.faults`). `poll_interval`: seconds between its looks at
         config and agents. `keep_requests`: how many requests `requests` shows, 0 for none; older ones are dropped
         (and counted in `dropped_requests`), and so are those beyond 4 MiB in all.
+
+        Raises ValueError when that is below 0, or a fault's text is none.
         """
         if keep_requests < 0:
             raise ValueError("keep_requests must be at least 0")
