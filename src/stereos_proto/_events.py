@@ -73,7 +73,7 @@ class MalformedReceived:
     def reply(self) -> Ack:
         """The refusal that is owed (§3, §4).
 
-        For JSON that cannot be read only the prefix `malformed JSON: ` is the reference's: its versions differ in
+        For JSON that cannot be read only the prefix `malformed JSON:` is the reference's: its versions differ in
         the rest, so nothing may match on it (§6).
         """
         if isinstance(self.error, InvalidMessage):
