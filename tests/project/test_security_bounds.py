@@ -17,6 +17,7 @@ from stereos_proto import (
     LocalProtocolError,
     Role,
     _constants,
+    _guest_session,
     _host_session,
     _jcard_agents,
     _mailbox,
@@ -28,7 +29,6 @@ from stereos_proto import (
 from stereos_proto._codec import canonical, json, tolerant
 from stereos_proto_io import _files, addresses, driver
 from stereos_proto_io.guest import _listen
-from stereos_proto_io.guest import _session as _guest_session
 
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
