@@ -459,6 +459,7 @@ def test_a_config_that_takes_long_to_read_freezes_nothing(clock, monkeypatch):
     entered, release = threading.Event(), threading.Event()
     simulator = GuestSimulator(clock=clock, poll_interval=1)
     poll = simulator._poll
+    reader = threading.Thread(target=lambda: simulator.handle(GetHealth()))
 
     def slow():
         if threading.current_thread() is reader:
@@ -469,7 +470,6 @@ def test_a_config_that_takes_long_to_read_freezes_nothing(clock, monkeypatch):
     monkeypatch.setattr(simulator, "_poll", slow)
     simulator.handle(SetConfig('[[agents]]\nname = "one"\nharness = "custom"\n'))
     clock.now += 1
-    reader = threading.Thread(target=lambda: simulator.handle(GetHealth()))
     reader.start()
     assert entered.wait(20)
     assert simulator.handle(Ping()) == Pong()
