@@ -8,31 +8,34 @@ import pytest
 import stereos_proto
 import stereos_proto_io
 from client import test_hostile
+from core import test_codec_json
 from stereos_proto import (
     Connection,
     CustomRequest,
+    HostSession,
     HybridVsockPreamble,
     LocalProtocolError,
     Role,
     _constants,
+    _guest_session,
+    _host_session,
     _jcard_agents,
-    _json,
+    _mailbox,
     _redact,
-    _tolerant,
     decode,
     dialogues,
     encode,
 )
-from stereos_proto_io import _dial, _files, _session, _verbs
+from stereos_proto._codec import canonical, json, tolerant
+from stereos_proto_io import _files, addresses, driver
 from stereos_proto_io.guest import _listen
-from stereos_proto_io.guest import _session as _guest_session
 
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 MODULES = {
     module.__name__: module
     for module in (
-        *(_constants, _jcard_agents, _json, _redact, dialogues),
-        *(_session, _dial, _files, _verbs, _guest_session, _listen),
+        *(_constants, _host_session, _jcard_agents, _mailbox, _redact, canonical, json, dialogues),
+        *(driver, addresses, _files, _guest_session, _listen),
     )
 }
 #: `| what | 1,024 unit | `module.NAME` |`
@@ -73,6 +76,7 @@ def test_every_number_beside_the_table_is_one_that_is_held():
         str(test_hostile.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
         *map(str, (_redact.SHORTEST, _redact.PART, _redact.WORD)),
+        str(test_codec_json.STACK_KIB),
     }
 
 
@@ -80,9 +84,9 @@ def test_the_limits_that_a_user_may_change_have_these_defaults():
     connection = Connection(Role.HOST)
     assert connection._max_line_size == _constants.MAX_LINE_SIZE
     assert connection._max_pending == _constants.MAX_PENDING
-    session = _session.Session("the guest")
-    assert session.connection._max_pending == _constants.MAX_PENDING
-    assert session._max_notifications == _session.MAX_NOTIFICATIONS
+    session = HostSession("the guest")
+    assert session.connection._max_pending == session._max_pending == _constants.MAX_PENDING
+    assert _mailbox.Mailbox()._max_notifications == _mailbox.MAX_NOTIFICATIONS
 
 
 @pytest.mark.parametrize("port", [0, 1, _constants.U32_MAX])
@@ -98,8 +102,8 @@ def test_no_other_vsock_port_can(port):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_whole_number_that_is_sent(sign):
-    largest = sign * (2**_tolerant._MAX_BITS - 1)
-    assert len(str(abs(largest))) <= _json._MAX_DIGITS
+    largest = sign * (2**tolerant._MAX_BITS - 1)
+    assert len(str(abs(largest))) <= json._MAX_DIGITS
     request = CustomRequest("x", largest)
     assert decode(encode(request), sender=Role.HOST) == request
     with pytest.raises(LocalProtocolError, match="digits"):
