@@ -84,7 +84,8 @@ class Turns(Pump):
         if self._leader is None or self._leader is waiter:
             self._leader = waiter
             self._followers.pop(waiter, None)
-            self._leave_writing(waiter)
+            if self._writer is waiter:
+                self._leave_writing(waiter)
             return Step.READ_WRITE if wants_write else Step.READ
         if wants_write and self._writer in (None, waiter) and self._has_to_write(waiter):
             self._writer = waiter
@@ -101,7 +102,8 @@ class Turns(Pump):
         self._followers.pop(waiter, None)
         if self._leader is waiter:
             self._leader = None
-        self._leave_writing(waiter)
+        if self._writer is waiter:
+            self._leave_writing(waiter)
         if self._followers:
             if self._leader is None:
                 self._wake_first(self._followers)
