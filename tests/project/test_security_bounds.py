@@ -7,7 +7,7 @@ import pytest
 
 import stereos_proto
 import stereos_proto_io
-from client import test_hostile
+import costs
 from stereos_proto import (
     Connection,
     CustomRequest,
@@ -64,8 +64,8 @@ def test_every_limit_is_stated():
 def test_every_number_beside_the_table_is_one_that_is_held():
     text = re.sub("`[^`]*`", "", ROW.sub("", TEXT))
     assert {*re.findall(r"\d[\d,.]*", text)} == {
-        str(test_hostile.MEMORY_PER_BYTE),
-        str(test_hostile.CALLS_PER_BYTE),
+        str(costs.MEMORY_PER_BYTE),
+        str(costs.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
     }
 
