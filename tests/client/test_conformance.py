@@ -1,23 +1,19 @@
 """Every client over every transport, through the cases of `check_client`."""
 
+import asyncio
 import itertools
 import socket
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
-from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
+from stereos_proto_io import Dial, UnixSocket, VirtioSerial
 from stereos_proto_io.testing import check_client, client_cases
 
-from .harness import ASYNCIO, BLOCKING, TRIO, UVLOOP, each_driver, pty_to, result
-
-ADDRESSES = {
-    "tcp": lambda folder: TCP("127.0.0.1", 0),
-    "unix": lambda folder: UnixSocket(folder / "guest"),
-    "hybrid": lambda folder: HybridVsock(folder / "guest"),
-    "serial": lambda folder: VirtioSerial(folder / "guest"),
-}
+from .guests import ADDRESSES, Wrapped, pty_to
+from .harness import ASYNCIO, BLOCKING, TRIO, UVLOOP, each_driver, result
 
 
 def check(driver, make, address, **options):
@@ -121,7 +117,6 @@ def test_dial(driver, tmp_path):
 
 @pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
 def test_an_asyncio_stream(driver, tmp_path):
-    import asyncio
 
     def make(address):
         return driver.module.connect(Dial(lambda: asyncio.open_unix_connection(address.path)))
@@ -131,32 +126,12 @@ def test_an_asyncio_stream(driver, tmp_path):
 
 @pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
 def test_an_asyncio_transport(driver, tmp_path):
-    import asyncio
 
     async def dial(address):
         transport, _ = await asyncio.get_running_loop().create_unix_connection(asyncio.Protocol, address.path)
         return transport
 
     check(driver, lambda address: driver.module.connect(Dial(lambda: dial(address))), UnixSocket(tmp_path / "guest"))
-
-
-class Wrapped(trio.abc.Stream):
-    """A stream of which one knows only that it is one."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    async def send_all(self, data):
-        await self.stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self):
-        await self.stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes=None):
-        return await self.stream.receive_some(max_bytes)
-
-    async def aclose(self):
-        await self.stream.aclose()
 
 
 @pytest.mark.parametrize("wrap", [lambda stream: stream, Wrapped, lambda stream: stream.socket])

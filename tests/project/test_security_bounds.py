@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import costs
 import stereos_proto
 import stereos_proto_io
-from client import test_hostile
 from core import test_codec_json
 from stereos_proto import (
     Connection,
@@ -72,8 +72,8 @@ def test_every_limit_is_stated():
 def test_every_number_beside_the_table_is_one_that_is_held():
     text = re.sub("`[^`]*`", "", ROW.sub("", TEXT))
     assert {*re.findall(r"\d[\d,.]*", text)} == {
-        str(test_hostile.MEMORY_PER_BYTE),
-        str(test_hostile.CALLS_PER_BYTE),
+        str(costs.MEMORY_PER_BYTE),
+        str(costs.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
         *map(str, (_redact.SHORTEST, _redact.PART, _redact.WORD)),
         str(test_codec_json.STACK_KIB),

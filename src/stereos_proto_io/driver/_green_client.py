@@ -15,7 +15,8 @@ from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import READ, WRITE, Dialling, attempts, lookup_number, names
-from ._sync_client import Event, SyncClient, SyncRunner
+from ._sync_client import Event, SyncClient
+from ._sync_runner import SyncRunner
 from ._timeouts import seconds
 from ._verbs import READY_TIMEOUT, Limits, ready_wait
 

@@ -1,4 +1,4 @@
-"""Peers that are slow: what piles up on our side stays small, whoever is the slow one."""
+"""Peers that are slow: what piles up on our side stays small."""
 
 import gc
 import socket
@@ -6,16 +6,15 @@ import threading
 import tracemalloc
 from contextlib import contextmanager
 
-import pytest
+from stereos_proto import MAX_LINE_SIZE, Lifecycle, Pong, SetConfig, encode
 
-from stereos_proto import Lifecycle, Ping, Pong, SetConfig, encode
-from stereos_proto._constants import MAX_LINE_SIZE
-
-from .harness import BLOCKING, PATIENCE, attached, each_driver, lines, result, scripted
+from .guests import lines, scripted
+from .harness import BLOCKING, PATIENCE, attached, each_driver, result
 
 #: Bytes: half of the twenty megabytes that are moved. Most runs need two; the rest is for asyncio's debug mode,
 #: which formats a traceback for whatever a busy machine makes slow.
 HALF = 10_000_000
+
 DONE = b'{"type":"ack","payload":{"reply_to":"set_config","ok":true}}\n'
 
 
@@ -79,7 +78,7 @@ def test_a_host_that_reads_slowly(driver):
             heard = client.notifications()
             for _ in range(kept):
                 assert (next(heard) if driver is BLOCKING else await anext(heard)).state == "flood"
-            assert not client._session.has_notification
+            assert client.dropped_notifications == 2000 - kept
 
     ours, theirs = socket.socketpair()
     theirs.settimeout(PATIENCE)
@@ -90,32 +89,3 @@ def test_a_host_that_reads_slowly(driver):
     flood.join(PATIENCE)
     assert not flood.is_alive()
     assert most[0] < HALF
-
-
-@pytest.mark.parametrize("ahead", [0, 1, 2])
-@each_driver
-def test_half_a_reply_that_takes_for_ever(driver, ahead):
-    """A guest that stops in the middle of a line costs its caller the deadline, and the next the same line."""
-
-    def script(sock):
-        asked = lines(sock)
-        for _ in range(ahead):
-            next(asked)
-            sock.sendall(b'{"type":"pong"}\n')
-        next(asked)
-        sock.sendall(b'{"type":"po')
-        next(asked)
-        sock.sendall(b'ng"}\n{"type":"pong"}\n')
-        assert list(asked) == []
-
-    async def main():
-        async with attached(driver, ours) as client:
-            for _ in range(ahead):
-                assert await result(client.ping()) == Pong()
-            with pytest.raises(TimeoutError):
-                await driver.within(client, Ping(), 0.05)
-            assert await result(client.ping()) == Pong()
-            assert client.connection.pending == ()
-
-    with scripted(script) as ours:
-        driver.run(main)

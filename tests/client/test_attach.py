@@ -1,4 +1,4 @@
-"""What a caller has already, and hands over: TLS, what has only a socket's four methods, streams that fail to close."""
+"""What a caller has already, and hands over: streams, TLS, devices, what has only a socket's four methods."""
 
 import asyncio
 import gc
@@ -11,15 +11,14 @@ from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 
 from guest_harness import descriptors
-from stereos_proto import Ack, ConnectionLost, Ping, Pong, SetConfig
-from stereos_proto_io._dial import Device
+from stereos_proto import Ack, ConnectionLost, Lifecycle, Ping, Pong, SetConfig, encode
+from stereos_proto_io.driver import Device
 
-from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, result, scripted
-from .test_conformance import Wrapped
-from .test_gaps import DONE, PING, PONG
-from .test_regressions import run, until
+from .guests import DONE, PING, PONG, Wrapped, scripted
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, result, run, some_turns, until
 
 
 def anonymous(kind):
@@ -167,3 +166,129 @@ def test_a_device_that_nobody_closes_is_closed_when_it_is_collected(driver):
     finally:
         os.close(master)
         os.close(slave)
+
+
+NEWS = encode(Lifecycle("news"))
+
+LONG_NEWS = encode(Lifecycle("news", "x" * 10_000))
+
+#: What the guest wrote before the client was attached, and after; whether the reader knew of the end before.
+READ = {
+    "nothing": (b"", NEWS * 2, False),
+    "lines": (NEWS * 3, NEWS, False),
+    "half a line": (NEWS + NEWS[:9], NEWS[9:], False),
+    "all that it takes": (LONG_NEWS * 40, b"", False),
+    "the end": (b"", b"", True),
+    "lines and the end": (NEWS * 3, b"", True),
+    "half a line and the end": (NEWS + NEWS[:9], b"", True),
+    "all that it takes, in one read": (LONG_NEWS * 12, b"", True),
+}
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("read", READ)
+def test_what_a_reader_has_read_is_not_lost(driver, read):
+    before, after, ended = READ[read]
+
+    def guest(sock):
+        sock.sendall(before)
+        if ended:
+            sock.shutdown(socket.SHUT_WR)
+        assert attaching.wait(PATIENCE)
+        sock.sendall(after)
+
+    async def main():
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        # It stops reading when it has more than twice its limit.
+        await until(driver, lambda: len(reader._buffer) >= min(len(before), 2 << 16) and reader._eof is ended)
+        news = []
+
+        async def hear():
+            async for message in client.notifications():
+                news.append(message)
+
+        async with attached(driver, (reader, writer)) as client:
+            attaching.set()
+            with pytest.raises(ConnectionLost) as caught:
+                await hear()
+            with pytest.raises(ConnectionLost, match="ping was not sent"):
+                await client.ping()
+        assert b"".join(map(encode, news)) == (before + after)[: (before + after).rfind(b"\n") + 1]
+        assert ("in the middle of a line" in str(caught.value)) is read.startswith("half a line and")
+
+    attaching = threading.Event()
+    with scripted(guest) as ours:
+        run(driver, main)
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_pair_whose_transport_has_closed_already(driver, how):
+    """It told the reader of its end, and tells nobody again."""
+
+    async def main():
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        if how == "closed":
+            writer.transport.abort()
+        else:
+            # Closing what has unread data is a reset.
+            writer.write(PING)
+            theirs.close()
+        await until(driver, lambda: reader.at_eof() or reader.exception())
+        client = await driver.Client.attach((reader, writer))
+        with pytest.raises(ConnectionLost, match="ping was not sent"):
+            await client.ping()
+        closing = asyncio.ensure_future(client.aclose())
+        await some_turns(driver)
+        assert closing.done()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(driver, main)
+
+
+class Counted:
+    """A socket whose reads and writes are counted."""
+
+    def __init__(self, sock):
+        self.sock, self.calls = sock, 0
+
+    def __getattr__(self, name):
+        found = getattr(self.sock, name)
+        if name not in ("recv", "send"):
+            return found
+
+        def call(*arguments):
+            self.calls += 1
+            return found(*arguments)
+
+        return call
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_tls_whose_handshake_has_not_been_made_with_a_silent_peer(driver):
+    """It waits for the peer; a socket that is always writable would keep a CPU busy."""
+
+    async def main():
+        async with attached(driver, counted) as client:
+            with pytest.raises(TimeoutError):
+                await driver.within(client, Ping(), 0.3)
+
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        counted = Counted(CLIENT.wrap_socket(ours, do_handshake_on_connect=False))
+        run(driver, main)
+        assert counted.calls < 20
+        assert theirs.recv(1 << 16)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_tls_whose_handshake_is_made_by_the_first_request(driver, encrypted):
+    async def main():
+        async with attached(driver, CLIENT.wrap_socket(encrypted, do_handshake_on_connect=False)) as client:
+            for _ in range(3):
+                assert await result(client.ping()) == Pong()
+
+    encrypted.setblocking(False)
+    run(driver, main)
