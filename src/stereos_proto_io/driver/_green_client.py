@@ -66,7 +66,7 @@ class GreenClient(SyncClient):
     # -- what the client needs -----------------------------------------------------------------------------
 
     # No green thread runs within a locked region, but a signal handler or a finalizer may.
-    _make_lock = staticmethod(threading.Lock)
+    _make_lock = staticmethod(threading.RLock)
 
     @classmethod
     def _event(cls) -> Event:
