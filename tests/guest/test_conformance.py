@@ -17,7 +17,7 @@ from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _block
 from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest._actions import Close
 from stereos_proto_io.guest._session import GuestSession
-from stereos_proto_io.guest.conformance import CASES, Need, Outcome, Report, Result, run
+from stereos_proto_io.conformance import CASES, Need, Outcome, Report, Result, run
 
 EVERYTHING = {"allow_effects": True, "allow_shutdown": True}
 BY_NAME = {case.name: case for case in CASES}
@@ -466,14 +466,14 @@ def test_a_serial_port_that_stays_silent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with running("blocking", VirtioSerial("port"), GuestSimulator(faults=["stall"])) as guest:
         report = run(guest.address, cases=CASES[:1], timeout=0.1)
-    assert report.failed[0].reason == "it did not answer the resynchronisation"
+    assert report.failed[0].reason.startswith("cannot connect to serial://port: no answer in time")
 
 
 def test_a_muxer_without_a_guest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with running("blocking", HybridVsock("muxer", 1), GuestSimulator()):
         report = run(HybridVsock("muxer", 2), cases=CASES[:1])
-    assert report.failed[0].reason == "nobody listens on vsock port 2 of the guest yet"
+    assert report.failed[0].reason.endswith(": nobody listens on vsock port 2 of the guest yet")
 
 
 # ------------------------------------------------------------------------------------------------ reports

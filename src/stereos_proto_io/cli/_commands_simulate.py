@@ -172,7 +172,7 @@ def conformance(
         junit: Write a report for continuous integration into this file.
         json: Print one JSON document.
     """
-    from stereos_proto_io.guest.conformance import run  # noqa: PLC0415  (loaded where it is used)
+    from stereos_proto_io.conformance import run  # noqa: PLC0415  (loaded where it is used)
 
     from ._dialling import dial  # noqa: PLC0415
 

@@ -11,9 +11,12 @@ from typing import Any, Final
 import attrs
 
 from stereos_proto import MAX_LINE_SIZE
-from stereos_proto._constants import I64_MAX, U32_MAX
 
-from ._peer import Deviation, Line, Peer
+from ._guest_peer import Deviation, Line, Peer
+
+#: The largest numbers of the wire (§2).
+I64_MAX: Final = 2**63 - 1
+U32_MAX: Final = 2**32 - 1
 
 
 class Need(Enum):
