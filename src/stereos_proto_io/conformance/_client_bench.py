@@ -59,10 +59,13 @@ class Bench:
     # Ask with a deadline; run functions at once: as they were given to `check_client`.
     within: Within
     together_: Together | None = None
-    # Whether the client's verbs are awaited.
-    asynchronous: bool = False
     # Dials until the guest is ready, within so many seconds; what is returned is as `make_client` returns it.
     when_ready: Callable[[float], Any] | None = None
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the client's verbs are awaited."""
+        return hasattr(self.client, "aclose")
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -160,7 +163,7 @@ class Bench:
 
     async def close(self) -> None:
         """Close the client."""
-        await result(self.client.aclose() if hasattr(self.client, "aclose") else self.client.close())
+        await result(self.client.aclose() if self.asynchronous else self.client.close())
 
 
 # ------------------------------------------------------------------------------------------------- runtimes

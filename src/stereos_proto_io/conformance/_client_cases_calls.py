@@ -54,7 +54,7 @@ def silent_until_told(end: End) -> None:
 
 async def _fill_the_pipe(bench: Bench) -> list[BaseException]:
     """Give up one long request after the other, until nothing can be written any more."""
-    return [await bench.gives_up(_config(number)) for number in range(_TOO_MANY)]
+    return [await bench.gives_up(_config(number), 0.03) for number in range(_TOO_MANY)]
 
 
 @scripted(silent_until_told)
@@ -84,7 +84,7 @@ def _ask(message: Request, seconds: float | None = None) -> Any:
 @scripted(silent_until_told, needs="run")
 async def a_timeout_tells_whether_its_request_was_sent(bench: Bench) -> None:
     async def gives_up(message: Request) -> RequestTimeout:
-        return await bench.fails(RequestTimeout, lambda: bench.client.run(_ask(message, SOON)), exact=False)
+        return await bench.fails(RequestTimeout, lambda: bench.client.run(_ask(message, 0.03)), exact=False)
 
     errors = [await gives_up(_config(number)) for number in range(_TOO_MANY)]
     bench.guest.go.set()
@@ -196,8 +196,8 @@ def talks_before_it_reads(end: End) -> None:
 
 @scripted(talks_before_it_reads, needs="request_many")
 async def reading_goes_on_while_a_write_has_to_wait(bench: Bench) -> None:
-    replies = await result(bench.client.request_many([GetHealth(), *map(_config, range(8))]))
-    expect("the replies", [type(reply) for reply in replies], [Health] + [Ack] * 8)
+    replies = await result(bench.client.request_many([GetHealth(), *map(_config, range(5))]))
+    expect("the replies", [type(reply) for reply in replies], [Health] + [Ack] * 5)
 
 
 @scripted(talks_before_it_reads, needs="together")
@@ -208,9 +208,9 @@ async def reading_goes_on_while_another_caller_has_to_wait(bench: Bench) -> None
 
     outcomes = await bench.together(
         lambda: bench.ask(GetHealth()),
-        *(lambda n=number: writes(n) for number in range(8)),
+        *(lambda n=number: writes(n) for number in range(5)),
     )
-    expect("what became of the callers", [type(outcome) for outcome in outcomes], [Health] + [Ack] * 8)
+    expect("what became of the callers", [type(outcome) for outcome in outcomes], [Health] + [Ack] * 5)
 
 
 def reads_single_bytes(end: End) -> None:

@@ -144,7 +144,7 @@ def stops_reading(end: End) -> None:
 
 @scripted(stops_reading, needs="run unix")
 async def a_write_that_fails_is_noticed(bench: Bench) -> None:
-    outcomes = await result(bench.client.run(_flight(_MOUNT, _LONG, Mount("u", "/u", "9p")), timeout=1))
+    outcomes = await result(bench.client.run(_flight(_MOUNT, _LONG, Mount("u", "/u", "9p")), timeout=0.5))
     found = _outcomes(outcomes)
     expect("what became of a request that was answered", found[0], "Ack")
     # Half a request may be waited for until its deadline: the guest can still talk.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import tempfile
 import threading
@@ -67,7 +66,7 @@ def check_client(
     without secrets.
 
     `make_client(address)` returns a client, or an awaitable or an (async) context manager of one: the drivers'
-    `connect`. Its verbs are those of this library's clients.
+    `connect`. Its verbs are those of this library's clients; an asynchronous one has `aclose`, a blocking one `close`.
 
     `run` runs a coroutine function, and is needed for an asynchronous client (`trio.run`;
     `lambda main: asyncio.run(main())`).
@@ -236,11 +235,10 @@ async def carry_out(
         made = when_ready(DEADLINE)
     if hasattr(made, "__aenter__"):
         async with made as client:
-            await _check(case, Bench(client, guest, within, together, True, when_ready))
+            await _check(case, Bench(client, guest, within, together, when_ready))
     else:
-        asynchronous = inspect.isawaitable(made)
         with await result(made) as client:
-            await _check(case, Bench(client, guest, within, together, asynchronous, when_ready))
+            await _check(case, Bench(client, guest, within, together, when_ready))
 
 
 async def _check(case: ClientCase, bench: Bench) -> None:
