@@ -198,7 +198,7 @@ class KeepsStrayReplies(Client):
 def reads_empty_lines(patch):
     """An empty line is taken for a message."""
     receive = HostSession.receive_data
-    patch.setattr(HostSession, "receive_data", lambda self, data: receive(self, re.sub(rb"(?m)^\r?\n", b"null\n", data)))
+    patch.setattr(HostSession, "receive_data", lambda self, data: receive(self, re.sub(rb"(?m)^\r?\n", b"empty\n", data)))
 
 
 # -------------------------------------------------------------------------------------- what became of requests
