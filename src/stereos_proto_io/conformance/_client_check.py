@@ -33,6 +33,9 @@ DEADLINE: Final = 10.0
 #: Seconds that a client which missed the deadline gets to notice that its guest has gone.
 _AFTERWARDS: Final = 1.0
 
+#: Places that are told of a client that hangs.
+_PLACES_TOLD: Final = 6
+
 #: Kinds of address that a case may ask for, in a folder.
 _PLACES: Final[dict[str, Callable[[Path], Address]]] = {
     "unix": lambda folder: UnixSocket(folder / "guest"),
@@ -258,9 +261,9 @@ def _lacks(word: str, what: str) -> str:
 
 
 def _stack(thread: threading.Thread) -> str:
-    """The innermost places of a thread that are neither the standard library's nor this suite's."""
+    """The innermost places of a thread, without those of this suite and of the threads themselves."""
     frame = sys._current_frames().get(thread.ident or 0)
+    ours = (str(Path(__file__).parent), threading.__file__)
     places = [] if frame is None else traceback.extract_stack(frame)
-    return "".join(
-        f"  {place.filename}:{place.lineno} in {place.name}\n" for place in places if place.filename != __file__
-    )[-1500:].rstrip()
+    told = [place for place in places if not place.filename.startswith(ours)]
+    return "\n".join(f"  {place.filename}:{place.lineno} in {place.name}" for place in told[-_PLACES_TOLD:])

@@ -198,7 +198,11 @@ class KeepsStrayReplies(Client):
 def reads_empty_lines(patch):
     """An empty line is taken for a message."""
     receive = HostSession.receive_data
-    patch.setattr(HostSession, "receive_data", lambda self, data: receive(self, re.sub(rb"(?m)^\r?\n", b"empty\n", data)))
+
+    def changed(self, data):
+        receive(self, re.sub(rb"(?m)^\r?\n", b"empty\n", data))
+
+    patch.setattr(HostSession, "receive_data", changed)
 
 
 # -------------------------------------------------------------------------------------- what became of requests
