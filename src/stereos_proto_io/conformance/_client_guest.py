@@ -7,9 +7,11 @@ script runs in a thread, and waits for nothing but the host or the case, so that
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -82,6 +84,8 @@ class ScriptedGuest:
         self.received: list[bytes] = []
         self.go = threading.Event()
         self.failures: list[BaseException] = []
+        # Held from accepting a connection until its script runs.
+        self._lock = threading.Lock()
         self._ends: list[End] = []
         self._threads: list[threading.Thread] = []
         self._accepting = threading.Thread(target=self._accept, name="scripted guest", daemon=True)
@@ -99,7 +103,11 @@ class ScriptedGuest:
 
     def check(self) -> None:
         """Wait until the scripts have ended, which most do when the host closes. Raises the first failure of one."""
-        for thread in self._threads:
+        while self._is_dialled(0):
+            time.sleep(0.001)  # it is about to be accepted
+        with self._lock:
+            threads = tuple(self._threads)
+        for thread in threads:
             thread.join(PATIENCE + 1)
         for failure in self.failures:
             raise failure
@@ -116,14 +124,22 @@ class ScriptedGuest:
             Path(self.address.socket_file).unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             while True:
-                sock, _ = self._listener.accept()
-                end = End(self, sock, len(self._ends), self._log)
-                self._ends.append(end)
-                thread = threading.Thread(target=self._run, args=(end,), name="script of a guest", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._is_dialled(None)
+                with self._lock:
+                    sock, _ = self._listener.accept()
+                    end = End(self, sock, len(self._ends), self._log)
+                    self._ends.append(end)
+                    thread = threading.Thread(target=self._run, args=(end,), name="script of a guest", daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _is_dialled(self, seconds: float | None) -> bool:
+        """Whether a connection waits to be accepted, within `seconds` (None: wait for one)."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
 
     def _run(self, end: End) -> None:
         self._log.note(f"connection {end.number + 1} begins")
