@@ -257,8 +257,7 @@ async def use(address):
 
 assert len(client_cases()) > 10
 for backend in ("asyncio", "trio"):
-    cases = client_cases(without=["unix", "hybrid", "when_ready"])
-    check_client(connect, run=lambda main: anyio.run(main, backend=backend), within=within, cases=cases)
+    check_client(connect, run=lambda main: anyio.run(main, backend=backend), within=within)
     with simulated_guest() as guest:
         anyio.run(use, guest.address, backend=backend)
 """

@@ -12,6 +12,7 @@ from stereos_proto import (
     CustomRequest,
     GetHealth,
     Health,
+    InjectSSHKey,
     LocalProtocolError,
     Mount,
     NotReady,
@@ -186,7 +187,10 @@ async def longest_lines_both_ways(bench: Bench) -> None:
 @simulated(needs="provision")
 async def provisioning(bench: Bench) -> None:
     plan = ProvisionPlan(
-        mounts=(Mount("share0", "/workspace", "9p"), Mount("share1", "/etc", "9p")), config='[network]\nmode = "nat"\n'
+        mounts=(Mount("share0", "/workspace", "9p"),),
+        # The guest has no such user. Nothing depends on a key, so the config is sent all the same.
+        ssh_keys=(InjectSSHKey("nobody", _KEY),),
+        config='[network]\nmode = "nat"\n',
     )
     seen: list[Any] = []
     report = await result(bench.client.provision(plan, on_step=seen.append))
@@ -196,7 +200,7 @@ async def provisioning(bench: Bench) -> None:
     expect("the order in which steps were told", [step.request for step in seen], list(plan.requests))
     # The first request on a stream without connections is the resynchronisation.
     got = [type(request) for request in bench.guest.requests if not isinstance(request, CustomRequest)]
-    expect("what the guest got", got, [Mount, Mount, SetConfig])
+    expect("what the guest got", got, [Mount, InjectSSHKey, SetConfig])
 
 
 @simulated(needs="notifications")
