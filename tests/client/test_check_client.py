@@ -381,15 +381,6 @@ def test_the_guest_is_where_it_was_asked_to_be(tmp_path):
 # ---------------------------------------------------------------------------------------------- guests with a script
 
 
-def scripted(script, patience, monkeypatch):
-    monkeypatch.setattr("stereos_proto_io.conformance._client_guest.PATIENCE", patience)
-    return ScriptedGuest(TCP("127.0.0.1", 0), script, WireLog())
-
-
-def waits_for_go(end):
-    end.wait_for_go()
-
-
 def talks(end):
     while True:
         end.send(b"x" * 100_000)
@@ -402,19 +393,13 @@ def reads(end):
 @pytest.mark.parametrize(
     ("script", "text"),
     [
-        (waits_for_go, "the client was not done for 0.1 s with what comes before"),
         (talks, "the host did not read for 0.1 s while the guest was talking"),
         (reads, "nothing came from the host for 0.1 s"),
     ],
 )
-def test_a_script_waits_no_longer_than_it_must(script, text, monkeypatch):
-    with (
-        scripted(script, 0.1, monkeypatch) as guest,
-        socket.create_connection((guest.address.host, guest.address.port)),
-    ):
-        # The thread of the script begins when the connection has been accepted.
-        while not guest._threads:
-            time.sleep(0.001)
+def test_a_script_waits_no_longer_than_it_must(script, text):
+    guest = ScriptedGuest(TCP("127.0.0.1", 0), script, WireLog(), patience=0.1)
+    with guest, socket.create_connection((guest.address.host, guest.address.port)):
         with pytest.raises(ScriptError, match=f"^{text}$"):
             guest.check()
 

@@ -102,7 +102,7 @@ def check_client(
             left_out[case.name] = "`when_ready` was not given"
             continue
         attempt = _Attempt(case, make_client, run or run_blocking, within or _within, together, when_ready)
-        with _stage(case, address) as stage:
+        with _stage(case, address, deadline) as stage:
             try:
                 attempt.carry_out(stage, deadline, thread=thread)
             except Exception as exc:
@@ -132,14 +132,15 @@ class _Stage:
 
 
 @contextmanager
-def _stage(case: ClientCase, address: Address | None) -> Iterator[_Stage]:
+def _stage(case: ClientCase, address: Address | None, deadline: float) -> Iterator[_Stage]:
     log = WireLog()
     with tempfile.TemporaryDirectory(prefix="stereos-") as folder:
         where = address or TCP("127.0.0.1", 0)
         if case.place and type(where) is not type(own := _PLACES[case.place](Path(folder))):
             where = own
         if case.script is not None:
-            with ScriptedGuest(where, case.script, log) as scripted:
+            # It complains before the case is over, since it knows better than the case what it waited for.
+            with ScriptedGuest(where, case.script, log, patience=0.6 * deadline) as scripted:
                 yield _Stage(scripted, scripted.address, log, scripted.close)
         else:
             guest = RecordedGuest(GuestSimulator(faults=case.faults, **case.options), log)

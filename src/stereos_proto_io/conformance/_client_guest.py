@@ -32,7 +32,7 @@ from stereos_proto_io.guest import GuestSimulator
 
 from ._client_wire import WireLog
 
-#: Seconds that a script waits for the host, for the case, or for room to write.
+#: Seconds that a script waits for the host, or for room to write, unless told otherwise.
 PATIENCE: Final = 6.0
 
 #: Bytes that the kernel is asked to keep for a guest that does not read.
@@ -72,7 +72,9 @@ class ScriptedGuest:
     `received` are the lines that came, of all connections. `go` is set by the case, for a script that waits for it.
     """
 
-    def __init__(self, address: Address, script: Script, log: WireLog) -> None:
+    def __init__(self, address: Address, script: Script, log: WireLog, *, patience: float = PATIENCE) -> None:
+        """`patience` is how many seconds the script waits for the host, or for room to write."""
+        self.patience = patience
         family, target = address.listeners()[0]
         self._script = script
         self._log = log
@@ -108,7 +110,7 @@ class ScriptedGuest:
         with self._lock:
             threads = tuple(self._threads)
         for thread in threads:
-            thread.join(PATIENCE + 1)
+            thread.join(self.patience + 1)
         for failure in self.failures:
             raise failure
 
@@ -165,7 +167,7 @@ class End:
         self._log = log
         self._socket = sock
         self._buffer = b""
-        sock.settimeout(PATIENCE)
+        sock.settimeout(guest.patience)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -176,7 +178,7 @@ class End:
         try:
             data = self._socket.recv(size)
         except TimeoutError:
-            raise ScriptError(f"nothing came from the host for {PATIENCE:g} s") from None
+            raise ScriptError(f"nothing came from the host for {self.guest.patience:g} s") from None
         self._buffer += data
         return len(data)
 
@@ -200,7 +202,7 @@ class End:
                 self._buffer += self._socket.recv(_CHUNK)
             while b"\n" in self._buffer:
                 lines.append(self.line())
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(self.guest.patience)
         return lines
 
     def rest(self) -> Iterator[bytes]:
@@ -225,9 +227,8 @@ class End:
         return line
 
     def wait_for_go(self) -> None:
-        """Wait until the case sets `go`."""
-        if not self.guest.go.wait(PATIENCE):
-            raise ScriptError(f"the client was not done for {PATIENCE:g} s with what comes before")
+        """Wait until the case sets `go`. That is so at its end, too, and the case has a deadline."""
+        self.guest.go.wait()
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -237,7 +238,9 @@ class End:
         try:
             self._socket.sendall(data)
         except TimeoutError:
-            raise ScriptError(f"the host did not read for {PATIENCE:g} s while the guest was talking") from None
+            raise ScriptError(
+                f"the host did not read for {self.guest.patience:g} s while the guest was talking"
+            ) from None
 
     def trickle(self, data: bytes) -> None:
         """Write `data` a byte at a time, slowly enough that most bytes come in a read of their own."""
