@@ -399,9 +399,12 @@ def reads(end):
 )
 def test_a_script_waits_no_longer_than_it_must(script, text):
     guest = ScriptedGuest(TCP("127.0.0.1", 0), script, WireLog(), patience=0.1)
-    with guest, socket.create_connection((guest.address.host, guest.address.port)):
-        with pytest.raises(ScriptError, match=f"^{text}$"):
-            guest.check()
+    with (
+        guest,
+        socket.create_connection((guest.address.host, guest.address.port)),
+        pytest.raises(ScriptError, match=f"^{text}$"),
+    ):
+        guest.check()
 
 
 @pytest.mark.parametrize(
