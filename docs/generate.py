@@ -31,7 +31,6 @@ import attrs
 from docutils import nodes
 from remedies import REMEDIES
 from sphinx.pycode import ModuleAnalyzer
-from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
 
 import stereos_proto
 import stereos_proto_io
@@ -41,12 +40,13 @@ from stereos_proto._messages import OMIT_ZERO, U32, ZERO, StateName, wire_fields
 from stereos_proto._registry import OPEN_ROWS, REGISTRY, Kind, Role
 from stereos_proto._state import REQUIREMENTS, TRANSITIONS
 from stereos_proto.testing import strategies
-from stereos_proto_io import addresses, asyncio, blocking, conformance, guest, testing, trio
+from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
 from stereos_proto_io._errors import _MEANINGS
+from stereos_proto_io._verbs import AsyncVerbs, SyncVerbs
 from stereos_proto_io.cli import main as stereosctl
 from stereos_proto_io.guest import asyncio as guest_asyncio
 from stereos_proto_io.guest import blocking as guest_blocking
-from stereos_proto_io.guest import effects, faults
+from stereos_proto_io.guest import conformance, effects, faults
 from stereos_proto_io.guest import trio as guest_trio
 
 # ---------------------------------------------------------------------------------------------------------

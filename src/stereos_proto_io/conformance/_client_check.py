@@ -143,7 +143,7 @@ def _stage(case: ClientCase, address: Address | None, deadline: float) -> Iterat
             with ScriptedGuest(where, case.script, log, patience=0.6 * deadline) as scripted:
                 yield _Stage(scripted, scripted.address, log, scripted.close)
         else:
-            guest = RecordedGuest(GuestSimulator(faults=case.faults, **case.options), log)
+            guest: Any = RecordedGuest(GuestSimulator(faults=case.faults, **case.options), log)
             with serve(where, guest) as server:
                 yield _Stage(guest, server.address, log, server.close)
 
