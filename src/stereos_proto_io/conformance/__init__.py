@@ -11,7 +11,8 @@ AssertionError that names the first case that the client fails.
 from ._client_case import ClientCase
 from ._client_cases import client_cases
 from ._client_check import ClientReport, check_client
-from ._guest_cases import CASES, Case, Need
+from ._guest_case import Case, Need
+from ._guest_cases import CASES
 from ._guest_peer import Deviation
 from ._guest_report import Outcome, Report, Result
 from ._guest_run import run

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from stereos_proto import StereosError
 from stereos_proto_io.addresses import Address
 
-from ._guest_cases import CASES, Case, Need
+from ._guest_case import Case, Need
+from ._guest_cases import CASES
 from ._guest_peer import Deviation, Peer, Unsupported
 from ._guest_report import Outcome, Report, Result
 
