@@ -17,7 +17,7 @@ from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _block
 from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest._actions import Close
 from stereos_proto_io.guest._session import GuestSession
-from stereos_proto_io.conformance import CASES, Need, Outcome, Report, Result, run
+from stereos_proto_io.guest.conformance import CASES, Need, Outcome, Report, Result, run
 
 EVERYTHING = {"allow_effects": True, "allow_shutdown": True}
 BY_NAME = {case.name: case for case in CASES}
