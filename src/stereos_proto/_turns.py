@@ -20,9 +20,8 @@ moment at which there is room in flight for another request, and the leader, whi
 - *A leader leaves with events of others unpulled.* The next leader pulls before it waits: `step` does.
 - *A new caller takes the lead between the waking of a follower and its step.* The follower finds the lane taken
   and follows again; the new leader hands over to it when it leaves.
-- *A follower that is done is not removed yet when the leader leaves.* It is woken like any other, and hands over
-  when it leaves. It must not be passed over: the end of the session settles all calls at once, and a leader that
-  is done then leaves before it has pulled the events of the others, so some of them may not have been woken.
+- *A follower that is done is not removed yet when the leader leaves.* Waking it would wake no reader, so those
+  that are done are passed over; and it hands over itself when it leaves.
 - *The writer leaves with half a line unwritten.* A follower with unwritten bytes of its own takes the lane. Where
   there is none, the line is finished by the next caller, or by the leader when it waits again: no one's reply
   depends on it, since the guest answers in order.
@@ -120,8 +119,9 @@ class Turns(Pump):
     @staticmethod
     def _wake_first(followers: Iterable[Waiter | Call[Any]]) -> None:
         for follower in followers:
-            wake(follower)
-            break
+            if not follower.done:
+                wake(follower)
+                break
 
     def _has_to_write(self, waiter: Waiter | Call[Any]) -> bool:
         return isinstance(waiter, Call) and not self.session.is_written(waiter)
