@@ -11,10 +11,10 @@ from contextlib import suppress
 
 import pytest
 import trio
-from stereos_proto_io._dial import Device
 
 from guest_harness import descriptors
 from stereos_proto import Ack, ConnectionLost, Ping, Pong, SetConfig
+from stereos_proto_io._dial import Device
 
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, result, scripted
 from .test_conformance import Wrapped

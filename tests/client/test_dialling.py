@@ -6,12 +6,12 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from stereos_proto_io._session import Session
 
 from guest_harness import descriptors
 from stereos_proto import ConnectError, ConnectionLost, Lifecycle, NotReady, Pong, RequestTimeout, encode
 from stereos_proto.dialogues import Backoff
 from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, _asyncio_wire, _dial
+from stereos_proto_io._session import Session
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result

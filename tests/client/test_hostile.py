@@ -16,7 +16,6 @@ import tracemalloc
 
 import pytest
 import trio
-from stereos_proto_io._session import MAX_NOTIFICATIONS, READ_SIZE, Session
 
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
@@ -57,6 +56,7 @@ from stereos_proto import (
 )
 from stereos_proto._constants import MAX_NESTING
 from stereos_proto_io import ConnectError, HybridVsock, UnixSocket, VirtioSerial
+from stereos_proto_io._session import MAX_NOTIFICATIONS, READ_SIZE, Session
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest._session import MAX_BUFFERED, MAX_OWED
 

@@ -13,7 +13,6 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 import pytest
 import trio
 import trio.testing
-from stereos_proto_io._dial import Device
 
 from ctrl_c import bytecode_of_3_11, interrupted
 from guest_harness import descriptors
@@ -44,6 +43,7 @@ from stereos_proto_io import (
     _trio_wire,
     blocking,
 )
+from stereos_proto_io._dial import Device
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import (

@@ -6,8 +6,6 @@ import math
 import traceback
 
 import pytest
-from stereos_proto_io._session import accepted
-from stereos_proto_io._verbs import AsyncActor, AsyncVerbs, SyncActor, SyncVerbs, ready_wait
 
 from stereos_proto import (
     Ack,
@@ -27,6 +25,8 @@ from stereos_proto import (
     StereosError,
 )
 from stereos_proto.dialogues import Backoff, Connect, ReadyWait, wait_ready
+from stereos_proto_io._session import accepted
+from stereos_proto_io._verbs import AsyncActor, AsyncVerbs, SyncActor, SyncVerbs, ready_wait
 
 SENTINEL = "s3nt1nel"
 
