@@ -48,8 +48,6 @@ class FdClient(AsyncClient):
         """`stream` is the client's from now on. `early` are bytes of the protocol that were read already."""
         super().__init__(label, **limits)
         self._stream = as_stream(stream)
-        # Set when the task that waits until the stream is writable stops waiting. None: there is no such task.
-        self._writing: Any = None
         if early:
             self._session.receive_data(early)
 
@@ -168,22 +166,9 @@ class FdClient(AsyncClient):
             session.receive_eof()
 
     async def _write(self) -> None:
-        """Write once the stream is writable.
-
-        The leader and the writer may both come here, and most runtimes let only one task wait for a descriptor. So
-        the second one waits for the first: if that one is cancelled, the second looks again.
-        """
-        if self._writing is not None:
-            await self._writing.wait()
-            return
-        self._writing = done = self.event()
-        try:
-            with suppress(OSError):
-                await self.writable(self._stream)
-                self._flush()
-        finally:
-            self._writing = None
-            self.set(done)
+        with suppress(OSError):
+            await self.writable(self._stream)
+            self._flush()
 
     def _flush(self) -> None:
         session, send = self._session, self._stream.send
