@@ -6,7 +6,7 @@ import time
 
 import trio
 
-from stereos_proto import NEED_DATA, CallDone, ConnectError, HostSession, Step, Turns, Waiter
+from stereos_proto import NEED_DATA, CallDone, ConnectError, ConnectionLost, HostSession, Step, Turns, Waiter
 from stereos_proto._mailbox import Mailbox, wake
 from stereos_proto_io import asyncio as asyncio_driver
 from stereos_proto_io import blocking
@@ -230,13 +230,20 @@ def closing_wakes_callers_only(patch):
 
 @wrong("closing_reaches_the_guest")
 class LeavesTheConnectionOpen(Client):
-    """`close` ends the session and leaves the connection open."""
+    """`close` takes no more requests, and leaves the connection open."""
+
+    closed = False
 
     def __exit__(self, *exc):
         KEPT.append(self.client)
 
     def close(self):
-        self.client._session.close()
+        self.closed = True
+
+    def request(self, message, **options):
+        if self.closed:
+            raise ConnectionLost("it is closed")
+        return self.client.request(message, **options)
 
 
 #: Clients whose connections stay open.
