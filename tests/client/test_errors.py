@@ -96,7 +96,8 @@ def test_without_vsock(monkeypatch):
     with pytest.raises(ConnectError) as caught:
         attempts(Vsock(7))
     error = caught.value
-    assert str(error).startswith("cannot connect to vsock://7:1024: this Python has no AF_VSOCK")
+    assert str(error).startswith("cannot connect to vsock://7:1024: ")
+    assert "this Python has no AF_VSOCK" in str(error)
     assert not error.retryable
 
 

@@ -106,7 +106,7 @@ def test_news_of_a_guest_that_is_waited_for(driver, moment):
         assert list(asked) == []
 
     async def main():
-        backoff = Backoff(first=3600, maximum=3600, answering=3600)
+        backoff = Backoff(first=0.01, answering=3600, jitter=lambda _delay: 3600)
         async with attached(driver, ours) as client:
             health = await result(
                 client.wait_ready(backoff=backoff, timeout=PATIENCE, on_progress=lambda _progress: paused.set())

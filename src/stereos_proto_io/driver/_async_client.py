@@ -256,6 +256,8 @@ class AsyncRunner:
         running = Running(dialogue, None if limit == inf else self._driver._now() + limit, limit)
         try:
             action = running.resume(None, self._driver._now())
+            if action is None:
+                await self._driver._sleep(0)  # a verb lets other tasks run, also where there is nothing to do
             while action is not None:
                 action = running.resume(await self._perform(action, running), self._driver._now())
         except BaseException as exc:

@@ -163,6 +163,11 @@ class FdClient(AsyncClient):
         except OSError as exc:
             session.read_failed(exc)
             return
+        except Exception:
+            # What a runtime raises in a task that waits for a stream which another task closes.
+            if session.ended is None:
+                raise
+            return
         if data:
             session.receive_data(data)
         else:
@@ -177,6 +182,9 @@ class FdClient(AsyncClient):
             with suppress(OSError):
                 await self.writable(self._stream)
                 self._flush()
+        except Exception:
+            if self._session.ended is None:
+                raise
         finally:
             self._writing = None
             self.set(event)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from stereos_proto import StereosError
-from stereos_proto_io.addresses import Address, HybridVsock, VirtioSerial
+from stereos_proto_io.addresses import Address
 
-from ._cases import CASES, Case, Need
-from ._peer import Deviation, Peer, Unsupported
-from ._report import Outcome, Report, Result
+from ._guest_case import Case, Need
+from ._guest_cases import CASES
+from ._guest_peer import Deviation, Peer, Unsupported
+from ._guest_report import Outcome, Report, Result
 
 
 def run(
@@ -41,10 +42,11 @@ def run(
 
 def _why_not(case: Case, address: Address) -> str:
     """Why the transport of `address` cannot show what the case is about; "" if it can."""
-    if isinstance(address, VirtioSerial) and case.needs_connections:
-        return "a virtio-serial port has no connections"
-    if isinstance(address, HybridVsock) and case.needs_half_close:
-        return "a hybrid-vsock muxer may end the connection at a half-close"
+    kind = type(address).__name__
+    if case.needs_connections and not address.has_connections:
+        return f"a stream of {kind} has no connections"
+    if case.needs_half_close and not address.can_half_close:
+        return f"a stream of {kind} may end at a half-close"
     return ""
 
 

@@ -7,17 +7,15 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Self
 
 import attrs
 
-from stereos_proto import HybridVsockPreamble, Preamble, ResyncPreamble
-from stereos_proto_io.addresses import TCP, Address, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
+from stereos_proto_io.addresses import Address
+from stereos_proto_io.blocking._dial import dial
 
 _CHUNK: Final = 64 * 1024
-#: Seconds after which a resynchronisation is repeated (§9).
-_RESYNC_PATIENCE: Final = 1.0
 
 
 class Deviation(Exception):
@@ -57,17 +55,11 @@ class Peer:
     def __init__(self, address: Address, timeout: float) -> None:
         """Connect, and do what the transport wants first. `timeout` is in seconds, for each wait.
 
-        Raises OSError or StereosError when that fails.
+        Raises ConnectError when that fails.
         """
         self.address = address
         self._timeout = timeout
-        self._buffer = b""
-        self._socket = _connect(address, timeout)
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
+        self._stream, self._buffer = dial(address, timeout)
 
     def dial(self) -> Peer:
         """Return another connection to the same guest."""
@@ -75,7 +67,7 @@ class Peer:
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        self._stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -83,38 +75,26 @@ class Peer:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def _open(self) -> None:
-        if isinstance(self.address, HybridVsock):
-            self._run(HybridVsockPreamble(self.address.port), self._timeout)
-        elif isinstance(self.address, VirtioSerial):
-            until = time.monotonic() + self._timeout
-            while not self._run(ResyncPreamble(secrets.token_hex(8)), _RESYNC_PATIENCE):
-                if time.monotonic() > until:
-                    raise Deviation("it did not answer the resynchronisation")
-
-    def _run(self, preamble: Preamble, patience: float) -> bool:
-        self.send(preamble.data_to_send())
-        until = time.monotonic() + patience
-        while not preamble.done:
-            if not select.select([self._socket], [], [], max(until - time.monotonic(), 0))[0]:
-                return False
-            data = self._socket.recv(_CHUNK)
-            if data:
-                preamble.receive_data(data)
-            else:
-                preamble.receive_eof()
-        self._buffer = preamble.trailing_data
-        return True
-
     # ----------------------------------------------------------------------------------- bytes
 
     def send(self, data: bytes) -> None:
         """Write all of `data`."""
-        self._socket.sendall(data)
+        until = time.monotonic() + self._timeout
+        left = memoryview(data)
+        while left:
+            self._wait(select.POLLOUT, until, "it did not read")
+            with suppress(BlockingIOError):
+                left = left[self._stream.send(left) :]
 
     def half_close(self) -> None:
         """End our direction alone."""
-        self._socket.shutdown(socket.SHUT_WR)
+        self._stream.shutdown(socket.SHUT_WR)
+
+    def _wait(self, mask: int, until: float, what: str) -> None:
+        poll = select.poll()
+        poll.register(self._stream.fileno(), mask)
+        if not poll.poll(max(until - time.monotonic(), 0.001) * 1000):
+            raise Deviation(f"{what} for {self._timeout:g} s")
 
     def line(self) -> Line | None:
         """Return the next line, None at the end of the stream. Notifications are passed over (§3)."""
@@ -129,14 +109,12 @@ class Peer:
     def _raw_line(self) -> bytes | None:
         until = time.monotonic() + self._timeout
         while b"\n" not in self._buffer:
-            self._socket.settimeout(max(until - time.monotonic(), 0.001))
-            try:
-                data = self._socket.recv(_CHUNK)
-            except TimeoutError:
-                raise Deviation(f"nothing came for {self._timeout:g} s") from None
-            if not data:
-                return None
-            self._buffer += data
+            self._wait(select.POLLIN, until, "nothing came")
+            with suppress(BlockingIOError):
+                data = self._stream.recv(_CHUNK)
+                if not data:
+                    return None
+                self._buffer += data
         raw, _, self._buffer = self._buffer.partition(b"\n")
         return raw
 
@@ -186,53 +164,3 @@ def _parsed(raw: bytes) -> Any:
         return json.loads(raw)
     except ValueError:
         raise Deviation("it sent a line that is no JSON") from None
-
-
-def _connect(address: Address, timeout: float) -> socket.socket:
-    return _DIALS[type(address)](address, timeout)
-
-
-def _connect_tcp(address: TCP, timeout: float) -> socket.socket:
-    sock = socket.create_connection((address.host, address.port), timeout)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def _connect_unix(address: UnixSocket | HybridVsock | VirtioSerial, timeout: float) -> socket.socket:
-    return _connected(socket.AF_UNIX, address.path, timeout)
-
-
-def _connect_vsock(address: Vsock, timeout: float) -> socket.socket:
-    family = getattr(socket, "AF_VSOCK", None)
-    if family is None:
-        raise OSError(f"this Python has no AF_VSOCK, so it cannot reach {address}")
-    return _connected(family, (address.cid, address.port), timeout)
-
-
-def _connected(family: int, place: Any, timeout: float) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(place)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _dial(address: Dial, timeout: float) -> socket.socket:
-    sock = address.function()
-    if not isinstance(sock, socket.socket):
-        raise TypeError(f"{address} must return a connected socket")
-    sock.settimeout(timeout)
-    return sock
-
-
-_DIALS: Final[dict[type[Address], Callable[[Any, float], socket.socket]]] = {
-    TCP: _connect_tcp,
-    Vsock: _connect_vsock,
-    UnixSocket: _connect_unix,
-    HybridVsock: _connect_unix,
-    VirtioSerial: _connect_unix,
-    Dial: _dial,
-}
