@@ -68,7 +68,7 @@ class Task(Generic[ResultT]):
     # The action that it waits for, and the number of that wait: a timer of an earlier wait is void.
     _action: Action | None = attrs.field(default=None, repr=False)
     _wait: int = attrs.field(default=0, repr=False)
-    # Notifications when it last sent something: what came since ends a Sleep.
+    # Notifications when it last sent something or slept: what came since ends a Sleep.
     _heard: int = attrs.field(default=0, repr=False)
     # When a Sleep may end early, on the client's clock, and whether a notification came that ends it.
     _least: float = attrs.field(default=0.0, repr=False)
@@ -248,7 +248,7 @@ class HostClient:
 
     def next_deadline(self) -> float | None:
         """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
-        if self._ready or self._wanted or self._done or (self._dial_error and not self._running):
+        if self._ready or self._wanted or self._done or (self._dial_error and not self._may_dial_again()):
             return self.clock()
         while self._timers and (self._timers[0][2]._wait != self._timers[0][3] or self._timers[0][2].done):
             heappop(self._timers)
@@ -276,8 +276,8 @@ class HostClient:
                 if self._ready:
                     self._go_on(*self._ready.popleft())
                     continue
-                if self._dial_error is not None and not (self._running or self._wanted):
-                    # No dialogue will dial again, so requests that wait for a connection wait in vain.
+                if self._dial_error is not None and not self._may_dial_again():
+                    # Requests that wait for a connection wait in vain.
                     self.session.end(self._dial_error)
                     self._dial_error = None
                     continue
@@ -291,6 +291,10 @@ class HostClient:
                 self._heard += 1
                 self._wake_sleepers()
             return event
+
+    def _may_dial_again(self) -> bool:
+        """Whether a dial is wanted, or a dialogue may want one. One that waits for replies wants none before those."""
+        return self._wanted is not None or not all(task._open for task in self._running)
 
     def _dial(self) -> DialWanted | None:
         wanted = self._wanted
@@ -340,7 +344,12 @@ class HostClient:
         elif isinstance(action, Sleep):
             task._least = now + action.least
             task._heard_enough = self._heard > task._heard
-            self._timer(task, task._least if task._heard_enough else until(action.seconds, now))
+            # A notification ends one Sleep: a dialogue that sleeps between tries would else try without a pause.
+            task._heard = self._heard
+            if task._heard_enough and task._least <= now:
+                self._ready.append((task, None))
+            else:
+                self._timer(task, task._least if task._heard_enough else until(action.seconds, now))
         else:
             self._want_dial(until(action.timeout, now))
             self._dialers.append(task)
@@ -355,6 +364,8 @@ class HostClient:
 
     def _call_done(self, call: Call[Any]) -> None:
         task = self._callers.pop(call)
+        if task.done:
+            return
         task._open -= 1
         action = task._action
         try:
@@ -384,8 +395,10 @@ class HostClient:
         """Let `task` wait for nothing any more: its calls are cancelled, its timers void."""
         task._wait += 1
         for call in task._calls:
-            if self._callers.pop(call, None) is not None:
+            # One that is done has an event on its way, which `_call_done` swallows.
+            if not call.done:
                 self.session.cancel(call)
+                del self._callers[call]
         task._calls = ()
         if task in self._dialers:
             self._dialers.remove(task)

@@ -401,6 +401,14 @@ class HostSession:
         while (event := self.next_event()) is not NEED_DATA:
             yield event
 
+    @property
+    def owes_events(self) -> bool:
+        """Whether `next_event` has something to tell whatever the guest sent: calls that settled, or the end.
+
+        A driver that stops pulling early pulls these first: each of them may be what another caller waits for.
+        """
+        return bool(self._events) or (self._end is not None and not self._told_end)
+
     def next_event(self) -> SessionEvent | Literal[Need.DATA]:
         """Return what happened next, or NEED_DATA. Raises nothing.
 

@@ -123,10 +123,12 @@ class Pump:
     def pump(self, waiter: Waiter | Call[Any] | None = None, limit: int | None = None) -> bool:
         """Pull until all is pulled, `waiter` is done, or `limit` events came; return whether there may be more.
 
-        To stop early is fairness: a caller whose reply has come does not work through the guest's flood.
+        To stop early is fairness: a caller whose reply has come does not work through the guest's flood. What settled
+        without the guest (`owes_events`) is pulled all the same: the callers of those calls sleep, and after the end
+        of the session no other caller would pull for them.
         """
         count = 0
-        while waiter is None or not waiter.done:
+        while waiter is None or not waiter.done or self.session.owes_events:
             if count == limit:
                 return True
             event = self._next_event()

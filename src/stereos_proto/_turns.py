@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from ._host_session import Call, HostSession
 from ._mailbox import Mailbox, Pump, Waiter, wake
@@ -56,6 +56,10 @@ class Step(Enum):
     WRITE = "write"
     #: Set `context` to what wakes it, sleep until that is called, and `step` again.
     FOLLOW = "follow"
+
+
+#: A waiter that is done: to pump for it pulls what a session owes, and nothing that depends on the guest.
+_GONE: Final = Waiter(done=True)
 
 
 class Turns(Pump):
@@ -79,6 +83,7 @@ class Turns(Pump):
 
         `wants_write`: whether the session has bytes that the stream does not take now.
         """
+        self._pull_owed()
         if waiter.done:
             return Step.DONE
         if self._leader is None or self._leader is waiter:
@@ -97,6 +102,7 @@ class Turns(Pump):
 
     def leave(self, waiter: Waiter | Call[Any]) -> None:
         """Let go of everything, and wake the followers whose turn it is. Twice is fine."""
+        self._pull_owed()
         waiter.context = None
         self._followers.pop(waiter, None)
         if self._leader is waiter:
@@ -107,6 +113,12 @@ class Turns(Pump):
                 self._wake_first(self._followers)
             if self._writer is None and self.session.wants_write:
                 self._wake_a_writer()
+
+    def _pull_owed(self) -> None:
+        """Wake those whose calls settled without the guest, in a write that failed after the last pull, or a close."""
+        session = self.session
+        if session._events or session._end is not None:
+            self.pump(_GONE)
 
     def _leave_writing(self, waiter: Waiter | Call[Any]) -> None:
         if self._writer is waiter:

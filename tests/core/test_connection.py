@@ -32,6 +32,7 @@ from stereos_proto import (
     NotificationReceived,
     Ping,
     Pong,
+    Refusal,
     RemoteProtocolError,
     ReplyReceived,
     RequestReceived,
@@ -110,7 +111,6 @@ def test_send_returns_the_line_and_counts_the_request():
     [
         (Pong(), "cannot send pong: the host does not send Pong"),
         (Ack("ping", True), "cannot send ack: the host does not send Ack"),
-        (CustomRequest("ping"), "cannot send ping: 'ping' has a class of its own, Ping"),
         (Mount(1, "", ""), "cannot send mount: tag must be a str, not int"),
         (
             InjectSSHKey("admin", "ssh-rsa AAAA\nssh-rsa BBBB"),
@@ -126,6 +126,11 @@ def test_what_a_host_does_not_send(message, text):
     assert caught.value.__context__ is None
     assert made.pending == (Ping(),)
     assert made.our_state is State.OPEN
+
+
+def test_a_custom_request_is_checked_as_the_class_of_its_name():
+    with pytest.raises(LocalProtocolError, match=r"^cannot send mount: .*payload\.tag must be a string"):
+        host().send(CustomRequest("mount", {"tag": 1}))
 
 
 def test_a_key_may_end_its_line():
@@ -146,6 +151,54 @@ def test_a_guest_answers_however_many_there_are():
         assert made.send(Pong()) == b'{"type":"pong"}\n'
     with pytest.raises(LocalProtocolError, match=r"^cannot send pong: pong answers nothing: no request is waiting$"):
         made.send(Pong())
+
+
+def test_commit_counts_what_was_encoded_before():
+    made = host()
+    line = encode(MOUNT)
+    made.commit(MOUNT)
+    assert made.pending == (MOUNT,)
+    assert host().send(MOUNT) == line
+
+
+@pytest.mark.parametrize("send", [Connection.send, Connection.commit])
+def test_a_refusal_says_whether_to_wait_or_to_give_up(send):
+    full = host(Ping(), max_pending=1)
+    with pytest.raises(LocalProtocolError) as caught:
+        send(full, MOUNT)
+    assert caught.value.refusal is Refusal.FULL
+    with pytest.raises(LocalProtocolError) as caught:
+        send(host(), Pong())
+    assert caught.value.refusal is Refusal.MESSAGE
+    for end in (Connection.send_failed, Connection.send_eof):
+        ended = host()
+        end(ended)
+        with pytest.raises(LocalProtocolError) as caught:
+            send(ended, MOUNT)
+        assert caught.value.refusal is Refusal.ENDED
+    gone = host()
+    after(gone, b"", eof=True)
+    with pytest.raises(LocalProtocolError) as caught:
+        send(gone, MOUNT)
+    assert caught.value.refusal is Refusal.ENDED
+
+
+@pytest.mark.parametrize(
+    ("request_", "twin", "reply"),
+    [
+        (CustomRequest("ping"), Ping(), Pong()),
+        (CustomRequest("mount", {"tag": "share0", "guest_path": "/workspace", "fs_type": "9p"}), MOUNT, None),
+    ],
+)
+def test_a_custom_request_with_the_name_of_a_class_is_that_request(request_, twin, reply):
+    made = host()
+    line = made.send(request_)
+    assert after(Connection(Role.GUEST), line) == [RequestReceived(twin)]
+    reply = reply or Ack("mount", True)
+    assert after(made, encode(reply)) == [ReplyReceived(reply, request_)]
+    strict = host(request_)
+    (error,) = after(strict, encode(Health("ready")))
+    assert type(error) is UnexpectedReply
 
 
 def test_a_line_over_our_own_limit_is_not_sent():
@@ -403,7 +456,7 @@ def shown(error):
         lambda: host(max_line_size=100).send(InjectSecret("a", SENTINEL + "\ud800")),
         lambda: host(Ping(), max_pending=1).send(InjectSecret("a", SENTINEL)),
         lambda: guest().send(InjectSecret("a", SENTINEL)),
-        lambda: host().send(CustomRequest("ping", SENTINEL)),
+        lambda: host().send(CustomRequest("set_config", {"content": [SENTINEL]})),
     ],
 )
 def test_no_secret_in_refusals(make):

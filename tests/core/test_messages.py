@@ -93,7 +93,9 @@ def test_equal_messages_hash_alike(message):
 @pytest.mark.parametrize("cls", [*BY_CLASS, AgentStatus])
 def test_messages_keep_their_dictionaries(cls):
     # Slotted classes are filled more slowly than `json.loads` makes dictionaries.
-    assert not any("__slots__" in vars(base) for base in cls.__mro__[:-1])
+    # `typing.Generic` has the empty slots of a mixin, which take no dictionary away.
+    assert not any(vars(base).get("__slots__") for base in cls.__mro__)
+    assert vars(object.__new__(cls)) == {}
 
 
 def test_what_is_not_said_is_zero():
@@ -116,6 +118,15 @@ def test_classes_tell_them_apart():
     for cls, row in BY_CLASS.items():
         base = {Kind.REQUEST: Request, Kind.REPLY: Reply, Kind.NOTIFICATION: Notification}[row.kind]
         assert issubclass(cls, base)
+
+
+def test_requests_say_what_answers_them():
+    for row in REGISTRY:
+        if row.kind is Kind.REQUEST:
+            (base,) = row.cls.__orig_bases__[-1:]
+            (reply,) = base.__args__
+            assert reply.__forward_arg__ == row.reply.__name__
+    assert CustomRequest.__orig_bases__[0].__args__ == (Reply,)
 
 
 def test_the_types_of_the_reference():

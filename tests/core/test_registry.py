@@ -2,8 +2,8 @@
 
 import pytest
 
-from stereos_proto import Ack, CustomRequest, Health, Pong, Request, Role, UnknownMessage
-from stereos_proto._registry import BY_CLASS, BY_TYPE, OPEN_ROWS, REGISTRY, Kind
+from stereos_proto import Ack, CustomRequest, Health, InjectSSHKey, Pong, Request, Role, UnknownMessage
+from stereos_proto._registry import BY_CLASS, BY_TYPE, OPEN_ROWS, REGISTRY, Kind, changes_guest, row_of
 
 #: Type, sender, reply: the table of the wire's description, written out a second time. Which requests have an effect
 #: and which replies tell the guest's state is below.
@@ -48,6 +48,38 @@ def test_requests_and_nothing_else_are_answered(row):
     assert (row.reply is not None) == (row.kind is Kind.REQUEST) == issubclass(row.cls, Request)
     assert bool(row.noun) == row.needs_payload
     assert BY_CLASS[row.cls] is row
+
+
+@pytest.mark.parametrize("row", BY_CLASS.values(), ids=lambda row: row.cls.__name__)
+def test_a_message_is_treated_by_its_row(row):
+    message = object.__new__(row.cls)
+    if row.cls is CustomRequest:
+        message = CustomRequest("unmount")
+    assert row_of(message) is row
+    if row.kind is Kind.REQUEST:
+        assert changes_guest(message) is row.has_effect
+
+
+@pytest.mark.parametrize("type_", [*WIRE, "unmount", ""])
+def test_a_custom_request_is_treated_as_the_request_of_its_name(type_):
+    # The names of messages that the guest sends are unknown to it when the host sends them.
+    custom = CustomRequest(type_)
+    row = BY_TYPE[Role.HOST].get(type_, OPEN_ROWS[Role.HOST])
+    assert row_of(custom) is row
+    assert changes_guest(custom) is (type_ not in ("ping", "get_health"))
+
+
+def test_what_is_no_message_has_no_row():
+    with pytest.raises(KeyError):
+        row_of(object())
+
+
+def test_a_key_with_a_line_inside_is_at_fault():
+    faults = {row.type: row.fault for row in REGISTRY if row.fault}
+    assert list(faults) == ["inject_ssh_key"]
+    fault = faults["inject_ssh_key"]
+    assert fault(InjectSSHKey("admin", "ssh-rsa AAAA me\n")) == ""
+    assert "newline inside" in fault(InjectSSHKey("admin", "a\nb"))
 
 
 def test_roles():

@@ -1,0 +1,637 @@
+"""A client without IO: sessions one after another, dialogues, timers."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from stereos_proto import (
+    NEED_DATA,
+    Ack,
+    CallDone,
+    ConnectError,
+    ConnectionLost,
+    DialWanted,
+    GetHealth,
+    Health,
+    HostClient,
+    Lifecycle,
+    LocalProtocolError,
+    Mount,
+    NotificationReceived,
+    NotReady,
+    OutcomeUnknown,
+    Ping,
+    Pong,
+    ProvisionPlan,
+    RequestTimeout,
+    SessionEnded,
+    StereosError,
+    TaskDone,
+    encode,
+)
+from stereos_proto.dialogues import Connect, Send, SendMany, Sleep, TimeUp
+
+BROKEN = OSError(104, "Connection reset by peer")
+NOBODY = ConnectError("nobody listens at vm.sock")
+ANSWERS = {"ping": Pong(), "get_health": Health("ready"), "mount": Ack("mount", True)}
+
+
+class Loop:
+    """A loop with a guest that does what it is told, and a clock that is turned by hand."""
+
+    def __init__(self, **options):
+        self.now = 100.0
+        self.client = HostClient(clock=lambda: self.now, **options)
+        self.events = []
+        self.dial = None
+        self.asked = []
+
+    def pull(self):
+        """Pull, write, and pull again, until nothing more happens. Returns the events."""
+        fresh = []
+        while True:
+            events = list(self.client.events())
+            for event in events:
+                if isinstance(event, DialWanted):
+                    assert self.dial is None, "a dial is wanted while another goes on"
+                    assert not self.client.is_connected
+                    self.dial = event
+                    self.asked.clear()
+            fresh += events
+            if not self.client.is_connected:
+                break
+            data = bytes(self.client.session.data_to_send())
+            self.client.session.data_sent(len(data))
+            self.asked += [line for line in data.splitlines(keepends=True)]
+            if not (data or events):
+                break
+        self.events += fresh
+        return fresh
+
+    def connect(self, early=b""):
+        self.dial = None
+        self.client.connected(early)
+        return self.pull()
+
+    def fail(self, error=NOBODY):
+        self.dial = None
+        self.client.dial_failed(error)
+        return self.pull()
+
+    def hear(self, *messages):
+        self.client.session.receive_data(b"".join(map(encode, messages)))
+        return self.pull()
+
+    def wait(self, seconds):
+        self.now += seconds
+        self.client.expire()
+        return self.pull()
+
+    def lose(self):
+        self.client.session.read_failed(BROKEN)
+        return self.pull()
+
+
+def connected(**options):
+    loop = Loop(**options)
+    task = loop.client.connect()
+    assert loop.pull() == [DialWanted(110.0)]
+    assert loop.connect() == [TaskDone(task)]
+    assert task.result() is None
+    loop.events.clear()
+    return loop
+
+
+def dialogue(*actions, result="over"):
+    """Yields `actions`, and returns what came of them."""
+    came = []
+    for action in actions:
+        try:
+            came.append((yield action))
+        except StereosError as exc:
+            came.append(exc)
+    return came
+
+
+# Requests
+
+
+def test_a_request_dials_and_waits_for_the_connection():
+    loop = Loop()
+    call = loop.client.request(Ping(), context="mine")
+    assert loop.pull() == [DialWanted(None)]
+    assert loop.client.next_deadline() is None
+    assert loop.connect() == []
+    assert loop.asked == [encode(Ping())]
+    assert loop.hear(Lifecycle("ready"), Pong()) == [NotificationReceived(Lifecycle("ready")), CallDone(call)]
+    assert call.result() == Pong()
+    # A second one finds it there.
+    loop.client.request(Ping())
+    assert loop.pull() == []
+
+
+def test_what_came_with_the_preamble():
+    loop = Loop()
+    loop.client.request(Ping())
+    loop.pull()
+    assert loop.connect(encode(Lifecycle("booting"))) == [NotificationReceived(Lifecycle("booting"))]
+
+
+def test_requests_that_wait_for_a_connection_that_cannot_be_made():
+    loop = Loop()
+    call = loop.client.request(Ping())
+    loop.pull()
+    assert loop.fail() == [CallDone(call), SessionEnded(NOBODY)]
+    assert str(call.outcome) == "ping was not sent: nobody listens at vm.sock"
+    with pytest.raises(ConnectionLost):
+        loop.client.request(Ping())
+    task = loop.client.connect()
+    assert loop.pull() == [DialWanted(110.0)]
+    assert loop.connect() == [TaskDone(task)]
+    loop.client.request(Ping())
+
+
+def test_a_timeout_is_seconds_from_now():
+    loop = connected()
+    call = loop.client.request(Ping(), timeout=2)
+    assert loop.client.next_deadline() == 102.0
+    assert loop.wait(1.5) == []
+    assert loop.wait(0.5) == [CallDone(call)]
+    with pytest.raises(RequestTimeout):
+        call.result()
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_a_request_whose_time_is_over_is_not_sent(timeout):
+    loop = connected()
+    call = loop.client.request(Mount("a", "/a", "9p"), timeout=timeout)
+    assert (call.outcome.sent, call.sent) == (False, False)
+    assert loop.pull() == [CallDone(call)]
+    assert loop.asked == []
+
+
+def test_a_connection_that_is_lost_is_not_made_again_by_itself():
+    loop = connected()
+    call = loop.client.request(Mount("a", "/a", "9p"))
+    loop.pull()
+    done, ended = loop.lose()
+    assert (done, type(ended)) == (CallDone(call), SessionEnded)
+    assert type(call.outcome) is OutcomeUnknown
+    assert not loop.client.is_connected
+    with pytest.raises(ConnectionLost):
+        loop.client.request(Ping())
+    assert loop.pull() == []
+    assert loop.client.next_deadline() is None
+
+
+def test_cancel_a_call():
+    loop = connected()
+    call = loop.client.request(Ping())
+    loop.client.cancel(call)
+    assert isinstance(call.outcome, RequestTimeout)
+    assert loop.pull() == []
+
+
+# Dialogues
+
+
+def test_a_dialogue_and_what_comes_of_its_actions():
+    loop = connected()
+    settled = []
+    many = SendMany((Ping(), GetHealth()), lambda index, outcome: settled.append((index, outcome)))
+    task = loop.client.run(
+        dialogue(Send(Ping()), Send(Ping(), 3), many, SendMany((), print), Sleep(2), Connect(5)), context="mine"
+    )
+    assert (task.done, task.context) == (False, "mine")
+    with pytest.raises(RuntimeError, match=r"^the dialogue is not over yet$"):
+        task.result()
+    assert loop.client.next_deadline() == loop.now
+    loop.pull()
+    assert loop.asked == [encode(Ping())]
+    loop.hear(Pong())
+    assert loop.client.next_deadline() == 103.0
+    assert loop.wait(3) == []  # times out, and the dialogue goes on
+    assert len(loop.asked) == 4
+    loop.hear(Pong(), Pong(), Health("ready"))
+    assert settled == [(0, Pong()), (1, Health("ready"))]
+    assert loop.client.next_deadline() == 105.0
+    ended, wanted = loop.wait(2)
+    assert (type(ended), wanted) == (SessionEnded, DialWanted(110.0))
+    assert loop.fail()[0] == TaskDone(task)
+    pong, late, both, none, slept, failed = task.result()
+    assert (pong, type(late), both, none, slept) == (Pong(), RequestTimeout, [Pong(), Health("ready")], [], None)
+    assert type(failed) is ConnectError
+    assert failed is not NOBODY
+
+
+def test_the_first_probe_dials():
+    loop = Loop()
+    task = loop.client.run(dialogue(Send(Ping())))
+    assert loop.pull() == [DialWanted(None)]
+    loop.connect()
+    assert loop.hear(Pong()) == [TaskDone(task)]
+
+
+def test_what_cannot_be_sent_is_thrown_into_the_dialogue():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Mount(1, "", ""))))
+    assert loop.pull() == [TaskDone(task)]
+    assert isinstance(task.result()[0], LocalProtocolError)
+
+
+def test_a_notification_ends_a_sleep():
+    loop = connected()
+    task = loop.client.run(dialogue(Sleep(10)))
+    loop.pull()
+    assert loop.client.next_deadline() == 110.0
+    assert loop.hear(Lifecycle("ready")) == [NotificationReceived(Lifecycle("ready"))]
+    assert loop.client.next_deadline() == 100.0
+    assert loop.wait(0) == [TaskDone(task)]
+    # The timer of the sleep is void.
+    assert loop.client.next_deadline() is None
+
+
+def test_a_notification_since_the_last_request_ends_the_sleep_after_it():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping()), Sleep(10)))
+    loop.pull()
+    events = loop.hear(Lifecycle("booting"), Lifecycle("ready"), Pong())
+    assert events[-1] == TaskDone(task)
+
+
+def test_a_notification_ends_one_sleep():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping()), Sleep(10), Sleep(10)))
+    loop.pull()
+    loop.hear(Lifecycle("booting"), Pong())
+    assert not task.done
+    assert loop.client.next_deadline() == 110.0
+
+
+def test_a_sleep_until_a_notification():
+    loop = connected()
+    task = loop.client.run(dialogue(Sleep(None)))
+    loop.pull()
+    assert loop.client.next_deadline() is None
+    loop.hear(Lifecycle("ready"))
+    assert loop.wait(0) == [TaskDone(task)]
+
+
+def test_it_does_not_dial_without_a_pause_because_of_an_old_notification():
+    loop = Loop()
+    loop.client.wait_ready(timeout=60)
+    loop.pull()
+    loop.connect()
+    loop.hear(Lifecycle("booting"))
+    loop.lose()
+    tries = 0
+    while loop.now < 101.0:
+        if loop.dial:
+            tries += 1
+            loop.fail()
+        else:
+            loop.wait(loop.client.next_deadline() - loop.now)
+        assert tries < 20
+
+
+def test_a_dial_for_a_request_of_a_dialogue_that_fails():
+    # The dialogue waits for the reply, and nothing else would dial again.
+    loop = Loop()
+    task = loop.client.run(dialogue(Send(Ping())))
+    loop.pull()
+    events = loop.fail()
+    assert TaskDone(task) in events
+    assert "nobody listens" in str(task.result()[0])
+
+
+def test_the_calls_of_a_dialogue_are_its_own_whatever_ends_it():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping())))
+    loop.pull()
+    loop.client.session.close()
+    loop.client.cancel(task)
+    assert loop.pull() == [SessionEnded(loop.client.session.ended)]
+
+
+def test_two_that_dial_share_one_dial():
+    loop = Loop()
+    one, two = loop.client.run(dialogue(Connect(5))), loop.client.run(dialogue(Connect(7)))
+    (wanted,) = loop.pull()
+    assert wanted.deadline in (105.0, 107.0)
+    three = loop.client.run(dialogue(Connect(9)))
+    assert loop.pull() == []
+    assert loop.connect() == [TaskDone(one), TaskDone(two), TaskDone(three)]
+    assert loop.client.is_connected
+
+
+def test_the_whole_time_of_a_dialogue():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping()), Send(Ping())), timeout=2)
+    loop.pull()
+    assert loop.client.next_deadline() == 102.0
+    # What came of it is thrown in: the first times out, the second is not begun.
+    assert loop.wait(2) == [TaskDone(task)]
+    late, over = task.result()
+    assert (type(late), type(over)) == (RequestTimeout, TimeUp)
+    assert len(loop.asked) == 1
+
+
+def test_what_a_dialogue_raises_is_its_error():
+    def broken():
+        yield Sleep(0)
+        raise KeyError("bug")
+
+    loop = connected()
+    task = loop.client.run(broken())
+    loop.pull()
+    assert loop.wait(0) == [TaskDone(task)]
+    with pytest.raises(KeyError):
+        task.result()
+
+
+def test_an_interrupt_in_a_dialogue_comes_out():
+    def interrupted():
+        raise KeyboardInterrupt
+        yield
+
+    loop = connected()
+    task = loop.client.run(interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        loop.client.next_event()
+    assert task.done
+    assert loop.pull() == [TaskDone(task)]
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), KeyboardInterrupt()])
+def test_a_callback_that_raises_ends_its_dialogue_and_no_other(error):
+    def report(index, outcome):
+        raise error
+
+    loop = connected()
+    task = loop.client.run(dialogue(SendMany((Ping(), Ping()), report)))
+    other = loop.client.run(dialogue(Send(GetHealth())))
+    loop.pull()
+    loop.client.session.receive_data(encode(Pong()) * 2 + encode(Health("ready")))
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            loop.pull()
+    loop.pull()
+    assert task.error is error
+    assert other.result() == [Health("ready")]
+
+
+def test_a_dialogue_may_cancel_itself():
+    loop = connected()
+
+    def own():
+        loop.client.cancel(task)
+        yield Sleep(1)
+
+    task = loop.client.run(own())
+    assert loop.pull() == []
+    assert task.done
+    assert loop.client.next_deadline() is None
+
+
+def test_cancel_a_task():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping()), Send(GetHealth())))
+    unbegun = loop.client.run(dialogue(Send(Ping())))
+    loop.client.cancel(unbegun)
+    loop.pull()
+    loop.client.cancel(task)
+    loop.client.cancel(task)
+    assert loop.hear(Pong()) == []
+    for one in (task, unbegun):
+        with pytest.raises(ConnectionLost, match=r"^the dialogue was cancelled$"):
+            one.result()
+    assert loop.client.next_deadline() is None
+
+
+def test_cancel_one_that_dials():
+    loop = Loop()
+    task, other = loop.client.connect(), loop.client.connect()
+    loop.pull()
+    loop.client.cancel(task)
+    assert loop.connect() == [TaskDone(other)]
+
+
+def test_close_ends_everything():
+    loop = connected()
+    call = loop.client.request(Ping())
+    tasks = [loop.client.run(dialogue(action)) for action in (Send(Ping()), Sleep(9), Connect(3))]
+    loop.client.close()
+    loop.client.close()
+    events = loop.pull()
+    assert {event.task for event in events if isinstance(event, TaskDone)} == set(tasks)
+    assert CallDone(call) in events
+    assert sum(isinstance(event, SessionEnded) for event in events) == 1
+    assert loop.client.next_deadline() is None
+    for task in tasks:
+        with pytest.raises(ConnectionLost, match="was closed"):
+            task.result()
+    after = loop.client.run(dialogue(Connect(3), Send(Ping())))
+    assert loop.pull() == [TaskDone(after)]
+    assert [type(error) for error in after.result()] == [ConnectionLost, ConnectionLost]
+    assert loop.client.session.closed
+
+
+def test_closing_while_it_dials():
+    loop = Loop()
+    call = loop.client.request(Ping())
+    loop.client.close()
+    assert loop.pull() == [CallDone(call), SessionEnded(loop.client.session.ended)]
+    assert loop.client.next_deadline() is None
+
+
+# The dialogues that it knows
+
+
+def test_wait_ready_dials_until_it_gets_through():
+    loop = Loop()
+    task = loop.client.wait_ready(timeout=60)
+    (wanted,) = loop.pull()
+    assert wanted.deadline == 101.0
+    loop.fail()
+    assert loop.wait(loop.client.next_deadline() - loop.now)[0].deadline > loop.now
+    loop.connect()
+    loop.lose()
+    loop.wait(loop.client.next_deadline() - loop.now)
+    loop.connect()
+    loop.hear(Health("booting"))
+    loop.wait(loop.client.next_deadline() - loop.now)
+    assert loop.hear(Health("ready"))[-1] == TaskDone(task)
+    assert task.result() == Health("ready")
+    assert loop.client.is_connected
+
+
+def test_wait_ready_on_a_connection():
+    loop = connected()
+    task = loop.client.wait_ready(redial=False, on_progress=lambda progress: None, agents=["a"])
+    loop.pull()
+    assert loop.hear(Health("shutdown"))[-1] == TaskDone(task)
+    with pytest.raises(NotReady):
+        task.result()
+
+
+def test_provision():
+    loop = connected()
+    steps = []
+    task = loop.client.provision(ProvisionPlan(mounts=[Mount("a", "/a", "9p")]), on_step=steps.append, timeout=5)
+    loop.pull()
+    while not task.done:
+        for line in list(loop.asked):
+            loop.asked.remove(line)
+            type_ = line.split(b'"')[3].decode()
+            loop.hear(Ack(type_, True))
+    assert len(steps) == len(task.result().steps)
+
+
+# Everything that a loop can do, in any order
+
+
+class Everything(RuleBasedStateMachine):
+    """Dials that fail and succeed, dialogues that redial, timers, losses, cancels and a close, in any order.
+
+    When nothing can happen by itself any more, no task and no call is left; and `next_deadline` never lies: after
+    `expire` at it, it is later, or None.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.loop = Loop(max_pending=2)
+        self.client = self.loop.client
+        self.tasks, self.calls, self.cancelled = [], [], set()
+        self.closed = False
+
+    def connected(self):
+        return self.client.is_connected and self.client.session.ended is None
+
+    @rule(timeout=st.sampled_from([None, 0, 1.0, 5.0]))
+    def ask(self, timeout):
+        try:
+            self.calls.append(self.client.request(Ping(), timeout=timeout))
+        except ConnectionLost:
+            assert self.client.session.ended is not None
+
+    actions = st.lists(
+        st.one_of(
+            st.just(Send(Ping())),
+            st.just(Send(GetHealth(), 2)),
+            st.just(SendMany((Ping(), Mount("a", "/a", "9p")), lambda index, outcome: None)),
+            st.just(Sleep(3)),
+            st.just(Connect(4)),
+        ),
+        max_size=4,
+    )
+
+    @rule(actions=actions, timeout=st.sampled_from([None, 0, 2.0, 8.0]))
+    def run(self, actions, timeout):
+        self.tasks.append(self.client.run(dialogue(*actions), timeout=timeout))
+
+    @rule(timeout=st.sampled_from([None, 6.0]))
+    def wait_ready(self, timeout):
+        if timeout is not None:
+            self.tasks.append(self.client.wait_ready(timeout=timeout))
+
+    @rule()
+    def pull(self):
+        self.loop.pull()
+
+    @precondition(lambda self: self.loop.dial)
+    @rule()
+    def dial_succeeds(self):
+        self.loop.connect()
+
+    @precondition(lambda self: self.loop.dial)
+    @rule()
+    def dial_fails(self):
+        self.loop.fail()
+
+    def answer(self):
+        line = self.loop.asked.pop(0)
+        return ANSWERS[line.split(b'"')[3].decode()]
+
+    @precondition(lambda self: self.connected() and self.loop.asked)
+    @rule()
+    def guest_answers(self):
+        self.loop.hear(self.answer())
+
+    @precondition(lambda self: self.connected())
+    @rule()
+    def guest_tells(self):
+        self.loop.hear(Lifecycle("booting"))
+
+    @precondition(lambda self: self.connected())
+    @rule(how=st.sampled_from(["read", "write", "eof"]))
+    def lose(self, how):
+        session = self.client.session
+        if how == "read":
+            session.read_failed(BROKEN)
+        elif how == "write":
+            session.write_failed(BROKEN)
+            session.receive_eof()
+        else:
+            session.receive_eof()
+        self.loop.pull()
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 2.0, 10.0]))
+    def time_passes(self, seconds):
+        self.loop.pull()
+        self.loop.wait(seconds)
+
+    @precondition(lambda self: self.tasks or self.calls)
+    @rule(data=st.data())
+    def cancel(self, data):
+        what = data.draw(st.sampled_from([*self.tasks, *self.calls]))
+        if not what.done:
+            self.cancelled.add(what)
+            self.client.cancel(what)
+            assert what.done
+
+    @rule()
+    def close(self):
+        self.client.close()
+        self.closed = True
+
+    @invariant()
+    def a_deadline_that_has_passed_is_dealt_with(self):
+        self.loop.pull()
+        assert self.client.next_event() is NEED_DATA
+        deadline = self.client.next_deadline()
+        if deadline is not None and deadline <= self.loop.now:
+            self.loop.wait(0)
+            deadline = self.client.next_deadline()
+        assert deadline is None or deadline > self.loop.now, "a loop would spin"
+
+    @invariant()
+    def each_is_told_once(self):
+        told = [event.task for event in self.loop.events if isinstance(event, TaskDone)]
+        told += [event.call for event in self.loop.events if isinstance(event, CallDone)]
+        assert len(told) == len(set(map(id, told)))
+        done = {id(one) for one in (*self.tasks, *self.calls) if one.done} - {id(one) for one in self.cancelled}
+        assert {id(one) for one in told} == done
+
+    def teardown(self):
+        """Let all happen that happens by itself: dials fail, the guest answers, time passes."""
+        for _ in range(1000):
+            self.loop.pull()
+            if self.loop.dial:
+                self.loop.connect() if not self.closed else self.loop.fail()
+            elif self.connected() and self.loop.asked:
+                self.loop.hear(self.answer())
+            elif (deadline := self.client.next_deadline()) is not None:
+                self.loop.wait(max(deadline - self.loop.now, 0))
+            else:
+                break
+        else:
+            pytest.fail("it never comes to rest")
+        assert all(task.done for task in self.tasks), "a task waits for nothing"
+        assert all(call.done for call in self.calls), "a call waits for nothing"
+
+
+Everything.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestEverything = Everything.TestCase

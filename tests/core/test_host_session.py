@@ -1,0 +1,511 @@
+"""One connection to one guest: who waits for which reply. All interleavings are explored in `tests/explore`."""
+
+import traceback
+from math import inf, nan
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from stereos_proto import (
+    NEED_DATA,
+    Ack,
+    CallDone,
+    ConnectionLost,
+    CustomRequest,
+    GetHealth,
+    Health,
+    HostSession,
+    IncompleteLine,
+    InjectSecret,
+    InjectSSHKey,
+    Lifecycle,
+    LocalProtocolError,
+    MalformedLine,
+    Mount,
+    NotificationReceived,
+    OutcomeUnknown,
+    Ping,
+    Pong,
+    RequestFailed,
+    RequestTimeout,
+    SessionEnded,
+    SetConfig,
+    UnexpectedReply,
+    UnknownMessage,
+    UnknownReceived,
+    encode,
+)
+from stereos_proto import _host_session
+from stereos_proto._host_session import raise_for_refusal
+from stereos_proto.testing import strategies as stereos
+from stereos_proto._registry import Kind
+
+MOUNT = Mount("share0", "/workspace", "9p")
+BROKEN = OSError(32, "Broken pipe")
+
+
+def asked(*requests, written=True, **options):
+    """A session with calls whose lines are handed out, and written."""
+    session = HostSession(**options)
+    calls = session.request_many(requests)
+    data = session.data_to_send()
+    if written:
+        session.data_sent(len(data))
+    return session, calls
+
+
+def heard(session, *messages):
+    session.receive_data(b"".join(map(encode, messages)))
+    return list(session.events())
+
+
+# Properties
+
+
+@given(st.lists(stereos.messages(kind=Kind.REQUEST).filter(stereos.is_sendable), max_size=5), st.data())
+@settings(max_examples=25)
+def test_each_request_gets_its_own_reply_however_it_is_cut(requests, data):
+    session = HostSession(max_pending=data.draw(st.integers(1, 4)))
+    calls = session.request_many(requests)
+    lines, written, answered = b"".join(map(encode, requests)), b"", 0
+    said = [data.draw(stereos.replies_to(request)) for request in requests]
+    done = []
+    while answered < len(requests):
+        piece = bytes(session.data_to_send())
+        size = data.draw(st.integers(len(piece) // 3 + 1, len(piece) + 1))
+        session.data_sent(min(size, len(piece)))
+        written += piece[:size]
+        assert lines.startswith(written)
+        if answered < written.count(b"\n") and data.draw(st.booleans()):
+            session.receive_data(encode(said[answered]))
+            answered += 1
+            done += list(session.events())
+    assert done == [CallDone(call) for call in calls]
+    assert [call.outcome for call in calls] == said
+    assert session.pending == ()
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 5)), min_size=1, max_size=200), st.lists(st.floats(0, 5), max_size=5))
+def test_deadlines(deadlines, times):
+    session = HostSession(max_pending=1)
+    calls = [session.request(Ping(), deadline=deadline) for deadline in deadlines]
+    assert session.next_deadline() == min((one for one in deadlines if one is not None), default=None)
+    for now in sorted(times):
+        session.expire(now)
+        over = [call for call in calls if call.deadline is not None and call.deadline <= now]
+        assert all(isinstance(call.outcome, RequestTimeout) for call in over)
+        left = [call for call in calls if call not in over]
+        assert session.pending == tuple(left)
+        later = [call.deadline for call in left if call.deadline is not None]
+        assert session.next_deadline() == min(later, default=None)
+    told = [event.call for event in session.events()]
+    assert session.next_deadline() is None or session.next_deadline() > max(times, default=-1)
+    assert told == sorted(told, key=lambda call: (call.deadline, calls.index(call)))
+
+
+def test_a_deadline_of_a_done_call_is_no_deadline():
+    session = HostSession()
+    first, _ = session.request(Ping(), deadline=1), session.request(Ping(), deadline=2)
+    session.cancel(first)
+    assert session.next_deadline() == 2
+
+
+def test_settled_calls_do_not_fill_the_heap_of_deadlines():
+    session = HostSession()
+    for _ in range(1000):
+        session.cancel(session.request(Ping(), deadline=5))
+    assert len(session._deadlines) <= _host_session._MAX_STALE + 1
+
+
+class Asking(RuleBasedStateMachine):
+    """Many calls, given up and answered in any order, against a queue of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.session = HostSession(max_pending=3)
+        self.calls = []
+        self.waiting, self.sent, self.given_up = [], [], set()
+        self.answered = 0
+
+    @rule(message=st.sampled_from([Ping(), MOUNT, GetHealth()]))
+    def ask(self, message):
+        self.waiting.append(len(self.calls))
+        self.calls.append(self.session.request(message, context=len(self.calls)))
+
+    @rule(part=st.floats(0, 1))
+    def write(self, part):
+        unwritten = self.session._outgoing
+        data = self.session.data_to_send()
+        if data and not unwritten:
+            room = 3 - len(self.sent)
+            self.sent += self.waiting[:room]
+            del self.waiting[:room]
+        self.session.data_sent(int(len(data) * part))
+
+    @precondition(lambda self: self.sent)
+    @rule(refuse=st.booleans())
+    def answer(self, refuse):
+        call = self.calls[self.sent.pop(0)]
+        right = {"ping": Pong(), "mount": Ack("mount", True), "get_health": Health("ready")}[call.request.type]
+        reply = Ack(call.request.type, False, "no") if refuse else right
+        late = call.context in self.given_up
+        assert heard(self.session, reply) == ([] if late else [CallDone(call)])
+        assert late or call.outcome == reply
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def give_up(self, data):
+        number = data.draw(st.integers(0, len(self.calls) - 1))
+        call, before = self.calls[number], self.calls[number].outcome
+        self.session.cancel(call)
+        if before is not None:
+            assert call.outcome is before
+            return
+        self.given_up.add(number)
+        assert isinstance(call.outcome, RequestTimeout)
+        assert call.outcome.sent is call.sent is (number in self.sent)
+        if number in self.waiting:
+            self.waiting.remove(number)
+
+    @invariant()
+    def the_model_agrees(self):
+        still = [number for number in (*self.sent, *self.waiting) if number not in self.given_up]
+        assert [call.context for call in self.session.pending] == still
+        assert len(self.session.connection.pending) == len(self.sent)
+
+
+Asking.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestAsking = Asking.TestCase
+
+
+# Asking
+
+
+def test_a_request_and_its_reply():
+    session = HostSession("vm1")
+    assert repr(session) == "<HostSession vm1 open pending=0>"
+    call = session.request(Ping(), context="mine")
+    assert (call.done, call.sent, call.context) == (False, False, "mine")
+    with pytest.raises(RuntimeError, match=r"^ping is not done yet$"):
+        call.result()
+    assert session.wants_write
+    assert session.data_to_send() == b'{"type":"ping"}\n'
+    assert (call.sent, session.is_written(call)) == (True, False)
+    session.data_sent(16)
+    assert session.is_written(call)
+    assert not session.wants_write
+    assert heard(session, Pong()) == [CallDone(call)]
+    assert call.result() == Pong()
+    assert (session.ended, session.closed, session.pending) == (None, False, ())
+
+
+def test_a_refusal_is_a_result_that_raises():
+    session, (call,) = asked(MOUNT)
+    assert heard(session, Ack("mount", False, "no such tag")) == [CallDone(call)]
+    with pytest.raises(RequestFailed, match=r"^the guest refused mount: no such tag$"):
+        call.result()
+    raise_for_refusal(MOUNT, Ack("mount", True))
+    raise_for_refusal(Ping(), Pong())
+
+
+@pytest.mark.parametrize("message", [Pong(), Lifecycle("ready"), "ping", None])
+def test_a_host_asks(message):
+    with pytest.raises(LocalProtocolError, match=f"^a host sends requests, and {type(message).__name__} is none$"):
+        HostSession().request(message)
+
+
+@pytest.mark.parametrize("bad", [Mount(1, "", ""), InjectSSHKey("a", "b\nc"), SetConfig("x" * 2**20)])
+def test_all_or_none(bad):
+    session = HostSession()
+    with pytest.raises(LocalProtocolError):
+        session.request_many([Ping(), bad, Ping()])
+    assert session.pending == ()
+    assert not session.wants_write
+
+
+def test_a_deadline_is_a_number_or_none():
+    session = HostSession()
+    with pytest.raises(ValueError, match="NaN"):
+        session.request(Ping(), deadline=nan)
+    assert session.request(Ping(), deadline=inf).deadline is None
+    assert session.next_deadline() is None
+
+
+def test_limits():
+    with pytest.raises(ValueError, match="at least 1 request"):
+        HostSession(max_pending=0)
+
+
+def test_a_call_of_another_session_is_not_cancelled():
+    (call,) = asked(Ping())[1]
+    waiting = HostSession().request(Ping())
+    for one in (call, waiting):
+        with pytest.raises(ValueError, match=r"^this call belongs to another session$"):
+            HostSession().cancel(one)
+        assert not one.done
+
+
+@pytest.mark.parametrize(
+    ("request_", "sent", "text"),
+    [
+        (Ping(), False, "the guest did not answer ping before it was cancelled"),
+        (Ping(), True, "the guest did not answer ping before it was cancelled"),
+        (MOUNT, False, "the guest did not answer mount before it was cancelled; it was not sent"),
+        (MOUNT, True, "the guest did not answer mount before it was cancelled; it may still be carried out"),
+    ],
+)
+def test_what_became_of_a_call_that_was_given_up(request_, sent, text):
+    session = HostSession()
+    call = session.request(request_)
+    if sent:
+        session.data_to_send()
+    session.cancel(call)
+    with pytest.raises(RequestTimeout) as caught:
+        call.result()
+    assert str(caught.value) == text
+    assert (caught.value.request, caught.value.sent) == (request_, sent)
+    assert session.next_event() is NEED_DATA
+    assert bool(session.data_to_send()) is sent
+    session.cancel(call)
+    assert call.outcome is caught.value
+
+
+# Writing
+
+
+def test_lines_are_encoded_once_and_joined(monkeypatch):
+    encoded = []
+    monkeypatch.setattr(_host_session, "encode", lambda message: encoded.append(message) or encode(message))
+    session = HostSession(max_pending=100)
+    session.request_many([Ping()] * 3)
+    assert session.data_to_send() == encode(Ping()) * 3
+    session.data_sent(20)
+    assert bytes(session.data_to_send()) == (encode(Ping()) * 3)[20:]
+    assert len(encoded) == 3
+
+
+def test_joined_lines_are_bounded():
+    big = SetConfig("x" * 40_000)
+    session, calls = asked(big, big, big, written=False)
+    assert [call.sent for call in calls] == [True, True, False]
+
+
+def test_waiting_lines_are_bounded(monkeypatch):
+    big = SetConfig("x" * 300_000)
+    session = HostSession(max_pending=1)
+    calls = session.request_many([big] * 5)
+    assert [call._line is None for call in calls] == [False, False, False, True, True]
+    for call in calls:
+        session.data_sent(len(session.data_to_send()))
+        assert session.is_written(call)
+        assert heard(session, Ack("set_config", True)) == [CallDone(call)]
+    assert session._waiting_bytes == 0
+    # Withdrawn lines make room, too.
+    first, *_ = session.request_many([big] * 3)
+    session.cancel(first)
+    assert session.request(big)._line is not None
+
+
+def test_a_payload_that_is_changed_after_it_was_checked():
+    payload = {"x": "x" * 600_000}
+    session = HostSession()
+    first, second = session.request(CustomRequest("a", payload)), session.request(CustomRequest("b", payload))
+    payload["x"] = object()
+    third = session.request(Ping())
+    data = session.data_to_send()
+    assert data.startswith(b'{"type":"a"')
+    session.data_sent(len(data))
+    assert session.data_to_send() == encode(Ping())
+    assert list(session.events()) == [CallDone(second)]
+    with pytest.raises(LocalProtocolError):
+        second.result()
+    assert (first.sent, second.sent, third.sent) == (True, False, True)
+    assert not second.outcome.__traceback__ or "session" not in str(second.outcome)
+
+
+def test_only_what_cannot_be_sent_is_nothing_to_send():
+    payload = ["x" * 2**20]
+    session = HostSession(max_pending=1)
+    session.request_many([SetConfig("x" * 600_000), CustomRequest("b", {"x": "x" * 600_000})])
+    session.data_sent(len(session.data_to_send()))
+    (waiting,) = session._waiting
+    waiting.request.payload["x"] = payload
+    heard(session, Ack("set_config", True))
+    assert session.data_to_send() == b""
+    assert not session.wants_write
+    assert list(session.events()) == [CallDone(waiting)]
+
+
+# Ends
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (HostSession.close, "the connection to the guest was closed"),
+        (HostSession.abort, "the connection to the guest was interrupted while reading or writing"),
+        (HostSession.receive_eof, "the guest closed the connection"),
+        (lambda session: session.read_failed(OSError(104, "Connection reset by peer")),
+         "the connection to the guest broke (Connection reset by peer)"),
+        (lambda session: session.end(ConnectionLost("it is gone")), "it is gone"),
+    ],
+)  # fmt: skip
+def test_ends(end, text):
+    session, (ping, mount) = asked(Ping(), MOUNT, max_pending=2)
+    waiting = session.request(MOUNT)
+    end(session)
+    events = list(session.events())
+    assert events == [CallDone(ping), CallDone(mount), CallDone(waiting), SessionEnded(session.ended)]
+    assert (type(session.ended), str(session.ended)) == (ConnectionLost, text)
+    assert session.closed is (end is HostSession.close)
+    assert repr(session).startswith("<HostSession the guest ended")
+    assert (type(ping.outcome), str(ping.outcome)) == (ConnectionLost, f"{text} while ping was unanswered")
+    assert type(mount.outcome) is OutcomeUnknown
+    assert str(mount.outcome) == f"{text} while mount was unanswered: it may or may not have been carried out"
+    assert mount.outcome.unanswered == ping.outcome.unanswered == (Ping(), MOUNT)
+    assert (type(waiting.outcome), str(waiting.outcome)) == (ConnectionLost, f"mount was not sent: {text}")
+    with pytest.raises(ConnectionLost, match="was not sent"):
+        session.request(Ping())
+    session.receive_data(b"dropped\n")
+    session.close()
+    session.write_failed(BROKEN)
+    session.abort()
+    session.read_failed(BROKEN)
+    assert session.next_event() is NEED_DATA
+    assert str(session.ended) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "cls"), [(b"nonsense\n", MalformedLine), (b'{"type":"ack","payload":{"reply_to":"x"}}\n', UnexpectedReply)]
+)
+def test_what_the_guest_did_wrong_tells_more_than_that_it_ended(data, cls):
+    session, (ping, mount) = asked(Ping(), MOUNT)
+    session.receive_data(data)
+    assert list(session.events()) == [CallDone(ping), CallDone(mount), SessionEnded(session.ended)]
+    assert type(session.ended) is type(ping.outcome) is type(mount.outcome) is cls
+    assert len({id(error) for error in (session.ended, ping.outcome, mount.outcome)}) == 3
+    waiting = HostSession()
+    call = waiting.request(Ping())
+    waiting.receive_data(data)
+    list(waiting.events())
+    assert call.outcome.__cause__ is waiting.ended
+
+
+def test_half_a_line_is_a_lost_connection():
+    session, (call,) = asked(Ping())
+    session.receive_data(b'{"type":')
+    session.receive_eof()
+    assert list(session.events()) == [CallDone(call), SessionEnded(session.ended)]
+    assert str(session.ended) == "the guest closed the connection in the middle of a line"
+    assert type(session.ended.__cause__) is IncompleteLine
+
+
+def test_what_came_before_the_end_counts():
+    session, (call,) = asked(Ping())
+    session.receive_data(encode(Lifecycle("shutdown")) + encode(UnknownMessage("x", 1)) + encode(Pong()))
+    session.read_failed(BROKEN)
+    assert list(session.events()) == [
+        NotificationReceived(Lifecycle("shutdown")),
+        UnknownReceived("x", 1),
+        CallDone(call),
+        SessionEnded(session.ended),
+    ]
+    assert call.result() == Pong()
+    assert session.ended.__cause__ is BROKEN
+
+
+def test_a_failed_write_does_not_stop_reading():
+    session, (whole, part, waiting) = asked(Ping(), MOUNT, MOUNT, max_pending=2, written=False)
+    session.data_sent(len(encode(Ping())) + 1)
+    session.write_failed(BROKEN)
+    session.write_failed(OSError("again"))
+    assert list(session.events()) == [CallDone(waiting)]
+    assert str(waiting.outcome) == "mount was not sent: the connection to the guest broke (Broken pipe)"
+    assert waiting.outcome.__cause__ is BROKEN
+    assert session.ended is None
+    with pytest.raises(ConnectionLost, match=r"^get_health was not sent: the connection .* broke \(Broken pipe\)$"):
+        session.request(GetHealth())
+    assert heard(session, Pong()) == [CallDone(whole)]
+    assert heard(session, Ack("mount", True)) == [CallDone(part), SessionEnded(session.ended)]
+
+
+@pytest.mark.parametrize("give_up", [HostSession.cancel, lambda session, call: session.expire(5)])
+def test_a_failed_write_ends_it_when_no_reply_is_waited_for(give_up):
+    session = HostSession()
+    call = session.request(Ping(), deadline=5)
+    session.data_sent(len(session.data_to_send()))
+    session.write_failed(BROKEN)
+    assert session.ended is None
+    give_up(session, call)
+    assert str(session.ended) == "the connection to the guest broke (Broken pipe)"
+    assert list(session.events())[-1] == SessionEnded(session.ended)
+
+
+def test_a_failure_without_a_system_error():
+    session = HostSession()
+    session.write_failed(ValueError("TLS alert"))
+    assert str(session.ended) == "the connection to the guest broke (TLS alert)"
+
+
+def test_an_interrupt_counts_as_written():
+    session, (call,) = asked(MOUNT, written=False)
+    waiting = session.request(MOUNT)
+    session.abort()
+    assert type(call.outcome) is OutcomeUnknown
+    assert call.sent
+    assert not waiting.sent
+    assert "was not sent" in str(waiting.outcome)
+
+
+def test_an_interrupt_in_the_middle_of_ending():
+    session, (call,) = asked(MOUNT)
+    # As if a KeyboardInterrupt had come between the two lines of `_finish`.
+    session._end = ConnectionLost("the guest closed the connection")
+    session.abort()
+    assert type(call.outcome) is OutcomeUnknown
+    assert list(session.events()) == [CallDone(call), SessionEnded(session.ended)]
+
+
+@pytest.mark.parametrize("end", [HostSession.close, HostSession.receive_eof, HostSession.abort])
+def test_what_is_owed_after_the_end(end):
+    session, (call,) = asked(Ping())
+    assert not session.owes_events
+    session.receive_data(encode(Pong()))
+    assert not session.owes_events
+    assert session.next_event() == CallDone(call)
+    end(session)
+    assert session.owes_events is (end is not HostSession.receive_eof)
+    assert session.next_event() == SessionEnded(session.ended)
+    assert not session.owes_events
+
+
+# Secrets
+
+SENTINEL = "s3ntinel-7261"
+
+
+def shown(error):
+    whole = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(whole.format()) + repr(error) + repr(error.args)
+
+
+@pytest.mark.parametrize("prepare", [lambda session: None, HostSession.close])
+def test_no_secret_in_what_a_session_says(prepare):
+    session = HostSession()
+    prepare(session)
+    secret = InjectSecret("a", SENTINEL)
+    try:
+        call = session.request(secret)
+    except ConnectionLost as exc:
+        assert SENTINEL not in shown(exc)
+        return
+    assert SENTINEL not in repr(call) + repr(session)
+    session.data_to_send()
+    assert heard(session, Ack("inject_secret", False, f"cannot store {SENTINEL}")) == [CallDone(call)]
+    with pytest.raises(RequestFailed) as caught:
+        call.result()
+    assert SENTINEL not in str(caught.value)

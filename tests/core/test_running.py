@@ -1,0 +1,109 @@
+"""A dialogue that is being run."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stereos_proto import ConnectionLost, Ping, Pong
+from stereos_proto._running import Running
+from stereos_proto.dialogues import Send, Sleep, TimeUp
+
+
+def recorded(log, actions, result="result", stubborn=0):
+    """Yields `actions`; notes what comes of each. Goes on after TimeUp `stubborn` times."""
+    for action in actions:
+        try:
+            log.append((yield action))
+        except ConnectionLost as exc:
+            log.append(exc)
+        except TimeUp as exc:
+            log.append(exc)
+            if not stubborn:
+                raise
+            stubborn -= 1
+    return result
+
+
+VALUES = st.one_of(st.just(Pong()), st.none(), st.builds(ConnectionLost, st.just("gone")))
+
+
+@given(st.lists(VALUES, max_size=6))
+def test_each_action_gets_what_came_of_it(values):
+    log, actions = [], [Sleep(number) for number, _ in enumerate(values)]
+    running = Running(recorded(log, actions))
+    action = running.resume(None, 0.0)
+    for expected, value in zip(actions, values, strict=True):
+        assert action is expected
+        assert running.result is None
+        action = running.resume(value, 0.0)
+    assert action is None
+    assert running.result == "result"
+    assert log == values
+
+
+@given(st.floats(0, 10), st.floats(0, 10))
+def test_an_action_that_comes_too_late_is_not_carried_out(deadline, now):
+    log = []
+    running = Running(recorded(log, [Send(Ping())]), deadline, 2.5)
+    if now < deadline:
+        assert running.resume(None, now) == Send(Ping())
+        return
+    with pytest.raises(TimeUp, match=r"^2.5 s have passed$") as caught:
+        running.resume(None, now)
+    assert caught.value.seconds == 2.5
+    assert log == [caught.value]
+
+
+def test_a_dialogue_may_finish_when_its_time_is_up():
+    log = []
+    running = Running(recorded(log, [Sleep(1)], stubborn=1), 1.0)
+    assert running.resume(None, 0.0) == Sleep(1)
+    # It is thrown in at the next action only: there is none here.
+    assert running.resume(None, 2.0) is None
+    running = Running(recorded(log, [Sleep(1), Sleep(2)], stubborn=1), 1.0)
+    running.resume(None, 0.0)
+    assert running.resume(None, 2.0) is None
+    assert isinstance(log[-1], TimeUp)
+    assert running.result == "result"
+
+
+def test_a_dialogue_that_will_not_end_is_closed():
+    log = []
+    closed = []
+
+    def stubborn():
+        try:
+            while True:
+                try:
+                    yield Sleep(1)
+                except TimeUp as exc:
+                    log.append(exc)
+        finally:
+            closed.append(True)
+
+    with pytest.raises(TimeUp):
+        Running(stubborn(), 1.0).resume(None, 1.0)
+    assert len(log) == 3
+    assert closed == [True]
+
+
+def test_what_it_raises_comes_out():
+    running = Running(recorded([], [Sleep(1)]))
+    running.resume(None, 0.0)
+    with pytest.raises(ZeroDivisionError):
+        running.dialogue.throw(ZeroDivisionError())
+
+    def broken():
+        yield Sleep(1)
+        raise KeyError("bug")
+
+    running = Running(broken())
+    running.resume(None, 0.0)
+    with pytest.raises(KeyError):
+        running.resume(None, 0.0)
+
+
+@given(st.none() | st.floats(0, 100), st.none() | st.floats(0, 100), st.floats(0, 100))
+def test_an_action_ends_at_its_own_time_or_at_that_of_all(deadline, seconds, now):
+    ends = [end for end in (deadline, None if seconds is None else now + seconds) if end is not None]
+    assert Running(iter(()), deadline).until(seconds, now) == min(ends, default=None)
