@@ -19,13 +19,13 @@ from stereos_proto import (
     Connection,
     GetHealth,
     Health,
+    HostSession,
     Mount,
     Ping,
     Pong,
     Role,
     encode,
 )
-from stereos_proto_io._session import Session
 
 FIGURES = Path(__file__).with_name("guard.json")
 #: How far a count may be from the figure that is kept.
@@ -72,12 +72,15 @@ def _guest() -> None:
 
 
 def _session() -> None:
-    session = Session("guest", max_pending=50)
+    session = HostSession(max_pending=50)
     line = encode(Pong())
-    session.start_many([Ping()] * 100)
-    while data := session.next_write():
-        session.wrote(len(data))
-        session.receive(line * (len(data) // 16))
+    session.request_many([Ping()] * 100)
+    while data := session.data_to_send():
+        number = len(data) // len(encode(Ping()))
+        session.data_sent(len(data))
+        session.receive_data(line * number)
+        while session.next_event() is not NEED_DATA:
+            pass
 
 
 SCENARIOS: dict[str, Callable[[], None]] = {
