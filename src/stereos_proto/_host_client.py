@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from heapq import heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 
 import attrs
@@ -132,7 +133,7 @@ class HostClient:
         self._number = 0
         # A dial that is wanted and not yet told; one that was told and has no outcome yet.
         self._wanted: DialWanted | None = None
-        self._dialling = False
+        self._dialling: DialWanted | None = None
         self._dial_error: ConnectError | None = None
         self._done: deque[Task[Any]] = deque()
 
@@ -223,7 +224,7 @@ class HostClient:
 
     def connected(self, early: bytes = b"") -> None:
         """Say that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8)."""
-        self._dialling = False
+        self._dialling = None
         self._dial_error = None
         self.is_connected = True
         if early:
@@ -232,7 +233,7 @@ class HostClient:
 
     def dial_failed(self, error: ConnectError) -> None:
         """Say that no connection could be made."""
-        self._dialling = False
+        self._dialling = None
         self._dial_error = error
         self._resume_dialers(error)
 
@@ -243,8 +244,20 @@ class HostClient:
         while self._timers and self._timers[0][0] <= now:
             _, _, task, wait = heappop(self._timers)
             if task._wait == wait and not task.done:
-                task._wait += 1
-                self._ready.append((task, None))
+                self._time_passed(task, now)
+
+    def _time_passed(self, task: Task[Any], now: float) -> None:
+        """Go on with a task that sleeps, or that waits for a dial that was begun for others and takes longer."""
+        error = None
+        if isinstance(task._action, Connect):
+            dial = self._dialling or self._wanted
+            if dial is not None and dial.deadline is not None and dial.deadline <= now:
+                # It is over as well: `dial_failed` will say why.
+                return
+            self._dialers.remove(task)
+            error = ConnectError(f"no connection to {self.label} was made in time", timed_out=True)
+        task._wait += 1
+        self._ready.append((task, error))
 
     def next_deadline(self) -> float | None:
         """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
@@ -300,7 +313,7 @@ class HostClient:
         wanted = self._wanted
         if wanted is not None:
             self._wanted = self._dial_error = None
-            self._dialling = True
+            self._dialling = wanted
             if self.session.ended:
                 self.session = HostSession(self.label, max_pending=self._max_pending)
         return wanted
@@ -351,8 +364,10 @@ class HostClient:
             else:
                 self._timer(task, task._least if task._heard_enough else until(action.seconds, now))
         else:
-            self._want_dial(until(action.timeout, now))
+            deadline = until(action.timeout, now)
+            self._want_dial(deadline)
             self._dialers.append(task)
+            self._timer(task, deadline)
 
     def _begin(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
         self._dial_on_demand()
@@ -382,9 +397,11 @@ class HostClient:
 
     def _wake_sleepers(self) -> None:
         for task in self._running:
-            if isinstance(task._action, Sleep) and not task._heard_enough:
-                task._heard_enough = True
-                self._timer(task, task._least)
+            if isinstance(task._action, Sleep):
+                task._heard = self._heard
+                if not task._heard_enough:
+                    task._heard_enough = True
+                    self._timer(task, task._least)
 
     def _timer(self, task: Task[Any], when: float | None) -> None:
         if when is not None:
@@ -429,6 +446,9 @@ class HostClient:
         if self.is_connected:
             self.is_connected = False
             self.session.end(ConnectionLost(f"the connection to {self.label} was dropped to dial again"))
+        if self._wanted is not None:
+            ends = (inf if end is None else end for end in (deadline, self._wanted.deadline))
+            deadline = None if (latest := max(ends)) == inf else latest
         if not self._dialling:
             self._wanted = DialWanted(deadline)
 

@@ -368,9 +368,10 @@ class HostSession:
         self._waiting_bytes = 0
         self._end_if_idle()
 
-    def _idle(self) -> None:
-        """Nothing is in flight."""
-        self._redactor = None
+    def _after_the_last(self) -> None:
+        """Nothing is in flight any more, or nothing more will be written."""
+        if not self._in_flight:
+            self._redactor = None
         if self._write_error is not None:
             self._end_if_idle()
 
@@ -429,10 +430,8 @@ class HostSession:
                         reply if type(reply := event.message) is not Ack or reply.ok else self._redacted(reply)
                     )
                 self._in_flight.popleft()
-                if not self._in_flight:
-                    self._idle()
-                elif self._write_error is not None:
-                    self._end_if_idle()
+                if not self._in_flight or self._write_error is not None:
+                    self._after_the_last()
                 if waited:
                     return CallDone(call)
             elif event is NEED_DATA:

@@ -13,7 +13,7 @@ already cannot be told that there is something to write since, so the waiter who
 waits for that by itself: the *writer* (WRITE). It only writes. If it read, too, it could leave with its reply at the
 moment at which there is room in flight for another request, and the leader, which sleeps, would not know.
 
-**Interleavings that this guards against.** A test explores them all.
+**Interleavings that this guards against.** `tests/explore` explores them all.
 
 - *The follower that was woken to lead leaves instead* (its deadline passed at the same moment). It therefore
   hands over in `leave`, although it never led.
@@ -28,6 +28,12 @@ moment at which there is room in flight for another request, and the leader, whi
 - *The session ends while others wait.* Every call settles, which wakes its follower; the driver wakes the two that
   wait for the stream by shutting it down, and gives the descriptor back only when `idle`: otherwise it could be
   another file's while a thread still polls it.
+
+- *Calls settle without the guest* (a write fails after the last pull, or the client is closed). Their followers would
+  not be woken by anyone, so `step` and `leave` pull what the session owes (`HostSession.owes_events`).
+
+One sleep is longer than it has to be. The writer waits for the stream only. If another waiter completes its line and
+the reply comes before the stream takes bytes again, the writer learns that when the stream does, or at its deadline.
 
 What was tried: a wake-up pipe for each client, so that one leader could do all the waiting. It costs two
 descriptors for each guest and two system calls for each request that meets a waiting leader.

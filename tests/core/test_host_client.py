@@ -63,7 +63,7 @@ class Loop:
                 break
             data = bytes(self.client.session.data_to_send())
             self.client.session.data_sent(len(data))
-            self.asked += [line for line in data.splitlines(keepends=True)]
+            self.asked += data.splitlines(keepends=True)
             if not (data or events):
                 break
         self.events += fresh
@@ -252,6 +252,16 @@ def test_a_notification_ends_a_sleep():
     assert loop.client.next_deadline() is None
 
 
+def test_the_timer_of_a_sleep_that_ended_early_is_void():
+    loop = connected()
+    task = loop.client.run(dialogue(Sleep(1), Sleep(50)))
+    loop.pull()
+    loop.hear(Lifecycle("ready"))
+    loop.wait(5)
+    assert not task.done
+    assert loop.client.next_deadline() == 155.0
+
+
 def test_a_notification_since_the_last_request_ends_the_sleep_after_it():
     loop = connected()
     task = loop.client.run(dialogue(Send(Ping()), Sleep(10)))
@@ -323,6 +333,35 @@ def test_two_that_dial_share_one_dial():
     assert loop.pull() == []
     assert loop.connect() == [TaskDone(one), TaskDone(two), TaskDone(three)]
     assert loop.client.is_connected
+
+
+@pytest.mark.parametrize("begin", [lambda client: client.request(Ping()), lambda client: client.connect(timeout=50)])
+@pytest.mark.parametrize("told", [True, False])
+def test_one_that_joins_a_longer_dial_keeps_its_own_deadline(begin, told):
+    loop = Loop()
+    begin(loop.client)
+    if told:
+        loop.pull()
+    task = loop.client.connect(timeout=2)
+    loop.pull()
+    assert loop.dial.deadline in (None, 150.0)
+    assert loop.client.next_deadline() == 102.0
+    assert loop.wait(2) == [TaskDone(task)]
+    assert task.error.timed_out
+    assert str(task.error) == "no connection to the guest was made in time"
+    # The dial goes on for the other.
+    assert loop.dial is not None
+    assert not loop.client.session.ended
+
+
+def test_the_deadline_of_its_own_dial_is_told_by_the_dial():
+    loop = Loop()
+    task = loop.client.connect(timeout=2)
+    loop.pull()
+    assert loop.wait(2) == []
+    assert loop.client.next_deadline() is None
+    assert loop.fail()[0] == TaskDone(task)
+    assert str(task.error) == str(NOBODY)
 
 
 def test_the_whole_time_of_a_dialogue():

@@ -35,12 +35,12 @@ from stereos_proto import (
     UnexpectedReply,
     UnknownMessage,
     UnknownReceived,
+    _host_session,
     encode,
 )
-from stereos_proto import _host_session
 from stereos_proto._host_session import raise_for_refusal
-from stereos_proto.testing import strategies as stereos
 from stereos_proto._registry import Kind
+from stereos_proto.testing import strategies as stereos
 
 MOUNT = Mount("share0", "/workspace", "9p")
 BROKEN = OSError(32, "Broken pipe")
@@ -290,7 +290,7 @@ def test_lines_are_encoded_once_and_joined(monkeypatch):
 
 def test_joined_lines_are_bounded():
     big = SetConfig("x" * 40_000)
-    session, calls = asked(big, big, big, written=False)
+    _, calls = asked(big, big, big, written=False)
     assert [call.sent for call in calls] == [True, True, False]
 
 
@@ -493,16 +493,20 @@ def shown(error):
     return "".join(whole.format()) + repr(error) + repr(error.args)
 
 
-@pytest.mark.parametrize("prepare", [lambda session: None, HostSession.close])
-def test_no_secret_in_what_a_session_says(prepare):
+@pytest.mark.parametrize("end", [HostSession.close, lambda session: session.write_failed(BROKEN)])
+def test_no_secret_in_a_refusal(end):
     session = HostSession()
-    prepare(session)
+    session.request(Ping())
+    end(session)
+    with pytest.raises(ConnectionLost) as caught:
+        session.request(InjectSecret("a", SENTINEL))
+    assert SENTINEL not in shown(caught.value)
+
+
+def test_no_secret_in_what_a_session_says():
+    session = HostSession()
     secret = InjectSecret("a", SENTINEL)
-    try:
-        call = session.request(secret)
-    except ConnectionLost as exc:
-        assert SENTINEL not in shown(exc)
-        return
+    call = session.request(secret)
     assert SENTINEL not in repr(call) + repr(session)
     session.data_to_send()
     assert heard(session, Ack("inject_secret", False, f"cannot store {SENTINEL}")) == [CallDone(call)]

@@ -16,9 +16,9 @@ from stereos_proto import (
     Pump,
     UnknownMessage,
     Waiter,
+    _mailbox,
     encode,
 )
-from stereos_proto import _mailbox
 from stereos_proto._constants import MAX_LINE_SIZE
 from stereos_proto._mailbox import MAX_NOTIFICATIONS, wake
 
@@ -125,7 +125,7 @@ def pumped(*said, requests=0):
 @given(st.lists(st.sampled_from([Pong(), BOOTING, UnknownMessage("x", [1])]), max_size=20), st.integers(0, 25))
 def test_everything_goes_where_it_belongs(said, limit):
     replies = [one for one in said if isinstance(one, Pong)]
-    session, calls, pump = pumped(*said, requests=len(replies) + 1)
+    _, calls, pump = pumped(*said, requests=len(replies) + 1)
     woken = []
     for number, call in enumerate(calls[::2]):
         call.context = lambda number=number: woken.append(number)
@@ -139,7 +139,7 @@ def test_everything_goes_where_it_belongs(said, limit):
 
 
 def test_it_stops_when_the_waiter_is_done():
-    session, (first, second), pump = pumped(Pong(), BOOTING, Pong(), requests=2)
+    _, (first, second), pump = pumped(Pong(), BOOTING, Pong(), requests=2)
     assert pump.pump(first) is True
     assert (first.done, second.done, pump.mailbox.heard) == (True, False, 0)
     assert pump.pump(first) is True
@@ -149,7 +149,7 @@ def test_it_stops_when_the_waiter_is_done():
 
 
 def test_it_stops_at_a_notification_that_was_waited_for():
-    session, (call,), pump = pumped(BOOTING, Pong(), requests=1)
+    _, (call,), pump = pumped(BOOTING, Pong(), requests=1)
     waiter = Waiter()
     pump.mailbox.listen(waiter)
     assert pump.pump(waiter) is True

@@ -1,10 +1,13 @@
 """The host session under all interleavings: see `host_session.py`."""
 
-import pytest
+# The places in the source are long.
+# ruff: noqa: E501
 
-from stereos_proto import HostSession
+import pytest
 from tests.explore import planted
 from tests.explore.host_session import REQUESTS, SMALL, Broken, Config, World, explore, steps
+
+from stereos_proto import HostSession
 
 ONE = Config(REQUESTS[:1], (None,), 1, pushes=False)
 ONE_DEADLINE = Config(REQUESTS[:1], (1,), 1, pushes=False)

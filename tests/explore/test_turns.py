@@ -4,11 +4,11 @@
 # ruff: noqa: E501
 
 import pytest
+from tests.explore import planted
+from tests.explore.host_session import Broken
+from tests.explore.turns import SMALL, Config, World, explore
 
 from stereos_proto import HostSession, Mailbox, Turns
-from tests.explore import planted
-from tests.explore.turns import SMALL, Config, World, explore
-from tests.explore.host_session import Broken
 
 
 @pytest.mark.parametrize("config", SMALL, ids=str)

@@ -35,8 +35,20 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from stereos_proto import ConnectionLost, HostSession, Mailbox, Ping, Pong, Step, Turns, Waiter, encode
-from stereos_proto import Call, CallDone, Lifecycle
+from stereos_proto import (
+    Call,
+    CallDone,
+    ConnectionLost,
+    HostSession,
+    Lifecycle,
+    Mailbox,
+    Ping,
+    Pong,
+    Step,
+    Turns,
+    Waiter,
+    encode,
+)
 
 from .host_session import Broken, Found, shallow, steps
 

@@ -1,0 +1,7 @@
+# make explore     all interleavings of the sizes that take minutes; `make test` explores the small ones
+
+.PHONY: explore
+
+explore: $(DEV) ## explore all interleavings of the host session, and all schedules of threads that share one
+	@PYTHONPATH=. $(BIN)/python -m tests.explore.turns large
+	@PYTHONPATH=. $(BIN)/python -m tests.explore.host_session large
