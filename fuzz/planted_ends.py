@@ -33,7 +33,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "slot dropped on cancel": Fault(
         f"{CORE}/_host_session.py",
         "            self._withdraw(call)\n        elif self._write_error is not None:\n",
-        "            self._withdraw(call)\n        elif call in self._in_flight:\n            self._in_flight.remove(call)\n"
+        "            self._withdraw(call)\n        elif call.sent:\n            self._in_flight.remove(call)\n"
         "        elif self._write_error is not None:\n",
         "session",
         _SESSION,
