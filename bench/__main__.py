@@ -14,10 +14,11 @@ from .harness import Report
 
 
 def _sections(full: bool) -> dict[str, Callable[[Report], None]]:
-    from . import codec, fleet, framing, imports, links, peers, ready, roundtrip
+    from . import codec, fleet, framing, imports, links, peers, ready, roundtrip, worst
 
     return {
         "codec": codec.run,
+        "worst": worst.run,
         "framing": framing.run,
         "peers": peers.run,
         "roundtrip": roundtrip.run,

@@ -29,7 +29,7 @@ from stereos_proto import (
     Shutdown,
     encode,
 )
-from stereos_proto._codec import _CANONICAL
+from stereos_proto._codec.canonical import decoder
 
 from .harness import Report, compare
 
@@ -139,7 +139,7 @@ def _read(report: Report, title: str, line: bytes, reader: object, untyped: obje
         contenders["orjson"] = lambda: orjson.loads(line)
     contenders["msgspec"] = lambda: untyped(line)  # type: ignore[operator]
     # The floor: what msgspec takes to fill our classes, with no line cut out, and nothing matched.
-    fill, content = _CANONICAL[sender][1], line[:-1]
+    fill, content = decoder(sender), line[:-1]
     contenders["msgspec, our classes"] = lambda: fill(content).payload
     contenders["Connection"] = reader
     report.add("reading: bytes to matched, typed event", compare(title, contenders, target=0.9))  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ REQUESTS: tuple[Request, ...] = (
 UNSENDABLE: tuple[Message, ...] = (
     Pong(),
     InjectSSHKey("admin", "ssh-ed25519 AAAA\nssh-rsa BBBB"),
-    CustomRequest("ping", SENTINEL),
+    CustomRequest("mount", SENTINEL),
     SetConfig(SENTINEL * 200_000),
     InjectSecret("TOKEN", SENTINEL + "\udc80"),
 )

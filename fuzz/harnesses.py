@@ -30,7 +30,8 @@ _DATA: Final = (
     "stereos_proto/_messages",
     "stereos_proto/_registry",
 )
-_READ: Final = (*_DATA, "stereos_proto/_codec", "stereos_proto/_json", "stereos_proto/_tolerant")
+_CODEC: Final = ("stereos_proto/_codec/__init__", "stereos_proto/_codec/canonical")
+_READ: Final = (*_DATA, *_CODEC, "stereos_proto/_codec/json", "stereos_proto/_codec/tolerant")
 _ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_framing", "stereos_proto/_state")
 _PLAN: Final = (
     *("stereos_proto/_jcard", "stereos_proto/_jcard_agents", "stereos_proto/_jcard_fields"),
@@ -46,7 +47,7 @@ EXECUTED: Final = {
         *_DATA,
         *_ENDS,
         *_PLAN,
-        "stereos_proto/_codec",
+        *_CODEC,
         "stereos_proto_io/guest/_agents",
         "stereos_proto_io/guest/_go",
     ),

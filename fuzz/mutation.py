@@ -27,18 +27,10 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parent.parent
 CORE: Final = ROOT / "src" / "stereos_proto"
 MODULES: Final = (
-    *("_framing", "_state", "_connection", "_codec", "_tolerant", "_json", "_preamble", "_registry", "_events"),
-    *(
-        "_messages",
-        "_errors",
-        "_provision",
-        "_toml",
-        "_jcard_fields",
-        "_jcard_agents",
-        "_jcard_text",
-        "_jcard",
-        "dialogues",
-    ),
+    *("_framing", "_state", "_connection", "_preamble", "_registry", "_events", "_redact"),
+    *("_codec/__init__", "_codec/canonical", "_codec/tolerant", "_codec/json"),
+    *("_messages", "_errors", "_provision", "_toml", "_jcard_fields", "_jcard_agents", "_jcard_text", "_jcard"),
+    *("dialogues", "_host_session", "_turns", "_mailbox", "_running", "_host_client"),
 )
 MORE: Final = (
     "tests/core/test_vectors.py",
@@ -171,7 +163,8 @@ def fails(source: Path, tests: list[str]) -> bool:
 
 def tests_of(name: str) -> list[list[str]]:
     """The tests to ask, one list after the other."""
-    own = f"tests/core/test_{name.strip('_')}.py"
+    parts = [part.strip("_") for part in name.removesuffix("/__init__").split("/")]
+    own = f"tests/core/test_{'_'.join(parts)}.py"
     return [[own], [more for more in MORE if more != own]]
 
 

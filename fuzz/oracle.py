@@ -110,7 +110,9 @@ def read(line: bytes, sender: str) -> Read | None:
     types = [member for name, member in members if name == "type"]
     if any(type_ is not None and not isinstance(type_, str) for type_ in types):
         return Read(MALFORMED)
-    type_ = clean(types[-1]) if types and types[-1] is not None else ""
+    # A later null leaves an earlier text as it was.
+    named = [type_ for type_ in types if type_ is not None]
+    type_ = clean(named[-1]) if named else ""
     payloads = [member for name, member in members if name == "payload"]
     return _message(type_, payloads, sender)
 
@@ -129,32 +131,38 @@ def _message(type_: str, payloads: list[Any], sender: str) -> Read:
         return Read(INVALID, type_)
 
 
-def structure(value: Any, wanted: dict[str, str]) -> dict[str, Any]:
-    """§4: an object as the members that are wanted; absent and null are zero, and the last one wins."""
-    result = {name: ZERO[kind] for name, kind in wanted.items()}
+def structure(value: Any, wanted: dict[str, str], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """§4: an object as the members that are wanted, read over `before` where something was there already."""
+    result = dict(before) if before else {name: ZERO[kind] for name, kind in wanted.items()}
     if value is None:
         return result
     if not isinstance(value, Pairs):
         raise Misfit
-    lists: dict[str, list[Any]] = {}
+    memories: dict[str, list[dict[str, Any]]] = {}
     for name, member in value:
         name = clean(name)
         if name not in wanted:
             continue
-        if wanted[name] == AGENTS and isinstance(member, list) and not isinstance(member, Pairs):
-            # The reference reads a second list over the first one, item by item.
-            before = lists.get(name, [])
-            over = [*before[: len(member)], *([None] * (len(member) - len(before)))]
-            merged = [
-                Pairs([*old, *new]) if isinstance(old, Pairs) and isinstance(new, Pairs) else new
-                for old, new in zip(over, member, strict=True)
-            ]
-            result[name] = [structure(item, AGENT) for item in merged]
-            lists[name] = merged
-        else:
-            lists.pop(name, None)
-            result[name] = ZERO[wanted[name]] if member is None else scalar(member, wanted[name])
+        if wanted[name] == AGENTS:
+            result[name] = listed(member, memories.setdefault(name, []))
+        elif member is not None:
+            result[name] = scalar(member, wanted[name])
     return result
+
+
+def listed(value: Any, memory: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """§4: a list of agents. `memory` holds the items of the lists of this name that came before it."""
+    if value is not None and (not isinstance(value, list) or isinstance(value, Pairs)):
+        raise Misfit
+    if not value:
+        memory.clear()
+        return []
+    for index, item in enumerate(value):
+        if index < len(memory):
+            memory[index] = structure(item, AGENT, memory[index])
+        else:
+            memory.append(structure(item, AGENT))
+    return memory[: len(value)]
 
 
 def scalar(value: Any, kind: str) -> Any:

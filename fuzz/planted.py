@@ -85,46 +85,56 @@ FAULTS: Final[dict[str, Fault]] = {
         "connection",
     ),
     "null is an error": Fault(
-        f"{CORE}/_tolerant.py",
-        "        if value is None:\n            return zeros[name]\n",
-        "",
+        f"{CORE}/_codec/tolerant.py",
+        "                elif member is not None:\n",
+        "                else:\n",
         "codec",
     ),
     "true is a number": Fault(
-        f"{CORE}/_tolerant.py", "if type(value) not in (int, NegativeZero):", "if not isinstance(value, int):", "codec"
+        f"{CORE}/_codec/tolerant.py",
+        "if type(value) not in (int, NegativeZero):",
+        "if not isinstance(value, int):",
+        "codec",
     ),
     "minus zero is unsigned": Fault(
-        f"{CORE}/_tolerant.py",
+        f"{CORE}/_codec/tolerant.py",
         "    if type(value) is not int:\n",
         "    if not isinstance(value, int) or isinstance(value, bool):\n",
         "codec",
     ),
     "range off by one": Fault(
-        f"{CORE}/_tolerant.py", "if not low <= value <= high:", "if not low <= value <= high + 1:", "codec"
+        f"{CORE}/_codec/tolerant.py", "if not low <= value <= high:", "if not low <= value <= high + 1:", "codec"
     ),
     "first duplicate wins": Fault(
-        f"{CORE}/_json.py", "            self[clean] = value\n", "            self.setdefault(clean, value)\n", "codec"
+        f"{CORE}/_codec/tolerant.py",
+        "                    found[name] = read(member)\n",
+        "                    found.setdefault(name, read(member))\n",
+        "codec",
     ),
+    "a second list forgets the first": Fault(
+        f"{CORE}/_codec/tolerant.py", "        if memory:\n", "        if memory is None:\n", "codec"
+    ),
+    "an empty list keeps the memory": Fault(f"{CORE}/_codec/tolerant.py", "            memory.clear()\n", "", "codec"),
     "lone surrogates kept": Fault(
-        f"{CORE}/_json.py",
+        f"{CORE}/_codec/json.py",
         'return text if text.isascii() else _LONE_SURROGATE.sub("\\ufffd", text)',
         "return text",
         "codec",
     ),
     "depth of a kept value not checked": Fault(
-        f"{CORE}/_json.py",
-        "        if depth > MAX_KEPT_NESTING:\n",
-        "        if depth > MAX_KEPT_NESTING * 4:\n",
+        f"{CORE}/_codec/json.py",
+        "    if nests_deeper(line, MAX_KEPT_NESTING):\n",
+        "    if nests_deeper(line, MAX_KEPT_NESTING * 4):\n",
         "codec",
     ),
     "value in an error": Fault(
-        f"{CORE}/_tolerant.py",
+        f"{CORE}/_codec/tolerant.py",
         'raise _mismatch("true or false", value)',
         'raise Unfit(f"must be true or false, not {value!r}")',
         "codec",
     ),
     "line in an error": Fault(
-        f"{CORE}/_tolerant.py",
+        f"{CORE}/_codec/tolerant.py",
         "line that is not JSON: {exc.reason}",
         "line that is not JSON: {exc.reason} in {line!r}",
         "codec",
@@ -205,7 +215,8 @@ def run(environment: dict[str, str], *command: str) -> tuple[int, str]:
 
 def by_suite(environment: dict[str, str], fault: Fault) -> str:
     """The first test that fails: in the files that the fault names, else in the module's own, else anywhere."""
-    own = f"tests/core/test_{Path(fault.file).stem.strip('_')}.py"
+    parts = [part.strip("_") for part in Path(fault.file).with_suffix("").parts[1:] if part != "__init__"]
+    own = f"tests/core/test_{'_'.join(parts)}.py"
     for targets in (fault.tests or (own,), SUITE):
         there = [target for target in targets if (ROOT / target).exists()]
         code, output = (

@@ -24,8 +24,9 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def lines() -> Iterator[bytes]:
     """Single lines, good and bad."""
-    for row in rows(VECTORS / "decode.ndjson"):
-        yield base64.b64decode(row["line_b64"])
+    for name in ("decode", "decode_null"):
+        for row in rows(VECTORS / f"{name}.ndjson"):
+            yield base64.b64decode(row["line_b64"])
     for row in rows(VECTORS / "encode.ndjson"):
         if row["wire_b64"]:
             yield base64.b64decode(row["wire_b64"])[:-1]

@@ -12,7 +12,7 @@ FUZZ := $(VENV)/.fuzz-$(STAMP)
 
 RUNS ?= 10000000
 
-.PHONY: fuzz campaign soak mutation planted
+.PHONY: fuzz campaign soak mutation planted oracle
 
 # Its recipe is with the other everyday targets.
 fuzz: $(FUZZ)
@@ -30,6 +30,9 @@ mutation: $(DEV) ## change the core bit by bit, and see that a test fails each t
 
 planted: $(FUZZ) ## put deliberate faults into the core, and see which tool finds them
 	@$(BIN)/python -m fuzz.planted $(ARGS)
+
+oracle: $(DEV) ## read 460,000 changed lines beside the oracle, in some minutes
+	@STEREOS_ORACLE_LINES=460000 $(BIN)/python -m pytest -q -n auto tests/core/test_json_oracle.py -k mutated
 
 $(FUZZ): $(DEV) fuzz/targets.mk
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz

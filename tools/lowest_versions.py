@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,12 @@ _BOUND: Final = re.compile(r"([A-Za-z0-9_.-]+)\s*>=\s*([0-9.]+)")
 
 
 def lowest(text: str) -> Iterator[str]:
-    """Yield a constraint for each requirement of the project and its extras. Raises ValueError for one without a bound."""
+    """Yield a constraint for each requirement of the project and its extras.
+
+    Raises ValueError for one without a lower bound.
+    """
     project = tomllib.loads(text)["project"]
-    for requirement in [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]:
+    for requirement in chain(project["dependencies"], *project["optional-dependencies"].values()):
         found = _BOUND.match(requirement)
         if found is None:
             raise ValueError(f"{requirement!r} in pyproject.toml has no lower bound")

@@ -23,8 +23,8 @@ import coverage
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CORE: Final = ROOT / "src" / "stereos_proto"
-#: Per cent of lines and branches of `stereos_proto_io` that the tests must cover. What only a machine that was booted for
-#: it may run (AF_VSOCK) is counted as not covered.
+#: Per cent of lines and branches of `stereos_proto_io` that the tests must cover. What only a booted machine may run
+#: (AF_VSOCK) is counted as not covered.
 IO_SHARE: Final = 95
 #: Tests marked `vm` need a machine that was booted for them.
 PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "--no-header", "-m", "not vm")
@@ -95,9 +95,9 @@ def check_rest(ignored: list[str]) -> int:
         config = f"--rcfile={ROOT / 'tools' / 'coverage_io.ini'}"
         env = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "data")}
         run = (sys.executable, "-m", "coverage")
-        tests = subprocess.run(
+        tests = subprocess.run(  # noqa: S603  (this interpreter, and our own files)
             (*run, "run", config, *PYTEST[1:], "-n", "auto", *ignored), cwd=ROOT, env=env, check=False
-        )  # noqa: S603
+        )
         subprocess.run((*run, "combine", "--quiet", config), cwd=ROOT, env=env, check=False)  # noqa: S603
         report = subprocess.run(  # noqa: S603
             (*run, "report", config, "--skip-covered", f"--fail-under={IO_SHARE}"), cwd=ROOT, env=env, check=False

@@ -36,7 +36,7 @@ from stereos_proto import (
     decode,
     encode,
 )
-from stereos_proto._codec import reader, write
+from stereos_proto._codec import canonical, reader, write
 from stereos_proto._registry import BY_CLASS, REGISTRY
 
 #: Has all the attributes of an agent, and is none.
@@ -132,6 +132,11 @@ def test_an_absent_mode_is_zero_and_not_our_default():
         (CustomRequest("x", "\ud800"), "a text in it holds a lone surrogate, which has no UTF-8"),
         (CustomRequest("\ud800"), "a text in it holds a lone surrogate, which has no UTF-8"),
         (CustomRequest(5), "type must be a str, not int"),
+        # With the name of a type that has a class it is checked as that class is.
+        (CustomRequest("mount", {"tag": 1}), "payload.tag must be a string, not number"),
+        (CustomRequest("mount"), "payload is missing"),
+        (CustomRequest("inject_ssh_key", {"public_key": "a\nb"}), "the public key has a newline inside"),
+        (InjectSSHKey("admin", "a\nb"), "the public key has a newline inside"),
         (SetConfig("\udcff"), "a text in it holds a lone surrogate, which has no UTF-8"),
     ],
 )
@@ -223,11 +228,63 @@ def test_the_interpreters_stack_sets_no_limit(member):
         sys.setrecursionlimit(limit)
 
 
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        (CustomRequest("mount", {"tag": "a", "x": 1}), b'{"type":"mount","payload":{"tag":"a","x":1}}\n'),
+        (CustomRequest("inject_ssh_key", {"public_key": "a\n"}), None),
+        # The guest looks at no payload of these.
+        (CustomRequest("ping", [1]), b'{"type":"ping","payload":[1]}\n'),
+        (CustomRequest("shutdown", [1]), b'{"type":"shutdown","payload":[1]}\n'),
+        # A guest does not know what only guests send.
+        (CustomRequest("health", 5), b'{"type":"health","payload":5}\n'),
+    ],
+)
+def test_a_custom_request_with_the_name_of_a_class(request_, line):
+    assert line is None or encode(request_) == line
+    assert encode(request_).endswith(b"}\n")
+
+
+@pytest.mark.parametrize("sender", Role)
+@pytest.mark.parametrize("line", [b"{}", b"null"])
+def test_the_shortest_lines_are_not_read_again(line, sender):
+    """They are the cheapest flood."""
+    message = decode(line, sender=sender)
+    assert message == (CustomRequest("") if sender is Role.HOST else UnknownMessage(""))
+    assert decode(line, sender=sender) is message
+
+
+@pytest.mark.parametrize("levels", [3_990, 4_010])
+def test_members_that_nest_deeper_than_msgspec_may_skip(levels, monkeypatch):
+    asked = []
+    monkeypatch.setattr(_codec, "read_tolerantly", lambda line, sender: asked.append(line) or Pong())
+    deep = b"[" * levels + b"]" * levels
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(60_000)
+        assert reader(Role.GUEST)(b'{"type":"pong","x":%b}' % deep) == Pong()
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(asked) == (levels > 4_000)
+
+
+@pytest.mark.parametrize("bracket", ["{", "[", "},{", "]"])
+def test_brackets_in_texts_do_not_send_a_report_to_the_slow_lane(bracket, monkeypatch):
+    def slow(*_arguments):
+        raise AssertionError("the slow lane was asked")
+
+    message = Health("ready", [AgentStatus("a", True, error=bracket * 50_000), AgentStatus("b", False)], 1)
+    line = encode(message)
+    monkeypatch.setattr(_codec, "read_open", slow)
+    monkeypatch.setattr(_codec, "read_tolerantly", slow)
+    assert decode(line, sender=Role.GUEST) == message
+
+
 def test_brackets_in_texts_and_lists_that_stand_twice():
     agent = AgentStatus("[a]", True, "[s]")
     assert decode(encode(Health("ready", (agent,))), sender=Role.GUEST).agents == (agent,)
     line = (
-        b'{"type":"health","payload":{"state":"a","agents":[{"name":"a","running":true,"session":"s","restarts":1}],'
+        b'{"type":"health","payload":{"state":"ready","agents":[{"name":"a","running":true,"session":"s"}],'
         b'"agents":[{"name":"b","running":true,"restarts":0}],"uptime_seconds":1}}'
     )
     assert decode(line, sender=Role.GUEST).agents == (AgentStatus("b", True, "s"),)
@@ -262,6 +319,20 @@ BROKEN = [
     b'["%b"]',
     b"%b",
 ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CustomRequest("inject_secret", {"name": 1, "value": SENTINEL}),
+        lambda: CustomRequest("inject_secret", {"name": "a", "value": [SENTINEL]}),
+        lambda: CustomRequest("inject_ssh_key", {"user": "a", "public_key": SENTINEL + "\n" + SENTINEL}),
+    ],
+)
+def test_no_value_in_errors_of_what_is_refused_for_what_it_says(make):
+    with pytest.raises(LocalProtocolError) as caught:
+        encode(make())
+    assert SENTINEL not in shown(caught.value)
 
 
 @pytest.mark.parametrize("line", BROKEN)
@@ -347,7 +418,8 @@ def test_what_a_reference_writes_takes_the_fast_lanes(message, monkeypatch):
         raise AssertionError("the slow lane was asked")
 
     monkeypatch.setattr(_codec, "read_tolerantly", slow)
-    monkeypatch.setattr(_codec, "_write_tolerantly", slow)
+    monkeypatch.setattr(_codec, "read_open", slow)
+    monkeypatch.setattr(canonical, "write_tolerantly", slow)
     assert decode(line, sender=sender) == message
     assert encode(message) == line
 

@@ -49,8 +49,9 @@ LAYERS = [
     {"_registry"},
     {"_redact"},
     {"_errors"},
-    {"_framing", "_json", "_toml"},
-    {"_tolerant", "_jcard_fields"},
+    {"_framing", "_codec.json", "_toml"},
+    {"_codec.tolerant", "_jcard_fields"},
+    {"_codec.canonical"},
     {"_codec", "_events", "_jcard_agents", "_jcard_text"},
     {"_state"},
     {"_connection", "_preamble"},
@@ -92,19 +93,28 @@ def test_no_file_imports_what_does_io(path):
     assert outside <= allowed, outside - allowed
 
 
+def file_of(module):
+    path = FOLDER.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 @pytest.mark.parametrize("module", sorted(LEVEL))
 def test_arrows_point_down(module):
-    path = FOLDER / f"{module}.py"
-    path = path if path.exists() else FOLDER / module
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    depth = 2 if path.is_dir() else 1
-    ours = {name for file in files for name, level, deferred in imports(file) if level == depth and not deferred}
+    path = file_of(module)
+    # What one dot means: the core, or the package that the module stands in.
+    package = [] if path.parent == FOLDER else [path.parent.name]
+    ours = {
+        ".".join([*package[: len(package) + 1 - level], name])
+        for name, level, deferred in imports(path)
+        if level and not deferred
+    }
     assert ours <= LEVEL.keys()
     assert all(LEVEL[name] < LEVEL[module] for name in ours), ours
 
 
 def test_every_core_module_has_its_layer():
     modules = {path.stem for path in FOLDER.glob("*.py")} | {path.parent.name for path in FOLDER.glob("_*/__init__.py")}
+    modules |= {f"_codec.{path.stem}" for path in FOLDER.glob("_codec/[a-z]*.py")}
     assert modules - LEVEL.keys() <= {"__init__", "__main__"}
 
 

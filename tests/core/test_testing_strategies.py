@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stereos_proto import (
     AgentStatus,
     CustomRequest,
+    LocalProtocolError,
     MalformedLine,
     NotificationReceived,
     Ping,
@@ -22,7 +23,8 @@ from stereos_proto import (
     decode,
     encode,
 )
-from stereos_proto._registry import BY_CLASS, BY_TYPE, Kind
+from stereos_proto._messages import wire_fields
+from stereos_proto._registry import BY_CLASS, BY_TYPE, REGISTRY, Kind
 from stereos_proto.testing import ConnectionPair
 from stereos_proto.testing import strategies as stereos
 
@@ -69,6 +71,54 @@ def test_which_messages(sender, kind):
             assert type(message) in expected
 
         check()
+
+
+@pytest.mark.parametrize("sender", [None, *Role])
+@pytest.mark.parametrize("kind", [None, *Kind])
+def test_what_can_be_sent_and_what_cannot(sender, kind):
+    classes = {cls for cls in stereos.message_classes(sender=sender, kind=kind) if attrs.fields(cls)}
+    if not classes:
+        return
+
+    @given(stereos.messages(sender=sender, kind=kind), stereos.unsendable_messages(sender=sender, kind=kind))
+    @settings(max_examples=30)
+    def check(good, bad):
+        assert stereos.is_sendable(good)
+        assert encode(good)
+        assert type(bad) in classes
+        with pytest.raises(LocalProtocolError, match=r"^cannot send "):
+            encode(bad)
+
+    check()
+
+
+@pytest.mark.parametrize("cls", [cls for cls in BY_CLASS if attrs.fields(cls)])
+def test_every_field_can_be_unfit(cls):
+    """Each value that stands for "unfit" is refused, alone among good ones."""
+    good = {field.name: _good(field) for field in wire_fields(cls)}
+    assert encode(cls(**good))
+    for field in wire_fields(cls):
+        for value in stereos._UNFIT.get(field.type, stereos._UNFIT[tuple]):
+            with pytest.raises(LocalProtocolError):
+                encode(cls(**{**good, field.name: value}))
+
+
+def _good(field):
+    return {str: "a", bool: True}.get(
+        field.type, () if "agents" in field.name else "ready" if field.name == "state" else 1
+    )
+
+
+@pytest.mark.parametrize("cls", [row.cls for row in REGISTRY if row.fault])
+def test_what_is_refused_for_what_it_says(cls):
+    @given(stereos._REFUSED[cls]())
+    def check(message):
+        assert not stereos.is_sendable(message)
+        with pytest.raises(LocalProtocolError) as caught:
+            encode(message)
+        assert str(caught.value).endswith(BY_CLASS[cls].fault(message))
+
+    check()
 
 
 @given(st.data(), st.sampled_from(Role))

@@ -132,6 +132,8 @@ def in_order(line):
 RAW_ONLY = {"raw/invalid_json", "raw/dup_keys"}
 #: What the reference copies through as raw text, and we could only send as something else.
 UNFAITHFUL = {"raw/number"}
+#: What the reference sends, and we refuse: the guest would store a key with a newline inside as two.
+REFUSED = {"inject_ssh_key/key_all_c0"}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ UNFAITHFUL = {"raw/number"}
 )
 def test_encode(row):
     message = built(row["message"])
-    if "$bytes_b64" in json.dumps(row["message"]) or row["name"] in UNFAITHFUL:
+    if "$bytes_b64" in json.dumps(row["message"]) or row["name"] in UNFAITHFUL | REFUSED:
         with pytest.raises(LocalProtocolError, match=f"^cannot send {message.type}: "):
             encode(message)
         return

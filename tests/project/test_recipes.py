@@ -58,7 +58,7 @@ from hypothesis import HealthCheck, given, settings
 from stereos_proto import Ack, Connection, InvalidMessage, LocalProtocolError, RequestReceived, Role, decode, encode
 from stereos_proto._messages import Unmount
 from stereos_proto._state import answers
-from stereos_proto._tolerant import read_tolerantly
+from stereos_proto._codec.tolerant import read_tolerantly
 from stereos_proto.testing import strategies
 from stereos_proto_io.cli import main
 from stereos_proto_io.testing import simulated_guest

@@ -9,6 +9,7 @@ import pytest
 import costs
 import stereos_proto
 import stereos_proto_io
+from core import test_codec_json
 from stereos_proto import (
     Connection,
     CustomRequest,
@@ -18,13 +19,12 @@ from stereos_proto import (
     Mailbox,
     Role,
     _constants,
-    _json,
     _mailbox,
     _redact,
-    _tolerant,
     decode,
     encode,
 )
+from stereos_proto._codec import json, tolerant
 
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 #: `| what | 1,024 unit | `module.NAME` |`
@@ -65,6 +65,7 @@ def test_every_number_beside_the_table_is_one_that_is_held():
         str(costs.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
         *map(str, (_redact.SHORTEST, _redact.PART, _redact.WORD)),
+        str(test_codec_json.STACK_KIB),
     }
 
 
@@ -89,8 +90,8 @@ def test_no_other_vsock_port_can(port):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_whole_number_that_is_sent(sign):
-    largest = sign * (2**_tolerant._MAX_BITS - 1)
-    assert len(str(abs(largest))) <= _json._MAX_DIGITS
+    largest = sign * (2**tolerant._MAX_BITS - 1)
+    assert len(str(abs(largest))) <= json._MAX_DIGITS
     request = CustomRequest("x", largest)
     assert decode(encode(request), sender=Role.HOST) == request
     with pytest.raises(LocalProtocolError, match="digits"):

@@ -24,7 +24,7 @@ def input_of(row):
     )
 
 
-DECODE = rows(FOLDER / "decode.ndjson")
+DECODE = [*rows(FOLDER / "decode.ndjson"), *rows(FOLDER / "decode_null.ndjson")]
 ENCODE = rows(FOLDER / "encode.ndjson")
 FRAMING = rows(FOLDER / "framing.ndjson")
 JCARD = rows(FOLDER / "jcard.ndjson")

@@ -24,6 +24,7 @@ from .._messages import (
     U32,
     Ack,
     CustomRequest,
+    InjectSSHKey,
     LifecycleState,
     Message,
     Reply,
@@ -53,6 +54,7 @@ __all__ = [
     "partitions",
     "replies_to",
     "states",
+    "unsendable_messages",
 ]
 
 
@@ -100,7 +102,14 @@ def _json_values(max_leaves: int) -> SearchStrategy[Any]:
 
 
 def from_message_class(cls: type[Any], **fields: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """Instances of a message class, or of a part like `AgentStatus`; `fields` replace strategies of single fields."""
+    """Instances of a message class, or of a part like `AgentStatus`; `fields` replace strategies of single fields.
+
+    Only those that can be sent. For others see `unsendable_messages`.
+    """
+    return _built(cls, **fields).filter(is_sendable)
+
+
+def _built(cls: type[Any], **fields: SearchStrategy[Any]) -> SearchStrategy[Any]:
     if cls in _OPEN:
         fields = {"type": st.text(max_size=12).filter(lambda name: name not in BY_TYPE[_OPEN[cls]]), **fields}
     derived = {field.name: _of_type(field.type) for field in wire_fields(cls) if field.name not in fields}
@@ -129,8 +138,48 @@ def message_classes(*, sender: Role | None = None, kind: Kind | None = None) -> 
 
 
 def messages(*, sender: Role | None = None, kind: Kind | None = None) -> SearchStrategy[Any]:
-    """Messages that can be encoded, of `sender` and `kind` where they are given."""
+    """Messages that can be sent, of `sender` and `kind` where they are given."""
     return st.sampled_from(message_classes(sender=sender, kind=kind)).flatmap(_of_class)
+
+
+def is_sendable(message: Any) -> bool:
+    """Whether `message`, whose values have the right types, is sent: a key that the guest would store as two is not."""
+    row = BY_CLASS.get(type(message))
+    return row is None or row.fault is None or not row.fault(message)
+
+
+def unsendable_messages(*, sender: Role | None = None, kind: Kind | None = None) -> SearchStrategy[Any]:
+    """Messages that `encode` and `Connection.send` refuse, of `sender` and `kind` where they are given.
+
+    One value of each is of a wrong type, out of range or not JSON, or what the message says is refused.
+    """
+    classes = [cls for cls in message_classes(sender=sender, kind=kind) if wire_fields(cls)]
+    return st.sampled_from(classes).flatmap(_unsendable_of_class)
+
+
+@_once
+def _unsendable_of_class(cls: type[Any]) -> SearchStrategy[Any]:
+    spoilt = st.sampled_from(wire_fields(cls)).flatmap(
+        lambda field: _built(cls, **{field.name: st.sampled_from(_UNFIT.get(field.type, _UNFIT[tuple]))})
+    )
+    return spoilt | _REFUSED[cls]() if cls in _REFUSED else spoilt
+
+
+#: Type of a field → values that cannot be sent in it; `tuple` stands for lists.
+_UNFIT: Final[dict[Any, tuple[Any, ...]]] = {
+    **dict.fromkeys((str, StateName), (None, 5, b"text", ["text"], "\ud800", "a\udcff")),
+    bool: (None, 0, 1, "true"),
+    U32: (None, -1, U32_MAX + 1, 10**30, 1.0, True, "1"),
+    I64: (None, I64_MIN - 1, I64_MAX + 1, 1.0, False, "1"),
+    tuple: ((None,), ("text",), ({"name": "a", "running": True},)),
+    Any: (b"bytes", {1}, float("nan"), [float("inf")], {1: 2}, {"a": [object()]}, "\ud800", 10**700),
+}
+#: Class → messages of it whose values have the right types, and which are refused for what they say.
+_REFUSED: Final[dict[type[Message], Callable[[], SearchStrategy[Any]]]] = {
+    InjectSSHKey: lambda: st.builds(
+        InjectSSHKey, st.text(), st.tuples(st.text(), st.text(min_size=1).filter(str.strip)).map("\n".join)
+    )
+}
 
 
 def replies_to(request: Request) -> SearchStrategy[Reply]:
@@ -244,15 +293,10 @@ class Exchange:
     reply: Reply
 
 
-def is_sendable(request: Request) -> bool:
-    """Whether a host sends `request`: it refuses an SSH key that the guest would store as two."""
-    return "\n" not in getattr(request, "public_key", "").rstrip("\n")
-
-
 @st.composite
 def _exchanges(draw: st.DrawFn) -> Exchange:
     told = draw(st.lists(messages(kind=Kind.NOTIFICATION), max_size=2))
-    request = draw(messages(kind=Kind.REQUEST).filter(is_sendable))
+    request = draw(messages(kind=Kind.REQUEST))
     return Exchange(tuple(told), request, draw(replies_to(request)))
 
 

@@ -1,5 +1,8 @@
 """The tolerant lane alone: each rule of the reference for values."""
 
+import gc
+import tracemalloc
+
 import pytest
 
 from stereos_proto import (
@@ -17,7 +20,7 @@ from stereos_proto import (
     Shutdown,
     UnknownMessage,
 )
-from stereos_proto._tolerant import Unfit, read_tolerantly, written
+from stereos_proto._codec.tolerant import Unfit, read_tolerantly, written
 
 READ = {
     Role.HOST: {
@@ -46,9 +49,20 @@ READ = {
             "", (AgentStatus("a", True),)
         ),
         b'{"type":"health","payload":{"agents":[{"name":"a"}],"agents":[null,{"name":"b"}]}}': Health(
-            "", (AgentStatus("", False), AgentStatus("b", False))
+            "", (AgentStatus("a", False), AgentStatus("b", False))
         ),
-        b'{"type":"health","payload":{"state":"a","state":null,"x":1,"x":2}}': Health(""),
+        b'{"type":"health","payload":{"agents":[{"name":"a"}],"agents":null,"agents":[{},null]}}': Health(
+            "", (AgentStatus("", False),) * 2
+        ),
+        b'{"type":"health","payload":{"agents":[{"name":"a"}],"agents":null}}': Health(""),
+        # What a shorter list hides, a longer one brings back.
+        b'{"type":"health","payload":{"agents":[{"name":"a"},{"name":"b"}],"agents":[{}],"agents":[{},{},{}]}}': Health(
+            "", (AgentStatus("a", False), AgentStatus("b", False), AgentStatus("", False))
+        ),
+        b'{"type":"health","payload":{"state":"a","state":null,"x":1,"x":2}}': Health("a"),
+        b'{"type":"ack","payload":{"ok":true,"ok":null,"reply_to":"a","reply_to":"b"}}': Ack("b", True),
+        b'{"type":"ack","payload":{"ok":1},"payload":{"ok":true}}': Ack("", True),
+        b'{"type":"ack","type":null,"payload":[],"payload":null}': Ack("", False),
     },
 }
 
@@ -65,6 +79,7 @@ def test_reads(sender, line):
         (b"5", "", "number", "must be an object, not number"),
         (b'{"type":5}', "type", "number", "type must be a string, not number"),
         (b'{"type":{},"type":"ping"}', "type", "object", "type must be a string, not object"),
+        (b'{"type":"ping","type":[]}', "type", "array", "type must be a string, not array"),
     ],
 )
 def test_no_envelope(line, path, found, text):
@@ -81,6 +96,25 @@ def test_no_envelope(line, path, found, text):
         (Role.HOST, b'{"type":"mount","payload":[]}', "payload", "must be an object, not array"),
         (Role.HOST, b'{"type":"mount","payload":{"tag":1}}', "payload.tag", "must be a string, not number"),
         (Role.HOST, b'{"type":"mount","payload":{"tag":1,"tag":""}}', "payload.tag", "must be a string, not number"),
+        (Role.HOST, b'{"type":"mount","payload":{"tag":"","tag":1}}', "payload.tag", "must be a string, not number"),
+        (
+            Role.GUEST,
+            b'{"type":"health","payload":{"agents":{},"agents":[]}}',
+            "payload.agents",
+            "must be an array, not object",
+        ),
+        (
+            Role.GUEST,
+            b'{"type":"health","payload":{"agents":[{"name":1}],"agents":[]}}',
+            "payload.agents[0].name",
+            "must be a string, not number",
+        ),
+        (
+            Role.GUEST,
+            b'{"type":"health","payload":{"agents":[{},{}],"agents":[{},{"name":"a","name":1}]}}',
+            "payload.agents[1].name",
+            "must be a string, not number",
+        ),
         (
             Role.HOST,
             b'{"type":"mount","payload":{"read_only":"true"}}',
@@ -202,3 +236,31 @@ def test_a_type_that_a_guest_made_up_is_not_shown():
     told = read_tolerantly(line, Role.HOST)
     assert str(told).startswith("the host sent s3nt1nel with a payload")
     assert told.type == "s3nt1nel"
+
+
+def test_agents_that_say_nothing_take_no_memory():
+    line = b'{"type":"health","payload":{"agents":[%b{}]}}' % (b'{},null,{"x":1},' * 1000)
+    agents = read_tolerantly(line, Role.GUEST).agents
+    assert len(agents) == 3001
+    assert len({id(agent) for agent in agents}) == 1
+
+
+@pytest.mark.parametrize(
+    "unit", [b"{}", b"null", b'{"name":null}', b'{"name":""}', b'{"name":"a","running":true}', b'{"x":[]}']
+)
+@pytest.mark.parametrize("lists", [1, 3])
+def test_memory_that_is_kept_is_bounded_by_the_bytes(unit, lists):
+    """64 bytes for each byte received (docs/security.md)."""
+    agents = b",".join([b'"agents":[%b]' % b",".join([unit] * 4000)] * lists)
+    line = b'{"type":"health","payload":{%b}}' % agents
+    read_tolerantly(line, Role.GUEST)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = read_tolerantly(line, Role.GUEST)
+        gc.collect()
+        size, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(kept.agents) == 4000
+    assert size < 64 * len(line)

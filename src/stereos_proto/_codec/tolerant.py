@@ -1,8 +1,7 @@
 """The tolerant lane: the reference's rules for values, applied one by one (`docs/protocol.md` §4, §5).
 
-One cattrs _converter knows how each type of value goes to and from JSON. It reads every line that the protocol
-allows, and says of every other what is wrong with it and where; so it also words the refusals of the canonical
-lane, in both directions. It never coerces: stock cattrs reads `"false"` as True.
+It reads every line that the protocol allows, and says of every other what is wrong with it and where; so it also
+words the refusals of the canonical lane, in both directions. Nothing is coerced: `"false"` is no boolean.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from typing import Any, Final, get_args, get_origin
 import attrs
 import cattrs
 
-from ._constants import I64_MAX, I64_MIN, MAX_KEPT_NESTING, U32_MAX
-from ._errors import InvalidMessage, MalformedLine, RemoteProtocolError
-from ._json import MalformedJSON, Members, NegativeZero, clean_text, clean_value, json_type, parse
-from ._messages import (
+from .._constants import I64_MAX, I64_MIN, MAX_KEPT_NESTING, U32_MAX
+from .._errors import InvalidMessage, MalformedLine, RemoteProtocolError
+from .._messages import (
     I64,
     OMIT_ZERO,
     U32,
@@ -31,13 +29,14 @@ from ._messages import (
     shortened,
     wire_fields,
 )
-from ._registry import BY_TYPE, Role, Row
+from .._registry import BY_TYPE, Role, Row
+from .json import MalformedJSON, Members, NegativeZero, clean_text, clean_value, json_type, parse
 
 
 def read_tolerantly(line: bytes, sender: Role) -> Message | RemoteProtocolError:
-    """The tolerant lane alone. It reads every line; the canonical lane is only faster."""
+    """The tolerant lane alone. It reads every line; the other lanes are only faster."""
     try:
-        members = _members(parse(line))
+        type_, payload, missing = _envelope(parse(line))
     except MalformedJSON as exc:
         return MalformedLine(
             f"the {sender.value} sent a line that is not JSON: {exc.reason}",
@@ -51,12 +50,11 @@ def read_tolerantly(line: bytes, sender: Role) -> Message | RemoteProtocolError:
             path=exc.path,
             found=exc.found,
         )
-    type_ = clean_text(members.get("type") or "")
     row = BY_TYPE[sender].get(type_)
     try:
         if row is None:
-            return _open_message(sender, type_, members)
-        return _payload(row, members)
+            return _open_message(sender, type_, payload)
+        return _payload(row, payload, missing=missing)
     except Unfit as exc:
         fault = exc.below("payload")
     # A guest may name a type after a secret that it was sent.
@@ -67,36 +65,48 @@ def read_tolerantly(line: bytes, sender: Role) -> Message | RemoteProtocolError:
         type="" if made_up else type_,
         path=fault.path,
         reason=fault.reason,
-        missing="payload" not in members,
+        missing=missing,
     )
 
 
-def _open_message(sender: Role, type_: str, members: Members) -> Message:
-    try:
-        payload = clean_value(members.get("payload"))
-    except ValueError as exc:
-        raise Unfit(str(exc)) from None
-    return CustomRequest(type_, payload) if sender is Role.HOST else UnknownMessage(type_, payload)
+def _envelope(value: Any) -> tuple[str, Any, bool]:
+    """The type, the payload, and whether there is none. Of several payloads only the last one is looked at."""
+    type_, payload, missing = "", None, True
+    for name, member in _members(value):
+        if name == "payload":
+            payload, missing = member, False
+        elif name == "type" and member is not None:
+            try:
+                type_ = _read_text(member)
+            except Unfit as exc:
+                raise exc.below("type") from None
+    return type_, payload, missing
 
 
 def _members(value: Any) -> Members:
+    """The members of an object. Null has none."""
     if value is None:
-        return Members([])
-    if not isinstance(value, Members):
+        return ()
+    if type(value) is not tuple:
         raise _mismatch("an object", value)
-    types = [value.get("type"), *(shadowed for name, shadowed in value.shadowed if name == "type")]
-    for type_ in types:
-        if type_ is not None and not isinstance(type_, str):
-            raise _mismatch("a string", type_).below("type")
     return value
 
 
-def _payload(row: Row, members: Members) -> Message:
-    if row.needs_payload and "payload" not in members:
+def _open_message(sender: Role, type_: str, payload: Any) -> Message:
+    try:
+        kept = clean_value(payload)
+    except ValueError as exc:
+        raise Unfit(str(exc)) from None
+    return CustomRequest(type_, kept) if sender is Role.HOST else UnknownMessage(type_, kept)
+
+
+def _payload(row: Row, payload: Any, *, missing: bool) -> Message:
+    if row.needs_payload and missing:
         raise Unfit("is missing")
-    payload = members.get("payload") if attrs.fields(row.cls) else None
-    message: Message = _converter.get_structure_hook(row.cls)(payload, row.cls)
-    return message
+    cls: Any = row.cls  # to mypy, classes of attrs are not hashable
+    read: Callable[[Any], Message] = _class_reader(cls)
+    # `ping` and `get_health` have no members, and ignore whatever their payload is.
+    return read(payload if attrs.fields(cls) else None)
 
 
 class Unfit(ValueError):
@@ -120,25 +130,25 @@ def _mismatch(wanted: str, value: Any) -> Unfit:
     return Unfit(f"must be {wanted}, not {json_type(value)}", json_type(value))
 
 
-def _read_text(value: Any, _type: Any) -> str:
-    if not isinstance(value, str):
+def _read_text(value: Any) -> str:
+    if type(value) is not str:
         raise _mismatch("a string", value)
     return clean_text(value)
 
 
-def _read_flag(value: Any, _type: Any) -> bool:
-    if not isinstance(value, bool):
+def _read_flag(value: Any) -> bool:
+    if type(value) is not bool:
         raise _mismatch("true or false", value)
     return value
 
 
-def _read_u32(value: Any, _type: Any) -> int:
+def _read_u32(value: Any) -> int:
     if type(value) is not int:
         raise _mismatch("a whole number that is not negative", value)
     return _in_range(value, 0, U32_MAX)
 
 
-def _read_i64(value: Any, _type: Any) -> int:
+def _read_i64(value: Any) -> int:
     if type(value) not in (int, NegativeZero):
         raise _mismatch("a whole number", value)
     return _in_range(int(value), I64_MIN, I64_MAX)
@@ -168,18 +178,6 @@ def _write_number(value: Any, low: int, high: int) -> int:
     return _in_range(int(value), low, high)
 
 
-def _list_reader(type_: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
-    item_type = get_args(type_)[0]
-    read_item = _converter.get_structure_hook(item_type)
-
-    def read_list(value: Any, _type: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise _mismatch("an array", value)
-        return tuple(_each(value, lambda item: read_item(item, item_type)))
-
-    return read_list
-
-
 def _list_writer(type_: Any) -> Callable[[Any], list[Any]]:
     write_item = _converter.get_unstructure_hook(get_args(type_)[0])
 
@@ -200,59 +198,64 @@ def _each(items: Iterable[Any], convert: Callable[[Any], Any]) -> list[Any]:
     return done
 
 
-def _class_reader(cls: Any) -> Callable[[Any, Any], Any]:
-    """A reader that knows the rules of §4: absent or null is zero, unknown is ignored, the last one wins."""
-    hooks = {f.name: (_converter.get_structure_hook(f.type), f.type) for f in wire_fields(cls)}
-    zeros = {f.name: ZERO.get(f.type, ()) for f in wire_fields(cls)}
-    known = {f.name: _item_names(f.type) for f in wire_fields(cls)}
+@functools.cache
+def _class_reader(cls: type[Any]) -> Callable[..., Any]:
+    """A function that reads the members of an object into a `cls`, by the rules of §4.
 
-    def read_member(name: str, value: Any) -> Any:
-        if value is None:
-            return zeros[name]
-        hook, type_ = hooks[name]
-        try:
-            return hook(value, type_)
-        except Unfit as exc:
-            raise exc.below(name) from None
+    Members that are absent are zero, unknown ones are ignored. A member that stands more than once is read over
+    the value that is already there: null leaves a text, flag or number as it is, and empties a list. `before` is
+    the object that this one is read over, where there is one.
+    """
+    fields = wire_fields(cls)
+    lists = {field.name: _list_reader(get_args(field.type)[0]) for field in fields if _is_tuple(field.type)}
+    readers: dict[str, Callable[..., Any]] = {
+        field.name: lists[field.name] if field.name in lists else _SCALARS[field.type] for field in fields
+    }
+    zero = cls(**{field.name: ZERO.get(field.type, ()) for field in fields})
 
-    def read_class(value: Any, _type: Any) -> Any:
-        if value is None:
-            return cls(**zeros)
-        if not isinstance(value, Members):
-            raise _mismatch("an object", value)
-        twice: dict[str, list[Any]] = {}
-        for name, shadowed in value.shadowed:
-            if name in hooks:
-                read_member(name, shadowed)
-                twice.setdefault(name, []).append(shadowed)
-        for name, earlier in twice.items():
-            # Before what stands twice inside it is forgotten.
-            read_member(name, value[name])
-            value[name] = functools.reduce(functools.partial(_overlaid, known[name]), [*earlier, value[name]])
-        return cls(**{name: read_member(name, value.get(name)) for name in hooks})
+    def read_class(value: Any, before: Any = zero) -> Any:
+        found: dict[str, Any] = {}
+        memories: dict[str, list[Any]] = {}
+        for name, member in _members(value):
+            read = readers.get(name)
+            if read is None:
+                continue
+            try:
+                if name in lists:
+                    found[name] = read(member, memories.setdefault(name, []))
+                elif member is not None:
+                    found[name] = read(member)
+            except Unfit as exc:
+                raise exc.below(name) from None
+        # Objects without a known member are all the same one: a line may hold hundreds of thousands.
+        return cls(**{**vars(before), **found}) if found else before
 
     return read_class
 
 
-def _item_names(type_: Any) -> frozenset[str]:
-    """The members of a list's items; none for what is no list."""
-    items = get_args(type_) if _is_tuple(type_) else ()
-    return frozenset(field.name for field in wire_fields(items[0])) if items else frozenset()
+def _list_reader(item_type: Any) -> Callable[[Any, list[Any]], tuple[Any, ...]]:
+    """A function that reads a list into `memory`, and returns its items.
 
-
-def _overlaid(known: frozenset[str], earlier: Any, last: Any) -> Any:
-    """The last of two values of one member. The reference reads a list over the earlier one, item by item.
-
-    Only the members that are `known` go on to the next value: a line may hold thousands of them.
+    The reference keeps the memory of a list that stands more than once: each item is read over the one that was
+    there, and a longer list brings back what a shorter one before it has hidden. Null and an empty list forget it.
     """
-    if not isinstance(earlier, list) or not isinstance(last, list):
-        return last
-    return [
-        Members([pair for item in (old, new) for pair in item.items() if pair[0] in known])
-        if isinstance(old, Members) and isinstance(new, Members)
-        else new
-        for old, new in itertools.zip_longest(earlier[: len(last)], last)
-    ]
+    read_item = _class_reader(item_type)
+
+    def read_list(value: Any, memory: list[Any]) -> tuple[Any, ...]:
+        if value is not None and type(value) is not list:
+            raise _mismatch("an array", value)
+        if not value:
+            memory.clear()
+            return ()
+        if memory:
+            known = iter(memory)
+            items = _each(value, lambda item: read_item(item, *itertools.islice(known, 1)))
+        else:
+            items = _each(value, read_item)
+        memory[: len(items)] = items
+        return tuple(items)
+
+    return read_list
 
 
 def _class_writer(cls: Any) -> Callable[[Any], dict[str, Any]]:
@@ -286,23 +289,19 @@ def _is_tuple(type_: Any) -> bool:
 
 
 _converter: Final = cattrs.Converter(detailed_validation=False)
-_LEAVES: Final[tuple[tuple[Any, Callable[[Any, Any], Any], Callable[[Any], Any]], ...]] = (
-    (str, _read_text, _write_text),
-    (StateName, _read_text, _write_text),
-    (bool, _read_flag, _write_flag),
-    (U32, _read_u32, lambda value: _write_number(value, 0, U32_MAX)),
-    (I64, _read_i64, lambda value: _write_number(value, I64_MIN, I64_MAX)),
-)
-for _type, _reader, _writer in _LEAVES:
-    if isinstance(_type, type):
-        _converter.register_structure_hook(_type, _reader)
-        _converter.register_unstructure_hook(_type, _writer)
-    else:
-        _converter.register_structure_hook_func(_is(_type), _reader)
-        _converter.register_unstructure_hook_func(_is(_type), _writer)
-_converter.register_structure_hook_factory(_is_tuple, _list_reader)
+_SCALARS: Final[dict[Any, Callable[[Any], Any]]] = {
+    str: _read_text,
+    StateName: _read_text,  # the classes themselves turn it into a `LifecycleState`
+    bool: _read_flag,
+    U32: _read_u32,
+    I64: _read_i64,
+}
+_converter.register_unstructure_hook(str, _write_text)
+_converter.register_unstructure_hook(StateName, _write_text)
+_converter.register_unstructure_hook(bool, _write_flag)
+_converter.register_unstructure_hook_func(_is(U32), lambda value: _write_number(value, 0, U32_MAX))
+_converter.register_unstructure_hook_func(_is(I64), lambda value: _write_number(value, I64_MIN, I64_MAX))
 _converter.register_unstructure_hook_factory(_is_tuple, _list_writer)
-_converter.register_structure_hook_factory(attrs.has, _class_reader)
 _converter.register_unstructure_hook_factory(attrs.has, _class_writer)
 
 

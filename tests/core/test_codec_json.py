@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import subprocess
 import sys
 
 import pytest
@@ -10,17 +11,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stereos_proto import Role
-from stereos_proto._constants import MAX_KEPT_NESTING, MAX_NESTING
-from stereos_proto._json import (
+from stereos_proto._codec.json import (
     TOO_DEEP,
     MalformedJSON,
-    Members,
     NegativeZero,
     clean_text,
     clean_value,
+    has_odd_numbers,
     json_type,
+    nests_deeper,
     parse,
 )
+from stereos_proto._constants import MAX_KEPT_NESTING, MAX_NESTING
 from stereos_proto.testing import strategies as stereos
 
 #: Line → fault and column, in the words of the reference.
@@ -101,13 +103,19 @@ def test_what_the_standard_library_writes(value, ascii_only, indent):
     assert clean_value(parse(line)) == value
 
 
-def canonical(value):
-    """A value without our own classes, and with numbers as `json` has them."""
-    if isinstance(value, dict):
-        return {name: canonical(member) for name, member in value.items()}
+def plainly(value):
+    """What `parse` returns, with objects as dictionaries and numbers as `json` has them."""
+    if isinstance(value, tuple):
+        return {clean_text(name): plainly(member) for name, member in value}
     if isinstance(value, list):
-        return [canonical(item) for item in value]
+        return [plainly(item) for item in value]
     return int(value) if isinstance(value, NegativeZero) else value
+
+
+def replaced(line):
+    """A line as text, each byte that is not UTF-8 as U+FFFD."""
+    text = line.decode("utf-8", "surrogateescape")
+    return "".join("\ufffd" if "\udc80" <= character <= "\udcff" else character for character in text)
 
 
 @given(stereos.lines(sender=Role.HOST))
@@ -117,8 +125,6 @@ def test_the_same_lines_as_the_standard_library(line):
 
     Of strings, only the names are free of lone surrogates already.
     """
-    text = line.decode("utf-8", "surrogateescape")
-    text = "".join("\ufffd" if "\udc80" <= c <= "\udcff" else c for c in text)
 
     def refuse(name):
         raise ValueError(name)
@@ -127,22 +133,106 @@ def test_the_same_lines_as_the_standard_library(line):
         return {re.sub("[\ud800-\udfff]", "\ufffd", name): value for name, value in pairs}
 
     try:
-        expected = json.loads(text, parse_constant=refuse, object_pairs_hook=cleaned)
+        expected = json.loads(replaced(line), parse_constant=refuse, object_pairs_hook=cleaned)
     except ValueError:
         with pytest.raises(MalformedJSON):
             parse(line)
     else:
-        assert canonical(parse(line)) == expected
+        assert plainly(parse(line)) == expected
+
+
+# What is JSON, and where it stops being it, by a loop over tokens with a stack: slow, and nothing of ours.
+TOKEN = re.compile(
+    r'[ \t\n\r]*(?:([\[\]{},:])|("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'
+    r"|(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?![.eE])|true|false|null))"
+)
+
+
+def stops(text):
+    """Where reading stops, and how many levels are open there; None where all of it is JSON."""
+    opened, expect, position = [], "value", 0
+    while True:
+        match = TOKEN.match(text, position)
+        if match is None:
+            done = expect == "end" and not text[position:].strip(" \t\n\r")
+            return None if done else (position, len(opened))
+        mark, string, _scalar = match.groups()
+        before, inside = expect, opened[-1] if opened else ""
+        if expect in ("value", "value or ]") and mark and mark in "[{":
+            opened.append(mark)
+            expect = "value or ]" if mark == "[" else "name or }"
+            if len(opened) > MAX_NESTING:
+                return "too deep"
+        elif (expect == "value or ]" and mark == "]") or (expect == "name or }" and mark == "}"):
+            opened.pop()
+            expect = "more" if opened else "end"
+        elif expect in ("name", "name or }") and string:
+            expect = ":"
+        elif expect == ":" and mark == ":":
+            expect = "value"
+        elif expect == "more" and mark == ",":
+            expect = "value" if inside == "[" else "name"
+        elif expect == "more" and mark == {"[": "]", "{": "}"}[inside]:
+            opened.pop()
+            expect = "more" if opened else "end"
+        elif expect in ("value", "value or ]") and not mark:
+            expect = "more" if opened else "end"
+        else:
+            return position, len(opened)
+        assert before != "end"
+        position = match.end()
+
+
+SHAPES = [
+    '"a"',
+    '"[,"',
+    r'"\""',
+    "-0",
+    "1.5.5",
+    "01",
+    "true",
+    "nul",
+    "[]",
+    "{}",
+    '{"a":',
+    '"b":',
+    '["c",',
+    "],",
+    "},",
+    "[[",
+]
+TOKENS = st.sampled_from([*'[]{},: "1x', *SHAPES])
+
+
+@given(st.lists(TOKENS, max_size=25).map("".join), st.integers(0, 3))
+@example('[1,"a":2]', 0)
+@example('{"a":1,2}', 0)
+@example('{"a":1,["b"]}', 0)
+@example('[{"a":[1,{"b":2]}]', 1)
+def test_where_reading_stops(text, depth):
+    """Shallow lines, and the same ones below more levels than are kept."""
+    text = "[" * (depth * (MAX_KEPT_NESTING // 2)) + text
+    stop = stops(text)
+    if stop is None:
+        parse(text.encode())
+        return
+    with pytest.raises(MalformedJSON) as caught:
+        parse(text.encode())
+    # A fault inside a token is at or after its first character, behind blanks.
+    at = len(text) - len(text[stop[0] :].lstrip(" \t\n\r"))
+    assert at < caught.value.column <= len(text) + 1
+    if text[at : at + 1] not in tuple('"-0123456789tfn'):
+        assert caught.value.column == at + 1
 
 
 @given(stereos.json_values(max_leaves=30))
-def test_the_loop_reads_what_the_scanner_reads(value):
+def test_what_stands_beside_deep_values_is_read_alike(value):
     line = json.dumps(value).encode()
     deep = b"[" * MAX_KEPT_NESTING + line + b"]" * MAX_KEPT_NESTING
-    inner = parse(b'{"x":' + line + b',"deep":' + deep + b"}")
-    if isinstance(value, (dict, list)):
-        assert inner["deep"] is not TOO_DEEP
-    assert canonical(inner["x"]) == value
+    members = dict(parse(b'{"x":' + line + b',"deep":' + deep + b',"y":' + line + b"}"))
+    assert plainly(members["x"]) == plainly(members["y"]) == value
+    with pytest.raises(ValueError, match=r"^nests deeper"):
+        clean_value(members["deep"])
 
 
 def test_deep_values_are_checked_and_not_kept():
@@ -150,7 +240,7 @@ def test_deep_values_are_checked_and_not_kept():
     assert clean_value(kept) == json.loads("[" * MAX_KEPT_NESTING + "]" * MAX_KEPT_NESTING)
     for depth in (MAX_KEPT_NESTING + 1, MAX_NESTING):
         deep = parse(b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b',"b":1}')
-        assert deep["b"] == 1
+        assert dict(deep)["b"] == 1
         with pytest.raises(ValueError, match=f"^nests deeper than {MAX_KEPT_NESTING} levels$"):
             clean_value(deep)
     with pytest.raises(MalformedJSON, match=r"^exceeded max depth$"):
@@ -160,7 +250,7 @@ def test_deep_values_are_checked_and_not_kept():
 def test_brackets_in_strings_do_not_nest():
     text = r"[\"{" * 20_000
     assert parse(b'"' + text.encode() + b'"') == '["{' * 20_000
-    assert parse(b'{"a":"' + b"]}" * 20_000 + b'"}') == {"a": "]}" * 20_000}
+    assert parse(b'{"a":"' + b"]}" * 20_000 + b'"}') == (("a", "]}" * 20_000),)
 
 
 def test_the_interpreters_limit_does_not_matter():
@@ -175,10 +265,9 @@ def test_the_interpreters_limit_does_not_matter():
 
 
 def test_members_that_stand_twice():
-    members = parse(b'{"a":1,"b":2,"a":3,"a":4}')
-    assert members == {"a": 4, "b": 2}
-    assert members.shadowed == (("a", 1), ("a", 3))
-    assert Members([("\ud800", 1), ("\ufffd", 2)]).shadowed == (("\ufffd", 1),)
+    assert parse(b'{"a":1,"b":2,"a":3,"a":4}') == (("a", 1), ("b", 2), ("a", 3), ("a", 4))
+    assert clean_value(parse(b'{"a":1,"b":2,"a":3}')) == {"a": 3, "b": 2}
+    assert clean_value(parse(rb'{"\ud800":1,"\ufffd":2}')) == {"\ufffd": 2}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +302,8 @@ def test_numbers():
         (None, "null"),
         (True, "bool"),
         ("", "string"),
-        ({}, "object"),
+        ((), "object"),
+        ((("a", 1),), "object"),
         ([], "array"),
         (TOO_DEEP, "array"),
         (1, "number"),
@@ -236,3 +326,106 @@ def test_what_was_closed_makes_nothing_less_deep(sibling):
         parse(levels * MAX_NESTING + b"[]" + b"]" * MAX_NESTING)
     # Deeper than Python's own recursion goes, and not too deep for the reference.
     assert len(parse(levels * 5000 + b"1" + b"]" * 5000)) == 2
+
+
+# ------------------------------------------------------------------------------------------- before it is read
+
+
+def deepest(line):
+    """How deep a reader that recurses goes into `line` before it ends or stops. Brackets inside strings are none."""
+    depth = deepest = 0
+    for bracket in re.sub(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', b"", line, flags=re.DOTALL):
+        depth += (bracket in b"[{") - (bracket in b"]}")
+        deepest = max(deepest, depth)
+        if depth < 0:
+            break
+    return deepest
+
+
+PIECES = st.sampled_from(
+    [
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b'{"":',
+        b'"[{"',
+        b'"',
+        b"\\",
+        b",",
+        b"},{",
+        b"],[",
+        b'"},{"',
+        b"1",
+        b'"\\"["',
+        b"[{}]",
+        b" ",
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=60).map(b"".join), st.integers(1, 12))
+def test_a_line_that_is_deep_is_never_called_shallow(line, levels):
+    assert nests_deeper(line, levels) or deepest(line) <= levels
+
+
+@pytest.mark.parametrize("levels", [4, 127, 128, 129, 4000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"":', "}"), ('[{"":', "}]"), ('[{}, {"a":1},', "]")])
+@pytest.mark.parametrize("noise", ["", ',"[[[[{{"', ",{}" * 5000, ", {}, []" * 5000, "," + '"[{"' * 5000])
+def test_depth_is_counted_exactly(opening, closing, noise, levels):
+    """Where the cheap answers do not do: with brackets in strings, and with siblings."""
+    line = f"[{opening * levels}0{closing * levels}{noise}]".encode()
+    depth = deepest(line)
+    assert not nests_deeper(line, depth)
+    assert nests_deeper(line, depth - 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "odd"),
+    [
+        (b"-0", True),
+        (b"[1,-0.5]", True),
+        (b"9" * 640, False),
+        (b"9" * 641, True),
+        (b"[" + b"9" * 640 + b",1]", False),
+        (b'["' + b"9" * 640 + b"x" + b"9" * 640 + b'"]', False),
+        (b"10", False),
+    ],
+)
+def test_numbers_that_need_a_look(line, odd):
+    assert has_odd_numbers(line) is odd
+
+
+#: The stack that reading must fit into: that threads of some systems have, or less.
+STACK_KIB = 256
+#: Reads the deepest lines that there may be in a thread with that stack, the interpreter's own guard out of the way.
+_IN_A_SMALL_THREAD = """
+import sys, threading
+from stereos_proto import Role, StereosError
+from stereos_proto._codec import reader
+sys.setrecursionlimit(1_000_000)
+read, lines, seen = reader(Role.GUEST), [], []
+for opening, closing in (("[", "]"), ('{"":', "}"), ('[{"":', "}]"), ('{"x":[1,', "]}")):
+    for levels in (127, 128, 129, 3_999, 4_001, 9_998, 9_999, 10_001, 20_000):
+        steps = levels // len(closing)
+        for closed in (closing * steps, ""):
+            for head in ('{"type":"pong","x":', '{"type":"new","payload":', '{"x":', ""):
+                lines.append(f"{head}{opening * steps}0{closed}{'}' if head else ''}".encode())
+                lines.append(f"{head}{opening * steps}0{closed},{{}}".encode())
+def run():
+    for line in lines:
+        seen.append(type(read(line)).__name__)
+threading.stack_size(int(sys.argv[1]) * 1024)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+print(len(lines) == len(seen), sorted({*seen}))
+"""
+
+
+def test_no_line_overflows_the_stack_of_a_small_thread():
+    """It would kill the process: so it is one of its own."""
+    command = (sys.executable, "-c", _IN_A_SMALL_THREAD, str(STACK_KIB))
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    expected = "True ['InvalidMessage', 'MalformedLine', 'Pong', 'UnknownMessage']\n"
+    assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
