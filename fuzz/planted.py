@@ -179,6 +179,11 @@ SUITE: Final = tuple(
     for name in ("json_oracle", "vectors", "properties", "codec", "connection", "host_session", "jcard", "hostile")
 )
 SECONDS: Final = 60
+#: The tests as they are asked about a fault.
+PYTEST: Final = (
+    *("pytest", "-x", "-q", "--no-header", "-m", "not vm", "-p", "fuzz.quick", "--hypothesis-profile", "quick"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
 #: What stands in the place of a test when there is none.
 MISSED: Final = "**not found**"
 
@@ -219,9 +224,7 @@ def by_suite(environment: dict[str, str], fault: Fault) -> str:
     own = f"tests/core/test_{'_'.join(parts)}.py"
     for targets in (fault.tests or (own,), SUITE):
         there = [target for target in targets if (ROOT / target).exists()]
-        code, output = (
-            run(environment, "pytest", "-x", "-q", "--no-header", "-m", "not vm", *there) if there else (0, "")
-        )
+        code, output = run(environment, *PYTEST, *there) if there else (0, "")
         failed = re.search(r"(?:FAILED|ERROR) (\S+)", output)
         if code and failed:
             return failed[1].split("[")[0]
