@@ -48,11 +48,10 @@ EXECUTED: Final = {
         *_ENDS,
         *_PLAN,
         *_CODEC,
-        "stereos_proto/_events",
         "stereos_proto_io/guest/_agents",
         "stereos_proto_io/guest/_go",
     ),
-    "session": (*_READ, *_ENDS, "stereos_proto/_events", "stereos_proto/_host_session", "stereos_proto/_redact"),
+    "session": (*_READ, *_ENDS, "stereos_proto/_host_session", "stereos_proto/_redact"),
     PROPERTIES: (
         *(*_READ, *_ENDS, *_PLAN, "stereos_proto/_events", "stereos_proto/_preamble"),
         *("stereos_proto/_host_session", "stereos_proto/_redact"),
