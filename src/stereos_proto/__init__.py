@@ -39,6 +39,7 @@ from ._events import (
     SessionEnded,
     UnknownReceived,
 )
+from ._guest_session import GuestSession, PendingRequest, ReplyReplaced
 from ._host_client import DialWanted, HostClient, Task, TaskDone
 from ._host_session import Call, HostSession, raise_for_refusal
 from ._jcard import load_jcard
@@ -97,6 +98,7 @@ __all__ = [
     "Dialogue",
     "Event",
     "GetHealth",
+    "GuestSession",
     "Health",
     "HostClient",
     "HostSession",
@@ -121,6 +123,7 @@ __all__ = [
     "Notification",
     "NotificationReceived",
     "OutcomeUnknown",
+    "PendingRequest",
     "Ping",
     "Pong",
     "Preamble",
@@ -136,6 +139,7 @@ __all__ = [
     "RemoteProtocolError",
     "Reply",
     "ReplyReceived",
+    "ReplyReplaced",
     "Request",
     "RequestFailed",
     "RequestReceived",

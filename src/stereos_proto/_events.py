@@ -74,24 +74,20 @@ class MalformedReceived:
 
     @property
     def reply(self) -> Ack:
-        """The refusal that is owed, worded as the reference does (§3, §4)."""
+        """The refusal that is owed (§3, §4).
+
+        For JSON that cannot be read only the prefix `malformed JSON:` is the reference's: its versions differ in
+        the rest, so nothing may match on it (§6).
+        """
         if isinstance(self.error, InvalidMessage):
             return Ack(self.error.type, False, _refusal_of_payload(self.error))
-        return Ack("", False, f"malformed JSON: {_reason(self.error)}")
+        return Ack("", False, f"malformed JSON: {self.error.reason}")
 
 
 def _refusal_of_payload(error: InvalidMessage) -> str:
     row = BY_TYPE[Role.HOST].get(error.type)
     reason = f"envelope {error.type} has no payload" if error.missing else f"{error.path} {error.reason}"
     return f"decode {row.noun if row else error.type} payload: {reason}"
-
-
-def _reason(error: MalformedLine) -> str:
-    """The fault in the words of the reference, which names its own types."""
-    if not error.found:
-        return error.reason
-    place = f"struct field Envelope.{error.path} of type stereosd.MessageType" if error.path else None
-    return f"json: cannot unmarshal {error.found} into Go {place or 'value of type stereosd.Envelope'}"
 
 
 @attrs.frozen
@@ -120,7 +116,7 @@ class SessionEnded:
     has ended in order.
     """
 
-    error: StereosError | None
+    error: StereosError | None = None
 
 
 Event = ReplyReceived | NotificationReceived | UnknownReceived | RequestReceived | MalformedReceived | ConnectionClosed

@@ -20,6 +20,7 @@ subclass of `Address`.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
@@ -289,7 +290,7 @@ _VMADDR_CID_ANY: Final = 2**32 - 1
 def _family(name: str) -> int:
     family: int | None = getattr(socket, name, None)
     if family is None:
-        raise OSError(_NO_FAMILY.format(name))
+        raise OSError(errno.EAFNOSUPPORT, _NO_FAMILY.format(name))
     return family
 
 

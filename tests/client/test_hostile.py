@@ -56,9 +56,9 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto._constants import MAX_NESTING
+from stereos_proto._guest_session import MAX_UNANSWERED, MAX_UNSENT
 from stereos_proto_io import ConnectError, HybridVsock, UnixSocket, VirtioSerial
 from stereos_proto_io.guest import GuestSimulator
-from stereos_proto_io.guest._session import MAX_BUFFERED, MAX_OWED
 
 MIB = 1024 * 1024
 #: What reading may cost for each byte of a line, at the worst: calls, and bytes of memory. SECURITY.md states them.
@@ -664,7 +664,7 @@ def test_a_flood_of_a_host_stops_nobody_but_its_own_connection(kind, name):
             with contextlib.suppress(ConnectionError):
                 assert hostile.read(1) == b""
     # A line as it grows, one that is read, and what is owed.
-    assert cost.peak < 3 * MAX_LINE_SIZE + 2 * MAX_BUFFERED + MAX_OWED * 1000 + MIB
+    assert cost.peak < 3 * MAX_LINE_SIZE + 2 * MAX_UNSENT + MAX_UNANSWERED * 1000 + MIB
 
 
 @SERVERS

@@ -12,6 +12,7 @@ from stereos_proto import (
     Ping,
     RequestReceived,
     Role,
+    SessionEnded,
     decode,
 )
 
@@ -26,15 +27,9 @@ def refusal(line):
     ("line", "text"),
     [
         (b"{", "malformed JSON: unexpected end of JSON input"),
-        (b"[]", "malformed JSON: json: cannot unmarshal array into Go value of type stereosd.Envelope"),
-        (b'"x"', "malformed JSON: json: cannot unmarshal string into Go value of type stereosd.Envelope"),
-        (
-            b'{"type":true}',
-            (
-                "malformed JSON: json: cannot unmarshal bool into Go struct field Envelope.type "
-                "of type stereosd.MessageType"
-            ),
-        ),
+        (b"[]", "malformed JSON: must be an object, not array"),
+        (b'"x"', "malformed JSON: must be an object, not string"),
+        (b'{"type":true}', "malformed JSON: type must be a string, not bool"),
     ],
 )
 def test_malformed_lines(line, text):
@@ -76,6 +71,7 @@ def test_events_that_say_the_same_are_equal():
     assert one != MalformedReceived(InvalidMessage("x"))
     assert ConnectionClosed() == ConnectionClosed(())
     assert RequestReceived(Ping()) == RequestReceived(Ping())
+    assert SessionEnded() == SessionEnded(None)
 
 
 def test_need_data_is_no_event():

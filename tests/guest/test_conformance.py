@@ -11,12 +11,10 @@ import attrs
 import pytest
 
 from guest_harness import running
-from stereos_proto import MAX_LINE_SIZE, AgentStatus
+from stereos_proto import MAX_LINE_SIZE, NEED_DATA, AgentStatus, GuestSession
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
-from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _blocking_streams, _served
+from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _blocking_transport, _faulty_session
 from stereos_proto_io.guest import asyncio as asyncio_guest
-from stereos_proto_io.guest._actions import Close
-from stereos_proto_io.guest._session import GuestSession
 from stereos_proto_io.guest.conformance import CASES, Need, Outcome, Report, Result, run
 
 EVERYTHING = {"allow_effects": True, "allow_shutdown": True}
@@ -152,8 +150,9 @@ class Tampered(GuestSession):
             super().receive_data(self.mutant.read(self._heard))
         super().receive_eof()
 
-    def _queue_bytes(self, data):
-        super()._queue_bytes(self.mutant.say(data) if self.mutant.say else data)
+    def _line(self, pending, reply):
+        line = super()._line(pending, reply)
+        return self.mutant.say(line) if self.mutant.say else line
 
 
 class HalfADeafOne(Tampered):
@@ -167,19 +166,11 @@ class HalfADeafOne(Tampered):
 class ClosesAtHalfClose(Tampered):
     """Is slow to answer, and takes a half-close for the end."""
 
-    at_end = False
-
-    @property
-    def has_actions(self):
-        return self.at_end and super().has_actions
-
-    def next_action(self):
-        return super().next_action() if self.at_end else None
+    def data_to_send(self):
+        return b""
 
     def receive_eof(self):
-        self._actions.clear()
-        self._queue([Close()])
-        self.at_end = True
+        self.close()
 
 
 class OneAtATime(Tampered):
@@ -189,9 +180,9 @@ class OneAtATime(Tampered):
         super().__init__(**options)
         self.alive.append(self)
 
-    def next_request(self):
+    def next_event(self):
         first = next(session for session in self.alive if not session.ended or session is self)
-        return super().next_request() if first is self else None
+        return super().next_event() if first is self else NEED_DATA
 
 
 class TakesChunksForLines(Tampered):
@@ -204,11 +195,8 @@ class TakesChunksForLines(Tampered):
 class Stays(Tampered):
     """Acks a shutdown, and goes on."""
 
-    def _close(self, action):
-        if isinstance(action, Close):
-            super()._close(action)
-        else:
-            self._queue([b'{"type":"pong"}\n'])
+    def _stop(self):
+        self._shut_down = False
 
 
 def reversed_keys(line):
@@ -425,8 +413,8 @@ def test_every_case_has_a_mutant():
 )
 def test_each_case_finds_its_fault(name, mutant, monkeypatch):
     session = type("Session", (mutant.session or Tampered,), {"mutant": mutant, "alive": []})
-    monkeypatch.setattr(_served, "GuestSession", session)
-    monkeypatch.setattr(_blocking_streams, "_CHUNK", mutant.chunk)
+    monkeypatch.setattr(_faulty_session, "GuestSession", session)
+    monkeypatch.setattr(_blocking_transport, "_CHUNK", mutant.chunk)
     agents = [AgentStatus("a", running=True)]
     simulator = GuestSimulator(agents=agents, clock=lambda: 0.0, faults=mutant.faults)
     with running("blocking", None, simulator) as guest:
@@ -438,8 +426,8 @@ def test_each_case_finds_its_fault(name, mutant, monkeypatch):
 def test_the_mutants_are_sound_but_for_their_fault(monkeypatch):
     """What tampers with nothing passes: the failures above are the faults', not the tampering's."""
     heard = Mutant(read=lambda line: line, say=lambda line: line)
-    monkeypatch.setattr(_served, "GuestSession", type("Session", (Tampered,), {"mutant": heard}))
-    monkeypatch.setattr(_blocking_streams, "_CHUNK", 1000)
+    monkeypatch.setattr(_faulty_session, "GuestSession", type("Session", (Tampered,), {"mutant": heard}))
+    monkeypatch.setattr(_blocking_transport, "_CHUNK", 1000)
     with running("blocking", None, GuestSimulator(agents=[AgentStatus("a", running=True)])) as guest:
         # A mutant hears whole lines only, so it sees the end of one that is too long.
         report = run(guest.address, **EVERYTHING)

@@ -1,11 +1,11 @@
 """A guest with a disk: real files below a folder, and the agent that is started from the command line."""
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -55,15 +55,17 @@ def test_a_secret_is_never_half_there(guest, root, monkeypatch):
     """Whoever opens the file sees the old value or the new one, with the mode that belongs to it."""
     guest.handle(InjectSecret("a", "old", 0o600))
     seen = []
-    replace = Path.replace
+    rename = os.rename
+    folder = root / "run/stereos/secrets"
 
-    def spy(draft, target):
-        seen.append((draft.name, mode(draft), draft.read_text(), target.read_text()))
-        return replace(draft, target)
+    def spy(draft, target, **where):
+        seen.append((draft, mode(folder / draft), (folder / draft).read_text(), (folder / target).read_text()))
+        return rename(draft, target, **where)
 
-    monkeypatch.setattr(Path, "replace", spy)
+    monkeypatch.setattr(os, "rename", spy)
     guest.handle(InjectSecret("a", "new", 0o400))
     assert seen == [("a.tmp", 0o400, "new", "old")]
+    assert (folder / "a").read_text() == "new"
 
 
 def test_keys_replace_the_file(guest, root):
@@ -125,7 +127,7 @@ def test_what_the_disk_refuses_reaches_the_host(tmp_path):
     ]
     assert errors == [
         f"create /run/stereos/secrets: mkdir {tmp_path}/run/stereos/secrets: not a directory",
-        f"create /home/admin/.ssh: mkdir {tmp_path}/home/admin/.ssh: not a directory",
+        f"create /home/admin: mkdir {tmp_path}/home/admin: not a directory",
         f"create /etc/stereos: mkdir {tmp_path}/etc/stereos: not a directory",
         f'create mount point "/w/x": mkdir {tmp_path}/w/x: not a directory',
     ]
@@ -133,20 +135,124 @@ def test_what_the_disk_refuses_reaches_the_host(tmp_path):
 
 
 def test_a_folder_in_the_place_of_a_file(tmp_path):
-    (tmp_path / "run/stereos/secrets/a/b").mkdir(parents=True)
+    folder = tmp_path / "run/stereos/secrets"
+    (folder / "a/b").mkdir(parents=True)
+    (folder / "c.tmp").mkdir(parents=True)
     guest = GuestSimulator(effects=FolderEffects(tmp_path))
-    assert guest.handle(InjectSecret("a", "v")).error.startswith("write secret file: open ")
-    assert [path.name for path in (tmp_path / "run/stereos/secrets").iterdir()] == ["a"]
+    assert guest.handle(InjectSecret("a", "v")).error == (
+        f'rename secret "a": rename {folder}/a.tmp {folder}/a: is a directory'
+    )
+    assert guest.handle(InjectSecret("c", "v")).error == f'write secret "c": open {folder}/c.tmp: is a directory'
+    assert {path.name for path in folder.iterdir()} == {"a", "c.tmp"}
 
 
-def test_links_are_not_followed(tmp_path):
-    """A draft that somebody has put there as a link does not lead the secret elsewhere."""
-    folder = tmp_path / "root/run/stereos/secrets"
+# ------------------------------------------------------------- what an agent may have put in the way
+
+
+TRAPS = {
+    "link to a file": lambda place, other: place.symlink_to(other / "file"),
+    "link to nothing": lambda place, other: place.symlink_to(other / "new"),
+    "link to a folder": lambda place, other: place.symlink_to(other),
+    "hard link": lambda place, other: place.hardlink_to(other / "file"),
+    "fifo": lambda place, _other: os.mkfifo(place),
+}
+
+
+@pytest.mark.parametrize("name", ["authorized_keys", "authorized_keys.tmp"])
+@pytest.mark.parametrize("trap", TRAPS)
+def test_what_stands_in_the_place_of_a_file_is_replaced_and_not_opened(tmp_path, trap, name):
+    """A FIFO would block for ever, and a link lead elsewhere."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("precious")
+    folder = root / "home/admin/.ssh"
     folder.mkdir(parents=True)
-    (folder / "a.tmp").symlink_to(tmp_path / "elsewhere")
-    guest = GuestSimulator(effects=FolderEffects(tmp_path / "root"))
-    assert not guest.handle(InjectSecret("a", "v")).ok
-    assert not (tmp_path / "elsewhere").exists()
+    TRAPS[trap](folder / name, other)
+    guest = GuestSimulator(effects=FolderEffects(root))
+    assert guest.handle(InjectSSHKey("admin", KEY)) == Ack("inject_ssh_key", True)
+    assert (other / "file").read_text() == "precious"
+    assert [path.name for path in other.iterdir()] == ["file"]
+    assert [path.name for path in folder.iterdir()] == ["authorized_keys"]
+    assert (folder / "authorized_keys").read_text() == KEY + "\n"
+    assert stat.S_ISREG((folder / "authorized_keys").lstat().st_mode)
+
+
+@pytest.mark.parametrize("link", ["home", "home/admin", "home/admin/.ssh", "run", "run/stereos/secrets", "etc/stereos"])
+def test_no_link_is_followed_out_of_its_place(tmp_path, link):
+    """Neither keys of another user, nor the mode of another folder, nor a mount point elsewhere."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    for folder in ("admin/.ssh", "stereos/secrets"):
+        (other / folder).mkdir(parents=True)
+    before = {path: mode(path) for path in other.rglob("*")}
+    (root / link).parent.mkdir(parents=True)
+    (root / link).symlink_to(other)
+    guest = GuestSimulator(effects=FolderEffects(root, run=lambda _argv: 0))
+    refused = [
+        request
+        for request in (
+            InjectSSHKey("admin", KEY),
+            InjectSecret("a", "v"),
+            SetConfig("c"),
+            Mount("t", f"/{link}/x" if link.startswith("home") else "/w", "9p"),
+        )
+        if not guest.handle(request).ok
+    ]
+    assert refused
+    assert {path: mode(path) for path in other.rglob("*")} == before
+    guest.power_off()
+
+
+def test_a_reboot_follows_no_link(tmp_path):
+    """It empties the folder of secrets, whatever is in it, and nothing else."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    folder = root / "run/stereos/secrets"
+    (folder / "sub/sub").mkdir(parents=True)
+    (folder / "sub/link").symlink_to(other)
+    (folder / "link").symlink_to(other / "deep")
+    guest = GuestSimulator(effects=FolderEffects(root))
+    guest.reboot()
+    assert [*folder.iterdir()] == []
+    assert (other / "deep").is_dir()
+    folder.rmdir()
+    folder.symlink_to(other)
+    with pytest.raises(OSError, match="Not a directory"):
+        guest.reboot()
+    assert (other / "deep").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_keys_belong_to_their_user(tmp_path):
+    (tmp_path / "home/admin").mkdir(parents=True)
+    os.chown(tmp_path / "home/admin", 4321, 1234)
+    guest = GuestSimulator(effects=FolderEffects(tmp_path))
+    assert guest.handle(InjectSSHKey("admin", KEY)).ok
+    assert guest.handle(InjectSecret("a", "v")).ok
+    for place in (".ssh", ".ssh/authorized_keys"):
+        found = (tmp_path / "home/admin" / place).stat()
+        assert (found.st_uid, found.st_gid) == (4321, 1234)
+    assert (tmp_path / "run/stereos/secrets/a").stat().st_uid == 0
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """Half a secret does not stay."""
+    guest = GuestSimulator(effects=FolderEffects(tmp_path))
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fchmod", full)
+    folder = tmp_path / "run/stereos/secrets"
+    assert guest.handle(InjectSecret("a", "v")).error == (
+        f"create /run/stereos/secrets: chmod {folder}: no space left on device"
+    )
+    monkeypatch.undo()
+    real = os.fchmod
+    monkeypatch.setattr(os, "fchmod", lambda fd, mode: real(fd, mode) if mode == 0o700 else full())
+    assert guest.handle(InjectSecret("a", "v")).error == (
+        f'write secret "a": write {folder}/a.tmp: no space left on device'
+    )
+    assert [*folder.iterdir()] == []
 
 
 def test_a_reboot_loses_the_secrets(guest, root):
@@ -195,6 +301,31 @@ def test_the_agent_with_faults_and_a_slow_boot(tmp_path):
             assert host.reply()["payload"]["state"] == "booting"
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_agent_in_good_order(tmp_path, number):
+    """Its supervisor must not take that for "power off", and finds no socket file."""
+    with agent(f"unix://{tmp_path}/s") as process:
+        process.stdout.readline()
+        with Host(UnixSocket(tmp_path / "s")) as host:
+            host.send(Ping())
+            assert host.reply() == PONG
+            process.send_signal(number)
+            assert host.rest() == b""
+        assert process.wait(PATIENCE) == 128 + number
+        assert process.stderr.read() == ""
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_signal_that_was_ignored_stays_so(tmp_path):
+    """As `nohup` asks for."""
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "stereos_proto_io.guest"]
+    with subprocess.Popen([*command, f"unix://{tmp_path}/s"], stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        assert ask(UnixSocket(tmp_path / "s"), Ping(), Shutdown()) == [PONG, ack("shutdown")]
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ from stereos_proto import (
     Shutdown,
     encode,
 )
+from stereos_proto._guest_session import MAX_UNANSWERED
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
-from stereos_proto_io.guest import GuestSimulator, RequestRefused, _device, _listen
+from stereos_proto_io.driver import _device
+from stereos_proto_io.guest import GuestSimulator, RequestRefused, _listen
 from stereos_proto_io.guest import blocking as blocking_guest
-from stereos_proto_io.guest._actions import Reboot
-from stereos_proto_io.guest._session import MAX_OWED
+from stereos_proto_io.guest._orders import Reboot
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -76,13 +77,9 @@ def test_every_address(kind, where, place):
     with running(kind, place[where], simulator) as guest:
         with hello(guest.address) as host:
             host.send(Ping(), b"\r\n\n", Mount("t", "/w", "9p"), b"nonsense\n", CustomRequest("x"), Ping())
-            assert [host.reply() for _ in range(5)] == [
-                PONG,
-                ack("mount"),
-                ack("", "malformed JSON: invalid character 'o' in literal null (expecting 'u')"),
-                ack("x", "unknown message type: x"),
-                PONG,
-            ]
+            replies = [host.reply() for _ in range(5)]
+            assert replies.pop(2)["payload"].pop("error").startswith("malformed JSON: ")
+            assert replies == [PONG, ack("mount"), ack("x", "unknown message type: x"), PONG]
         assert simulator.mounts == (Mount("t", "/w", "9p"),)
     if where != "tcp":
         assert not Path(guest.address.path).exists()
@@ -121,7 +118,7 @@ def test_vsock_is_bound_by_port_on_any_cid(kind, monkeypatch):
             made.append(place)
             super().bind(("127.0.0.1", 0))
 
-    monkeypatch.setattr(_listen, "_AF_VSOCK", 40)
+    monkeypatch.setattr(socket, "AF_VSOCK", 40, raising=False)
     monkeypatch.setattr(_listen.socket, "socket", Pretended)
     endpoint = _listen.Endpoint(Vsock(3, 2048))
     endpoint.bind()
@@ -130,7 +127,7 @@ def test_vsock_is_bound_by_port_on_any_cid(kind, monkeypatch):
 
 
 def test_a_python_without_vsock_says_so(kind, monkeypatch):
-    monkeypatch.setattr(_listen, "_AF_VSOCK", None)
+    monkeypatch.delattr(socket, "AF_VSOCK", raising=False)
     with pytest.raises(OSError, match="no AF_VSOCK") as caught, running(kind, Vsock(), GuestSimulator()):
         raise AssertionError
     assert caught.value.errno == errno.EAFNOSUPPORT
@@ -358,13 +355,15 @@ def test_character_device_whose_host_is_away(kind, monkeypatch):
         def is_away(self):
             return any(away.values()) or super().is_away
 
-        def read(self, size):
+        def recv(self, size):
             away["read"] -= bool(away["read"])
-            return super().read(size) if not away["read"] else b""
+            return super().recv(size) if not away["read"] else b""
 
-        def write(self, data):
+        def send(self, data):
             away["write"] -= bool(away["write"])
-            return super().write(data) if not away["write"] else 0
+            if away["write"]:
+                raise BlockingIOError
+            return super().send(data)
 
     monkeypatch.setattr(_listen, "Device", Lonely)
     with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator()):
@@ -378,9 +377,11 @@ def test_character_device_answers_a_flight_that_comes_at_once(kind, monkeypatch)
     requests = [encode(Ping()) * 250]
 
     class Full(_device.Device):
-        def read(self, size):
+        def recv(self, size):
             # A terminal gives little at a time, and a virtio-serial port all that there is.
-            return requests.pop() if super().read(size) and requests else None
+            if not (super().recv(size) and requests):
+                raise BlockingIOError
+            return requests.pop()
 
     monkeypatch.setattr(_listen, "Device", Full)
     with terminal() as (master, path, _slave), running(kind, VirtioSerial(path), GuestSimulator()):
@@ -400,14 +401,16 @@ def test_a_pseudo_terminal_without_its_other_end_is_away(kind):
     master, slave = os.openpty()
     device = _device.Device(os.ttyname(slave))
     os.close(slave)
-    assert device.read(10) is None
+    with pytest.raises(BlockingIOError):
+        device.recv(10)
     assert not device.is_away
     os.close(master)
-    assert device.read(10) == b""
+    assert device.recv(10) == b""
     assert device.is_away
-    device.close()
+    for _ in range(2):
+        device.close()
     with pytest.raises(OSError, match="Bad file"):
-        device.read(10)
+        device.recv(10)
 
 
 @pytest.mark.parametrize("_again", range(5))
@@ -638,7 +641,7 @@ def test_closing_with_hosts_that_do_not_read(kind):
 
 def test_reading_stops_while_too_much_is_owed(kind):
     """The guest holds a bounded number of requests, whatever the host sends; and answers them all in the end."""
-    count = MAX_OWED * 4
+    count = MAX_UNANSWERED * 4
     entered, release = threading.Event(), threading.Event()
     handled = []
     inner = _deferred(kind, entered, release)
@@ -651,7 +654,7 @@ def test_reading_stops_while_too_much_is_owed(kind):
         host.send(Mount("t", "/w", "9p"), *[CustomRequest(f"n{number}") for number in range(count)])
         assert entered.wait(PATIENCE)
         host.end()
-        assert len(handled) <= MAX_OWED
+        assert len(handled) <= MAX_UNANSWERED
         release.set()
         types = [json.loads(line)["payload"]["reply_to"] for line in host.rest().splitlines()]
     assert types == ["mount", *[f"n{number}" for number in range(count)]]

@@ -27,6 +27,7 @@ from stereos_proto import (
     Connection,
     ConnectionLost,
     CustomRequest,
+    GuestSession,
     Health,
     InjectSecret,
     InjectSSHKey,
@@ -56,7 +57,6 @@ from stereos_proto import (
 from stereos_proto._codec import reader, write
 from stereos_proto.testing import ConnectionPair
 from stereos_proto_io.guest import GuestSimulator
-from stereos_proto_io.guest._session import GuestSession
 from stereos_proto_io.testing import simulated_guest
 
 SENTINEL = "s3nt1nel-9f2c"
@@ -558,10 +558,10 @@ def test_the_guest(request_):
     simulator = GuestSimulator()
     session = GuestSession()
     session.receive_data(encode(request_))
-    owed = session.next_request()
-    assert owed.request == request_
-    assert_silent([*faces(owed), *faces(session)])
-    session.answer(owed, simulator.handle(owed.request))
+    pending = session.next_event()
+    assert pending.request == request_
+    assert_silent([*faces(pending), *faces(session)])
+    session.reply(pending, simulator.handle(pending.request))
     assert_silent([*faces(simulator), *faces(simulator.requests), *faces(dict(simulator.secrets)), *faces(session)])
 
 
@@ -569,10 +569,10 @@ def test_the_guest(request_):
 def test_what_the_guest_answers_to_what_it_cannot_read(line):
     session = GuestSession()
     session.receive_data(line.encode() + b"\n")
-    assert session.next_request() is None
-    answer = session.next_action()
+    event = session.next_event()
+    answer = session.data_to_send()
     assert b'"ok":false' in answer
-    assert_silent([answer.decode(), *faces(session)])
+    assert_silent([answer.decode(), *faces(session), *faces(event)])
 
 
 def test_a_handler_that_fails():

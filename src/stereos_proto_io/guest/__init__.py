@@ -6,11 +6,9 @@ returns its reply. Faults are in `stereos_proto_io.guest.faults`. For tests, beg
 `stereos_proto_io.testing.simulated_guest`.
 """
 
+from ._dialects import FORK_TYPES, OLD_TYPES, REFERENCE_TYPES
 from .faults import FAULTS, Fault, FaultPlan, parse_fault
 from .simulator import (
-    FORK_TYPES,
-    OLD_TYPES,
-    REFERENCE_TYPES,
     Effects,
     GuestSimulator,
     RequestRefused,

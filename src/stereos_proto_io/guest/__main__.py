@@ -1,21 +1,35 @@
 """A small guest agent: `python -m stereos_proto_io.guest --root DIR ADDRESS...`.
 
-It serves until a host shuts it down, then ends with status 0: whoever started it turns the machine off.
+It serves until a host shuts it down, then ends with status 0: its supervisor turns the machine off. SIGINT, SIGTERM and
+SIGHUP end it in good order (sockets closed, their files removed) with status 128 plus the signal's number.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Never
 
 from stereos_proto_io.addresses import parse_address
 
 from .blocking import serve
 from .effects import FolderEffects
 from .simulator import STOCK_USERS, GuestSimulator
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Signalled(BaseException):
+    """Raised in the main thread by a signal that ends the agent. `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,24 +38,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s")
     effects = FolderEffects(options.root, run=_run if options.mount else None) if options.root else None
     try:
+        with _signals_raise():
+            return _serve(options, effects)
+    except _Signalled as exc:
+        return 128 + exc.number
+
+
+def _serve(options: argparse.Namespace, effects: FolderEffects | None) -> int:
+    try:
         guest = GuestSimulator(
             boot_time=options.boot_time,
             users=options.user or STOCK_USERS,
             effects=effects,
             faults=options.fault,
+            # A daemon that runs for months is not looked at by tests.
+            keep_requests=0,
         )
         server = serve([parse_address(text) for text in options.address], guest)
     except (OSError, ValueError) as exc:
         print(exc, file=sys.stderr)
         return 2
-    try:
-        with server:
-            # Whoever reads this line may interrupt at once.
-            print("listening on", *server.addresses, flush=True)
-            server.join()
-    except KeyboardInterrupt:
-        return 130
+    with server:
+        # A program that reads this line may interrupt at once.
+        print("listening on", *server.addresses, flush=True)
+        server.join()
     return 0
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let a signal that ends the agent raise `_Signalled`, once: a second one must not interrupt the cleaning up."""
+
+    def handle(number: int, _frame: object) -> Never:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Signalled(number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in _SIGNALS:
+        # What was ignored from the start stays so: that is how nohup keeps SIGHUP away.
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,8 +14,7 @@ from typing import Any, Final
 import attrs
 
 from stereos_proto_io.addresses import Address
-
-from ._device import Device
+from stereos_proto_io.driver._device import Device
 
 #: What Linux takes at most, and what thousands of hosts that come at once need.
 BACKLOG: Final = 4096
@@ -38,6 +37,8 @@ class Endpoint:
     ports: frozenset[int] | None = attrs.field(init=False)
     device: str = attrs.field(init=False, default="")
     sock: socket.socket | None = attrs.field(init=False, default=None)
+    #: Whether it could not be bound when it was last tried, after a reboot.
+    missed: bool = attrs.field(init=False, default=False)
     _open_device: Device | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:

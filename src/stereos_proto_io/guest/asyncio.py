@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from stereos_proto_io.addresses import Address
+from stereos_proto_io.driver._device import AWAY_PAUSE
+from stereos_proto_io.driver._device_transport import DeviceTransport
 
-from ._actions import PowerOff, Reboot
-from ._asyncio_device import DeviceTransport
-from ._asyncio_link import GuestLink, Shared
-from ._device import AWAY_PAUSE
+from ._asyncio_connection import GuestConnection
+from ._faulty_session import Session
 from ._listen import Endpoint
-from ._served import Guest, Handler, Server, as_guest
+from ._orders import PowerOff, Reboot
+from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
 from .faults import Fault
 
 Sleep = Callable[[float], Awaitable[object]]
@@ -39,11 +40,12 @@ def serve(
     return GuestServer(address, as_guest(handler, faults), sleep)
 
 
-class GuestServer(Server[GuestLink, Shared]):
+class GuestServer(Server[GuestConnection]):
     """What `serve` returns: a guest that is up from `async with` on, until its end or the guest's shutdown."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep) -> None:
         super().__init__(address, guest)
+        self.current: dict[Session, GuestConnection] = {}
         self._sleep = sleep
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: dict[Endpoint, asyncio.Task[None]] = {}
@@ -67,12 +69,12 @@ class GuestServer(Server[GuestLink, Shared]):
         """Stop listening and end every connection. Twice is fine."""
         self._shut(self._endpoints)
         self._off.set()
-        for link in self.connections:
-            link.abort()
+        for connection in self.connections:
+            connection.abort()
         for task in self._tasks:
             task.cancel()
-        while self._tasks or self._links:
-            ends = [link.closed.wait() for link in self._links]
+        while self._tasks or self._connections:
+            ends = [connection.closed.wait() for connection in self._connections]
             await asyncio.gather(*self._tasks, *ends, return_exceptions=True)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -95,16 +97,17 @@ class GuestServer(Server[GuestLink, Shared]):
         await self._sleep(seconds)
         self._open(self._endpoints)
 
-    def _open(self, endpoints: list[Endpoint]) -> None:
+    def _open(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
             endpoint.listen()
             work = self._attach(endpoint) if endpoint.device else self._accept(endpoint)
             self._accepting[endpoint] = self.spawn(work)
 
     async def _attach(self, endpoint: Endpoint) -> None:
-        with self._joining(endpoint) as link:
-            DeviceTransport(asyncio.get_running_loop(), endpoint.take_device(), link)
-        await link.closed.wait()
+        with self._joining(endpoint) as connection:
+            device = endpoint.take_device()
+            DeviceTransport(asyncio.get_running_loop(), device, connection, waits_for_peer=True)
+        await connection.closed.wait()
 
     async def _accept(self, endpoint: Endpoint) -> None:
         loop = asyncio.get_running_loop()
@@ -112,28 +115,33 @@ class GuestServer(Server[GuestLink, Shared]):
         while True:
             try:
                 sock, _ = await loop.sock_accept(endpoint.listener)
-            except OSError:
+                connection = await self._take_in(endpoint, sock)
+            except Exception as exc:  # noqa: BLE001  (whatever one host brings about, the next is served)
                 # The host has gone again, or we are out of descriptors: the next one comes when one is free.
+                LOG.debug("a connection to %s was not accepted: %s", endpoint.address, exc)
                 await asyncio.sleep(AWAY_PAUSE)
                 continue
-            link = await self._take_in(endpoint, sock)
             if endpoint.boundless:
-                await link.closed.wait()
+                await connection.closed.wait()
 
-    async def _take_in(self, endpoint: Endpoint, sock: socket.socket) -> GuestLink:
-        with self._joining(endpoint) as link:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: link, sock)
-        return link
+    async def _take_in(self, endpoint: Endpoint, sock: socket.socket) -> GuestConnection:
+        with self._joining(endpoint) as connection:
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+            except BaseException:
+                sock.close()
+                raise
+        return connection
 
     @contextmanager
-    def _joining(self, endpoint: Endpoint) -> Iterator[GuestLink]:
+    def _joining(self, endpoint: Endpoint) -> Iterator[GuestConnection]:
         """A connection to come, which has ended where nothing comes of it: cancelled, uvloop tells it nothing."""
-        link = GuestLink(self, endpoint, self._state_for(endpoint, Shared))
-        self._links.add(link)
+        connection = GuestConnection(self, endpoint, self._session_for(endpoint))
+        self._connections.add(connection)
         try:
-            yield link
+            yield connection
         except BaseException:
-            link.connection_lost(None)
+            connection.connection_lost(None)
             raise
 
     def _shut(self, endpoints: list[Endpoint]) -> None:
@@ -144,29 +152,34 @@ class GuestServer(Server[GuestLink, Shared]):
                 # The cancelled task does so too late: after the descriptor was closed, and maybe used again.
                 asyncio.get_running_loop().remove_reader(endpoint.sock)
             endpoint.close()
-        for link in self.connections:
-            if link.endpoint in endpoints:
-                link.end()
+        for connection in self.connections:
+            if connection.endpoint in endpoints:
+                connection.end()
 
     def obey(self, order: PowerOff | Reboot) -> None:
         """End everything, as a connection was told."""
         if isinstance(order, PowerOff):
-            self.guest.power_off()
+            self._guest_powers_off()
             self._shut(self._endpoints)
             self._off.set()
         else:
             self._shut(self._fleeting)
-            self.pause(order.seconds, self._boot)
+            self.spawn(self._boot(order.seconds))
 
-    def _boot(self) -> None:
-        self.guest.reboot()
-        for endpoint in self._fleeting:
-            endpoint.bind()
-        self._open(self._fleeting)
-        for shared in self._lasting.values():
-            shared.session.restart()
-            shared.pump()
+    async def _boot(self, seconds: float) -> None:
+        await self._sleep(seconds)
+        self._guest_reboots()
+        for session in self._lasting.values():
+            session.restart()
+            if session in self.current:
+                self.current[session].pump()
+        missing = self._fleeting
+        while missing and not self._off.is_set():
+            tried, missing = missing, bind_again(missing)
+            self._open(endpoint for endpoint in tried if endpoint not in missing)
+            if missing:
+                await asyncio.sleep(REBIND_PAUSE)
 
-    def left(self, link: GuestLink) -> None:
-        """Take note that `link` has ended."""
-        self._links.discard(link)
+    def left(self, connection: GuestConnection) -> None:
+        """Take note that `connection` has ended."""
+        self._connections.discard(connection)

@@ -1,4 +1,4 @@
-"""A guest's server with threads: one that accepts, and two for each connection."""
+"""A guest's server with threads: one that accepts, and one for each connection."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from queue import SimpleQueue
 from typing import Final, Self
 
 from stereos_proto_io.addresses import Address
+from stereos_proto_io.driver._device import AWAY_PAUSE
 
-from ._actions import PowerOff, Reboot
-from ._blocking_link import GuestLink, Shared
-from ._blocking_streams import DeviceStream, SocketStream, Stream
-from ._device import AWAY_PAUSE
+from ._blocking_connection import GuestConnection, Shared
+from ._blocking_transport import DeviceTransport, SocketTransport, Transport
 from ._listen import Endpoint
-from ._served import Guest, Handler, Server, as_guest
+from ._orders import PowerOff, Reboot
+from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
 from .faults import Fault
 
 #: Bytes that are read of a bell at once.
@@ -48,29 +48,36 @@ def serve(
     return GuestServer(address, as_guest(handler, faults), sleep)
 
 
-class GuestServer(Server[GuestLink, Shared]):
+class GuestServer(Server[GuestConnection]):
     """What `serve` returns: a guest that is up."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep | None) -> None:
         super().__init__(address, guest)
         self._sleep = sleep
-        self._stopping = threading.Event()
+        self._shared: dict[Address, Shared] = {}  # of streams without connections
+        self._missing: list[Endpoint] = []  # could not be bound after a reboot
+        self._stopping = threading.Event()  # set to end the accepting thread
+        self._off = threading.Event()  # set when it has ended
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._bell, self._hears = socket.socketpair()
-        # Full, it has been heard by nobody yet, and rings all the same; waiting for room, a connection that ends
-        # would wait for the thread that waits for it.
+        # A bell that is full has not been heard yet, so it need not ring again. Waiting for room instead, a connection
+        # that ends would wait for the thread that waits for it.
         self._bell.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._hears, selectors.EVENT_READ)
-        self._desk = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
+        self._accepting = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
         if not guest.faults.refuse_time:
             self._open(self._endpoints)
-        self._desk.start()
+        self._accepting.start()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the guest has shut down, or for `timeout` seconds; return whether it has."""
-        self._desk.join(timeout)
-        return not self._desk.is_alive()
+        """Wait until the guest has shut down or was closed, or for `timeout` seconds; return whether it has."""
+        # Not by the thread: CPython 3.11 takes one for ended whose join was interrupted, by Ctrl-C for example, and
+        # `close` would not wait for it any more.
+        if not self._off.wait(timeout):
+            return False
+        self._accepting.join()
+        return True
 
     def close(self) -> None:
         """Stop listening, end every connection, and wait until all threads have ended. Twice is fine.
@@ -96,18 +103,31 @@ class GuestServer(Server[GuestLink, Shared]):
             self._bell.send(b"!")
 
     def _run(self) -> None:
-        if self.guest.faults.refuse_time:
-            self.pause(self._stopping, self.guest.faults.refuse_time)
-            self._open(self._endpoints)
-        while not self._stopping.is_set():
-            for key, _ in self._selector.select():
+        try:
+            if self.guest.faults.refuse_time:
+                self.pause(self._stopping, self.guest.faults.refuse_time)
+                self._open(self._endpoints)
+            while not self._stopping.is_set():
+                self._serve_once()
+        finally:
+            self._shut(self._endpoints)
+            self._selector.close()
+            self._hears.close()
+            self._off.set()
+
+    def _serve_once(self) -> None:
+        """Serve what has come. An error of one host or one order is logged, and the guest goes on for the others."""
+        try:
+            for key, _ in self._selector.select(REBIND_PAUSE if self._missing else None):
                 if key.fileobj is self._hears:
                     self._obey_all()
                 else:
                     self._accept(key.data)
-        self._shut(self._endpoints)
-        self._selector.close()
-        self._hears.close()
+            if self._missing:
+                self._open_again()
+        except Exception:  # noqa: BLE001  (whatever it is, other hosts are served)
+            LOG.exception("an error while accepting hosts; the guest goes on")
+            self._stopping.wait(AWAY_PAUSE)
 
     def _obey_all(self) -> None:
         # Heard before looked: what is ordered from now on rings again.
@@ -115,16 +135,20 @@ class GuestServer(Server[GuestLink, Shared]):
         while not self._orders.empty():
             self._orders.get()()
 
-    def _open(self, endpoints: list[Endpoint]) -> None:
+    def _open(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
             if endpoint.device:
-                self._start(endpoint, DeviceStream(endpoint.take_device()))
+                self._start(endpoint, DeviceTransport(endpoint.take_device()))
             else:
                 endpoint.listen()
                 self._watch(endpoint)
 
+    def _open_again(self) -> None:
+        tried, self._missing = self._missing, bind_again(self._missing)
+        self._open(endpoint for endpoint in tried if endpoint not in self._missing)
+
     def _watch(self, endpoint: Endpoint) -> None:
-        # Whoever was seen there may have gone when its turn comes.
+        # A host that was seen there may have gone when its turn comes.
         endpoint.listener.setblocking(False)
         self._selector.register(endpoint.listener, selectors.EVENT_READ, endpoint)
 
@@ -132,53 +156,74 @@ class GuestServer(Server[GuestLink, Shared]):
         try:
             sock, _ = endpoint.listener.accept()
         except BlockingIOError:
-            # The guest has rebooted since somebody was seen there, and the listener is another one.
+            # The guest has rebooted since a host was seen there, and the listener is another one.
             return
         except OSError:
             # The host has gone again, or we are out of descriptors: the next one comes when one is free.
             self._stopping.wait(AWAY_PAUSE)
             return
+        try:
+            transport = SocketTransport(sock)
+        except OSError:
+            sock.close()  # the host has gone again
+            return
         if endpoint.boundless:
             self._selector.unregister(endpoint.listener)
-        self._start(endpoint, SocketStream(sock))
+        self._start(endpoint, transport)
 
-    def _start(self, endpoint: Endpoint, stream: Stream) -> None:
-        link = GuestLink(self, endpoint, stream, self._state_for(endpoint, Shared))
-        self._links.add(link)
-        link.start()
+    def _start(self, endpoint: Endpoint, transport: Transport) -> None:
+        connection = GuestConnection(self, endpoint, transport, self._shared_for(endpoint))
+        self._connections.add(connection)
+        try:
+            connection.start()
+        except RuntimeError as exc:  # the system has no thread left; there is one when another host has gone
+            LOG.warning("a host at %s is turned away: %s", endpoint.address, exc)
+            transport.close()
+            self._discard(connection)
+            self._stopping.wait(AWAY_PAUSE)
 
-    def _forget(self, link: GuestLink) -> None:
-        link.join()
-        self._links.discard(link)
-        if link.endpoint.boundless and link.endpoint.sock:
-            self._watch(link.endpoint)
+    def _shared_for(self, endpoint: Endpoint) -> Shared:
+        if endpoint.address not in self._shared:
+            shared = Shared(self._session_for(endpoint))
+            if not endpoint.boundless:
+                return shared
+            self._shared[endpoint.address] = shared
+        return self._shared[endpoint.address]
+
+    def _forget(self, connection: GuestConnection) -> None:
+        connection.join()
+        self._discard(connection)
+
+    def _discard(self, connection: GuestConnection) -> None:
+        self._connections.discard(connection)
+        if connection.endpoint.boundless and connection.endpoint.sock:
+            self._watch(connection.endpoint)
 
     def _shut(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
             if endpoint.sock and endpoint.sock in self._selector.get_map():
                 self._selector.unregister(endpoint.listener)
             endpoint.close()
-        links = [link for link in self.connections if link.endpoint in endpoints]
-        for link in links:
-            link.end()
-        for link in links:
-            link.join()
+        connections = [connection for connection in self.connections if connection.endpoint in endpoints]
+        for connection in connections:
+            connection.end()
+        for connection in connections:
+            connection.join()
 
     def _power_off(self) -> None:
-        self.guest.power_off()
+        self._guest_powers_off()
         self._stopping.set()
 
     def _reboot(self, seconds: float) -> None:
         self._shut(self._fleeting)
         self.pause(self._stopping, seconds)
-        self.guest.reboot()
-        for endpoint in self._fleeting:
-            endpoint.bind()
-        self._open(self._fleeting)
-        for shared in self._lasting.values():
-            with shared.changed:
+        self._guest_reboots()
+        for shared in self._shared.values():
+            with shared.lock:
                 shared.session.restart()
                 shared.changed.notify_all()
+        self._missing = self._fleeting
+        self._open_again()
 
     # ------------------------------------------------------------------ for the connections' threads
 
@@ -193,6 +238,6 @@ class GuestServer(Server[GuestLink, Shared]):
         """Let the accepting thread end everything."""
         self._tell(self._power_off if isinstance(order, PowerOff) else partial(self._reboot, order.seconds))
 
-    def left(self, link: GuestLink) -> None:
-        """Take note that the thread of `link` is about to end."""
-        self._tell(partial(self._forget, link))
+    def left(self, connection: GuestConnection) -> None:
+        """Take note that the thread of `connection` is about to end."""
+        self._tell(partial(self._forget, connection))

@@ -9,74 +9,57 @@ writes it.
 * `garbage#3` - a line of garbage comes before the reply to the third request, of whatever type
 
 Numbers count from 1 over the whole life of the guest, all its connections together: requests for a fault of a
-reply, connections for a fault of a connection. A line that could not be read is a request of the type "".
+request, connections for a fault of a connection. A line that could not be read is a request of the type "".
 Faults that meet at one request apply in the order of the list.
+
+A fault is only data. `_faulty_session` carries faults out, around a session that knows nothing of them.
 """
 
 from __future__ import annotations
 
-import json
+import difflib
 import math
 import threading
+import warnings
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, ClassVar, Final, Self
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote
 
 import attrs
 
-from stereos_proto import MAX_LINE_SIZE, Ack, Health, Lifecycle, Pong, Reply, Request, encode
+from stereos_proto import Request
 
-from ._actions import Action, Close, Pause, PowerOff, Reboot, Silence
+from ._dialects import FORK_TYPES
 
-
-@attrs.define
-class Outgoing:
-    """What a reply, or a new connection, makes the guest do: `actions`, which faults rewrite.
-
-    `hold` keeps them until after the next reply. `cut` ends the connection after so many bytes in all.
-    """
-
-    actions: list[Action]
-    request: Request | None = None
-    reply: Reply | None = None
-    hold: bool = False
-    cut: int | None = None
+#: What stands unescaped in a fault's text: all but its own marks.
+_PLAIN: Final = " !\"$&'()*+,-./:;<=>?[]^_`{|}~"
 
 
 @attrs.frozen(kw_only=True)
 class Fault:
     """Base of all faults. `type` and `number` say where it strikes; None is everywhere."""
 
+    #: The fault's name in its text form.
     name: ClassVar[str] = ""
+    #: The type of the requests that it strikes.
     type: str | None = None
+    #: Which of them it strikes, counted from 1.
     number: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
 
     def __str__(self) -> str:
         """The text that `parse_fault` reads."""
-        argument = self._argument()
+        values = [getattr(self, field.name) for field in _arguments(self.__class__)]
+        defaults = [field.default for field in _arguments(self.__class__)]
+        while values and values[-1] == defaults[-1]:
+            del values[-1], defaults[-1]
+        argument = ":".join(_written(value) for value in values)
         return (
             self.name
             + (f":{quote(argument, safe=_PLAIN)}" if argument else "")
             + ("" if self.type is None else f"@{quote(self.type, safe=_PLAIN)}")
             + ("" if self.number is None else f"#{self.number}")
         )
-
-    def _argument(self) -> str:
-        return ""
-
-    @classmethod
-    def _from_text(cls, argument: str, **where: Any) -> Self:
-        if argument:
-            raise ValueError("it takes no argument")
-        return cls(**where)
-
-    def apply(self, out: Outgoing) -> None:
-        """Rewrite what is about to be done."""
-
-
-#: What stands unescaped in a fault's text: all but its own marks.
-_PLAIN: Final = " !\"$&'()*+,-./:;<=>?[]^_`{|}~"
 
 
 class GuestFault(Fault):
@@ -88,19 +71,23 @@ class ConnectionFault(Fault):
 
 
 class RequestFault(Fault):
-    """A fault around one request. `delay` is what the guest waits, in seconds, before it carries it out."""
-
-    @property
-    def delay(self) -> float:
-        """Seconds to wait before the request is carried out."""
-        return 0.0
+    """A fault around one request."""
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text.removesuffix("s"))
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{text!r} is no time; one looks like 2s or 0.25s")
     return seconds
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{text!r} is no number of bytes")
+    return int(text)
 
 
 def _not_negative(_fault: Any, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -108,45 +95,48 @@ def _not_negative(_fault: Any, attribute: attrs.Attribute[Any], value: float) ->
         raise ValueError(f"{attribute.name} must be 0 or more, not {value!r}")
 
 
-@attrs.frozen(kw_only=True)
-class _Timed(Fault):
-    """A fault with a time, in seconds."""
-
-    seconds: float = attrs.field(validator=_not_negative)
-
-    def _argument(self) -> str:
-        return f"{self.seconds:g}s" if float(f"{self.seconds:g}") == self.seconds else f"{self.seconds!r}s"
-
-    @classmethod
-    def _from_text(cls, argument: str, **where: Any) -> Self:
-        return cls(seconds=_seconds(argument), **where)
+#: Key of a field's metadata: the function that reads its text.
+_READ: Final = "read"
 
 
-@attrs.frozen(kw_only=True)
-class _OptionallyTimed(_Timed):
-    seconds: float = attrs.field(default=0.0, validator=_not_negative)
+def _argument(read: Callable[[str], Any] = str, default: Any = attrs.NOTHING) -> Any:
+    """A field that stands in the fault's text, after the name."""
+    numeric = read is not str
+    return attrs.field(
+        default=default,
+        metadata={_READ: read},
+        converter=float if read is _seconds else None,
+        validator=_not_negative if numeric else None,
+    )
 
-    def _argument(self) -> str:
-        return super()._argument() if self.seconds else ""
 
-    @classmethod
-    def _from_text(cls, argument: str, **where: Any) -> Self:
-        return cls(seconds=_seconds(argument or "0"), **where)
+def _arguments(cls: type[Fault]) -> list[attrs.Attribute[Any]]:
+    return [field for field in attrs.fields(cls) if _READ in field.metadata]
+
+
+def _written(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:g}s" if float(f"{value:g}") == value else f"{value!r}s"
 
 
 # ------------------------------------------------------------------------------------------- of the guest
 
 
-class Refuse(_Timed, GuestFault):
+@attrs.frozen(kw_only=True)
+class Refuse(GuestFault):
     """`refuse:SECONDS` - the guest does not listen for so long: connections are refused."""
 
     name = "refuse"
+    seconds: float = _argument(_seconds)
 
 
-class SlowBoot(_Timed, GuestFault):
+@attrs.frozen(kw_only=True)
+class SlowBoot(GuestFault):
     """`slow-boot:SECONDS` - the guest says `booting` for so long."""
 
     name = "slow-boot"
+    seconds: float = _argument(_seconds)
 
 
 class NeverReady(GuestFault):
@@ -163,19 +153,11 @@ class Reset(ConnectionFault):
 
     name = "reset"
 
-    def apply(self, out: Outgoing) -> None:
-        """Reset at once."""
-        out.actions.append(Close(reset=True))
-
 
 class HangUp(ConnectionFault):
     """`hang-up` - the connection is accepted and closed without a byte."""
 
     name = "hang-up"
-
-    def apply(self, out: Outgoing) -> None:
-        """Close at once."""
-        out.actions.append(Close())
 
 
 @attrs.frozen(kw_only=True)
@@ -183,42 +165,26 @@ class Cut(ConnectionFault):
     """`cut:BYTES` - the connection is closed after the guest has written so many bytes on it."""
 
     name = "cut"
-    size: int = attrs.field(validator=attrs.validators.ge(0))
-
-    def _argument(self) -> str:
-        return str(self.size)
-
-    @classmethod
-    def _from_text(cls, argument: str, **where: Any) -> Self:
-        return cls(size=int(argument), **where)
-
-    def apply(self, out: Outgoing) -> None:
-        """Let the session count."""
-        out.cut = self.size
+    size: int = _argument(_count)
 
 
 # ----------------------------------------------------------------------------------------- of the request
 
 
-class Delay(_Timed, RequestFault):
+@attrs.frozen(kw_only=True)
+class Delay(RequestFault):
     """`delay:SECONDS` - the request is carried out, and answered, so much later. What comes after it waits."""
 
     name = "delay"
-
-    @property
-    def delay(self) -> float:
-        """Seconds to wait before the request is carried out."""
-        return self.seconds
+    seconds: float = _argument(_seconds)
 
 
-class Late(_Timed, RequestFault):
+@attrs.frozen(kw_only=True)
+class Late(RequestFault):
     """`late:SECONDS` - the request is carried out at once; its reply, and all behind it, leave so much later."""
 
     name = "late"
-
-    def apply(self, out: Outgoing) -> None:
-        """Pause before the reply."""
-        out.actions.insert(0, Pause(self.seconds))
+    seconds: float = _argument(_seconds)
 
 
 class Stall(RequestFault):
@@ -226,19 +192,11 @@ class Stall(RequestFault):
 
     name = "stall"
 
-    def apply(self, out: Outgoing) -> None:
-        """Be silent instead."""
-        out.actions[:] = [Silence()]
-
 
 class Drop(RequestFault):
     """`drop` - the request is carried out and never answered; the next one is."""
 
     name = "drop"
-
-    def apply(self, out: Outgoing) -> None:
-        """Forget the reply."""
-        out.actions.clear()
 
 
 class Duplicate(RequestFault):
@@ -246,19 +204,11 @@ class Duplicate(RequestFault):
 
     name = "duplicate"
 
-    def apply(self, out: Outgoing) -> None:
-        """Say it again."""
-        out.actions += out.actions
-
 
 class Swap(RequestFault):
     """`swap` - the reply comes after the next one."""
 
     name = "swap"
-
-    def apply(self, out: Outgoing) -> None:
-        """Hold it back."""
-        out.hold = True
 
 
 @attrs.frozen(kw_only=True)
@@ -266,20 +216,8 @@ class Push(RequestFault):
     """`push:STATE[:MESSAGE]` - a lifecycle notification comes between the request and its reply."""
 
     name = "push"
-    state: str = "ready"
-    message: str = ""
-
-    def _argument(self) -> str:
-        return f"{self.state}:{self.message}" if self.message else self.state
-
-    @classmethod
-    def _from_text(cls, argument: str, **where: Any) -> Self:
-        state, _, message = argument.partition(":")
-        return cls(state=state or "ready", message=message, **where)
-
-    def apply(self, out: Outgoing) -> None:
-        """Say it first."""
-        out.actions.insert(0, encode(Lifecycle(self.state, self.message)))
+    state: str = _argument(default="ready")
+    message: str = _argument(default="")
 
 
 class Half(RequestFault):
@@ -287,20 +225,11 @@ class Half(RequestFault):
 
     name = "half"
 
-    def apply(self, out: Outgoing) -> None:
-        """Cut the line in its middle."""
-        line = b"".join(action for action in out.actions if isinstance(action, bytes))
-        out.actions[:] = [line[: len(line) // 2], Silence()]
-
 
 class Garbage(RequestFault):
     """`garbage` - a line that is no JSON comes before the reply."""
 
     name = "garbage"
-
-    def apply(self, out: Outgoing) -> None:
-        """Say it first."""
-        out.actions.insert(0, b"[    0.000000] \xffkernel: not a message\n")
 
 
 class Blank(RequestFault):
@@ -308,19 +237,11 @@ class Blank(RequestFault):
 
     name = "blank"
 
-    def apply(self, out: Outgoing) -> None:
-        """Say them first."""
-        out.actions.insert(0, b"\n\r\n\n")
-
 
 class OverLong(RequestFault):
     """`over-long` - a line longer than 1 MiB comes instead of the reply (§1)."""
 
     name = "over-long"
-
-    def apply(self, out: Outgoing) -> None:
-        """Blow the reply up: a good message but for its length."""
-        out.actions[:] = [b'{"type":"pong","padding":"%b"}\n' % (b"x" * MAX_LINE_SIZE)]
 
 
 class WrongType(RequestFault):
@@ -328,30 +249,13 @@ class WrongType(RequestFault):
 
     name = "wrong-type"
 
-    def apply(self, out: Outgoing) -> None:
-        """Answer a question that nobody asked."""
-        wrong = Health("ready") if isinstance(out.reply, Pong) else Pong()
-        out.actions[:] = [encode(wrong)]
-
 
 @attrs.frozen(kw_only=True)
 class Fail(RequestFault):
     """`fail:TEXT` - the host is told that the request failed, with that text. It was carried out."""
 
     name = "fail"
-    text: str = "exit status 32"
-
-    def _argument(self) -> str:
-        return self.text
-
-    @classmethod
-    def _from_text(cls, argument: str, **where: Any) -> Self:
-        return cls(text=argument, **where) if argument else cls(**where)
-
-    def apply(self, out: Outgoing) -> None:
-        """Say no."""
-        if out.request is not None:
-            out.actions[:] = [encode(Ack(out.request.type, False, self.text))]
+    text: str = _argument(default="exit status 32")
 
 
 @attrs.frozen(kw_only=True)
@@ -362,27 +266,7 @@ class Omit(RequestFault):
     """
 
     name = "omit"
-    member: str
-
-    def _argument(self) -> str:
-        return self.member
-
-    @classmethod
-    def _from_text(cls, argument: str, **where: Any) -> Self:
-        if not argument:
-            raise ValueError("it needs the name of a member")
-        return cls(member=argument, **where)
-
-    def apply(self, out: Outgoing) -> None:
-        """Write the lines again without it."""
-        out.actions[:] = [self._without(action) if isinstance(action, bytes) else action for action in out.actions]
-
-    def _without(self, line: bytes) -> bytes:
-        try:
-            value = json.loads(line, object_pairs_hook=lambda pairs: dict(p for p in pairs if p[0] != self.member))
-        except ValueError:
-            return line
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    member: str = _argument()
 
 
 class CloseAfter(RequestFault):
@@ -390,29 +274,19 @@ class CloseAfter(RequestFault):
 
     name = "close"
 
-    def apply(self, out: Outgoing) -> None:
-        """Close then."""
-        out.actions.append(Close())
-
 
 class PowerLoss(RequestFault):
     """`power-off` - the guest loses its power after the reply."""
 
     name = "power-off"
 
-    def apply(self, out: Outgoing) -> None:
-        """Everything ends."""
-        out.actions.append(PowerOff())
 
-
-class Restart(_OptionallyTimed, RequestFault):
+@attrs.frozen(kw_only=True)
+class Restart(RequestFault):
     """`reboot[:SECONDS]` - the guest reboots after the reply, and listens again so much later."""
 
     name = "reboot"
-
-    def apply(self, out: Outgoing) -> None:
-        """Everything ends, and starts again."""
-        out.actions.append(Reboot(self.seconds))
+    seconds: float = _argument(_seconds, default=0.0)
 
 
 #: Every fault by its name.
@@ -462,19 +336,39 @@ def parse_fault(text: str) -> Fault:
     if hash_ and not (number.isascii() and number.isdigit()):
         raise ValueError(f"{text!r}: {number!r} is no number")
     try:
-        return cls._from_text(
-            unquote(argument), type=unquote(type_) if at else None, number=int(number) if hash_ else None
+        return cls(
+            type=unquote(type_) if at else None,
+            number=int(number) if hash_ else None,
+            **_read_arguments(cls, unquote(argument)),
         )
     except ValueError as exc:
         raise ValueError(f"{text!r}: {exc}") from None
 
 
+def _read_arguments(cls: type[Fault], text: str) -> dict[str, Any]:
+    fields = _arguments(cls)
+    if text and not fields:
+        raise ValueError("it takes no argument")
+    # The last argument may have colons of its own.
+    parts = text.split(":", len(fields) - 1) if fields else []
+    given = {field.name: field.metadata[_READ](part) for field, part in zip(fields, parts, strict=False) if part}
+    missing = [field.name for field in fields if field.default is attrs.NOTHING and field.name not in given]
+    if missing:
+        raise ValueError(f"it needs {' and '.join(missing)}: {(cls.__doc__ or '').partition(' - ')[0]}")
+    return given
+
+
 class FaultPlan:
     """The faults of one guest, and how far it has counted. All its sessions share it; threads may."""
 
-    def __init__(self, faults: Iterable[Fault | str] = ()) -> None:
-        """`faults` are faults, or their texts."""
+    def __init__(self, faults: Iterable[Fault | str] = (), *, types: Collection[str] = FORK_TYPES) -> None:
+        """`faults` are faults, or their texts. `types` are the request types that the guest knows: a fault of a type
+        that looks like one of them misspelt gets a warning, since it would never strike.
+        """
         self.faults = tuple(parse_fault(fault) if isinstance(fault, str) else fault for fault in faults)
+        for fault in self.faults:
+            if fault.type and fault.type not in types:
+                _warn_of_type(fault, fault.type, types)
         self._lock = threading.Lock()
         self._requests: Counter[str] = Counter()
         self._connections = 0
@@ -516,4 +410,14 @@ class FaultPlan:
             if isinstance(fault, RequestFault)
             and fault.type in (None, request.type)
             and fault.number in (None, of_all if fault.type is None else of_type)
+        )
+
+
+def _warn_of_type(fault: Fault, type_: str, types: Collection[str]) -> None:
+    """Warn of a type that looks misspelt. Others are fine: the set is open, and a host may send any (§2)."""
+    for close in difflib.get_close_matches(type_, types, 1):
+        warnings.warn(
+            f"the fault {str(fault)!r} strikes at requests of the type {type_!r}, which the guest does not know: "
+            f"did you mean {str(close)!r}?",
+            stacklevel=4,
         )

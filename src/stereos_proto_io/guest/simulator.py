@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import Any, Final
 import attrs
 
 from stereos_proto import (
+    MAX_LINE_SIZE,
     Ack,
     AgentStatus,
     GetHealth,
@@ -20,7 +22,7 @@ from stereos_proto import (
     InjectSecret,
     InjectSSHKey,
     LifecycleState,
-    MessageType,
+    LocalProtocolError,
     Mount,
     Ping,
     Pong,
@@ -28,36 +30,13 @@ from stereos_proto import (
     Request,
     SetConfig,
     Shutdown,
+    encode,
 )
 
 from ._agents import Age, AgentDaemon
+from ._dialects import FORK_TYPES, OLD_TYPES, REFERENCE_TYPES
 from ._go import base_name, clean_path, os_error, quote
 from .faults import Fault, FaultPlan
-
-#: Message types that today's reference knows (§2).
-REFERENCE_TYPES: Final = frozenset(
-    {
-        MessageType.PING,
-        MessageType.GET_HEALTH,
-        MessageType.SET_CONFIG,
-        MessageType.INJECT_SECRET,
-        MessageType.INJECT_SSH_KEY,
-        MessageType.MOUNT,
-        MessageType.SHUTDOWN,
-    }
-)
-#: What an old guest knows (§2). It refuses the rest as unknown, `get_health` too.
-OLD_TYPES: Final = frozenset(
-    {MessageType.PING, MessageType.INJECT_SECRET, MessageType.MOUNT, MessageType.SHUTDOWN},
-)
-#: What a fork adds (§2): types without a class of their own, all acked.
-FORK_TYPES: Final = REFERENCE_TYPES | {
-    "unmount",
-    "stop_agent",
-    "force_stop_agent",
-    "create_sandbox_user",
-    "destroy_sandbox_user",
-}
 
 #: Users of a stock image, whose keys can be set (§6).
 STOCK_USERS: Final = ("admin", "agent")
@@ -79,6 +58,15 @@ _KEY_TYPES: Final = tuple(
 _SYSTEM_FOLDERS: Final = ("/nix", "/etc", "/bin", "/boot", "/dev", "/proc", "/sys", "/run")
 _DEFAULT_MODE: Final = 0o600
 _JOURNAL_LINES: Final = 1000
+
+#: Requests that are kept for tests to look at, where a simulator is not told otherwise.
+KEPT_REQUESTS: Final = 1000
+#: Bytes of the lines of those requests, at most: four configs of the largest size.
+KEPT_BYTES: Final = 4 * MAX_LINE_SIZE
+#: What stands for the value of a secret that the guest has no more.
+NOT_KEPT: Final = "(not kept)"
+
+__all__ = ["FORK_TYPES", "OLD_TYPES", "REFERENCE_TYPES", "Effects", "GuestSimulator", "RequestRefused", "Secret"]
 
 
 class RequestRefused(Exception):
@@ -118,11 +106,30 @@ class Effects:
         """Lose what a reboot loses: the secrets, which live in memory."""
 
 
+@attrs.define(eq=False)
+class _Kept:
+    """A request that is kept, but for the value of a secret: that is kept as long as the guest has it."""
+
+    #: The request, with NOT_KEPT for a secret's value.
+    message: Request
+    #: Bytes of its line.
+    size: int
+    #: The secret that it stored, which may have been replaced or lost since.
+    secret: weakref.ref[Secret] | None = None
+
+    @property
+    def request(self) -> Request:
+        """The request as it came, or with NOT_KEPT for the value."""
+        secret = self.secret() if self.secret is not None else None
+        return self.message if secret is None else attrs.evolve(self.message, value=secret.value)  # type: ignore[call-arg]
+
+
 class GuestSimulator:
     """A guest in memory, which does and says what the reference does (§6). Give it to a `serve`.
 
     What it got can be read at any time: `requests`, `secrets`, `ssh_keys`, `mounts`, `config`, `shutdown_reason`.
-    It does no IO of its own, and has no time but `clock`'s. Several threads may use it.
+    It does no IO of its own, and has no time but `clock`'s. Several threads may use it: what changes the guest is done
+    one at a time, and questions (`ping`, `get_health`) do not wait for it.
     """
 
     def __init__(
@@ -138,6 +145,7 @@ class GuestSimulator:
         poll_interval: float = 5.0,
         age: Age | str = Age.TODAY,
         files: Collection[str] = (),
+        keep_requests: int = KEPT_REQUESTS,
     ) -> None:
         """Start the guest now, by `clock`.
 
@@ -147,9 +155,16 @@ class GuestSimulator:
         wrong, for the server to do (see `stereos_proto_io.guest.faults`). `poll_interval`: seconds between its looks
         at config and agents. `age`: "today", or "older" for a guest from before March 2026, which reads `[agent]`
         instead of `[[agents]]`. `files`: paths of the files in the guest that a `prompt_file` may name.
+        `keep_requests`: how many requests `requests` shows, 0 for none; older ones are dropped (and counted in
+        `dropped_requests`), and so are those beyond 4 MiB in all.
+
+        Raises ValueError when that is below 0, or a fault's text is none.
         """
-        self._lock = threading.RLock()
-        self.faults = FaultPlan(faults)
+        if keep_requests < 0:
+            raise ValueError("keep_requests must be at least 0")
+        self._lock = threading.RLock()  # held while the guest changes
+        self._poll_lock = threading.RLock()  # held while it looks at its config; taken before the other
+        self.faults = FaultPlan(faults, types=FORK_TYPES | frozenset(types))
         self._boot_time = boot_time + self.faults.boot_time
         self._fixed_agents = None if agents is None else tuple(agents)
         self._types = frozenset(types)
@@ -160,7 +175,11 @@ class GuestSimulator:
         self._age = Age(age)
         self._files = frozenset(files)
         self._journal: deque[str] = deque(maxlen=_JOURNAL_LINES)
-        self._requests: list[Request] = []
+        self._keep_requests = keep_requests
+        self._requests: deque[_Kept] = deque()
+        self._kept_bytes = 0
+        self._keeping = threading.Lock()  # held while requests are kept or shown
+        self.dropped_requests = 0
         self._ssh_keys: dict[str, str] = {}
         self._config: str | None = None
         self._start()
@@ -183,8 +202,13 @@ class GuestSimulator:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """All requests so far, of all connections, in the order in which they were handled. A reboot keeps them."""
-        return tuple(self._requests)
+        """The last requests, of all connections, in the order in which they came. A reboot keeps them.
+
+        The value of a secret is here for as long as the guest has it: one that was refused, replaced, or lost by a
+        reboot shows "(not kept)" instead.
+        """
+        with self._keeping:
+            return tuple(kept.request for kept in self._requests)
 
     @property
     def secrets(self) -> Mapping[str, Secret]:
@@ -226,33 +250,41 @@ class GuestSimulator:
     @property
     def state(self) -> str:
         """The lifecycle state now (§6). Set it to force one, such as `degraded`, until the next reboot."""
-        with self._lock:
-            self._poll()
-            if self._shutdown_reason is not None:
-                return LifecycleState.SHUTDOWN
-            if self._forced_state is not None:
-                return self._forced_state
-            if self.uptime < self._boot_time:
-                return LifecycleState.BOOTING
-            return LifecycleState.HEALTHY if self._seen_agents else LifecycleState.READY
+        self._look()
+        if self._shutdown_reason is not None:
+            return LifecycleState.SHUTDOWN
+        forced = self._forced_state
+        if forced is not None:
+            return forced
+        if self.uptime < self._boot_time:
+            return LifecycleState.BOOTING
+        return LifecycleState.HEALTHY if self._seen_agents else LifecycleState.READY
 
     @state.setter
     def state(self, state: str) -> None:
-        with self._lock:
-            self._forced_state = state
+        self._forced_state = state
 
     @property
     def agents(self) -> tuple[AgentStatus, ...]:
         """The agents that it reports. Set them to say what became of them."""
-        with self._lock:
-            self._poll()
-            return self._agents
+        self._look()
+        return self._agents
 
     @agents.setter
     def agents(self, agents: Iterable[AgentStatus]) -> None:
-        with self._lock:
+        with self._poll_lock:
             self._poll()
             self._agents = self._fixed_agents = tuple(agents)
+
+    def _look(self) -> None:
+        """Poll, where that is due. Reading a config may take long, so only one thread does: the others go on with what
+        was seen last, as a guest does whose agent daemon is a process of its own. No request waits for it.
+        """
+        if self._poll_lock.acquire(blocking=False):
+            try:
+                self._poll()
+            finally:
+                self._poll_lock.release()
 
     def _poll(self) -> None:
         """Look at config and agents as often as should have been done by now."""
@@ -260,37 +292,59 @@ class GuestSimulator:
             return
         self._next_poll += self._poll_interval * (1 + (self.uptime - self._next_poll) // self._poll_interval)
         if self._fixed_agents is None:
-            self._daemon.look(self._config, {name: secret.value for name, secret in self._secrets.items()})
+            with self._lock:
+                config, secrets = self._config, {name: secret.value for name, secret in self._secrets.items()}
+            self._daemon.look(config, secrets)
             self._agents = self._daemon.agents
         # Never back: nothing in the reference leaves `healthy` but a shutdown.
         self._seen_agents = self._seen_agents or any(agent.running for agent in self._agents)
 
     def reboot(self) -> None:
         """Start anew: booting, no secrets, no mounts, uptime 0. Config and keys are on disk, and stay."""
-        with self._lock:
-            self._effects.forget()
-            self._start()
+        with self._poll_lock, self._lock:
+            try:
+                self._effects.forget()
+            finally:
+                self._start()
 
     def power_off(self) -> None:
         """Lose power, after an orderly shutdown or not."""
         with self._lock:
-            self._effects.power_off(self.mounts)
-            self._mounts.clear()
+            try:
+                self._effects.power_off(self.mounts)
+            finally:
+                self._mounts.clear()
 
     # --------------------------------------------------------------------------------- what it does
 
     def handle(self, request: Request) -> Reply:
         """Carry `request` out and return the reply, which may be a refusal. Raises nothing of its own."""
+        kept = self._keep(request)
+        if request.type not in self._types:
+            return Ack(request.type, False, f"unknown message type: {request.type}")
+        action = _ACTIONS.get(type(request), _accept)
+        if type(request) in _QUESTIONS:
+            return action(self, request) or Ack(request.type, True)
+        self._look()  # a look that was due before the request saw nothing of it
         with self._lock:
-            self._requests.append(request)
-            self._poll()  # a look that was due before the request saw nothing of it
-            if request.type not in self._types:
-                return Ack(request.type, False, f"unknown message type: {request.type}")
             try:
-                answer = _ACTIONS.get(type(request), _accept)(self, request)
+                answer = action(self, request)
             except RequestRefused as exc:
                 return Ack(request.type, False, str(exc))
-            return answer or Ack(request.type, True)
+            if isinstance(request, InjectSecret):
+                kept.secret = weakref.ref(self._secrets[request.name])
+        return answer or Ack(request.type, True)
+
+    def _keep(self, request: Request) -> _Kept:
+        message = attrs.evolve(request, value=NOT_KEPT) if isinstance(request, InjectSecret) else request
+        kept = _Kept(message, _size(request))
+        with self._keeping:
+            self._requests.append(kept)
+            self._kept_bytes += kept.size
+            while len(self._requests) > self._keep_requests or self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= self._requests.popleft().size
+                self.dropped_requests += 1
+        return kept
 
     def _ping(self, _request: Ping) -> Pong:
         return Pong()
@@ -348,6 +402,14 @@ class GuestSimulator:
         self._shutdown_reason = request.reason
 
 
+def _size(request: Request) -> int:
+    """The bytes of its line, written again; those of the longest line where it cannot be written."""
+    try:
+        return len(encode(request))
+    except LocalProtocolError:
+        return MAX_LINE_SIZE
+
+
 def _accept(_simulator: GuestSimulator, _request: Any) -> None:
     """A type that the guest knows and that has no class of its own."""
 
@@ -361,6 +423,8 @@ _ACTIONS: Final[dict[type[Request], Callable[[GuestSimulator, Any], Reply | None
     Mount: GuestSimulator._mount,
     Shutdown: GuestSimulator._shut_down,
 }
+#: What changes nothing, and so waits for nothing.
+_QUESTIONS: Final = frozenset({Ping, GetHealth})
 
 
 def _require(value: str, refusal: str) -> None:
@@ -369,14 +433,16 @@ def _require(value: str, refusal: str) -> None:
 
 
 def _check_file_name(name: str) -> None:
-    """What the file system refuses of the names that the guest lets through."""
+    """What the file system refuses of the names that the guest lets through (§6)."""
+    if name in (".", "/"):
+        # The reference writes `secrets.tmp` beside the folder, and cannot rename it onto the folder.
+        draft = f"{SECRETS_FOLDER}.tmp"
+        raise RequestRefused(f"rename secret {quote(name)}: rename {draft} {SECRETS_FOLDER}: file exists")
     path = f"{SECRETS_FOLDER}/{name}.tmp"
     if "\0" in name:
         code = errno.EINVAL
     elif len(path.rpartition("/")[2].encode()) > 255:
         code = errno.ENAMETOOLONG
-    elif name in (".", "/"):
-        code = errno.EISDIR
     else:
         return
-    raise RequestRefused(f"write secret file: {os_error('open', path, code)}")
+    raise RequestRefused(f"write secret {quote(name)}: {os_error('open', path, code)}")

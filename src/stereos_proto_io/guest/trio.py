@@ -1,20 +1,21 @@
-"""A guest's server on trio: two tasks for each connection."""
+"""A guest's server on trio."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
 from stereos_proto_io.addresses import Address
+from stereos_proto_io.driver._device import AWAY_PAUSE, Device
 
-from ._actions import PowerOff, Reboot
-from ._device import AWAY_PAUSE
+from ._faulty_session import Session
 from ._listen import Endpoint
-from ._served import Guest, Handler, Server, as_guest
-from ._trio_link import GuestLink, Shared
-from ._trio_streams import DeviceStream
+from ._orders import PowerOff, Reboot
+from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
+from ._trio_connection import GuestConnection
 from .faults import Fault
 
 Sleep = Callable[[float], Awaitable[object]]
@@ -39,19 +40,20 @@ async def serve(
     server = GuestServer(address, as_guest(handler, faults), sleep)
     try:
         async with trio.open_nursery() as nursery:
-            await server.start(nursery)
+            server.start(nursery)
             yield server
             nursery.cancel_scope.cancel()
     finally:
         server.unbind()
 
 
-class GuestServer(Server[GuestLink, Shared]):
+class GuestServer(Server[GuestConnection]):
     """What `serve` gives: a guest that is up until its end, or the guest's shutdown."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep) -> None:
         super().__init__(address, guest)
         self.sleep = sleep
+        self.current: dict[Session, GuestConnection] = {}
         self.nursery: trio.Nursery
         self._off = trio.Event()
         self._scopes: dict[Endpoint, trio.CancelScope] = {}
@@ -60,7 +62,7 @@ class GuestServer(Server[GuestLink, Shared]):
         """Wait until the guest has shut down."""
         await self._off.wait()
 
-    async def start(self, nursery: trio.Nursery) -> None:
+    def start(self, nursery: trio.Nursery) -> None:
         """Begin to listen, with all tasks in `nursery`."""
         self.nursery = nursery
         if self.guest.faults.refuse_time:
@@ -77,7 +79,7 @@ class GuestServer(Server[GuestLink, Shared]):
         await self.sleep(seconds)
         self._open(self._endpoints)
 
-    def _open(self, endpoints: list[Endpoint]) -> None:
+    def _open(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
             endpoint.listen()
             self._scopes[endpoint] = trio.CancelScope()
@@ -86,42 +88,47 @@ class GuestServer(Server[GuestLink, Shared]):
     async def _serve(self, endpoint: Endpoint, scope: trio.CancelScope) -> None:
         with scope:
             if endpoint.device:
-                await self._run(endpoint, DeviceStream(endpoint.take_device()))
+                await self._run(endpoint, endpoint.take_device())
                 return
             listener = trio.socket.from_stdlib_socket(endpoint.listener)
             while True:
                 try:
-                    sock, _ = await listener.accept()
-                except OSError:
+                    accepted, _ = await listener.accept()
+                except OSError as exc:
                     # The host has gone again, or we are out of descriptors: the next one comes when one is free.
+                    LOG.debug("a connection to %s was not accepted: %s", endpoint.address, exc)
                     await trio.sleep(AWAY_PAUSE)
                     continue
-                stream = trio.SocketStream(sock)
+                sock = _plain(accepted)
                 if endpoint.boundless:
-                    await self._run(endpoint, stream)
+                    await self._run(endpoint, sock)
                 else:
-                    self.nursery.start_soon(self._run, endpoint, stream)
+                    self.nursery.start_soon(self._run, endpoint, sock)
 
-    async def _run(self, endpoint: Endpoint, stream: trio.abc.Stream) -> None:
-        link = GuestLink(self, endpoint, stream, self._state_for(endpoint, Shared))
-        self._links.add(link)
+    async def _run(self, endpoint: Endpoint, transport: socket.socket | Device) -> None:
+        connection = GuestConnection(self, endpoint, transport, self._session_for(endpoint))
+        self._connections.add(connection)
         try:
-            await link.run()
+            await connection.run()
+        except Exception:  # noqa: BLE001
+            # A bug, but of one connection: the guest goes on for the other hosts. Ctrl-C is no Exception.
+            LOG.exception("the connection to %s ends over an error", endpoint.address)
         finally:
-            self._links.discard(link)
+            self._connections.discard(connection)
 
     def _shut(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
-            self._scopes[endpoint].cancel()
+            if scope := self._scopes.get(endpoint):
+                scope.cancel()
             endpoint.close()
-        for link in self.connections:
-            if link.endpoint in endpoints:
-                link.end()
+        for connection in self.connections:
+            if connection.endpoint in endpoints:
+                connection.end()
 
-    async def obey(self, order: PowerOff | Reboot) -> None:
+    def obey(self, order: PowerOff | Reboot) -> None:
         """End everything, as a connection was told."""
         if isinstance(order, PowerOff):
-            self.guest.power_off()
+            self._guest_powers_off()
             self._shut(self._endpoints)
             self._off.set()
         else:
@@ -130,10 +137,23 @@ class GuestServer(Server[GuestLink, Shared]):
 
     async def _boot(self, seconds: float) -> None:
         await self.sleep(seconds)
-        self.guest.reboot()
-        for endpoint in self._fleeting:
-            endpoint.bind()
-        self._open(self._fleeting)
-        for shared in self._lasting.values():
-            shared.session.restart()
-            shared.notify()
+        self._guest_reboots()
+        for session in self._lasting.values():
+            session.restart()
+            if session in self.current:
+                self.current[session].pump()
+        missing = self._fleeting
+        while missing and not self._off.is_set():
+            tried, missing = missing, bind_again(missing)
+            self._open(endpoint for endpoint in tried if endpoint not in missing)
+            if missing:
+                await trio.sleep(REBIND_PAUSE)
+
+
+def _plain(accepted: trio.socket.SocketType) -> socket.socket:
+    """The socket of the standard library, which is read and written without trio's own checkpoints."""
+    sock = socket.socket(fileno=accepted.detach())
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

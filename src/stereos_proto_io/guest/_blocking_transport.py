@@ -8,21 +8,24 @@ import threading
 from contextlib import suppress
 from typing import Final, Protocol
 
-from ._device import AWAY_PAUSE, Device
+from stereos_proto_io.driver._device import AWAY_PAUSE, Device
+
 from ._listen import RESET
 
 _CHUNK: Final = 64 * 1024
 
 
-class Stream(Protocol):
+class Transport(Protocol):
     """What a connection reads and writes."""
 
     def receive(self) -> bytes:
         """Wait for bytes; b"" at the end. Raises OSError when the host is gone."""
         ...
 
-    def send(self, data: bytes) -> None:
-        """Write all of `data`. Raises OSError when the host is gone."""
+    def send(self, data: bytes | memoryview, *, wait: bool) -> int:
+        """Write some of `data` and return how much. Raises BlockingIOError when none goes out without waiting,
+        and OSError when the host is gone.
+        """
         ...
 
     def end(self, *, reset: bool = False) -> None:
@@ -30,11 +33,11 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the descriptor back. Nobody uses the stream any more."""
+        """Give the descriptor back. No thread uses the transport any more."""
         ...
 
 
-class SocketStream:
+class SocketTransport:
     """A connected socket."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -47,9 +50,9 @@ class SocketStream:
         """Wait for bytes; b"" at the end."""
         return self._socket.recv(_CHUNK)
 
-    def send(self, data: bytes) -> None:
-        """Write all of `data`."""
-        self._socket.sendall(data)
+    def send(self, data: bytes | memoryview, *, wait: bool) -> int:
+        """Write some of `data` and return how much."""
+        return self._socket.send(data, 0 if wait else socket.MSG_DONTWAIT)
 
     def end(self, *, reset: bool = False) -> None:
         """Let `receive` and `send` return in every thread; the host sees the end now, or a reset at `close`."""
@@ -64,34 +67,37 @@ class SocketStream:
         self._socket.close()
 
 
-class DeviceStream:
+class DeviceTransport:
     """A virtio-serial port in the guest. It never ends: a host that is away is waited for."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._over = threading.Event()
-        self._wake, self._waking = socket.socketpair()
+        self._over = threading.Event()  # set by `end`
+        self._wake, self._waking = socket.socketpair()  # makes poll return at `end`
 
     def receive(self) -> bytes:
         """Wait for bytes; b"" only after `end`."""
         while not self._over.is_set():
-            data = self._device.read(_CHUNK)
-            if data:
-                return data
-            if data is None:
+            try:
+                data = self._device.recv(_CHUNK)
+            except BlockingIOError:
                 self._wait(select.POLLIN)
             else:
+                if data:
+                    return data
                 self._over.wait(AWAY_PAUSE)
         return b""
 
-    def send(self, data: bytes) -> None:
-        """Write all of `data`, also to a host that is away: then wait for it."""
-        rest = memoryview(data)
-        while rest and not self._over.is_set():
-            written = self._device.write(rest)
-            rest = rest[written:]
-            if not written:
+    def send(self, data: bytes | memoryview, *, wait: bool) -> int:
+        """Write some of `data` and return how much, 0 only after `end`. A host that is away is waited for."""
+        while not self._over.is_set():
+            try:
+                return self._device.send(data)
+            except BlockingIOError:
+                if not wait:
+                    raise
                 self._wait(select.POLLOUT)
+        return 0
 
     def _wait(self, event: int) -> None:
         if self._device.is_away:
@@ -105,7 +111,7 @@ class DeviceStream:
     def end(self, *, reset: bool = False) -> None:  # noqa: ARG002  (a port knows no reset)
         """Let `receive` and `send` return in every thread."""
         self._over.set()
-        with suppress(OSError):  # it is closed already, so nobody waits
+        with suppress(OSError):  # it is closed already, so no thread waits
             self._wake.send(b"!")
 
     def close(self) -> None:

@@ -1,0 +1,346 @@
+"""Faults around a session: what one reply, or a new connection, makes a guest do that has something wrong with it.
+
+`FaultySession` has the methods of `GuestSession`, and sits between it and the server. The session below knows nothing
+of faults: it gets the host's bytes and gives the lines of its replies, one line for each request, in their order. Each
+line is taken from it only when everything before it is written, so the bounds of the session hold. The faults of its
+request then rewrite it into steps: bytes to write, and orders for the server (`_orders`).
+
+It also plays the hypervisor's part of a hybrid-vsock connection (§8), which comes before the first line: for a guest's
+server that is one more thing that happens around the session.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Final
+
+import attrs
+
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    NEED_DATA,
+    Ack,
+    CustomRequest,
+    GuestSession,
+    Health,
+    Lifecycle,
+    LocalProtocolError,
+    MalformedReceived,
+    PendingRequest,
+    Ping,
+    Pong,
+    Request,
+    SessionEnded,
+    encode,
+)
+
+from . import faults
+from ._orders import Close, Order, Pause, PowerOff, Reboot
+from .faults import Fault, FaultPlan, RequestFault
+
+#: Bytes of the line `CONNECT <u32>`, its ending included.
+_LONGEST_CONNECT: Final = len(b"CONNECT 4294967295\r\n")
+#: How every notification of ours begins: `encode` writes the type first.
+_PUSH: Final = b'{"type":"lifecycle"'
+
+
+@attrs.frozen
+class Silence:
+    """Write nothing more, and keep the connection open."""
+
+
+Step = bytes | Silence | Order
+Steps = list[Step]
+
+
+def _without(member: str, steps: Steps) -> Steps:
+    return [_line_without(member, step) if isinstance(step, bytes) else step for step in steps]
+
+
+def _line_without(member: str, line: bytes) -> bytes:
+    try:
+        value = json.loads(line, object_pairs_hook=lambda pairs: dict(pair for pair in pairs if pair[0] != member))
+    except ValueError:
+        return line
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _half(steps: Steps) -> Steps:
+    line = b"".join(step for step in steps if isinstance(step, bytes))
+    return [line[: len(line) // 2], Silence()]
+
+
+def _refusal(request: Request, text: str) -> bytes:
+    try:
+        return encode(Ack(request.type, False, text))
+    except LocalProtocolError:
+        # A host may have chosen a type that is as long as a line.
+        return encode(Ack("", False, text[:1000]))
+
+
+#: Fault of a request → what it makes of the steps that its reply has come to so far.
+_REWRITE: Final[dict[type[Fault], Callable[[Any, Steps, Request], Steps]]] = {
+    faults.Late: lambda fault, steps, _: [Pause(fault.seconds, writing=True), *steps],
+    faults.Stall: lambda _fault, _steps, _: [Silence()],
+    faults.Drop: lambda _fault, _steps, _: [],
+    faults.Duplicate: lambda _fault, steps, _: steps + steps,
+    faults.Push: lambda fault, steps, _: [encode(Lifecycle(fault.state, fault.message)), *steps],
+    faults.Half: lambda _fault, steps, _: _half(steps),
+    faults.Garbage: lambda _fault, steps, _: [b"[    0.000000] \xffkernel: not a message\n", *steps],
+    faults.Blank: lambda _fault, steps, _: [b"\n\r\n\n", *steps],
+    # A good message but for its length.
+    faults.OverLong: lambda _fault, _steps, _: [b'{"type":"pong","padding":"%b"}\n' % (b"x" * MAX_LINE_SIZE)],
+    faults.WrongType: lambda _fault, _steps, request: [
+        encode(Health("ready") if isinstance(request, Ping) else Pong()),
+    ],
+    faults.Fail: lambda fault, _steps, request: [_refusal(request, fault.text)],
+    faults.Omit: lambda fault, steps, _: _without(fault.member, steps),
+    faults.CloseAfter: lambda _fault, steps, _: [*steps, Close()],
+    faults.PowerLoss: lambda _fault, steps, _: [*steps, PowerOff()],
+    faults.Restart: lambda fault, steps, _: [*steps, Reboot(fault.seconds)],
+}
+
+
+class FaultySession:
+    """A `GuestSession` to which the faults of `plan` happen, behind a hybrid-vsock muxer where `ports` are given.
+
+    The server pulls `next_event` as always; it may also return a `Pause`. After each write it asks for `next_order`,
+    which takes the place of `SessionEnded`: the last order is a Close, PowerOff or Reboot.
+    """
+
+    def __init__(self, session: GuestSession, plan: FaultPlan, ports: Collection[int] | None = None) -> None:
+        self.has_connections = session.has_connections
+        self._session = session
+        self._plan = plan
+        self._ports = ports  # those that a host may ask the muxer for; None once it has, or without a muxer
+        self._cut: int | None = None  # bytes after which the connection is closed
+        self._begin()
+        for fault in plan.on_connection():
+            if isinstance(fault, faults.Cut):
+                self._cut = fault.size
+            else:
+                self._emit([Close(reset=isinstance(fault, faults.Reset))])
+
+    def _begin(self) -> None:
+        self._struck: deque[tuple[Request, tuple[RequestFault, ...]]] = deque()  # owed replies, and their faults
+        self._steps: deque[Step] = deque()  # to be done, in order
+        self._offset = 0  # bytes of the first step that are written
+        self._held: Steps = []  # a swapped reply, which waits for the next
+        self._delayed: PendingRequest | None = None  # waits to be handed out
+        self._waits: set[Pause] = set()  # those that the server was told of
+        self._silent = False
+        self._cut = None
+        self._emitted = 0  # bytes that became steps
+        self._last = False  # whether the last order stands in the steps, or was handed out
+        self._over = False  # whether it was handed out
+
+    def __repr__(self) -> str:
+        return f"<FaultySession {self._plan} around {self._session}>"
+
+    def restart(self) -> None:
+        """Forget everything, as a reboot does."""
+        self._session.restart()
+        self._begin()
+
+    # -- in --------------------------------------------------------------------------------------------------
+
+    @property
+    def wants_data(self) -> bool:
+        """Whether to read on."""
+        return self._delayed is None and not self._last and self._session.wants_data
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the host."""
+        if self._ports is not None:
+            data = self._shake_hands(data, self._ports)
+        self._session.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """Take note that the host sends no more."""
+        self._session.receive_eof()
+
+    def _shake_hands(self, data: bytes, ports: Collection[int]) -> bytes:
+        # A CONNECT that comes in pieces is closed at once: real muxers read no second time.
+        self._ports = None
+        line, newline, rest = data.partition(b"\n")
+        word, _, digits = line.removesuffix(b"\r").partition(b" ")
+        known = word == b"CONNECT" and digits.isdigit() and len(line) < _LONGEST_CONNECT and int(digits) in ports
+        if not newline or not known:
+            self._emit([Close()])
+            return b""
+        # Firecracker names a port of its own here, so a host cannot take the number for the one that it asked for.
+        self._emit([b"OK 1073741824\n"])
+        return rest
+
+    def next_event(self) -> object:
+        """Return what `GuestSession.next_event` does, but for the end, or a Pause before the next request."""
+        if self._last:
+            return NEED_DATA
+        if self._delayed is not None:
+            if any(not pause.writing for pause in self._waits):
+                return NEED_DATA
+            pending, self._delayed = self._delayed, None
+            return pending
+        event = self._session.next_event()
+        if isinstance(event, PendingRequest):
+            return self._strike(event)
+        if isinstance(event, MalformedReceived):
+            request = CustomRequest(event.reply.reply_to)
+            self._struck.append((request, self._plan.on_request(request)))
+        # The end is told by `next_order`, when all steps are done.
+        return NEED_DATA if isinstance(event, SessionEnded) else event
+
+    def _strike(self, pending: PendingRequest) -> PendingRequest | Pause:
+        struck = self._plan.on_request(pending.request)
+        self._struck.append((pending.request, struck))
+        seconds = sum(fault.seconds for fault in struck if isinstance(fault, faults.Delay))
+        if not seconds:
+            return pending
+        self._delayed = pending
+        pause = Pause(seconds, writing=False)
+        self._waits.add(pause)
+        return pause
+
+    def resume(self, pause: Pause) -> None:
+        """Go on after a Pause."""
+        self._waits.discard(pause)
+        if self._steps and self._steps[0] is pause:
+            self._steps.popleft()
+
+    # -- out -------------------------------------------------------------------------------------------------
+
+    def reply(self, pending: PendingRequest, message: Any) -> None:
+        """Answer `pending`."""
+        self._session.reply(pending, message)
+
+    def push(self, lifecycle: Lifecycle) -> bool:
+        """Send a notification. False, and nothing is sent, when too much waits, or nothing is written any more."""
+        return not (self._last or self._silent) and self._session.push(lifecycle)
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether `data_to_send` would return bytes."""
+        return bool(self.data_to_send())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last order was handed out."""
+        return self._over
+
+    @property
+    def shut_down(self) -> bool:
+        """Whether a `Shutdown` was acknowledged."""
+        return self._session.shut_down
+
+    def next_order(self) -> Order | None:
+        """Return what else the server has to do now, None for nothing. A Close, PowerOff or Reboot is the last."""
+        self._advance()
+        step = self._steps[0] if self._steps else None
+        if isinstance(step, Pause):
+            if step in self._waits:
+                return None
+            self._waits.add(step)
+            return step
+        if isinstance(step, (Close, PowerOff, Reboot)):
+            if isinstance(step, Close) and not self.has_connections:
+                self.restart()
+                return None
+            self._steps.clear()
+            self._over = True
+            self._session.close()
+            return step
+        return None
+
+    def data_to_send(self) -> bytes | memoryview:
+        """Return the bytes to write next, b"" when there are none now."""
+        self._advance()
+        step = self._steps[0] if self._steps else b""
+        if not isinstance(step, bytes):
+            return b""
+        return memoryview(step)[self._offset :] if self._offset else step
+
+    def data_sent(self, size: int) -> None:
+        """Take note that the first `size` bytes of `data_to_send` are written."""
+        step = self._steps[0] if self._steps else b""
+        # A thread may have been writing when the session was restarted or closed: those bytes are forgotten.
+        if isinstance(step, bytes) and step:
+            self._offset += size
+            if self._offset >= len(step):
+                self._steps.popleft()
+                self._offset = 0
+
+    def write_failed(self, exc: OSError) -> None:
+        """Take note that the host cannot be written to any more."""
+        self._session.write_failed(exc)
+        if self.has_connections:
+            self._steps.clear()
+            self._last = False
+            self._emit([Close()])
+
+    def close(self) -> None:
+        """End the session now."""
+        self._session.close()
+        self._steps.clear()
+        self._last = self._over = True
+
+    def _advance(self) -> None:
+        """See to it that the first step is something to do, if there is anything to do."""
+        while not self._steps:
+            data = bytes(self._session.data_to_send())
+            if not data:
+                if self._session.ended and not self._last:
+                    self._emit([PowerOff() if self._session.shut_down else Close()])
+                return
+            line = data[: data.index(b"\n") + 1]
+            self._session.data_sent(len(line))
+            if line.startswith(_PUSH):
+                self._emit([line])
+            else:
+                self._emit_reply(line)
+
+    def _emit_reply(self, line: bytes) -> None:
+        request, struck = self._struck.popleft()
+        steps: Steps = [line]
+        for fault in struck:
+            if rewrite := _REWRITE.get(type(fault)):
+                steps = rewrite(fault, steps, request)
+        held, self._held = self._held, []
+        if any(isinstance(fault, faults.Swap) for fault in struck):
+            self._held, steps = steps, []
+        self._emit([*steps, *held])
+
+    def _emit(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if self._last:
+                return
+            if isinstance(step, Silence):
+                self._silent = True
+            elif isinstance(step, Close) and not (self.has_connections or self._steps):
+                self.restart()  # there is nothing to close, nor anything to write before
+                return
+            elif isinstance(step, (Close, PowerOff, Reboot)):
+                self._last = True
+                self._steps.append(step)
+            elif not self._silent:
+                self._emit_bytes(step) if isinstance(step, bytes) else self._steps.append(step)
+
+    def _emit_bytes(self, data: bytes) -> None:
+        cut = self._cut is not None and self._emitted + len(data) >= self._cut
+        if cut:
+            data = data[: (self._cut or 0) - self._emitted]
+        self._emitted += len(data)
+        if data:
+            self._steps.append(data)
+        if cut:
+            self._emit([Close()])
+
+
+Session = GuestSession | FaultySession
+
+
+def session_for(plan: FaultPlan, *, has_connections: bool, ports: Collection[int] | None) -> Session:
+    """Return a session for a new stream. One without faults and muxer is not slowed down by them."""
+    session = GuestSession(has_connections=has_connections)
+    return FaultySession(session, plan, ports) if plan.faults or ports is not None else session
