@@ -219,10 +219,10 @@ def run(environment: dict[str, str], *command: str) -> tuple[int, str]:
 
 
 def by_suite(environment: dict[str, str], fault: Fault) -> str:
-    """The first test that fails: in the files that the fault names, else in the module's own, else anywhere."""
+    """The first test that fails: in the files that the fault names, or in the module's own, else in `SUITE`."""
     parts = [part.strip("_") for part in Path(fault.file).with_suffix("").parts[1:] if part != "__init__"]
     own = f"tests/core/test_{'_'.join(parts)}.py"
-    for targets in (fault.tests or (own,), SUITE):
+    for targets in [fault.tests] if fault.tests else [(own,), SUITE]:
         there = [target for target in targets if (ROOT / target).exists()]
         code, output = run(environment, *PYTEST, *there) if there else (0, "")
         failed = re.search(r"(?:FAILED|ERROR) (\S+)", output)

@@ -10,8 +10,8 @@ CORE, IO = "stereos_proto", "stereos_proto_io"
 class Fault(NamedTuple):
     """`old` stands once in `file` and becomes `new`. `harness`, where one executes the place, should see it.
 
-    `tests` are the files to ask for the test that sees it. Where it
-    names none: those of the module itself, then `planted.SUITE`.
+    `tests` are the files to ask for the test that sees it. Where it names none: those of the
+    module itself, then `planted.SUITE`.
     """
 
     file: str
@@ -26,6 +26,7 @@ _TURNS: Final = ("tests/core/test_turns.py", "tests/explore/test_turns.py")
 _CLIENT: Final = ("tests/core/test_host_client.py",)
 _DIALS: Final = ("tests/client/test_dial.py", "tests/client/test_resync.py", "tests/client/test_dial_given_up.py")
 _DRIVERS: Final = ("tests/client",)
+_GUEST: Final = ("tests/core/test_guest_session.py", "tests/guest/test_session.py")
 _REDACT: Final = ("tests/core/test_redact.py",)
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -159,8 +160,8 @@ FAULTS: Final[dict[str, Fault]] = {
         "",
         ("tests/core/test_mailbox.py",),
     ),
-    "notifications that were taken count as kept": Fault(
-        f"{CORE}/_mailbox.py", "        self._kept_bytes -= size\n", "", "", ("tests/core/test_mailbox.py",)
+    "dropped notifications are not counted": Fault(
+        f"{CORE}/_mailbox.py", "            self.dropped += 1\n", "", "", ("tests/core/test_mailbox.py",)
     ),
     "an action at its deadline is carried out": Fault(
         f"{CORE}/_running.py", "now < self.deadline:", "now <= self.deadline:", "", ("tests/core/test_running.py",)
@@ -271,6 +272,51 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "a stream that ended stays open": Fault(
         f"{IO}/driver/_poll_client.py", "            self._dropped.append(self._stream)\n", "", "", _DRIVERS
+    ),
+    # -- the guest's end
+    "a stream without connections ends with a host": Fault(
+        f"{CORE}/_guest_session.py",
+        "        if self._reading and self.has_connections:\n",
+        "        if self._reading:\n",
+        "",
+        _GUEST,
+    ),
+    "a host that does not read is read from": Fault(
+        f"{CORE}/_guest_session.py",
+        "if len(self._pending) >= self._max_unanswered or self._unsent >= self._max_unsent:",
+        "if len(self._pending) >= self._max_unanswered:",
+        "",
+        _GUEST,
+    ),
+    "a second reply counts": Fault(
+        f"{CORE}/_guest_session.py", "        if pending.reply is None:\n", "        if pending:\n", "", _GUEST
+    ),
+    "a guest that shuts down reads on": Fault(
+        f"{CORE}/_guest_session.py",
+        "                self._shut_down = True\n                self._stop()\n",
+        "                self._shut_down = True\n",
+        "",
+        _GUEST,
+    ),
+    "a reboot keeps what was being written": Fault(
+        f"{CORE}/_guest_session.py",
+        '        self._chunk = b""  # handed out',
+        '        self._chunk = getattr(self, "_chunk", b"")  # handed out',
+        "",
+        _GUEST,
+    ),
+    "a failed write loses what the next host is owed": Fault(
+        f"{CORE}/_guest_session.py",
+        "        if self.has_connections and not self._said_end:\n",
+        "        if not self._said_end:\n",
+        "",
+        _GUEST,
+    ),
+    "powers off before the ack is written": Fault(
+        f"{CORE}/_guest_session.py", "return self._shut_down and not self._unsent", "return self._shut_down", "", _GUEST
+    ),
+    "bytes of before a reboot count": Fault(
+        f"{CORE}/_guest_session.py", "        size = min(size, len(self._chunk) - self._offset)\n", "", "", _GUEST
     ),
     # -- redaction
     "a shorter secret hides a longer one": Fault(
