@@ -25,7 +25,6 @@ _SESSION: Final = ("tests/core/test_host_session.py", "tests/explore/test_host_s
 _TURNS: Final = ("tests/core/test_turns.py", "tests/explore/test_turns.py")
 _CLIENT: Final = ("tests/core/test_host_client.py",)
 _DIALS: Final = ("tests/client/test_dial.py", "tests/client/test_resync.py", "tests/client/test_dial_given_up.py")
-_DRIVERS: Final = ("tests/client",)
 _GUEST: Final = ("tests/core/test_guest_session.py", "tests/guest/test_session.py")
 _REDACT: Final = ("tests/core/test_redact.py",)
 
@@ -234,44 +233,60 @@ FAULTS: Final[dict[str, Fault]] = {
         _DIALS,
     ),
     "errors lose their cause": Fault(
-        f"{IO}/driver/_outcomes.py", "    twin.__cause__ = error.__cause__\n", "", "", _DRIVERS
+        f"{IO}/driver/_outcomes.py",
+        "    twin.__cause__ = error.__cause__\n",
+        "",
+        "",
+        ("tests/client/test_errors.py", "tests/client/test_guest_goes.py"),
     ),
     "a future is fulfilled twice": Fault(
-        f"{IO}/asyncio/_transport.py", "    if not future.done():\n", "    if True:\n", "", _DRIVERS
+        f"{IO}/asyncio/_transport.py",
+        "    if not future.done():\n",
+        "    if True:\n",
+        "",
+        ("tests/client/test_cancel.py", "tests/client/test_close.py"),
     ),
     "a full transport is written to": Fault(
-        f"{IO}/asyncio/_transport.py", "not self._full and (data :=", "(data :=", "", _DRIVERS
+        f"{IO}/asyncio/_transport.py",
+        "not self._full and (data :=",
+        "(data :=",
+        "",
+        ("tests/client/test_backpressure.py",),
     ),
     "a write inside of resume_writing": Fault(
         f"{IO}/asyncio/_transport.py",
         "        self._loop.call_soon(self.flush)\n",
         "        self.flush()\n",
         "",
-        _DRIVERS,
+        ("tests/client/test_hostile.py",),
     ),
     "a flood keeps the loop": Fault(
         f"{IO}/asyncio/_transport.py",
         "                self._loop.call_soon(self._catch_up)\n",
         "                self._catch_up()\n",
         "",
-        _DRIVERS,
+        ("tests/client/test_hostile.py", "tests/client/test_deadline.py"),
     ),
     "two writes at once to a stream of trio": Fault(
         f"{IO}/trio/_transport.py",
         "        if self._idle is not None:\n            raise BlockingIOError\n",
         "",
         "",
-        _DRIVERS,
+        ("tests/client/test_trio_streams.py",),
     ),
     "a loop's callback that raises loses events": Fault(
         f"{IO}/driver/_loop_client.py",
         "                failure = failure or exc\n",
         "                raise exc\n",
         "",
-        _DRIVERS,
+        ("tests/client/test_loops.py",),
     ),
     "a stream that ended stays open": Fault(
-        f"{IO}/driver/_poll_client.py", "            self._dropped.append(self._stream)\n", "", "", _DRIVERS
+        f"{IO}/driver/_poll_client.py",
+        "            self._dropped.append(self._stream)\n",
+        "",
+        "",
+        ("tests/client/test_loops.py",),
     ),
     # -- the guest's end
     "a stream without connections ends with a host": Fault(
