@@ -24,7 +24,7 @@ class Fault(NamedTuple):
 _SESSION: Final = ("tests/core/test_host_session.py", "tests/explore/test_host_session.py")
 _TURNS: Final = ("tests/core/test_turns.py", "tests/explore/test_turns.py")
 _CLIENT: Final = ("tests/core/test_host_client.py",)
-_DIALS: Final = ("tests/client/test_dial.py", "tests/client/test_resync.py", "tests/client/test_dial_given_up.py")
+_DIALS: Final = ("tests/client/test_dialling_race.py",)
 _GUEST: Final = ("tests/core/test_guest_session.py", "tests/guest/test_session.py")
 _REDACT: Final = ("tests/core/test_redact.py",)
 
