@@ -409,6 +409,21 @@ def test_a_restart_forgets_everything():
     assert written(session) == [{"type": "pong"}]
 
 
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_restart_forgets_what_was_being_written(size):
+    session = GuestSession(has_connections=False)
+    session.receive_data(encode(Ping()))
+    serve(session)
+    session.data_to_send()
+    session.data_sent(size)
+    session.restart()
+    assert not session.wants_write
+    assert session.data_to_send() == b""
+    session.receive_data(encode(Ping()))
+    serve(session)
+    assert written(session) == [{"type": "pong"}]
+
+
 def test_a_restart_after_a_shutdown():
     session = GuestSession(has_connections=False)
     session.receive_data(encode(Shutdown()))

@@ -1,5 +1,7 @@
 """A dialogue that is being run."""
 
+import inspect
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,10 +83,36 @@ def test_a_dialogue_that_will_not_end_is_closed():
         finally:
             closed.append(True)
 
+    # Kept, so that it is not closed because nothing refers to it.
+    dialogue = stubborn()
     with pytest.raises(TimeUp):
-        Running(stubborn(), 1.0).resume(None, 1.0)
+        Running(dialogue, 1.0).resume(None, 1.0)
     assert len(log) == 3
     assert closed == [True]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("error", [ConnectionLost("gone"), KeyboardInterrupt(), RuntimeError("cancelled")])
+def test_a_dialogue_is_told_what_ended_it_and_is_closed(error, goes_on):
+    told = []
+
+    def noting():
+        try:
+            yield Sleep(1)
+        except BaseException as exc:
+            told.append(exc)
+            exc.add_note("after one second")
+            if not goes_on:
+                raise
+        yield Sleep(2)
+
+    dialogue = noting()
+    running = Running(dialogue)
+    running.resume(None, 0.0)
+    running.fail(error)
+    assert told == [error]
+    assert error.__notes__[-1] == "after one second"
+    assert inspect.getgeneratorstate(dialogue) == inspect.GEN_CLOSED
 
 
 def test_what_it_raises_comes_out():
