@@ -42,8 +42,8 @@ from stereos_proto._state import REQUIREMENTS, TRANSITIONS
 from stereos_proto.testing import strategies
 from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
 from stereos_proto_io._errors import _MEANINGS
-from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 from stereos_proto_io.cli import main as stereosctl
+from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 from stereos_proto_io.guest import asyncio as guest_asyncio
 from stereos_proto_io.guest import blocking as guest_blocking
 from stereos_proto_io.guest import conformance, effects, faults

@@ -16,8 +16,8 @@ from sphinx.application import Sphinx
 from sphinx.util.inspect import signature, stringify_signature
 
 import stereos_proto
-from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 from stereos_proto_io.blocking import Client
+from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 
 PROTOCOL = "protocol"
 _ERRORS = {

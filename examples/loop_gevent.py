@@ -1,4 +1,4 @@
-"""A client for gevent's green threads: `loop_gevent.py ADDRESS`. Nothing has to be patched."""
+"""A client for gevent's green threads, unpatched: `loop_gevent.py ADDRESS`."""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""A client for a scheduler of one's own: `loop_handmade.py ADDRESS`. The scheduler comes first, the client after it."""
+"""A client for a scheduler of one's own: `loop_handmade.py ADDRESS`.
+
+The scheduler comes first, the client after it.
+"""
 
 import heapq
 import itertools
@@ -28,7 +31,10 @@ class Task:
 
 
 class Scheduler:
-    """Runs coroutines. One waits by yielding `begin`: it gets the task, and returns what undoes the waiting."""
+    """Runs coroutines.
+
+    One waits by yielding `begin`: it gets the task and returns how to stop waiting.
+    """
 
     def __init__(self):
         self.ready = deque()
@@ -58,7 +64,7 @@ class Scheduler:
             task.stop_waiting = begin(task)
         except StopIteration as stop:
             task.result, task.is_done = stop.value, True
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001
             task.error, task.is_done = exc, True
         if task.is_done:
             for watcher in task.watchers:
@@ -136,7 +142,7 @@ async def wait_for_any(tasks, seconds=inf):
 
 
 async def end(tasks):
-    """Cancel what is not done of `tasks`, and wait for that. Raises what one of them raised."""
+    """Cancel what is not done of `tasks`. Raises what one of them raised."""
     for task in tasks:
         if not task.is_done:
             LOOP.cancel(task)

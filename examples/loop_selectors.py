@@ -1,6 +1,7 @@
-"""A client in a loop of `selectors`, for any number of guests: `loop_selectors.py ADDRESS...`.
+"""A client in a loop of `selectors`, for many guests: `loop_selectors.py ADDRESS...`.
 
-`SelectorsClient` is the whole of it: dialling, deadlines, dialogues, notifications and backpressure are the library's.
+`SelectorsClient` is the whole of it: dialling, deadlines, dialogues, notifications and
+backpressure are the library's.
 """
 
 import selectors
@@ -15,7 +16,7 @@ from stereos_proto_io.driver import LoopClient
 
 
 class Loop:
-    """The event loop: descriptors, one timer for each client, and functions to call soon."""
+    """The event loop: descriptors, a timer for each client, functions to call soon."""
 
     def __init__(self):
         self.selector = selectors.DefaultSelector()
@@ -23,7 +24,7 @@ class Loop:
         self.soon = deque()
 
     def turn(self):
-        """Call what is to be called; wait for the next thing to happen where there is nothing."""
+        """Call what is to be called soon, or wait for the next thing to happen."""
         if self.soon:
             self.soon.popleft()()
             return

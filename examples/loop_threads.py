@@ -1,7 +1,8 @@
-"""A client in a thread of its own, for any other threads: `loop_threads.py ADDRESS`. Calls are `Future`s.
+"""A client in a thread of its own, for other threads: `loop_threads.py ADDRESS`.
 
-`stereos_proto_io.blocking` has no thread and reads only while a caller waits. This one always reads, so notifications
-arrive at once. Other threads hand it work through `do`, which wakes it.
+`stereos_proto_io.blocking` has no thread and reads only while a caller waits. This one
+always reads, so notifications arrive at once, and calls are `Future`s. Other threads
+hand it work through `do`, which wakes it.
 """
 
 import selectors
@@ -28,7 +29,7 @@ class ThreadClient(PollClient):
         self.thread.start()
 
     def do(self, function, *arguments, **options):
-        """Call a method of the client in its thread, from any thread. Return a Future of what comes of it."""
+        """Call a method of the client in its thread; return a Future of the outcome."""
         future = Future()
         self.work.append((function, arguments, options, future))
         try:
@@ -76,7 +77,7 @@ class ThreadClient(PollClient):
                 done is None and future.set_result(None)
                 if done is not None:
                     done.context = future
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001
                 future.set_exception(exc)
 
     def tell(self):
@@ -87,14 +88,14 @@ class ThreadClient(PollClient):
                     self.on_event(event)
                 else:
                     settle(done.context, done)
-            except Exception as exc:  # a callback that raises must not end the thread
+            except Exception as exc:  # noqa: BLE001  a callback that raises must not end the thread
                 sys.excepthook(type(exc), exc, exc.__traceback__)
 
 
 def settle(future, done):
     try:
         future.set_result(done.result())
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001
         future.set_exception(exc)
 
 

@@ -60,7 +60,7 @@ class TwistedClient(LoopClient):
 def settle(deferred, call):
     try:
         deferred.callback(call.result())
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001
         deferred.errback(exc)
 
 

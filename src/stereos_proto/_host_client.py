@@ -62,7 +62,7 @@ class Task(Generic[ResultT]):
     done: bool = False
     # What the dialogue raised.
     error: BaseException | None = None
-    _running: Any = attrs.field(default=None, repr=False)
+    _running: Any = attrs.field(default=None, repr=False, alias="running")
     # The calls that it waits for, and how many of them are not done.
     _calls: tuple[Call[Any], ...] = attrs.field(default=(), repr=False)
     _open: int = attrs.field(default=0, repr=False)

@@ -33,6 +33,7 @@ from ._messages import (
     Health,
     InjectSecret,
     LifecycleState,
+    Message,
     Mount,
     Reply,
     Request,
@@ -95,7 +96,7 @@ class TimeUp(RequestTimeout):
     `sent` is True unless the runner knows better: what the dialogue had yielded may be on its way to the guest.
     """
 
-    def __init__(self, text: str, *, seconds: float = 0.0, request: Request | None = None, sent: bool = True) -> None:
+    def __init__(self, text: str, *, seconds: float = 0.0, request: Message | None = None, sent: bool = True) -> None:
         super().__init__(text, request=request, sent=sent)
         self.seconds = seconds
 

@@ -79,8 +79,8 @@ class Client(AsyncClient):
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this client belongs to another event loop; use it in the loop that made it")
 
-    @staticmethod
-    async def _bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+    @classmethod
+    async def _bounded(cls, limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
         scope = asyncio.timeout(None if limit == inf else limit)
         try:
             async with scope:
@@ -90,8 +90,8 @@ class Client(AsyncClient):
                 raise
         raise RequestTimeout("there was no answer in time")
 
-    @staticmethod
-    async def _sleep(limit: float) -> None:
+    @classmethod
+    async def _sleep(cls, limit: float) -> None:
         await asyncio.sleep(max(limit, 0))
 
 

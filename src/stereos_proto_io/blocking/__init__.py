@@ -21,6 +21,7 @@ from stereos_proto_io.driver import (
     READ,
     READY_TIMEOUT,
     WRITE,
+    Event,
     Limits,
     SyncClient,
     SyncRunner,
@@ -43,7 +44,10 @@ class Client(SyncClient):
     """
 
     _make_lock = staticmethod(threading.RLock)
-    _event = staticmethod(threading.Event)
+
+    @classmethod
+    def _event(cls) -> Event:
+        return threading.Event()
 
     def __init__(self, stream: Any, **options: Any) -> None:
         self._pollers = pollers(stream)
@@ -56,8 +60,8 @@ class Client(SyncClient):
             return (READ if events & ~select.POLLOUT else 0) & mask or WRITE
         return 0
 
-    @staticmethod
-    def _sleep(seconds: float) -> None:
+    @classmethod
+    def _sleep(cls, seconds: float) -> None:
         time.sleep(seconds)
 
     @classmethod

@@ -21,7 +21,7 @@ from ._loop_client import LoopClient
 from ._outcomes import again, replies
 from ._poll_client import PollClient
 from ._streams import EVENTS_PER_TURN, READ_SIZE, Device, Encrypted, Stream, as_stream
-from ._sync_client import SyncClient
+from ._sync_client import Event, SyncClient
 from ._sync_runner import SyncRunner
 from ._timeouts import seconds
 from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, noting, ready_wait
@@ -39,6 +39,7 @@ __all__ = [
     "Device",
     "Dialling",
     "Encrypted",
+    "Event",
     "FdClient",
     "GreenClient",
     "Limits",

@@ -81,18 +81,18 @@ class AsyncClient(AsyncVerbs):
     def _check_loop(self) -> None:
         """Raise RuntimeError when the caller runs in another event loop than the client's."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    async def _bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
+    async def _bounded(cls, limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
         """Await `function(*args)`. Raises RequestTimeout when `limit` seconds have passed first."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    async def _sleep(limit: float) -> None:
+    async def _sleep(cls, limit: float) -> None:
         """Sleep."""
 
-    @staticmethod
-    def _now() -> float:
+    @classmethod
+    def _now(cls) -> float:
         """Return the time of the clock that `_bounded` and `_sleep` go by, in seconds."""
         return time.monotonic()
 

@@ -108,14 +108,14 @@ class SyncClient(SyncVerbs):
     def _make_lock() -> Any:
         """Return a lock, as a context manager, which the thread that holds it may take again."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def _event() -> Event:
+    def _event(cls) -> Event:
         """Return a new event."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def _sleep(seconds: float) -> None:
+    def _sleep(cls, seconds: float) -> None:
         """Sleep."""
 
     @abstractmethod
@@ -267,29 +267,28 @@ class SyncClient(SyncVerbs):
         """
         event: Event | None = None
         late = False
-        if step is None:
-            step = self._locked(self._turn, waiter, 0)
-        while step is not Step.DONE:
+        now: Step = step or self._locked(self._turn, waiter, 0)
+        while now is not Step.DONE:
             if late:
                 self._give_up([waiter])
                 return False
             left = deadline - time.monotonic()
             late = left <= 0
             pause = 0 if late else min(left, self._glance)
-            if step is not Step.FOLLOW:
-                behind = self._behind and step is not Step.WRITE
+            if now is not Step.FOLLOW:
+                behind = self._behind and now is not Step.WRITE
                 # Where there is work left the poll only lets other threads have the lock.
-                ready = self._poll(_MASKS[step], 0 if behind else pause)
-                step = self._locked(self._turn, waiter, 0 if behind else ready)
+                ready = self._poll(_MASKS[now], 0 if behind else pause)
+                now = self._locked(self._turn, waiter, 0 if behind else ready)
             elif event is None:
                 # It may be done by now: it looks again before it sleeps.
                 event = self._event()
                 waiter.context = event.set
-                step = self._locked(self._turn, waiter, 0)
+                now = self._locked(self._turn, waiter, 0)
             else:
                 event.wait(pause)
                 event = None
-                step = self._locked(self._turn, waiter, 0)
+                now = self._locked(self._turn, waiter, 0)
         return True
 
     def _turn(self, waiter: Waiter | Call[Any], ready: int) -> Step:
