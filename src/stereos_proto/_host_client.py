@@ -118,8 +118,8 @@ class HostClient:
         self.label = label
         self.clock = clock
         self._max_pending = max_pending
-        self.session = HostSession(label, max_pending=max_pending)
-        self.is_connected = False
+        self.session: HostSession = HostSession(label, max_pending=max_pending)
+        self.is_connected: bool = False
         self._heard = 0
         self._closed = False
         # Tasks that are to go on, each with what came of its action.

@@ -153,7 +153,7 @@ class HostSession:
         """
         self.label = label
         self._trace = trace
-        self.connection = Connection(Role.HOST, max_pending=max_pending)
+        self.connection: Connection = Connection(Role.HOST, max_pending=max_pending)
         self._max_pending = max_pending
         # Calls of which nothing was handed out, oldest first. Ordered and keyed, so that cancelling is O(1).
         self._waiting: OrderedDict[Call[Any], None] = OrderedDict()

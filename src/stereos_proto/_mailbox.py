@@ -52,8 +52,8 @@ class Mailbox:
         """Raises ValueError when fewer than 0 notifications may be kept."""
         if max_notifications < 0:
             raise ValueError("max_notifications must be at least 0")
-        self.heard = 0
-        self.dropped = 0
+        self.heard: int = 0
+        self.dropped: int = 0
         self._max_notifications = max_notifications
         # Each with the size of its line.
         self._kept: deque[tuple[Notification, int]] = deque()

@@ -81,7 +81,7 @@ class Dialling:
     ) -> None:
         self.address = address
         self.outcome: Any = None
-        self.early = b""
+        self.early: bytes = b""
         # Streams that are not needed any more. The caller closes them once its loop has let go of them.
         self.discarded: list[Any] = []
         self._deadline = deadline
