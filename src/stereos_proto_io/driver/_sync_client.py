@@ -37,6 +37,7 @@ from stereos_proto import (
 from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
 
 from ._dialling import READ, WRITE
+from ._log import log_for, logger
 from ._outcomes import again, replies
 from ._streams import READ_SIZE, as_stream
 from ._timeouts import seconds
@@ -85,8 +86,9 @@ class SyncClient(SyncVerbs):
         `timeout` (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in
         flight, `max_notifications` the notifications kept for `notifications()`.
         """
-        self._session = session = HostSession(label, max_pending=max_pending, trace=trace)
-        self._mailbox = Mailbox() if max_notifications is None else Mailbox(max_notifications)
+        log = log_for(label)
+        self._session = session = HostSession(label, max_pending=max_pending, trace=trace, log=log)
+        self._mailbox = Mailbox(log=log) if max_notifications is None else Mailbox(max_notifications, log=log)
         self._turns = Turns(session, self._mailbox)
         self._timeout = seconds(timeout)
         self._stream = as_stream(stream)
@@ -448,6 +450,8 @@ class SyncRunner:
         return self.client
 
     def _connect(self, action: Connect, limit: float) -> None:
+        if self.client is not None:
+            logger.debug("%s: the connection is dropped, to dial again", self.client._session.label)
         self.close()
         if self._dial is None:
             raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
