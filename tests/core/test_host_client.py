@@ -686,9 +686,10 @@ def test_every_session_of_a_client_is_traced_and_logged():
         log=lambda text, *args: log.append(text % args),
     )
     for count in (1, 2):
-        client.request(Ping())
+        client.connect()
         list(client.events())
         client.connected()
+        client.request(Ping())
         client.session.data_sent(len(client.session.data_to_send()))
         client.session.receive_eof()
         list(client.events())
