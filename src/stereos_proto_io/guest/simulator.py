@@ -165,7 +165,7 @@ class GuestSimulator:
             raise ValueError("keep_requests must be at least 0")
         self._lock = threading.RLock()  # held while the guest changes
         self._poll_lock = threading.RLock()  # held while it looks at its config; taken before the other
-        self.faults = FaultPlan(faults, types=FORK_TYPES | frozenset(types))
+        self.faults: FaultPlan = FaultPlan(faults, types=FORK_TYPES | frozenset(types))
         self._boot_time = boot_time + self.faults.boot_time
         self._fixed_agents = None if agents is None else tuple(agents)
         self._types = frozenset(types)
@@ -180,7 +180,7 @@ class GuestSimulator:
         self._requests: deque[_Kept] = deque()
         self._kept_bytes = 0
         self._keeping = threading.Lock()  # held while requests are kept or shown
-        self.dropped_requests = 0
+        self.dropped_requests: int = 0
         self._ssh_keys: dict[str, str] = {}
         self._config: str | None = None
         self._start()

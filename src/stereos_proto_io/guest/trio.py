@@ -18,6 +18,8 @@ from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_a
 from ._trio_connection import GuestConnection
 from .faults import Fault
 
+__all__ = ["GuestServer", "serve"]
+
 Sleep = Callable[[float], Awaitable[object]]
 
 
