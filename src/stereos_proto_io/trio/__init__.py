@@ -11,7 +11,12 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, Unpack
 
-import trio
+from stereos_proto_io._extras import missing
+
+try:
+    import trio
+except ModuleNotFoundError:
+    raise missing(__name__, "trio", "trio") from None
 
 from stereos_proto import RequestTimeout
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
