@@ -140,8 +140,7 @@ def plan(text: str) -> ProvisionPlan:
     """Plans: what is wrong with them, and whom they start."""
     found = load_jcard(text, env={"KEY": "value"})
     assert_type(found.warnings, tuple[str, ...])
-    if found.warnings and LifecycleState.READY == "ready":
-        print(*found.agents)
+    print(*found.agents, LifecycleState.READY.value)
     return found
 
 
