@@ -138,7 +138,7 @@ def test_the_tests_of_the_sdist_pass_against_the_wheel(unpacked, wheel, tmp_path
     where = run(str(python), "-c", "import stereos_proto; print(stereos_proto.__file__)", cwd=tmp_path, PYTHONPATH="")
     assert Path(where.strip()).is_relative_to(env)
     tests = [f"tests/core/{name}" for name in TESTS]
-    # pytest rewrites the asserts of installed plugins, and of all modules that came with them; `runpy` cannot run those.
+    # pytest rewrites the asserts of installed plugins and of all that came with them, which `runpy` cannot run then.
     said = run(str(python), "-m", "pytest", "-q", "--assert=plain", *tests, cwd=unpacked, PYTHONPATH="")
     assert " passed" in said
     assert " failed" not in said
