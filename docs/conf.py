@@ -10,7 +10,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import generate  # noqa: E402  (found by the line before)
+import backlinks  # noqa: E402  (found by the line before)
+import generate  # noqa: E402
 import llms  # noqa: E402
 
 project = "stereos-proto"
@@ -66,3 +67,5 @@ def setup(app: Any) -> None:
     """Make what the pages include, before they are read, and `llms.txt` of them afterwards."""
     generate.main(HERE / "_generated")
     app.connect("build-finished", llms.write)
+    # After viewcode, which writes the source pages.
+    app.connect("build-finished", backlinks.remove, priority=900)
