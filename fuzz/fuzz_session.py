@@ -342,6 +342,9 @@ class Play:
                     assert call.sent
                     assert outcome.request is call.request
                     assert not isinstance(call.request, Ping)
+                elif isinstance(outcome, RequestTimeout):
+                    # What was withdrawn was not sent later.
+                    assert outcome.sent == call.sent
                 elif type(outcome) is ConnectionLost and not isinstance(call.request, Ping):
                     assert unwritten
         # Whole lines of those calls that were given to the wire, in their order, and of no other.

@@ -41,7 +41,7 @@ _PLAN: Final = (
 EXECUTED: Final = {
     "framing": ("stereos_proto/_constants", "stereos_proto/_framing"),
     "codec": _READ,
-    "connection": (*_READ, *_ENDS, "stereos_proto/_events"),
+    "connection": (*_READ, *_ENDS, "stereos_proto/_events", "stereos_proto/_redact"),
     "preamble": (*_READ, "stereos_proto/_preamble"),
     "jcard": (
         *_DATA,
@@ -51,9 +51,11 @@ EXECUTED: Final = {
         "stereos_proto_io/guest/_agents",
         "stereos_proto_io/guest/_go",
     ),
-    "session": (*_READ, *_ENDS, "stereos_proto/_events", "stereos_proto/_host_session", "stereos_proto/_redact"),
+    "session": (*_READ, *_ENDS, "stereos_proto/_host_session", "stereos_proto/_redact"),
     PROPERTIES: (
         *(*_READ, *_ENDS, *_PLAN, "stereos_proto/_events", "stereos_proto/_preamble"),
+        *("stereos_proto/_host_session", "stereos_proto/_redact"),
+        *("stereos_proto/_mailbox", "stereos_proto/_running", "stereos_proto/_turns"),
         "stereos_proto/testing/strategies",
     ),
 }

@@ -126,6 +126,13 @@ def skipped(tree: ast.AST) -> set[int]:
     return found
 
 
+def places(source: str) -> int:
+    """How many mutants there are."""
+    tree = ast.parse(source)
+    never = skipped(tree)
+    return sum(1 for node in ast.walk(tree) if id(node) not in never for _ in changed(node))
+
+
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
     """Line, description and source of each mutant."""
     tree = ast.parse(source)

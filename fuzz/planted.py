@@ -7,6 +7,7 @@ the real one. `python -m fuzz.planted [NAME ...]` prints which tool finds what, 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -16,22 +17,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from . import harnesses
+from . import harnesses, planted_ends
+from .planted_ends import CORE, Fault
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-CORE, IO = "stereos_proto", "stereos_proto_io"
-
-
-class Fault(NamedTuple):
-    """`old` stands once in `file` and becomes `new`; `harness` is the one that should see it."""
-
-    file: str
-    old: str
-    new: str
-    harness: str
-
 
 FAULTS: Final[dict[str, Fault]] = {
     "limit off by one": Fault(
@@ -61,27 +52,6 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "last line lost": Fault(
         f"{CORE}/_framing.py", "if not self._eof or start == size:", "if start <= size:", "framing"
-    ),
-    "slot dropped on cancel": Fault(
-        f"{IO}/_session.py",
-        "        elif call.start < self._written < call.end:\n",
-        "        elif call in self._sent:\n            self._sent.remove(call)\n        elif call.end == 0:\n",
-        "session",
-    ),
-    "late reply delivered": Fault(
-        f"{IO}/_session.py",
-        "        if self.outcome is None:\n            self.outcome = outcome\n",
-        "        if True:\n            self.outcome = outcome\n",
-        "session",
-    ),
-    "torn write goes on": Fault(
-        f"{IO}/_session.py",
-        "elif call.start < self._written < call.end:",
-        "elif call.start < self._written < call.start:",
-        "session",
-    ),
-    "withdrawn call is sent": Fault(
-        f"{IO}/_session.py", "            self._waiting.remove(call)\n", "            pass\n", "session"
     ),
     "reply_to ignored": Fault(
         f"{CORE}/_state.py",
@@ -199,23 +169,23 @@ FAULTS: Final[dict[str, Fault]] = {
         'self.error(f"no TOML: {reason} in {self._text}", line)',
         "jcard",
     ),
+    **planted_ends.FAULTS,
 }
+#: The first test that saw each fault, as `--record` found it.
+FOUND_BY: Final = Path(__file__).with_name("planted.json")
 #: The tests that are asked when those of the module itself see nothing. The fuzzers' own replay is not among them.
 SUITE: Final = tuple(
     f"tests/core/test_{name}.py"
-    for name in (
-        "json_oracle",
-        "vectors",
-        "properties",
-        "codec",
-        "connection",
-        "session",
-        "jcard",
-        "secrets",
-        "hostile",
-    )
+    for name in ("json_oracle", "vectors", "properties", "codec", "connection", "host_session", "jcard", "hostile")
 )
 SECONDS: Final = 60
+#: The tests as they are asked about a fault.
+PYTEST: Final = (
+    *("pytest", "-x", "-q", "--no-header", "-m", "not vm", "-p", "fuzz.quick", "--hypothesis-profile", "quick"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
+#: What stands in the place of a test when there is none.
+MISSED: Final = "**not found**"
 
 
 @contextmanager
@@ -249,16 +219,28 @@ def run(environment: dict[str, str], *command: str) -> tuple[int, str]:
 
 
 def by_suite(environment: dict[str, str], fault: Fault) -> str:
-    """The first test that fails: in the module's own file, else anywhere."""
-    parts = [part.strip("_") for part in Path(fault.file).relative_to(CORE).with_suffix("").parts if part != "__init__"]
-    own = ROOT / "tests" / "core" / f"test_{'_'.join(parts)}.py"
-    targets = [(str(own),), SUITE] if own.exists() else [SUITE]
-    for target in targets:
-        code, output = run(environment, "pytest", "-x", "-q", "--no-header", "-m", "not vm", *target)
-        failed = re.search(r"(?:FAILED|ERROR) (?:tests/)?(\S+)", output)
+    """The first test that fails: in the files that the fault names, or in the module's own, else in `SUITE`."""
+    parts = [part.strip("_") for part in Path(fault.file).with_suffix("").parts[1:] if part != "__init__"]
+    own = f"tests/core/test_{'_'.join(parts)}.py"
+    for targets in [fault.tests] if fault.tests else [(own,), SUITE]:
+        there = [target for target in targets if (ROOT / target).exists()]
+        code, output = run(environment, *PYTEST, *there) if there else (0, "")
+        failed = re.search(r"(?:FAILED|ERROR) (\S+)", output)
         if code and failed:
-            return failed[1].split("[")[0].replace(".py::", ": ")
-    return "**not found**"
+            return failed[1].split("[")[0]
+    return MISSED
+
+
+def record(names: list[str]) -> int:
+    """Write down which test finds each fault, in `FOUND_BY`; return 1 when none finds one."""
+    found: dict[str, str] = json.loads(FOUND_BY.read_text()) if FOUND_BY.exists() else {}
+    for name in names:
+        with planted(name) as environment:
+            found[name] = by_suite(environment, FAULTS[name])
+        print(f"{name}: {found[name]}", flush=True)
+        kept = {known: found[known] for known in FAULTS if known in found}
+        FOUND_BY.write_text(json.dumps(kept, indent=1) + "\n")
+    return int(MISSED in found.values())
 
 
 def by_fuzzer(environment: dict[str, str], fault: Fault, mode: str) -> str:
@@ -280,6 +262,8 @@ def by_fuzzer(environment: dict[str, str], fault: Fault, mode: str) -> str:
 def keep(name: str) -> None:
     """Keep a small input that finds a fault, where those that are kept do not find it yet."""
     fault = FAULTS[name]
+    if not fault.harness:
+        return
     with planted(name) as environment, tempfile.TemporaryDirectory() as folder:
         if run(environment, "fuzz.replay", fault.harness)[0]:
             return
@@ -299,7 +283,10 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=[*FAULTS])
     parser.add_argument("--no-suite", action="store_true")
     parser.add_argument("--keep", action="store_true", help="keep an input for each fault, and print no table")
+    parser.add_argument("--record", action="store_true", help="write down the tests that find them; runs no fuzzer")
     options = parser.parse_args()
+    if options.record:
+        return record(options.names)
     if options.keep:
         for name in options.names:
             keep(name)
@@ -313,7 +300,8 @@ def main() -> int:
         fault = FAULTS[name]
         with planted(name) as environment:
             suite = "" if options.no_suite else by_suite(environment, fault)
-            structured, raw = (by_fuzzer(environment, fault, mode) for mode in ("structured", "raw"))
+            modes = ("structured", "raw")
+            structured, raw = (by_fuzzer(environment, fault, mode) if fault.harness else "" for mode in modes)
         missed += suite.startswith("*") or structured.startswith("no")
         print(f"| {name} | {fault.harness} | {suite} | {structured} | {raw} |", flush=True)
     return int(bool(missed))

@@ -59,6 +59,7 @@ from stereos_proto import (
     decode,
     encode,
 )
+from stereos_proto._redact import MAX_SENTENCE
 from stereos_proto._registry import REGISTRY
 from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import TCP, Address, HybridVsock, UnixSocket, VirtioSerial
@@ -85,6 +86,8 @@ CONNECT_PATIENCE: Final = 0.3
 SITTING_PATIENCE: Final = (0.01, 0.05, 1.0, 1.0, 1.0, 1.0)
 #: Bytes of what is sent: mostly few, and as many as one line holds.
 SIZES: Final = (1, 1, 1, 1000, 200_000, MAX_LINE_SIZE - len(encode(InjectSecret("TOKEN", ""))))
+#: What secrets consist of. It stands in no type, or else the echo of that type would be redacted.
+SECRET: Final = "q"
 UNSENDABLE: Final = (InjectSecret("BAD", "\udc80"), SetConfig("#" * MAX_LINE_SIZE))
 #: Conversations after which what is in use is counted, and rounds in which caches fill.
 ROUND: Final = 25
@@ -173,7 +176,7 @@ def job(rng: random.Random) -> Job:
     elif verb == "provision":
         what = ProvisionPlan(
             mounts=[Mount(f"share{index}", f"/mnt/{index}", "9p") for index in range(rng.randint(0, 2))],
-            secrets=[InjectSecret(f"S{index}", "x" * rng.choice(SIZES[:4])) for index in range(rng.randint(0, 9))],
+            secrets=[InjectSecret(f"S{index}", SECRET * rng.choice(SIZES[:4])) for index in range(rng.randint(0, 9))],
             ssh_keys=[InjectSSHKey("admin", "ssh-ed25519 AAAA")],
             config="[[agents]]\nname = 'a'\n",
         )
@@ -190,7 +193,7 @@ def request(rng: random.Random) -> Request:
             Ping(),
             GetHealth(),
             Mount("share0", "/workspace", rng.choice(("9p", "virtiofs", "ext4"))),
-            InjectSecret("TOKEN", "x" * size),
+            InjectSecret("TOKEN", SECRET * size),
             SetConfig("#" * min(size, 200_000)),
             InjectSSHKey("admin", "ssh-ed25519 AAAA"),
             CustomRequest(f"sync:{rng.getrandbits(32)}"),
@@ -233,8 +236,10 @@ def judge_reply(asked: Request, reply: Reply) -> None:
     if isinstance(reply, Ack) and not reply.ok:
         assert reply.reply_to in (asked.type, "")
         if isinstance(asked, CustomRequest) and reply.error.startswith("unknown message type"):
-            # The echo that every guest answers: a reply that went astray would name another.
-            assert reply.error == f"unknown message type: {asked.type}"
+            # The echo that every guest answers: a reply that went astray would name another. A long one is cut.
+            echo = f"unknown message type: {asked.type}"
+            cut = f"{echo[:MAX_SENTENCE]}… ({len(echo)} characters)"
+            assert reply.error in ((echo, cut) if len(echo) > MAX_SENTENCE else (echo,))
     else:
         assert type(reply) is {Ping: Pong, GetHealth: Health}.get(type(asked), Ack)
         assert not isinstance(reply, Ack) or reply.reply_to == asked.type
@@ -281,7 +286,7 @@ async def work(client: Any, jobs: list[Job], server: Any, seen: Counter[str]) ->
             elif job.verb == "hang up":
                 await client.aclose()
             else:
-                outcome = await client.bounded(job.patience, getattr(client, job.verb), *job.arguments)
+                outcome = await client._bounded(job.patience, getattr(client, job.verb), *job.arguments)
         except StereosError as exc:
             outcome = exc
         judge(job, outcome, seen)
@@ -302,7 +307,7 @@ async def sit(runtime: Runtime, sitting: Sitting, server: Any, seen: Counter[str
     async def together() -> None:
         async with AsyncExitStack() as stack:
             entering = stack.enter_async_context
-            client = await driver.Client.bounded(CONNECT_PATIENCE, entering, connect(server.address))
+            client = await driver.Client._bounded(CONNECT_PATIENCE, entering, connect(server.address))
             async with runtime.group() as listeners:
                 if sitting.listens:
                     listeners.start_soon(listen, client, seen)
@@ -312,7 +317,7 @@ async def sit(runtime: Runtime, sitting: Sitting, server: Any, seen: Counter[str
                 await client.aclose()
 
     try:
-        await driver.Client.bounded(sitting.patience, together)
+        await driver.Client._bounded(sitting.patience, together)
     except StereosError as exc:
         seen[type(exc).__name__] += 1
 

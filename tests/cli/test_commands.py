@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 import attrs
@@ -297,81 +293,3 @@ def test_a_row_is_a_line_in_a_pipe(command, monkeypatch):
     row = next(line for line in out.splitlines() if line.startswith("aaa"))
     assert "b" * 70 in row
     assert row.count("c ") == 100
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["hea"], {"health"}),
-        (["secret", ""], {"set"}),
-        (["health", "--ti"], {"--timeout"}),
-        (["mount", "a", "/b", "--fs", ""], {"9p", "virtiofs"}),
-        *(
-            ([*command.split(), "jc"], {"jcard.toml"})
-            for command in ("provision", "config set", "decode", "replay", "demo", "ssh-key add", "secret set A --file")
-        ),
-    ],
-)
-def test_bash_completes(words, found, tmp_path, monkeypatch):
-    (tmp_path / "jcard.toml").touch()
-    (tmp_path / "script").write_text(run_cli(monkeypatch, "completion", "bash").out)
-    line = " ".join(shlex.quote(word) for word in ["stereosctl", *words])
-    code = f"source ./script; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _stereosctl; echo ${{COMPREPLY[@]}}"
-    done = subprocess.run([shell_of("bash"), "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert set(done.stdout.split()) == found, done
-
-
-def shell_of(name):
-    """The path of a shell. In CI each is installed."""
-    path = shutil.which(name)
-    if path is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(
-            f"there is no {name} on this machine (apt install {name})"
-        )
-    return path
-
-
-#: What is typed, and what the shell makes of it when Tab is pressed.
-TYPED = [("hea", "health"), ("mount --rea", "--read-only"), ("secret se", "set"), ("mount a /b --fs virt", "virtiofs")]
-
-
-@pytest.mark.parametrize(("typed", "found"), TYPED)
-def test_fish_completes(typed, found, tmp_path, monkeypatch):
-    fish = shell_of("fish")
-    (tmp_path / "script").write_text(run_cli(monkeypatch, "completion", "fish").out)
-    code = f"source ./script; complete -C 'stereosctl {typed}'"
-    env = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
-    done = subprocess.run([fish, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env, check=True)
-    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [found]
-
-
-#: zsh completes on a terminal only. It says READY before Tab is pressed, and the script waits for what comes of that.
-ZSH = """
-zmodload zsh/zpty
-zpty shell zsh -f -i
-zpty -w shell 'fpath=($PWD/functions $fpath); autoload -Uz compinit; compinit -u -D; PS1=; unsetopt promptsp beep'
-zpty -w shell '{how}; echo READ''Y'
-zpty -r shell out '*READY*'
-zpty -w -n shell 'stereosctl {typed}'$'\t'
-zpty -r shell out '*{found}*'
-"""
-
-
-@pytest.mark.parametrize("how", ["true", "source functions/_stereosctl"])
-@pytest.mark.parametrize(("typed", "found"), TYPED)
-def test_zsh_completes(typed, found, how, tmp_path, monkeypatch):
-    zsh = shell_of("zsh")
-    (tmp_path / "functions").mkdir()
-    (tmp_path / "functions" / "_stereosctl").write_text(run_cli(monkeypatch, "completion", "zsh").out)
-    code = ZSH.format(how=how, typed=typed, found=found)
-    # It waits for ever for what does not come.
-    subprocess.run(
-        [zsh, "-f", "-c", code], cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, check=True, timeout=60
-    )
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_every_command(shell, monkeypatch):
-    result = run_cli(monkeypatch, "completion", shell)
-    assert result.code == 0
-    assert {name.split()[0] for name in COMMANDS} <= set(result.out.replace(":", " ").replace("'", " ").split())

@@ -15,9 +15,7 @@ from cli.test_commands import check
 from cli_harness import piped, plain, run_cli, run_process, terminal
 from stereos_proto import Ack, AgentStatus, Lifecycle, encode
 from stereos_proto_io import HybridVsock, UnixSocket, Vsock
-from stereos_proto_io.cli._app import make_app
 from stereos_proto_io.cli._machines import find, machines, machines_folder
-from stereos_proto_io.cli._shell import completions
 from stereos_proto_io.testing import simulated_guest
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "vectors" / "transcripts").glob("*.ndjson"))
@@ -48,15 +46,15 @@ def test_ls_asks_every_machine(tmp_path, monkeypatch):
         assert run_cli(monkeypatch, "ping", "--vm", "apple", env=env).code == 2
         assert "alive, apple, broken, dead, unstarted" in run_cli(monkeypatch, "ping", "--vm", "../alive", env=env).err
     rows = {line.split()[0]: line for line in table.out.splitlines()}
-    assert "●coder  ○idle" in rows["alive"], "what runs is told apart without colours"
+    assert "○idle  ●coder" in rows["alive"], "what runs is told apart without colours"
     assert "unreachable" in rows["dead"]
-    assert all("no address" in rows[name] for name in ("apple", "broken", "unstarted"))
+    assert all("no address" in rows[name] for name in ("apple", "broken"))
+    assert "stopped" in rows["unstarted"], "which is nothing to be warned of"
     assert set(rows) == {"NAME", "alive", "apple", "broken", "dead", "unstarted"}
     for name, why in (
         ("apple", "its backend, applevirt, lets in only the process that started it"),
         ("broken", "it is no JSON"),
         ("dead", "nobody listens there yet"),
-        ("unstarted", "it has no vsock_port"),
     ):
         assert any(line.startswith(f"{name}: ") and why in line for line in table.err.splitlines()), table.err
     check(document, "ls")
@@ -65,7 +63,7 @@ def test_ls_asks_every_machine(tmp_path, monkeypatch):
 
 def test_where_machines_are_kept(tmp_path):
     keep_state(tmp_path, "one", {"backend": "qemu", "vsock_cid": 7, "vsock_port": 1})
-    assert find("one", tmp_path / "vms") == Vsock(7)
+    assert find("one", tmp_path / "vms").address == Vsock(7)
     assert [machine.name for machine in machines(tmp_path / "vms")] == ["one"]
     assert machines_folder({"MB_CONFIG_DIR": "/a", "XDG_CONFIG_HOME": "/b"}) == Path("/a/vms")
     assert machines_folder({"XDG_CONFIG_HOME": "/b"}) == Path("/b/mb/vms")
@@ -106,7 +104,7 @@ def test_watch_draws_a_table(columns, tmp_path):
         guest.simulator.agents = [AgentStatus("coder", False, error="it fell over")]
         process.wait_for("it fell over")
         process.interrupt()
-        assert process.end() == 130
+        assert process.end() == 0
 
 
 @pytest.mark.parametrize("env", [{"FORCE_COLOR": "1"}, {"TERM": "dumb"}], ids=["a pipe", "a dumb terminal"])
@@ -165,9 +163,9 @@ def test_many_agents_leave_room_for_the_changes(tmp_path):
         simulated_guest(UnixSocket(tmp_path / "g"), agents=agents) as guest,
         terminal("watch", str(guest.address), "-i", "0.01") as process,
     ):
-        process.wait_for("Ctrl-C ends this.")
+        process.wait_for("more")
         process.interrupt()
-        assert process.end() == 130
+        assert process.end() == 0
     screen = plain(process.seen)
     assert "agent77" in screen, "that which does not run is shown before those that do"
     assert "and 92 more" in screen
@@ -186,8 +184,8 @@ def test_a_push_does_not_hide_the_guest(tmp_path):
         process.wait_for("Ctrl-C ends this.")
         assert "● running" in plain(process.seen)
         process.interrupt()
-        assert process.end() == 130
-        assert plain(process.seen).rstrip().endswith("interrupted")
+        assert process.end() == 0
+        assert "interrupted" not in plain(process.seen), "Ctrl-C is its ordinary end"
 
 
 # ------------------------------------------------------------------------------ record, replay, decode
@@ -222,7 +220,7 @@ def test_what_is_recorded_can_be_replayed(tmp_path, monkeypatch):
             words = ("send", "nothing", f"unix://{tmp_path}/p")
             assert run_cli(monkeypatch, *words).code == 1
             proxy.interrupt()
-            assert proxy.end() == 130
+            assert proxy.end() == 0
         again = run_cli(monkeypatch, "record", str(path), str(guest.address))
         assert again.code == 2, "a transcript is never written over"
         same = run_cli(monkeypatch, "replay", str(path), str(guest.address), "--json")
@@ -249,7 +247,7 @@ def test_decode_tells_what_was_left_out_from_what_is_wrong(tmp_path, monkeypatch
             while host.recv(65536):
                 pass
         proxy.interrupt()
-        assert proxy.end() == 130
+        assert proxy.end() == 0
     result = run_cli(monkeypatch, "decode", str(path))
     assert result.out.count("was no request, and was left out of the recording") == 2
     assert {"→ connect", "→ close", "← close"} <= {line.split(" s ")[1] for line in result.out.splitlines()}
@@ -346,9 +344,10 @@ def test_the_doctor_runs_from_the_sources(tmp_path):
         "m.version = version\n"
     )
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
-        result = run_process("doctor", str(guest.address), env={"PYTHONPATH": str(tmp_path)})
+        env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+        result = run_process("doctor", str(guest.address), env=env)
     assert (result.code, "runs from its sources" in result.out) == (0, True), result
-    assert run_process("--version", env={"PYTHONPATH": str(tmp_path)}).code == 0
+    assert run_process("--version", env=env).code == 0
 
 
 def unknown_name(*_args, **_options):
@@ -405,13 +404,13 @@ def test_the_shell_takes_lines_from_a_pipe(tmp_path, monkeypatch):
 
 def test_an_interrupted_pipe_is_not_read_on(tmp_path):
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
-        process.stdin.write("watch --jsonl\nping\n")
+        process.stdin.write("ping -c 0 -i 0.01\nhealth\n")
         process.stdin.flush()
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-        assert (process.returncode, out) == (130, "")
-        assert not any(request.type == "ping" for request in guest.simulator.requests)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGINT
+        assert not any(request.type == "get_health" for request in guest.simulator.requests)
 
 
 def test_a_shell_that_nobody_hears_does_nothing_more(tmp_path):
@@ -422,19 +421,6 @@ def test_a_shell_that_nobody_hears_does_nothing_more(tmp_path):
         assert process.wait(60) == 141
         assert process.stderr.read() == ""
         assert guest.simulator.mounts == ()
-
-
-def test_completion_in_the_shell(tmp_path, monkeypatch):
-    app = make_app()
-    (tmp_path / "jcard.toml").touch()
-    monkeypatch.chdir(tmp_path)
-    assert completions(app, [], "he") == ["health ", "help "]
-    assert completions(app, [], "ex") == ["exit "]
-    assert completions(app, ["secret"], "") == ["set "]
-    assert "--timeout " in completions(app, ["health"], "--t")
-    assert completions(app, ["provision"], "jc") == ["jcard.toml "]
-    (tmp_path / "folder").mkdir()
-    assert completions(app, ["provision"], "fo") == ["folder/"]
 
 
 def test_shells_share_their_history(tmp_path):

@@ -210,7 +210,10 @@ def test_bounds_are_at_least_one(bound):
         (None, "the handler returned a NoneType, no reply"),
         (Lifecycle("ready"), "the handler returned a Lifecycle, no reply"),
         (Pong(), "cannot send pong: pong does not answer t0, the oldest unanswered request"),
-        (Ack("other", True), "cannot send ack: ack of an unknown request does not answer t0, the oldest unanswered request"),
+        (
+            Ack("other", True),
+            "cannot send ack: ack of an unknown request does not answer t0, the oldest unanswered request",
+        ),
         (Ack("t0", False, "\ud800"), "cannot send ack: a text in it holds a lone surrogate, which has no UTF-8"),
         (Ack("t0", False, "x" * MAX_LINE_SIZE), "cannot send ack: the line would be "),
     ],
@@ -401,6 +404,21 @@ def test_a_restart_forgets_everything():
     assert session.connection is not old
     session.reply(second, Ack("t1", True))
     assert (session.data_to_send(), pull(session)) == (b"", [])
+    session.receive_data(encode(Ping()))
+    serve(session)
+    assert written(session) == [{"type": "pong"}]
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_restart_forgets_what_was_being_written(size):
+    session = GuestSession(has_connections=False)
+    session.receive_data(encode(Ping()))
+    serve(session)
+    session.data_to_send()
+    session.data_sent(size)
+    session.restart()
+    assert not session.wants_write
+    assert session.data_to_send() == b""
     session.receive_data(encode(Ping()))
     serve(session)
     assert written(session) == [{"type": "pong"}]

@@ -271,6 +271,16 @@ def test_a_notification_since_the_last_request_ends_the_sleep_after_it():
     assert events[-1] == TaskDone(task)
 
 
+def test_a_notification_before_the_request_does_not():
+    loop = connected()
+    loop.hear(Lifecycle("booting"))
+    task = loop.client.run(dialogue(Send(Ping()), Sleep(10)))
+    loop.pull()
+    loop.hear(Pong())
+    assert not task.done
+    assert loop.client.next_deadline() == 110.0
+
+
 def test_a_notification_ends_one_sleep():
     loop = connected()
     task = loop.client.run(dialogue(Send(Ping()), Sleep(10), Sleep(10)))

@@ -374,3 +374,12 @@ def test_a_long_secret_is_learnt_when_it_is_worth_it():
     redactor.redact("x" * len(secret))
     assert not redactor._long
     assert redactor.redact(secret[5000:5020]) == "[redacted]"
+
+
+@pytest.mark.parametrize("start", range(5000, 5000 + PART))
+def test_any_part_of_a_long_secret_is_found_in_the_first_short_text(start):
+    """Before its parts are learnt, samples of a long secret are compared: each part holds one, wherever it begins."""
+    secret = "".join(f"{number:x}" for number in range(2000, 5000))
+    assert len(secret) > 5000 + 3 * PART
+    part = secret[start : start + PART]
+    assert of(secret).redact(f"no {part}") == f"no {REDACTED}"

@@ -1,10 +1,12 @@
 """A dialogue that is being run."""
 
+import inspect
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereos_proto import ConnectionLost, Ping, Pong
+from stereos_proto import ConnectionLost, Ping, Pong, RequestTimeout
 from stereos_proto._running import Running
 from stereos_proto.dialogues import Send, Sleep, TimeUp
 
@@ -81,10 +83,36 @@ def test_a_dialogue_that_will_not_end_is_closed():
         finally:
             closed.append(True)
 
+    # Kept, so that it is not closed because nothing refers to it.
+    dialogue = stubborn()
     with pytest.raises(TimeUp):
-        Running(stubborn(), 1.0).resume(None, 1.0)
+        Running(dialogue, 1.0).resume(None, 1.0)
     assert len(log) == 3
     assert closed == [True]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("error", [ConnectionLost("gone"), KeyboardInterrupt(), RuntimeError("cancelled")])
+def test_a_dialogue_is_told_what_ended_it_and_is_closed(error, goes_on):
+    told = []
+
+    def noting():
+        try:
+            yield Sleep(1)
+        except BaseException as exc:
+            told.append(exc)
+            exc.add_note("after one second")
+            if not goes_on:
+                raise
+        yield Sleep(2)
+
+    dialogue = noting()
+    running = Running(dialogue)
+    running.resume(None, 0.0)
+    running.fail(error)
+    assert told == [error]
+    assert error.__notes__[-1] == "after one second"
+    assert inspect.getgeneratorstate(dialogue) == inspect.GEN_CLOSED
 
 
 def test_what_it_raises_comes_out():
@@ -107,3 +135,21 @@ def test_what_it_raises_comes_out():
 def test_an_action_ends_at_its_own_time_or_at_that_of_all(deadline, seconds, now):
     ends = [end for end in (deadline, None if seconds is None else now + seconds) if end is not None]
     assert Running(iter(()), deadline).until(seconds, now) == min(ends, default=None)
+
+
+@pytest.mark.parametrize(("now", "kind"), [(1.0, RequestTimeout), (9.999, TimeUp), (10.0, TimeUp)])
+def test_a_request_that_took_all_the_time_of_the_dialogue_ends_it(now, kind):
+    """Whether its own time or that of the whole was up, the dialogue can tell."""
+
+    def dialogue():
+        try:
+            yield Send(Ping())
+        except RequestTimeout as exc:
+            return exc
+
+    running = Running(dialogue(), 10.0, 10.0)
+    running.resume(None, 0.0)
+    late = RequestTimeout("late", request=Ping(), sent=True)
+    assert running.resume(late, now) is None
+    assert type(running.result) is kind
+    assert (running.result.request, running.result.sent) == (Ping(), True)

@@ -324,6 +324,8 @@ class World:
             *("label", "connection", "_max_pending", "_waiting", "_waiting_bytes", "_in_flight", "_outgoing"),
             *("_queued", "_written", "_deadlines", "_number", "_events", "_read_error", "_write_error"),
             *("_end", "_told_end", "_closed"),
+            # No request here holds a secret, and nothing is traced.
+            *("_redactor", "_trace"),
         }
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -78,14 +79,14 @@ def command(name, *arguments, python=sys.executable):
 
 
 @contextlib.asynccontextmanager
-async def running(*line, env=None, stdin=None):
+async def running(*line, env=None, stdin=None, patience=PATIENCE):
     """A process for the length of an `async with`."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *line, env={**os.environ, **(env or {})}, stdin=stdin, stdout=pipe, stderr=pipe
     )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -357,7 +358,8 @@ def test_a_prometheus_exporter():
     assert not any(line.startswith("stereos_guest_uptime_seconds{") and str(nowhere) in line for line in lines)
 
 
-#: Two workers, each the host of one guest, each with a token of its own in its environment.
+#: Two workers, each the host of one guest, each with a token of its own in its environment. It says which process each
+#: worker is, so that a test can kill it.
 HOSTS = """
 import subprocess, sys
 from distributed import Nanny, Scheduler, SpecCluster
@@ -369,21 +371,65 @@ def host(name):
 if __name__ == "__main__":
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
     with SpecCluster({name: host(name) for name in ("host-a", "host-b")}, scheduler) as cluster:
+        for name, nanny in cluster.workers.items():
+            print("process", name, nanny.pid, flush=True)
         example, *arguments = sys.argv[1:]
         sys.exit(subprocess.run([sys.executable, example, cluster.scheduler_address, *arguments]).returncode)
 """
 
 
-def test_a_fleet_over_many_hosts(guests, jcard, tmp_path):
-    (tmp_path / "hosts.py").write_text(HOSTS)
+def over_hosts(guests, jcard, folder):
+    """The command line of the example on two hosts, and the places of the guests."""
+    (folder / "hosts.py").write_text(HOSTS)
     places = [f"host-{letter}={guest.address}" for letter, guest in zip("ab", guests, strict=True)]
-    line = [sys.executable, str(tmp_path / "hosts.py"), *command("fleet_dask.py", jcard, *places)[1:]]
+    return [sys.executable, str(folder / "hosts.py"), *command("fleet_dask.py", jcard, *places)[1:]], places
+
+
+QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}
+#: Whether dask itself runs the task again on the worker that its nanny starts anew.
+AGAIN = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3", "FLEET_SECONDS": "40"}
+NOT_AGAIN = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+
+
+def test_a_fleet_over_many_hosts(guests, jcard, tmp_path):
+    line, places = over_hosts(guests, jcard, tmp_path)
     assert "FLEET_TOKEN" not in os.environ
-    said = asyncio.run(run(*line, env={"DASK_LOGGING__DISTRIBUTED": "critical"}))
-    assert sorted(said[:-1]) == [f"{place}: up" for place in places]
+    said = asyncio.run(run(*line, env=QUIET))
+    assert {f"{place}: up" for place in places} < set(said)
+    assert {f"{place}: … provisioning" for place in places} < set(said), "progress is shown"
     assert said[-1] == "2 of 2 guests are up"
     for name, guest in zip(("host-a", "host-b"), guests, strict=True):
         expect_provisioned(guest, f"token-of-{name}")
+        assert not any(f"token-of-{name}" in text for text in said)
+
+
+async def with_one_killed(line, place, env):
+    """Run the example, and kill the worker of `place` once it provisions. Return what was said."""
+    said, processes = [], {}
+    async with running(*line, env={**QUIET, **env}, patience=3 * PATIENCE) as process:
+        while text := (await process.stdout.readline()).decode().strip():
+            said.append(text)
+            if text.startswith("process "):
+                _, name, pid = text.split()
+                processes[name] = int(pid)
+            if text == f"{place}: … provisioning":
+                os.kill(processes[place.partition("=")[0]], signal.SIGKILL)
+            if text.endswith("guests are up"):
+                break
+    return said
+
+
+@pytest.mark.parametrize("env", [AGAIN, NOT_AGAIN], ids=["run again", "not run again"])
+def test_a_host_that_is_lost_in_mid_provision(env, guests, jcard, tmp_path):
+    with simulated_guest(faults=["stall@mount"]) as stalled:
+        line, places = over_hosts([guests[0], stalled], jcard, tmp_path)
+        said = asyncio.run(with_one_killed(line, places[1], env))
+        mounts = [request for request in stalled.simulator.requests if request.type == "mount"]
+    assert f"{places[0]}: up" in said
+    assert f"{places[1]}: unknown: its worker was lost after the guest may have been changed" in said
+    assert said[-1] == "1 of 2 guests are up"
+    assert len(mounts) == len({mount.guest_path for mount in mounts}), "and nothing was sent a second time"
+    expect_provisioned(guests[0], "token-of-host-a")
 
 
 def test_the_fixture_in_tests_of_your_own():

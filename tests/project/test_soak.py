@@ -13,8 +13,17 @@ import pytest
 import trio
 from fuzz import soak
 
-from stereos_proto import Ack, CustomRequest, Health, LocalProtocolError, OutcomeUnknown, Ping, Pong, RequestFailed
-from stereos_proto_io._session import Session
+from stereos_proto import (
+    Ack,
+    CustomRequest,
+    Health,
+    HostSession,
+    LocalProtocolError,
+    OutcomeUnknown,
+    Ping,
+    Pong,
+    RequestFailed,
+)
 
 DRIVERS = ["asyncio", "trio", "blocking"]
 
@@ -142,13 +151,13 @@ def kept():
 
 def plant(monkeypatch, leak, *arguments):
     """Have each connection leak something."""
-    start = Session.__init__
+    start = HostSession.__init__
 
     def leaking(session, *args, **options):
         start(session, *args, **options)
         leak(*arguments)
 
-    monkeypatch.setattr(Session, "__init__", leaking)
+    monkeypatch.setattr(HostSession, "__init__", leaking)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -244,8 +253,10 @@ def test_replies_in_another_order_are_seen(replies):
 
 
 def test_what_is_right_is_let_pass():
-    refused = CustomRequest("sync:1")
+    refused, long = CustomRequest("sync:1"), CustomRequest(f"sync:2:{'x' * 9000}")
+    cut = f"{ECHO}2:{'x' * 9000}"[: soak.MAX_SENTENCE]
     for job, outcome in (
+        (soak.Job("request", long, 1), RequestFailed(long, f"{cut}… (9029 characters)")),
         (soak.Job("request", Ping(), 1), Pong()),
         (soak.Job("request", refused, 1), RequestFailed(refused, f"{ECHO}1")),
         (soak.Job("request", Ping(), 1), OutcomeUnknown("gone", request=Ping(), unanswered=())),

@@ -1,7 +1,8 @@
 """`stereosctl`: see and steer StereOS guests from a shell. Needs the extra `cli`.
 
 `main` is its entry point. `_app` is the table of commands and what happens around each, `_errors` has the exit
-codes, `_context` what the commands share, `_output` how things look, `_documents` what `--json` prints.
+codes, `_targets` says which guests a command is about, `_jobs` does something with one or many of them over a
+`_contact`, `_output` is how things look, `_documents` what `--json` prints, `_signals` how a command ends.
 """
 
 from __future__ import annotations
@@ -15,24 +16,32 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `stereosctl` with `arguments`, those of the process by default, and return its exit code."""
+    """Run `stereosctl` with `arguments`, those of the process by default, and return its exit code.
+
+    As a process of its own it dies of the signal that ended it, once everything is cleaned up: that is how a shell
+    tells that its loop is to end, too.
+    """
     try:
         with plain_interrupts():
-            from ._app import run  # noqa: PLC0415  (loading takes long enough to be interrupted in)
+            # Loading takes long enough to be interrupted in.
+            from ._app import run  # noqa: PLC0415
+            from ._signals import as_process  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         print(f"stereosctl: {exc}; it comes with the extra cli: pip install 'stereos-proto[cli]'", file=sys.stderr)
         return 2
-    return run(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        return run(arguments)
+    return as_process(lambda: run(sys.argv[1:]))
 
 
 @contextmanager
 def plain_interrupts() -> Iterator[None]:
     """Let Ctrl-C end the process without a word, as it ends programs that are not Python.
 
-    An exception in the middle of an import would come with a traceback, whoever catches it later.
+    An exception in the middle of an import would come with a traceback, even where it is caught later.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        # Ignored, as for a job in the background; or somebody's own.
+        # Ignored, as for a job in the background; or the handler of a program that calls us.
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""Commands that give a guest something: config, secrets, SSH keys, mounts, or all of them from a jcard.toml.
+"""Commands that give guests something: config, secrets, SSH keys, mounts.
 
 A secret comes from standard input, a file, the environment or a hidden prompt: never from the command line,
 which every process on the machine can read.
@@ -6,24 +6,18 @@ which every process on the machine can read.
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import attrs
-from cyclopts import Parameter
 from rich.text import Text
 
 from stereos_proto import (
     InjectSecret,
     InjectSSHKey,
     Mount,
-    OutcomeUnknown,
-    ProvisionPlan,
-    ProvisionReport,
-    ProvisionStep,
+    Reply,
     Request,
     RequestFailed,
     SetConfig,
@@ -31,32 +25,42 @@ from stereos_proto import (
     load_jcard,
 )
 
-from ._console import STDIN, clean, say
-from ._context import DEFAULT_GUEST, Guest, Json, connect, connect_when_ready
-from ._deadline import WAIT_SECONDS
-from ._documents import report_document
-from ._errors import SaidNo, UsageError
-from ._output import STEP_MARKS, print_result, step_line, write_json
-from ._redact import Redactor, redactor_of
+from ._console import STDIN, clean
+from ._contact import Contact
+from ._errors import UsageError
+from ._formats import DEFAULT_OUT, Out
+from ._jobs import Job, perform
+from ._options import option
+from ._output import STEP_MARKS, print_result
+from ._prompt import ask_hidden
+from ._redact import redactor_of
+from ._targets import DEFAULT_GUESTS, Guests, Target
 
 FsType = Literal["9p", "virtiofs"]
+
+
+def read_bytes(source: Path) -> bytes:
+    """What is in a file, or on standard input for STDIN. Raises UsageError."""
+    try:
+        data = sys.stdin.buffer.read() if str(source) == STDIN else source.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read {_name(source)}: {exc.strerror or type(exc).__name__}") from None
+    if not data and str(source) == STDIN:
+        # Most likely the command that should have written it has failed.
+        raise UsageError("cannot read standard input: it is empty, or closed")
+    return data
 
 
 def read_text(source: Path) -> str:
     """The text of a file, or of standard input for STDIN. Raises UsageError, without what stands in it."""
     try:
-        if str(source) != STDIN:
-            return source.read_bytes().decode()
-        if data := sys.stdin.buffer.read():
-            return data.decode()
-        # Most likely what should have written it has failed.
-        reason = "it is empty, or closed"
+        return read_bytes(source).decode()
     except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    except OSError as exc:
-        reason = exc.strerror or type(exc).__name__
-    name = "standard input" if str(source) == STDIN else source
-    raise UsageError(f"cannot read {name}: {reason}")
+        raise UsageError(f"cannot read {_name(source)}: it is not UTF-8") from None
+
+
+def _name(source: Path) -> str:
+    return "standard input" if str(source) == STDIN else str(source)
 
 
 def read_key(source: Path) -> str:
@@ -67,23 +71,27 @@ def read_key(source: Path) -> str:
     return key
 
 
-def _give(guest: Guest, request: Request, label: str, *, json: bool) -> None:
-    deadline = guest.deadline()
-    with connect(guest, deadline) as client:
+def _give(guests: Guests, request: Request, label: str, out: Out) -> int:
+    async def converse(contact: Contact) -> Reply:
+        await contact.dial()
         try:
-            client.request(request, timeout=deadline.left)
+            return await contact.ask(request)
         except RequestFailed as exc:
             # The guest may quote a part of what it was sent.
             raise RequestFailed(request, redactor_of([request]).text(exc.error)) from None
-    if json:
-        write_json({"ok": True, "request": request.type, "label": label})
-    else:
+
+    def show(_target: Target, _reply: Reply) -> None:
         mark, style = STEP_MARKS[StepStatus.DONE]
         print_result(Text.assemble((mark, style), " ", clean(label)))
 
+    def document(_target: Target, _reply: Reply) -> dict[str, Any]:
+        return {"ok": True, "request": request.type, "label": label}
 
-def config_set(file: Path, /, guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> None:
-    """Replace the guest's jcard.toml.
+    return perform(guests, Job(converse, document, show, lambda _reply: label), out)
+
+
+def config_set(file: Path, /, guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
+    """Replace the guests' jcard.toml.
 
     It is sent as it is, and the guest stores it readable by everybody. A file with
     a [secrets] table is refused: `stereosctl provision` takes the secrets out.
@@ -93,9 +101,9 @@ def config_set(file: Path, /, guest: Guest = DEFAULT_GUEST, *, json: Json = Fals
         stereosctl config set jcard.toml --vm dev
 
     Args:
-        guest: Which guest, until when, and whether to trace the wire.
+        guest: Which guests, until when, and whether to trace the wire.
         file: The file, - for standard input.
-        json: Print one JSON document.
+        out: How the result is written.
     """
     content = read_text(file)
     if load_jcard(content, env=_AnyValue(), source=str(file)).secrets:
@@ -103,7 +111,7 @@ def config_set(file: Path, /, guest: Guest = DEFAULT_GUEST, *, json: Json = Fals
             f"{file} has [secrets], which the guest would store readable by everybody; "
             "use `stereosctl provision`, which sends them as secrets"
         )
-    _give(guest, SetConfig(content), "config", json=json)
+    return _give(guest, SetConfig(content), "config", out)
 
 
 class _AnyValue(dict[str, str]):
@@ -119,14 +127,14 @@ class _AnyValue(dict[str, str]):
 def secret_set(
     name: str,
     /,
-    guest: Guest = DEFAULT_GUEST,
+    guest: Guests = DEFAULT_GUESTS,
     *,
     file: Path | None = None,
-    env: Annotated[str | None, Parameter(name="--env", metavar="VARIABLE")] = None,
-    mode: Annotated[str, Parameter(metavar="OCTAL")] = "0600",
-    json: Json = False,
-) -> None:
-    """Store a secret in the guest.
+    env: Annotated[str | None, option("--env", takes="VARIABLE")] = None,
+    mode: Annotated[str, option(takes="OCTAL")] = "0600",
+    out: Out = DEFAULT_OUT,
+) -> int:
+    """Store a secret in guests.
 
     Its value is never an argument. Without --file or --env it is asked for on a
     terminal, unseen, and else read from standard input, less one newline at its
@@ -137,17 +145,17 @@ def secret_set(
         stereosctl secret set GITHUB_TOKEN --vm dev < token
 
     Args:
-        guest: Which guest, until when, and whether to trace the wire.
+        guest: Which guests, until when, and whether to trace the wire.
         name: The secret's name in the guest.
         file: Read the value from this file, every byte of it.
         env: Take the value of this environment variable.
         mode: The permission bits of the secret's file in the guest, in octal.
-        json: Print one JSON document.
+        out: How the result is written.
     """
     if file is not None and env is not None:
         raise UsageError("--file and --env exclude each other")
-    # Nobody is to type a secret for a guest that cannot be named.
-    guest.resolve()
+    # Before a secret is typed: it is a pity to type one for a guest that cannot be named.
+    guest.targets()
     value = _secret_value(name, file, env)
     try:
         bits = int(mode, 8)
@@ -155,7 +163,7 @@ def secret_set(
         raise UsageError("--mode takes octal permission bits, such as 0600") from None
     if not value:
         raise UsageError(f"the value of {name} is empty; if it is to be: `stereosctl send inject_secret -`")
-    _give(guest, InjectSecret(name, value, bits), f"secret {name}", json=json)
+    return _give(guest, InjectSecret(name, value, bits), f"secret {name}", out)
 
 
 def _secret_value(name: str, file: Path | None, env: str | None) -> str:
@@ -165,21 +173,24 @@ def _secret_value(name: str, file: Path | None, env: str | None) -> str:
         try:
             return os.environ[env]
         except KeyError:
-            # Not named: somebody may have written the value instead.
+            # Its name is not repeated: the value may have been written in its place.
             raise UsageError("the environment variable that --env names is not set") from None
     if sys.stdin.isatty():
-        return getpass.getpass(f"Value of {clean(name)} (not shown): ", stream=sys.stderr)
+        value = ask_hidden(f"Value of {clean(name)} (not shown): ")
+        if value is None:
+            raise UsageError("no secret given")
+        return value
     return read_text(Path(STDIN)).removesuffix("\n").removesuffix("\r")
 
 
 def ssh_key_add(
     file: Path,
     /,
-    guest: Guest = DEFAULT_GUEST,
+    guest: Guests = DEFAULT_GUESTS,
     *,
-    user: Annotated[str, Parameter(metavar="NAME")],
-    json: Json = False,
-) -> None:
+    user: Annotated[str, option(takes="NAME")],
+    out: Out = DEFAULT_OUT,
+) -> int:
     """Let the owner of a public key log in.
 
     It replaces the keys that the user had.
@@ -189,24 +200,24 @@ def ssh_key_add(
         stereosctl ssh-key add ~/.ssh/id_ed25519.pub --user agent --vm dev
 
     Args:
-        guest: Which guest, until when, and whether to trace the wire.
+        guest: Which guests, until when, and whether to trace the wire.
         file: The public key, - for standard input.
         user: The guest's user, such as admin or agent.
-        json: Print one JSON document.
+        out: How the result is written.
     """
-    _give(guest, InjectSSHKey(user, read_key(file)), f"SSH key of {user}", json=json)
+    return _give(guest, InjectSSHKey(user, read_key(file)), f"SSH key of {user}", out)
 
 
 def mount(
     tag: str,
     path: str,
     /,
-    guest: Guest = DEFAULT_GUEST,
+    guest: Guests = DEFAULT_GUESTS,
     *,
     fs: FsType,
     read_only: bool = False,
-    json: Json = False,
-) -> None:
+    out: Out = DEFAULT_OUT,
+) -> int:
     """Mount a folder that the hypervisor shares.
 
     Mounting twice lays one mount over the other.
@@ -216,95 +227,11 @@ def mount(
         stereosctl mount share0 /workspace --fs virtiofs --vm dev
 
     Args:
-        guest: Which guest, until when, and whether to trace the wire.
+        guest: Which guests, until when, and whether to trace the wire.
         tag: The tag under which the hypervisor shares it.
         path: Where it is to be in the guest.
         fs: 9p under QEMU, virtiofs under Apple's framework.
         read_only: Mount it read-only.
-        json: Print one JSON document.
+        out: How the result is written.
     """
-    _give(guest, Mount(tag, path, fs, read_only), f"mount {tag} at {path}", json=json)
-
-
-def provision(
-    file: Path,
-    /,
-    guest: Guest = DEFAULT_GUEST,
-    *,
-    fs: FsType = "9p",
-    ssh_key: Annotated[Path | None, Parameter(name="--ssh-key")] = None,
-    user: Annotated[str, Parameter(metavar="NAME")] = "admin",
-    dry_run: bool = False,
-    json: Json = False,
-) -> None:
-    """Give the guest all that a jcard.toml asks for.
-
-    It waits for the guest, then sends mounts, secrets, the key and the config in
-    one flight. Secrets take ${NAME} from the environment; the config goes without
-    them, and last, since agents start with it.
-
-    For example:
-
-        stereosctl provision jcard.toml --vm dev --ssh-key ~/.ssh/id_ed25519.pub
-
-    Args:
-        guest: Which guest, until when, and whether to trace the wire.
-        file: The jcard.toml, - for standard input.
-        fs: How the hypervisor shares folders: 9p under QEMU, virtiofs under Apple's framework.
-        ssh_key: A public key that may log in.
-        user: Whom the key is for.
-        dry_run: Show the steps, and send nothing.
-        json: Print one JSON document.
-    """
-    plan = read_plan(file, fs, ssh_key, user)
-    if dry_run:
-        steps = [ProvisionStep(request, StepStatus.NOT_SENT) for request in plan.requests]
-        report = ProvisionReport(tuple(steps))
-        if json:
-            write_json(report_document(report))
-        else:
-            print_result(*map(step_line, report.steps))
-            say("nothing was sent")
-        return
-    deadline = guest.deadline(WAIT_SECONDS)
-    with connect_when_ready(guest, deadline) as client:
-        redactor = redactor_of(plan.requests)
-        result = client.provision(
-            plan, on_step=None if json else lambda step: _show_step(_discreet(step, redactor)), timeout=deadline.left
-        )
-    result = ProvisionReport(tuple(_discreet(step, redactor) for step in result.steps))
-    if json:
-        write_json(report_document(result))
-    else:
-        say(f"{len(result.steps) - len(result.failed)} of {len(result.steps)} steps done")
-    judge(result)
-
-
-def read_plan(file: Path, fs: FsType, ssh_key: Path | None, user: str) -> ProvisionPlan:
-    """The plan that a jcard.toml describes."""
-    keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
-    return load_jcard(read_text(file), env=os.environ, fs_type=fs, ssh_keys=keys, source=str(file))
-
-
-def _discreet(step: ProvisionStep, redactor: Redactor) -> ProvisionStep:
-    """The step, with what the guest quoted of the plan's secrets blotted out."""
-    if not isinstance(step.error, RequestFailed):
-        return step
-    return attrs.evolve(step, error=RequestFailed(step.request, redactor.text(step.error.error)))
-
-
-def _show_step(step: ProvisionStep) -> None:
-    print_result(step_line(step))
-
-
-def judge(report: ProvisionReport) -> None:
-    """Raise what a provisioning that did not go well ends in; its steps have been shown."""
-    failed = report.failed
-    if not failed:
-        return
-    if any(step.status is StepStatus.REFUSED for step in failed):
-        raise SaidNo
-    for step in failed:
-        if isinstance(step.error, OutcomeUnknown):
-            raise step.error
-    report.raise_for_failure()
+    return _give(guest, Mount(tag, path, fs, read_only), f"mount {tag} at {path}", out)

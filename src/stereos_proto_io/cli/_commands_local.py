@@ -1,121 +1,184 @@
-"""Commands of this machine: ls, completion."""
+"""Commands of this machine: ls, completion, version."""
 
 from __future__ import annotations
 
-import threading
-from operator import itemgetter
-from queue import SimpleQueue
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import attrs
-from cyclopts import Parameter
 from rich.text import Text
 
-from stereos_proto import Health, StereosError
-
-from ._console import clean, say
-from ._context import Json, checked_seconds
-from ._deadline import Deadline
+from ._console import clean, console, our_version, say
 from ._documents import error_document, health_document
+from ._errors import UsageError
+from ._formats import DEFAULT_OUT, Out
+from ._jobs import FIELDS, Job, ask_health, limits_of, run_fleet
 from ._machines import Machine, machines, machines_folder
-from ._output import agent_text, brief, columns, duration, print_result, state_text, write_json
+from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
+from ._output import agent_text, brief, duration, print_result, write_json
+from ._targets import AT_ONCE, Guests, Target, checked_seconds
 
-#: Seconds that each virtual machine has to answer, and how many are asked at once.
+if TYPE_CHECKING:
+    from ._fleet import Outcome
+
+#: Seconds that each virtual machine has to answer.
 _PATIENCE: Final = 2.0
-_AT_ONCE: Final = 32
+#: Agents whose names a row has: those first that do not run.
+_NAMED: Final = 3
+_NAME_SIZE: Final = 24
 
 
-@attrs.frozen
-class _Seen:
-    """A virtual machine and what its guest says."""
-
-    machine: Machine
-    health: Health | None = None
-    error: StereosError | None = None
-
-    @property
-    def problem(self) -> str:
-        """Why nothing is known of the guest, "" where something is."""
-        return self.machine.problem or ("" if self.error is None else brief(self.error, self.machine.address))
-
-    def document(self) -> dict[str, Any]:
-        address = self.machine.address
-        error = error_document(self.error)
-        if self.machine.problem:
-            error = {"error": "UsageError", "text": self.machine.problem}
-        return {
-            "name": self.machine.name,
-            "address": None if address is None else str(address),
-            "health": None if self.health is None else health_document(self.health),
-            "error": error,
-        }
-
-
-def ls(*, timeout: Annotated[float, Parameter(metavar="SECONDS")] = _PATIENCE, json: Json = False) -> None:
+def ls(
+    pattern: str | None = None,
+    /,
+    *,
+    watch: Annotated[bool, option("--watch", "-w")] = False,
+    state: Annotated[tuple[str, ...], repeated("--state", takes="STATE")] = (),
+    timeout: Annotated[float, option(**DURATION)] = _PATIENCE,
+    parallel: Annotated[int, option("--parallel", takes="N", group=MANY, converter=whole_number)] = AT_ONCE,
+    config_dir: ConfigDir = None,
+    out: Out = DEFAULT_OUT,
+) -> int:
     """List mb's virtual machines, and what their guests say.
 
-    All are asked at once.
+    All are asked at once. A machine that is stopped, or does not answer, is a row
+    like the others; the exit code is 0.
 
     For example:
 
-        stereosctl ls
+        stereosctl ls 'web-*' -o wide
 
     Args:
-        timeout: Seconds that each of them has to answer.
-        json: Print one JSON document.
+        pattern: Only machines whose names match, such as 'web-*'.
+        watch: Go on, as `stereosctl watch --all` does.
+        state: Only guests that report this state, `stopped` and `unreachable` included; again for more.
+        timeout: How long each of them has to answer.
+        parallel: How many are asked at the same time.
+        config_dir: mb's configuration folder.
+        out: How the result is written.
     """
+    if watch:
+        from ._watch import watch as watch_guests  # noqa: PLC0415  (only where it is asked for)
+
+        vm = () if pattern is None else (pattern,)
+        return watch_guests(Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir))
+    out.check(FIELDS)
     patience = checked_seconds("--timeout", timeout)
-    seen = _ask_all(machines(), patience)
-    if json:
-        write_json({"machines": [each.document() for each in seen]})
-        return
-    if not seen:
-        say(f"mb has no virtual machines in {machines_folder()}")
-        return
-    table = columns("NAME", "STATE", "UPTIME", "AGENTS", "ADDRESS")
-    for each in seen:
-        table.add_row(*_row(each))
-    print_result(table)
-    for each in seen:
-        if each.problem:
-            say(f"{each.machine.name}: {each.problem}", style="yellow")
+    folder = machines_folder(flag=config_dir)
+    found = [machine for machine in machines(folder) if pattern is None or Path(machine.name).match(pattern)]
+    seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
+    seen = [each for each in seen if not state or _state(*each) in state]
+    _write(seen, out, folder)
+    return 0
 
 
-def _ask_all(found: list[Machine], patience: float) -> list[_Seen]:
-    """Ask each in a thread of its own. Ctrl-C waits for none of them."""
-    answers: SimpleQueue[tuple[int, _Seen]] = SimpleQueue()
-    room = threading.Semaphore(_AT_ONCE)
-
-    def ask(number: int, machine: Machine) -> None:
-        with room:
-            answers.put((number, _ask(machine, patience)))
-
-    for each in enumerate(found):
-        threading.Thread(target=ask, args=each, daemon=True).start()
-    return [seen for _, seen in sorted((answers.get() for _ in found), key=itemgetter(0))]
+_Seen = tuple[Machine, "Outcome"]
 
 
-def _ask(machine: Machine, patience: float) -> _Seen:
-    from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+def _ask_all(found: Sequence[Machine], guests: Guests) -> list[_Seen]:
+    if not found:
+        return []
+    job = Job(ask_health, lambda _target, _value: {}, lambda _target, _value: None, str)
+    targets = [Target(machine.name, machine.address, machine.problem) for machine in found]
+    outcomes, interrupted = run_fleet(targets, limits_of(guests, _PATIENCE), job)
+    if interrupted:
+        raise KeyboardInterrupt
+    return list(zip(found, outcomes, strict=True))
 
+
+def _state(machine: Machine, outcome: Outcome) -> str:
+    """What stands in the column STATE."""
+    if machine.stopped:
+        return "stopped"
     if machine.address is None:
-        return _Seen(machine)
-    deadline = Deadline.after(patience)
-    try:
-        with dial(machine.address, deadline) as client:
-            return _Seen(machine, health=client.get_health(timeout=deadline.left))
-    except StereosError as exc:
-        return _Seen(machine, error=exc)
+        return "no address"
+    return "unreachable" if outcome.error is not None else str(outcome.value.state)
 
 
-def _row(seen: _Seen) -> list[Text]:
-    name = Text(clean(seen.machine.name), "bold")
-    address = Text(clean(str(seen.machine.address or "")), "dim")
-    if seen.health is None:
-        state = "unreachable" if seen.machine.address else "no address"
-        return [name, Text(state, "red"), Text(""), Text(""), address]
-    agents = Text("  ").join(map(agent_text, seen.health.agents))
-    return [name, state_text(seen.health.state), Text(duration(seen.health.uptime_seconds)), agents, address]
+def _problem(machine: Machine, outcome: Outcome) -> str:
+    """Why nothing is known of the guest, "" where something is."""
+    if machine.problem:
+        return machine.problem
+    return "" if outcome.error is None else brief(str(outcome.error), machine.name)
+
+
+def _document(machine: Machine, outcome: Outcome) -> dict[str, Any]:
+    error = error_document(UsageError(machine.problem)) if machine.problem else error_document(outcome.error)
+    return {
+        "name": machine.name,
+        "address": None if machine.address is None else str(machine.address),
+        "state": _state(machine, outcome),
+        "health": None if outcome.error is not None else health_document(outcome.value),
+        "error": error,
+    }
+
+
+def _write(seen: list[_Seen], out: Out, folder: Path) -> None:
+    kind = out.kind
+    if kind == "json":
+        write_json({"machines": [_document(*each) for each in seen]})
+    elif kind == "jsonl":
+        for each in seen:
+            out.write_document(_document(*each))
+    elif kind in ("name", "template"):
+        for machine, outcome in seen:
+            out.write_line(_fields(machine, outcome))
+    elif not seen:
+        say(f"mb has no virtual machines in {folder}, or none of those that are asked for")
+    else:
+        _write_table(seen, wide=kind == "wide")
+
+
+def _fields(machine: Machine, outcome: Outcome) -> dict[str, Any]:
+    health = outcome.value
+    agents = () if health is None else health.agents
+    error = _document(machine, outcome)["error"]
+    return {
+        "name": machine.name,
+        "address": machine.address,
+        "state": _state(machine, outcome),
+        "uptime": health and duration(health.uptime_seconds),
+        "agents": len(agents),
+        "running": sum(agent.running for agent in agents),
+        "rtt_ms": outcome.row.rtt_ms,
+        "result": "",
+        "error": _problem(machine, outcome),
+        "kind": error and error["kind"],
+        "code": outcome.code,
+    }
+
+
+def _write_table(seen: list[_Seen], *, wide: bool) -> None:
+    from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state  # noqa: PLC0415
+
+    headers = ["NAME", "STATE", "UPTIME", "RUNNING", *(["RTT", "ADDRESS"] if wide else []), "AGENTS"]
+    grows = "AGENTS" if console().is_terminal else ""
+    table = one_line_table(*headers, grows=grows, names=[machine.name for machine, _ in seen])
+    for machine, outcome in seen:
+        row, health = outcome.row, outcome.value
+        state = row_state(row) if health else Text(_state(machine, outcome), "dim" if machine.stopped else "red")
+        up = "" if health is None else duration(health.uptime_seconds)
+        cells = [name_text(machine.name), state, Text(up), agents_count(row)]
+        if wide:
+            cells += [row_rtt(row), Text(clean(str(machine.address or "")), "dim")]
+        table.add_row(*cells, _agents(health, every=wide))
+    print_result(table)
+    for machine, outcome in seen:
+        problem = _problem(machine, outcome)
+        if problem and not machine.stopped:
+            say(f"{machine.name}: {problem}", style="yellow")
+
+
+def _agents(health: Any, *, every: bool) -> Text:
+    """A guest's agents in one cell, however many there are."""
+    if health is None:
+        return Text("")
+    agents = sorted(health.agents, key=lambda agent: agent.running)
+    shown = agents[: 10 * _NAMED if every else _NAMED]
+    words = [agent_text(agent, _NAME_SIZE) for agent in shown]
+    if len(agents) > len(shown):
+        words.append(Text(f"+{len(agents) - len(shown)}", "dim"))
+    return Text("  ").join(words)
 
 
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
@@ -128,18 +191,16 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     Args:
         shell: Which one.
     """
-    from ._app import make_app  # noqa: PLC0415  (it is what loads this file)
+    from ._complete import script  # noqa: PLC0415
 
-    script = make_app().generate_completion(shell=shell)
-    print_result(Text(script + _ZSH_END if shell == "zsh" else script))
+    print_result(Text(script(shell)))
 
 
-#: What cyclopts leaves out. In a folder of `$fpath` the script is the body of the function that is asked; sourced, it
-#: has to say whose it is.
-_ZSH_END: Final = """\
-if [ "$funcstack[1]" = "_stereosctl" ]; then
-  _cyclopts_stereosctl "$@"
-else
-  compdef _cyclopts_stereosctl stereosctl
-fi
-"""
+def version() -> None:
+    """Print the version.
+
+    For example:
+
+        stereosctl version
+    """
+    print_result(our_version())

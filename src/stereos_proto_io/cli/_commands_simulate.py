@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from cyclopts import Parameter
 from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
 from ._console import clean, error_console, say
-from ._context import DEFAULT_PLACE, Json, Place, address_of, checked_seconds, listening_at
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import SaidNo, UsageError
+from ._jobs import load_driver
+from ._options import DURATION, Json, option, repeated
 from ._output import print_result, write_json
+from ._signals import signals_as_event
+from ._targets import DEFAULT_PLACE, Place, about, address_of, checked_seconds, listening_at
 
 #: A free port of this machine only.
 _ANYWHERE: Final = "tcp://127.0.0.1:0"
@@ -31,23 +31,24 @@ _CASE_MARKS: Final = {"passed": ("✓", "green"), "failed": ("✗", "bold red"),
 
 def simulate(
     *,
-    listen: Annotated[tuple[str, ...], Parameter(metavar="ADDRESS", consume_multiple=False, show_default=False)] = (
-        _ANYWHERE,
-    ),
-    fault: Annotated[tuple[str, ...], Parameter(metavar="FAULT", consume_multiple=False)] = (),
-    agent: Annotated[tuple[str, ...], Parameter(metavar="NAME", consume_multiple=False)] = (),
-    boot_time: Annotated[float, Parameter(metavar="SECONDS")] = 0.0,
-    poll_interval: Annotated[float, Parameter(metavar="SECONDS")] = 5.0,
+    listen: Annotated[tuple[str, ...], repeated("--listen", takes="ADDRESS", show_default=False)] = (_ANYWHERE,),
+    fault: Annotated[tuple[str, ...], repeated("--fault", takes="FAULT")] = (),
+    agent: Annotated[tuple[str, ...], repeated("--agent", takes="NAME")] = (),
+    boot_time: Annotated[float, option(**DURATION)] = 0.0,
+    poll_interval: Annotated[float, option(**DURATION)] = 5.0,
     attached: bool = False,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
+    quiet: Annotated[bool, option("--quiet", "-q")] = False,
 ) -> None:
     """Be a guest to try things on.
 
     It prints its address on stdout and each request on stderr, and ends when it is
-    shut down, or by Ctrl-C.
+    shut down, or by Ctrl-C, with exit code 0.
 
     Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`,
-    `refuse:3s`, `reset#1`.
+    `refuse:3s`, `reset#1`. They are named
+    blank, close, cut, delay, drop, duplicate, fail, garbage, half, hang-up, late,
+    never-ready, omit, over-long, power-off, push, reboot, refuse, reset, slow-boot,
+    stall, swap and wrong-type.
 
     For example:
 
@@ -57,9 +58,9 @@ def simulate(
         listen: Where it listens; give it again for more. By default a free TCP port of this machine.
         fault: What goes wrong; give it again for more.
         agent: An agent that runs from the start; give it again for more. By default those of the config run.
-        boot_time: Seconds that it says `booting`.
-        poll_interval: Seconds between its looks at config and agents.
-        attached: End with standard input, so that it cannot outlive whoever started it.
+        boot_time: How long it says `booting`.
+        poll_interval: The time between its looks at config and agents.
+        attached: End with standard input, so that it cannot outlive the process that started it.
         quiet: Say nothing but the address.
     """
     from stereos_proto_io.guest.blocking import serve  # noqa: PLC0415  (the server is loaded where it is used)
@@ -69,18 +70,19 @@ def simulate(
     checked_seconds("--poll-interval", poll_interval)
     addresses = [address_of(text) for text in listen]
     guest = _guest(fault, agent, boot_time, poll_interval, quiet=quiet)
-    with _terminated_politely() as stop:
+    off = False
+    with signals_as_event() as stop:
         with listening_at(*addresses):
             server = serve(addresses, guest)
-        if attached:
-            threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
         with server:
+            if attached:
+                threading.Thread(target=_until_stdin_ends, args=(stop,), daemon=True).start()
             for address in server.addresses:
                 print_result(str(address))
             # Waiting in short turns, so that a signal is noticed between them.
-            while not stop.is_set() and not server.join(0.2):
-                pass
-    if not stop.is_set() and not quiet:
+            while not stop.is_set() and not off:
+                off = server.join(0.2)
+    if off and not quiet:
         say("the guest has powered off")
 
 
@@ -120,17 +122,6 @@ def _until_stdin_ends(stop: threading.Event) -> None:
     stop.set()
 
 
-@contextmanager
-def _terminated_politely() -> Iterator[threading.Event]:
-    """Turn SIGTERM into an event, so that sockets are closed and their files removed."""
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda _signal, _frame: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def demo(file: Path | None = None, /) -> None:
     """Boot a simulated guest, provision it, look at it, shut it down.
 
@@ -149,7 +140,7 @@ def demo(file: Path | None = None, /) -> None:
 def conformance(
     guest: Place = DEFAULT_PLACE,
     *,
-    timeout: Annotated[float, Parameter(metavar="SECONDS")] = _CASE_SECONDS,
+    timeout: Annotated[float, option(**DURATION)] = _CASE_SECONDS,
     allow_effects: bool = False,
     allow_shutdown: bool = False,
     junit: Path | None = None,
@@ -166,20 +157,23 @@ def conformance(
 
     Args:
         guest: Which guest.
-        timeout: Seconds that each wait of a case may take.
+        timeout: How long each wait of a case may take.
         allow_effects: Replace the guest's config and the keys of admin, and leave a secret behind.
         allow_shutdown: Shut the guest down at the end.
         junit: Write a report for continuous integration into this file.
         json: Print one JSON document.
     """
-    from stereos_proto_io.guest.conformance import run  # noqa: PLC0415  (loaded where it is used)
+    from stereos_proto_io.conformance import run  # noqa: PLC0415  (loaded where it is used)
 
-    from ._dialling import dial  # noqa: PLC0415
-
-    address = guest.resolve()
+    target = guest.target()
+    address = target.reached()
     patience = checked_seconds("--timeout", timeout)
-    # Every case dials anew; where nobody is, one sentence says so, and not all of them.
-    dial(address, Deadline.after(ASK_SECONDS)).close()
+    load_driver()
+    from ._contact_blocking import dial  # noqa: PLC0415
+
+    with about(target):
+        # Every case dials anew; where there is no guest, one sentence says so, and not all of them.
+        dial(target, Deadline.after(ASK_SECONDS)).close()
     report = run(
         address,
         allow_effects=allow_effects,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
@@ -84,9 +84,21 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines for a program, as they are."""
+    with writing():
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+
+
 def say(text: str, *, style: str = "") -> None:
     """Tell the person at the terminal something that is no result."""
     error_console().print(Text(clean(text), style))
+
+
+def say_error(text: str) -> None:
+    """Tell what went wrong, in one line."""
+    error_console().print(Text.assemble(("stereosctl: ", "bold red"), clean(text)))
 
 
 def our_version() -> str:

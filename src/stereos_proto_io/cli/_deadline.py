@@ -26,6 +26,10 @@ class Deadline:
         """The point in time `seconds` from now."""
         return cls(time.monotonic() + seconds)
 
+    def or_in(self, seconds: float) -> Deadline:
+        """The point in time `seconds` from now, or this one where that is earlier."""
+        return Deadline(min(self.at, time.monotonic() + seconds))
+
     @property
     def left(self) -> float:
         """Seconds until then, 0 at least."""

@@ -20,12 +20,13 @@ from stereos_proto import InjectSSHKey, ProvisionPlan, ProvisionStep, load_jcard
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking import Client, connect_when_ready
 
-from ._commands_give import judge, read_text
+from ._commands_give import read_text
 from ._console import console
-from ._context import address_of
 from ._errors import UsageError
 from ._output import agents_table, health_line, step_line
 from ._progress import waiting
+from ._provision import judge
+from ._targets import Target, address_of
 
 #: The guest's: it refuses connections, then boots, and looks at its config every second. All in seconds.
 _REFUSES: Final = 1.0
@@ -49,7 +50,7 @@ def play(file: Path | None) -> None:
     _title(screen, "1", "A guest boots", "a simulated one, in a process of its own")
     with _simulator() as address:
         start = time.monotonic()
-        with waiting(address) as report:
+        with waiting(str(address), Target.at(address)) as report:
             client = connect_when_ready(address, timeout=_PATIENCE, on_progress=report)
         with client:
             _tell(screen, f"it refused connections, booted, and is ready after {time.monotonic() - start:.1f} s")
@@ -103,10 +104,10 @@ def _provision(screen: Console, client: Client, plan: ProvisionPlan, name: str) 
 
 def _look(screen: Console, client: Client, address: Address, plan: ProvisionPlan) -> None:
     _title(screen, "3", "Its agents start", "the guest looks at its config from time to time")
-    with waiting(f"the agents {', '.join(plan.agents)}") as report:
+    with waiting(f"the agents {', '.join(plan.agents)}", Target.at(address)) as report:
         health = client.wait_ready(agents=plan.agents, on_progress=report, timeout=_PATIENCE)
     screen.print(_indented(health_line(health, address)))
-    screen.print(_indented(agents_table(health.agents), above=1))
+    screen.print(*(_indented(part, above=1) for part in agents_table(health.agents)))
 
 
 @contextmanager

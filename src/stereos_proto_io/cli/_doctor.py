@@ -7,10 +7,12 @@ import importlib.util
 import platform
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final
 
 import attrs
@@ -30,10 +32,11 @@ from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import Address, HybridVsock, VirtioSerial, Vsock
 
 from ._console import clean, our_version
-from ._context import DEFAULT_GUEST, Guest, Json
 from ._deadline import Deadline
-from ._errors import UsageError, exit_code
+from ._errors import UsageError, exit_code, worst
+from ._formats import DEFAULT_OUT, Out
 from ._output import brief, health_line, print_result, write_json
+from ._targets import DEFAULT_GUESTS, Guests, Target
 
 _MARKS: Final = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("•", "yellow")}
 
@@ -47,7 +50,7 @@ _BY_NUMBER: Final[dict[int, str]] = {
     **dict.fromkeys((errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE), _START),
     errno.ENOENT: f"look at the path; the hypervisor makes the socket when the machine starts, and {_COME_BACK}",
     errno.ENODEV: "start the virtual machine, and look at its CID: `stereosctl ls` shows that of mb's",
-    errno.EBUSY: "end whoever has it open: a serial port takes one host at a time",
+    errno.EBUSY: "end the process that has it open: a serial port takes one host at a time",
     **dict.fromkeys((errno.EACCES, errno.EPERM), _OPEN),
     **dict.fromkeys((errno.ENOTSOCK, errno.EPROTOTYPE, errno.ENOTDIR), _KIND),
 }
@@ -82,41 +85,92 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(guest: Guest = DEFAULT_GUEST, *, json: Json = False) -> int:
-    """Find out why a guest cannot be reached.
+def doctor(guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
+    """Find out why guests cannot be reached.
 
-    It looks at this machine, then goes the way to the guest step by step. Nothing
-    in the guest is changed. The exit code is that of the first step that failed.
+    It looks at this machine, then goes the way to each guest step by step. Nothing
+    in a guest is changed. The exit code is that of the first step that failed.
 
     For example:
 
         stereosctl doctor tcp://127.0.0.1:1024
 
     Args:
-        guest: Which guest, until when, and whether to trace the wire.
-        json: Print one JSON document.
+        guest: Which guests, until when, and whether to trace the wire.
+        out: How the result is written.
     """
+    if out.kind not in ("", "wide", "json"):
+        raise UsageError("doctor prints for people, or -o json")
+    here = list(_machine())
+    if not out.is_json:
+        _show_all(here)
+    if not guest.many:
+        found, code = _examined(guest, None, _show if not out.is_json else _keep)
+        if out.is_json:
+            write_json(_document([*here, *found], code))
+        return code
+    targets = guest.targets()
+    results = side_by_side(targets, guest.parallel, lambda target: _examined(guest, target, _keep))
+    if out.is_json:
+        documents = [
+            {"guest": target.name, **_document([*here, *found], code)}
+            for target, (found, code) in zip(targets, results, strict=True)
+        ]
+        write_json(documents)
+        return worst(code for _, code in results)
+    for target, (found, _) in zip(targets, results, strict=True):
+        print_result("", Text(clean(target.name), "bold"))
+        _show_all(found)
+    return worst(code for _, code in results)
+
+
+def _document(findings: list[Finding], code: int) -> dict[str, Any]:
+    return {"ok": not code, "steps": [attrs.asdict(finding) for finding in findings]}
+
+
+def _examined(guest: Guests, target: Target | None, note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
+    """What was found on the way to a guest, and the exit code that it comes to. None is the one that was named."""
     findings: list[Finding] = []
     code = 0
     try:
-        for finding in chain(_machine(), _way(guest)):
+        for finding in _way(guest, target):
             findings.append(finding)
-            if not json:
-                _show(finding)
+            note(finding)
     except _Failed as failed:
         findings.append(failed.finding)
+        note(failed.finding)
         code = failed.code
-        if not json:
-            _show(failed.finding)
-    if json:
-        write_json({"ok": not code, "steps": [attrs.asdict(finding) for finding in findings]})
-    return code
+    return findings, code
+
+
+def _keep(_finding: Finding) -> None:
+    """It is shown later, or printed as JSON."""
+
+
+def _show_all(findings: list[Finding]) -> None:
+    for finding in findings:
+        _show(finding)
+
+
+def side_by_side(targets: list[Target], parallel: int, examine: Callable[[Target], Any]) -> list[Any]:
+    """Examine each guest in a thread of its own, so many at a time. Ctrl-C waits for none of them."""
+    answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+    room = threading.Semaphore(parallel)
+
+    def work(number: int, target: Target) -> None:
+        with room:
+            answers.put((number, examine(target)))
+
+    for each in enumerate(targets):
+        threading.Thread(target=work, args=each, daemon=True).start()
+    return [answer for _, answer in sorted((answers.get() for _ in targets), key=itemgetter(0))]
 
 
 class _Failed(Exception):
-    def __init__(self, step: str, error: Exception, address: Address | None) -> None:
+    def __init__(self, step: str, error: Exception, target: Target | None) -> None:
         super().__init__(step)
-        self.finding = Finding(step, "failed", brief(error, address), _remedy(error))
+        said = str(error) if target is None else brief(target.sentence(error), target.name)
+        self.finding = Finding(step, "failed", said, _remedy(error))
         self.code = exit_code(error) or 1
 
 
@@ -146,32 +200,33 @@ def _machine() -> Iterator[Finding]:
         yield Finding("AF_VSOCK", "ok", "Python has it, and there is /dev/vsock")
 
 
-def _way(guest: Guest) -> Iterator[Finding]:
-    deadline = guest.deadline()
-    address = _try("address", guest.resolve)
+def _way(guest: Guests, given: Target | None) -> Iterator[Finding]:
+    deadline = guest.end().or_in(guest.seconds())
+    target: Target = given or _try("address", lambda: guest.targets()[0])
+    address: Address = _try("address", target.reached)
     yield Finding("address", "ok", str(address))
-    stream = _try("dial", lambda: _dial(address, deadline), address)
+    stream = _try("dial", lambda: _dial(address, deadline), target)
     try:
         yield Finding("dial", "ok", _connected(address))
-        preamble = _try("preamble", lambda: _preamble(address, stream, deadline), address)
+        preamble = _try("preamble", lambda: _preamble(address, stream, deadline), target)
         yield Finding("preamble", "ok", preamble)
     finally:
         stream.close()
     # A guest that serves one host at a time has to see that one leave, so the probe is a connection of its own.
-    yield from _probe(guest, address, deadline)
+    yield from _probe(guest, target, deadline)
 
 
-def _try(step: str, action: Callable[[], Any], address: Address | None = None) -> Any:
+def _try(step: str, action: Callable[[], Any], target: Target | None = None) -> Any:
     try:
         return action()
     except (StereosError, UsageError) as exc:
-        raise _Failed(step, exc, address) from exc
+        raise _Failed(step, exc, target) from exc
 
 
 def _dial(address: Address, deadline: Deadline) -> Any:
-    from stereos_proto_io._blocking_wire import reach  # noqa: PLC0415  (loaded where a guest is dialled)
+    from ._private import open_stream  # noqa: PLC0415  (loaded where a guest is dialled)
 
-    return reach(address, deadline.at)
+    return open_stream(address, deadline.at)
 
 
 def _connected(address: Address) -> str:
@@ -181,10 +236,10 @@ def _connected(address: Address) -> str:
 
 
 def _preamble(address: Address, stream: Any, deadline: Deadline) -> str:
-    from stereos_proto_io._blocking_wire import begin  # noqa: PLC0415
+    from ._private import run_preamble  # noqa: PLC0415
 
     start = time.perf_counter()
-    begin(address, stream, deadline.at)
+    run_preamble(address, stream, deadline.at)
     took = (time.perf_counter() - start) * 1000
     if isinstance(address, HybridVsock):
         return f"CONNECT {address.port} was answered with OK in {took:.1f} ms"
@@ -193,14 +248,14 @@ def _preamble(address: Address, stream: Any, deadline: Deadline) -> str:
     return "none is needed"
 
 
-def _probe(guest: Guest, address: Address, deadline: Deadline) -> Iterator[Finding]:
-    from ._dialling import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+def _probe(guest: Guests, target: Target, deadline: Deadline) -> Iterator[Finding]:
+    from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
-    with _try("probe", lambda: dial(address, deadline, trace=guest.verbose), address) as client:
+    with _try("probe", lambda: dial(target, deadline, trace=guest.verbose), target) as client:
         start = time.perf_counter()
-        _try("probe", lambda: client.ping(timeout=deadline.left), address)
+        _try("probe", lambda: client.ping(timeout=deadline.left), target)
         yield Finding("probe", "ok", f"pong after {(time.perf_counter() - start) * 1000:.1f} ms")
-        yield _judged(_try("health", lambda: client.get_health(timeout=deadline.left), address))
+        yield _judged(_try("health", lambda: client.get_health(timeout=deadline.left), target))
 
 
 def _judged(health: Health) -> Finding:

@@ -17,6 +17,8 @@ from stereos_proto import (
     UnknownMessage,
 )
 
+from . import _errors
+
 Document = dict[str, Any]
 
 
@@ -41,8 +43,8 @@ def health_document(health: Health) -> Document:
 
 
 def error_document(error: BaseException | None) -> Document | None:
-    """An error: its class, and its sentence."""
-    return None if error is None else {"error": type(error).__name__, "text": str(error)}
+    """An error: its sentence, its class, whether a request had been sent, and whether the guest refused it."""
+    return None if error is None else _errors.error_document(error)
 
 
 def message_document(message: Message) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 
@@ -13,16 +14,36 @@ class SaidNo(Exception):
     """What was asked for was done, and the answer is no: a check failed, a step was refused. Shown already."""
 
 
+class GuestError(Exception):
+    """An error of the library, with the guest called as the user calls it."""
+
+    def __init__(self, text: str, error: BaseException) -> None:
+        super().__init__(text)
+        #: What the library raised.
+        self.error = error
+
+
 class BrokenOutput(Exception):
-    """Whoever read our output has gone. Nothing more can be said to anybody."""
+    """The reader of our output has gone. No one is left to tell."""
 
 
 class OutputFailed(Exception):
     """Our output could not be written: a full disk."""
 
 
+class Stopped(SystemExit):
+    """SIGTERM or SIGHUP came. A SystemExit, since asyncio lets no other exception of a signal handler through."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        #: The signal.
+        self.number = number
+
+
 REFUSED: Final = 1
+BROKEN: Final = 4
 DEADLINE: Final = 124
+INTERRUPTED: Final = 130
 
 #: Exit code, what it means, and the errors that end in it, by name: to know a name nothing has to be loaded. The most
 #: special class of an error that is named counts.
@@ -35,23 +56,61 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
         ("CycloptsError", "UsageError", "JcardError", "LocalProtocolError", "OutputFailed"),
     ),
     (3, "cannot connect, or the connection was lost", ("ConnectError", "ConnectionLost")),
-    (4, "the guest broke the protocol", ("RemoteProtocolError",)),
+    (BROKEN, "the guest broke the protocol", ("RemoteProtocolError",)),
     (5, "outcome unknown: it was sent, the reply was lost", ("OutcomeUnknown",)),
     (DEADLINE, "the deadline has passed", ("RequestTimeout", "NotReady")),
-    (130, "interrupted", ("KeyboardInterrupt",)),
-    (141, "whoever read the output has gone", ("BrokenOutput", "BrokenPipeError")),
+    (INTERRUPTED, "interrupted; the process itself dies of SIGINT", ("KeyboardInterrupt",)),
+    (141, "the reader of the output has gone", ("BrokenOutput", "BrokenPipeError")),
 )
 _CODE_OF: Final = {name: code for code, _, names in EXIT_CODES for name in names}
+
+#: Of many guests the worst counts, and this is what is worse than what: the last asks for most care.
+_SEVERITY: Final = (0, REFUSED, DEADLINE, 3, BROKEN, 2, 5, INTERRUPTED)
 
 
 def exit_code(error: BaseException) -> int | None:
     """The exit code for `error`, None when it is none of ours."""
-    names = [cls.__name__ for cls in type(error).__mro__]
+    if isinstance(error, GuestError):
+        return exit_code(error.error)
+    names = _names(error)
     if "NotReady" in names and _gave_up(error):
         return REFUSED
     return next((_CODE_OF[name] for name in names if name in _CODE_OF), None)
 
 
+def worst(codes: Iterable[int]) -> int:
+    """The exit code for many guests."""
+    return max(codes, key=_SEVERITY.index, default=0)
+
+
+def _names(error: BaseException) -> list[str]:
+    return [cls.__name__ for cls in type(error).__mro__]
+
+
 def _gave_up(error: Any) -> bool:
     """Whether it was the guest that ended the wait, and not the deadline."""
     return error.last_state == "shutdown" or type(error.last_error).__name__ == "RequestFailed"
+
+
+#: Whether a request had left when an error came, by the error's name; the most special class that is named counts. What
+#: is not named is None: something was asked, and nothing about it can be lost.
+_SENT: Final = {
+    "OutcomeUnknown": True,
+    "RequestFailed": True,
+    "RemoteProtocolError": True,
+    "ConnectError": False,
+    "LocalProtocolError": False,
+    "JcardError": False,
+    "UsageError": False,
+    "CycloptsError": False,
+}
+
+
+def error_document(error: BaseException) -> dict[str, Any]:
+    """An error, as JSON: its sentence, its class, whether a request had been sent, and whether the guest refused it."""
+    text = str(error)
+    if isinstance(error, GuestError):
+        error = error.error
+    names = _names(error)
+    sent: bool | None = getattr(error, "sent", next((_SENT[name] for name in names if name in _SENT), None))
+    return {"error": text, "kind": names[0], "sent": sent, "refused_by_guest": "RequestFailed" in names}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -15,73 +16,104 @@ from stereos_proto_io.addresses import TCP, Address, Vsock
 from ._errors import UsageError
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Machine:
-    """A virtual machine: where its guest is reached, or why it cannot be."""
+    """A virtual machine of mb's."""
 
+    #: Its name, which is that of its folder.
     name: str
-    address: Address | None
+    #: Where its guest is reached, None where it cannot be.
+    address: Address | None = None
+    #: Why it cannot be reached, "" where it can.
     problem: str = ""
+    #: Whether it cannot be reached because it does not run.
+    stopped: bool = False
 
 
-def machines_folder(env: Mapping[str, str] = os.environ) -> Path:
-    """Where mb keeps a folder for each virtual machine."""
-    if env.get("MB_CONFIG_DIR"):
-        config = Path(env["MB_CONFIG_DIR"])
-    elif env.get("XDG_CONFIG_HOME"):
-        config = Path(env["XDG_CONFIG_HOME"]) / "mb"
-    else:
-        config = Path.home() / ".config" / "mb"
-    return config / "vms"
+def config_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = None) -> Path:
+    """Mb's configuration folder: the flag, MB_CONFIG_DIR, `config-dir` in config.toml, or the default.
 
-
-def machines(folder: Path | None = None) -> list[Machine]:
-    """Every virtual machine that mb keeps a state of, by name. Raises UsageError when they cannot be listed."""
-    folder = folder or machines_folder()
+    Raises UsageError when config.toml cannot be read.
+    """
+    given = flag or env.get("MB_CONFIG_DIR")
+    if given:
+        return Path(given)
+    above = env.get("XDG_CONFIG_HOME")
+    folder = (Path(above) if above else Path.home() / ".config") / "mb"
+    file = folder / "config.toml"
     try:
-        names = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        # What another program wrote into it may be of any type.
+        chosen = tomllib.loads(file.read_text(encoding="utf-8-sig")).get("config-dir")
+    except (FileNotFoundError, NotADirectoryError):
+        return folder
+    except OSError as exc:
+        raise UsageError(f"cannot read {file}: {exc.strerror}") from None
+    except ValueError as exc:
+        raise UsageError(f"cannot read {file}: {exc}") from None
+    return Path(chosen).expanduser() if isinstance(chosen, str) and chosen else folder
+
+
+def machines_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = None) -> Path:
+    """Where mb keeps a folder for each virtual machine."""
+    return config_folder(env, flag=flag) / "vms"
+
+
+def machines(folder: Path) -> list[Machine]:
+    """Every virtual machine that mb keeps a state of, by name. Raises UsageError when they cannot be listed."""
+    return [_machine(folder, name) for name in names(folder)]
+
+
+def names(folder: Path) -> list[str]:
+    """The names of mb's virtual machines. Raises UsageError when they cannot be listed."""
+    try:
+        return sorted(path.parent.name for path in folder.glob("*/state.json"))
     except OSError as exc:
         raise UsageError(f"cannot list {folder}: {exc.strerror}") from None
-    return [_machine(folder, name) for name in names]
 
 
-def find(name: str, folder: Path | None = None) -> Address:
-    """The address of mb's virtual machine `name`. Raises UsageError."""
-    folder = folder or machines_folder()
+def find(name: str, folder: Path) -> Machine:
+    """Mb's virtual machine `name`. Raises UsageError when there is none."""
     if Path(name).name != name or not (folder / name / "state.json").is_file():
-        known = ", ".join(machine.name for machine in machines(folder))
+        known = ", ".join(names(folder))
         others = f"there is: {known}" if known else "there is none at all"
         raise UsageError(f"there is no virtual machine {name!r} in {folder}; {others}")
-    machine = _machine(folder, name)
-    if machine.address is None:
-        raise UsageError(f"{name}: {machine.problem}")
-    return machine.address
+    return _machine(folder, name)
 
 
 def _machine(folder: Path, name: str) -> Machine:
     path = folder / name / "state.json"
     try:
-        return Machine(name, _address(json.loads(path.read_bytes())))
+        state = json.loads(path.read_bytes())
+        return Machine(name, _address(state))
+    except _Stopped:
+        return Machine(name, problem=_STOPPED, stopped=True)
     except OSError as exc:
         problem = exc.strerror or type(exc).__name__
     except (json.JSONDecodeError, UnicodeDecodeError):
         problem = "it is no JSON"
     except (ValueError, RecursionError) as exc:
         problem = str(exc)
-    return Machine(name, None, f"{path}: {problem}")
+    return Machine(name, problem=f"{path}: {problem}")
+
+
+_STOPPED: Final = "it is stopped; start it with `mb up`"
+
+
+class _Stopped(Exception):
+    """The state is that of a machine that does not run."""
 
 
 def _address(state: Any) -> Address:
     if not isinstance(state, dict):
         raise ValueError("it holds no JSON object")  # noqa: TRY004  (all that is wrong with the file is a ValueError)
-    cid = state.get("vsock_cid") or 0
-    backend = state.get("backend")
+    cid, port, backend = state.get("vsock_cid") or 0, state.get("vsock_port") or 0, state.get("backend")
     if cid:
         return Vsock(cid)
-    if backend == "qemu" and not state.get("vsock_port"):
-        raise ValueError("it has no vsock_port; was the virtual machine ever started?")
-    if backend == "qemu":
-        return TCP("127.0.0.1", state["vsock_port"])
+    if backend == "qemu" and port:
+        return TCP("127.0.0.1", port)
+    if backend == "qemu" or "vsock_cid" in state:
+        # While a machine is stopped, mb keeps neither a CID nor a port of it.
+        raise _Stopped
     if backend == "applevirt":
         raise ValueError("its backend, applevirt, lets in only the process that started it")
     raise ValueError(f"its backend, {backend!r}, is unknown, and it has no vsock_cid")

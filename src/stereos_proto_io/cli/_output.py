@@ -27,6 +27,10 @@ STEP_MARKS: Final[dict[StepStatus, tuple[str, str]]] = {
     StepStatus.NOT_SENT: ("–", "dim"),
 }
 
+#: Agents that a table shows at most, and characters of a cell: whatever the guest sends, it is drawn within a second.
+MOST_AGENTS: Final = 500
+CELL_SIZE: Final = 256
+
 
 def write_json(document: object, *, indent: bool = True) -> None:
     """Write one JSON document: indented for `--json`, on one line for `--jsonl`."""
@@ -37,7 +41,7 @@ def write_json(document: object, *, indent: bool = True) -> None:
 
 def state_text(state: str) -> Text:
     """A lifecycle state in its colour."""
-    return Text(clean(state), STATE_STYLES.get(state, ""))
+    return Text(short(state, CELL_SIZE), STATE_STYLES.get(state, ""))
 
 
 def duration(seconds: float) -> str:
@@ -63,36 +67,60 @@ def columns(*headers: str) -> Table:
     return table
 
 
-def brief(error: BaseException, address: object) -> str:
-    """An error's sentence, where the address stands beside it already."""
-    return str(error).removeprefix("cannot connect to ").removeprefix(f"{address}").removeprefix(":").lstrip()
+def brief(sentence: str, name: object) -> str:
+    """An error's sentence, where the guest's name stands beside it already."""
+    return sentence.removeprefix("cannot connect to ").removeprefix(f"{name}").removeprefix(":").lstrip()
 
 
-def agent_text(agent: AgentStatus) -> Text:
+def short(text: str, size: int) -> str:
+    """`text`, cleaned, in `size` characters at most."""
+    text = clean(text[: 2 * size])
+    return text if len(text) <= size else f"{text[: size - 1]}…"
+
+
+def agent_text(agent: AgentStatus, size: int = CELL_SIZE) -> Text:
     """An agent in one word, which no line break parts: a mark, since a colour may not be seen, and its name."""
     mark, style = ("●", "green") if agent.running else ("○", "red")
-    return Text(f"{mark}{clean(agent.name)}", style)
+    return Text(f"{mark}{short(agent.name, size)}", style)
 
 
-def agents_table(agents: Iterable[AgentStatus]) -> Table:
-    """The agents of a guest, one a row. The columns that say why are left out while all is well."""
-    agents = tuple(agents)
+def agents_table(agents: Iterable[AgentStatus], *, most: int = MOST_AGENTS) -> list[Any]:
+    """The agents of a guest, one a row, and how many more there are. Columns that say why are left out if all is well.
+
+    A report may hold a hundred thousand agents. Those that do not run come first where not all of them are shown.
+    """
+    everyone = tuple(agents)
+    agents = everyone
+    if len(everyone) > most:
+        agents = sorted(everyone, key=lambda agent: agent.running)[:most]
     restarts = any(agent.restarts for agent in agents)
     errors = any(agent.error for agent in agents)
     headers = ["AGENT", "STATUS", "SESSION", *(["RESTARTS"] if restarts else []), *(["ERROR"] if errors else [])]
     table = columns(*headers)
     for agent in agents:
         row = [
-            Text(clean(agent.name), "bold"),
+            Text(short(agent.name, CELL_SIZE), "bold"),
             Text("● running", "green") if agent.running else Text("○ stopped", "red"),
-            Text(clean(agent.session)),
+            Text(short(agent.session, CELL_SIZE)),
         ]
         if restarts:
             row.append(Text(str(agent.restarts)))
         if errors:
-            row.append(Text(clean(agent.error), "red"))
+            row.append(Text(short(agent.error, CELL_SIZE), "red"))
         table.add_row(*row)
-    return table
+    more = len(everyone) - len(agents)
+    return [table, *([Text(f"and {more} more", "dim")] if more else [])]
+
+
+def agents_summary(health: Health) -> str:
+    """How many agents of a guest run, and which do not."""
+    if not health.agents:
+        return "no agents"
+    down = [agent for agent in health.agents if not agent.running]
+    text = f"{len(health.agents) - len(down)} of {len(health.agents)} agents running"
+    names = ", ".join(short(agent.name, 40) for agent in down[:3])
+    more = f" and {len(down) - 3} more" if len(down) > 3 else ""
+    return f"{text}; not: {names}{more}" if down else text
 
 
 def health_line(health: Health, label: object = "") -> Text:
@@ -111,7 +139,7 @@ def reply_parts(reply: Message) -> list[Any]:
     """A reply in the words that the other commands have for it."""
     match reply:
         case Health():
-            return [health_line(reply), *(["", agents_table(reply.agents)] if reply.agents else [])]
+            return [health_line(reply), *(["", *agents_table(reply.agents)] if reply.agents else [])]
         case Ack(ok=True):
             return [Text.assemble(STEP_MARKS[StepStatus.DONE], " ", clean(reply.reply_to))]
         case Ack():

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from stereos_proto.dialogues import WaitProgress
 
 from ._console import clean, error_console
 from ._output import brief, state_text
+from ._signals import drawing
+from ._targets import Target
 
 _MOVING: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -24,8 +25,9 @@ Report = Callable[[WaitProgress], None]
 class _Waiting:
     """One line that is drawn again and again; the seconds go on between two tries."""
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, target: Target) -> None:
         self._subject = subject
+        self._target = target
         self._start = time.monotonic()
         self.progress = WaitProgress()
 
@@ -40,7 +42,8 @@ class _Waiting:
             line.append("  state ").append_text(state_text(progress.state))
         line.append(f"  {progress.tries} {'try' if progress.tries == 1 else 'tries'}  {self.seconds:.1f} s", "dim")
         if progress.error is not None:
-            line.append(f"  {clean(brief(progress.error, self._subject))}", "yellow")
+            said = brief(self._target.sentence(progress.error), self._target.name)
+            line.append(f"  {clean(said)}", "yellow")
         return line
 
     def __rich__(self) -> Text:
@@ -49,17 +52,19 @@ class _Waiting:
 
 
 @contextmanager
-def waiting(subject: object, *, traced: bool = False) -> Iterator[Report]:
+def waiting(subject: str, target: Target, *, traced: bool = False) -> Iterator[Report]:
     """Show a wait for its length: a moving line on a terminal, else a line per change. Yields what to report to.
+
+    `subject` is what is waited for, `target` the guest that it is about.
 
     A moving line and a trace of the wire would draw over each other.
     """
-    shown = _Waiting(str(subject))
+    shown = _Waiting(subject, target)
     console = error_console()
     if traced or not console.draws:
         yield _line_per_change(shown, console)
         return
-    with Live(shown, console=console, transient=True, refresh_per_second=12):
+    with drawing(lambda: shown, console):
 
         def report(progress: WaitProgress) -> None:
             shown.progress = progress

@@ -10,12 +10,10 @@ from itertools import count
 from typing import Any, Final, Self
 
 from stereos_proto import Role, StereosError
-from stereos_proto_io._blocking_wire import begin, reach
-from stereos_proto_io._dial import is_device
 from stereos_proto_io.addresses import Address, HybridVsock
-from stereos_proto_io.guest._listen import bind_all
 
 from ._deadline import ASK_SECONDS, Deadline
+from ._private import bind, open_stream, run_preamble
 from ._transcript import Recorder
 
 _CHUNK: Final = 64 * 1024
@@ -29,11 +27,11 @@ class Proxy:
     _recorder: Recorder
 
     def __init__(self, listen: Address, target: Address, *, report: Callable[[str], None]) -> None:
-        self._endpoint = bind_all(listen)[0]
+        self._endpoint = bind(listen)
         if self._endpoint.sock is None:
             self._endpoint.close()
             raise ValueError(f"hosts cannot connect to {listen}: it is a device")
-        if is_device(target):
+        if target.device:
             self._endpoint.close()
             raise ValueError(f"{target} is a device, and not a connection that could be passed on")
         self._endpoint.listen()
@@ -74,9 +72,9 @@ class Proxy:
 
     def _join(self, host: socket.socket, number: int) -> None:
         deadline = Deadline.after(ASK_SECONDS)
-        guest = reach(self._target, deadline.at)
+        guest = open_stream(self._target, deadline.at)
         try:
-            trailing = begin(self._target, guest, deadline.at)
+            trailing = run_preamble(self._target, guest, deadline.at)
             if hasattr(guest, "settimeout"):
                 guest.settimeout(None)
             if trailing:

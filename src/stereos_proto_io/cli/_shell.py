@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +14,13 @@ from typing import Any, Final
 from cyclopts import App
 
 from ._app import make_app, run
+from ._complete import Words, completions
 from ._console import clean, say
-from ._context import DEFAULT_PLACE, Place, load_driver
+from ._jobs import load_driver
+from ._targets import DEFAULT_PLACE, Place, by_default
 
 _LEAVE: Final = frozenset({"exit", "quit"})
-_OWN_WORDS: Final = (*_LEAVE, "help")
-#: Commands whose lines never go to the history: somebody may type a secret where it does not belong.
+#: Commands whose lines never go to the history: a secret may be typed where it does not belong.
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
 _USAGE: Final = 2
@@ -31,24 +32,17 @@ def shell(guest: Place = DEFAULT_PLACE) -> int:
     """Type commands for one guest.
 
     Every command of stereosctl works, without its first word; Tab completes.
-    `exit` or Ctrl-D leaves, Ctrl-C ends a command. Lines may come from a pipe. The
-    exit code is that of the last command.
+    `exit` or Ctrl-D leaves, Ctrl-C ends a command and goes back to the prompt. Lines
+    may come from a pipe. The exit code is that of the last command.
 
     For example:
 
         stereosctl shell --vm dev
     """
-    address = str(guest.resolve())
+    target = guest.target()
     load_driver()
-    before = os.environ.get("STEREOS_ADDRESS")
-    os.environ["STEREOS_ADDRESS"] = address
-    try:
-        return _loop(f"{clean(address)}> ", make_app())
-    finally:
-        if before is None:
-            del os.environ["STEREOS_ADDRESS"]
-        else:
-            os.environ["STEREOS_ADDRESS"] = before
+    with by_default(target):
+        return _loop(f"{clean(target.name)}> ", make_app())
 
 
 def _loop(prompt: str, app: App) -> int:
@@ -89,7 +83,7 @@ def _words(line: str) -> list[str]:
     if words[:1] == ["shell"]:
         say("this is a shell already", style="red")
         return []
-    return ["--help"] if words == ["help"] else words
+    return words
 
 
 @contextmanager
@@ -140,7 +134,7 @@ def history_file() -> Path:
 
 
 class _Completer:
-    """Completes commands, their options, and file names."""
+    """Completes commands, their options and values, and file names."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -149,24 +143,31 @@ class _Completer:
     def __call__(self, text: str, state: int) -> str | None:
         if state == 0:
             readline = _readline()
-            begun = readline.get_line_buffer()[: readline.get_begidx()].split() if readline else []
-            self._found = completions(self._app, begun, text)
+            line = readline.get_line_buffer()[: readline.get_begidx()] if readline else ""
+            self._found = _candidates(self._app, line, text)
         return self._found[state] if state < len(self._found) else None
 
 
-def completions(app: App, begun: Sequence[str], text: str) -> list[str]:
-    """What `text` may become after the words `begun`. A word that is whole has a space at its end."""
-    words = () if begun else _OWN_WORDS
-    while begun and not begun[0].startswith("-") and begun[0] in set(app):
-        app, begun = app[begun[0]], begun[1:]
-    if text.startswith("-"):
-        names = [name for argument in app.assemble_argument_collection() for name in argument.names]
-        choices = [f"{name} " for name in (*names, "--help") if name.startswith("--")]
-    elif app.default_command is None:
-        choices = [f"{name} " for name in (*app, *words) if not name.startswith("-")]
-    else:
-        choices = [f"{path}/" if path.is_dir() else f"{path} " for path in _paths(text)]
-    return sorted(choice for choice in set(choices) if choice.startswith(text))
+def _candidates(app: App, line: str, text: str) -> list[str]:
+    """What `text` may become after `line`, quoted as the shell reads it. A whole word has a space at its end."""
+    try:
+        begun = shlex.split(line)
+    except ValueError:
+        return []
+    # The name of a file may have blanks, which are written with a backslash.
+    plain = text.replace("\\", "")
+    found = completions(app, Words(begun, plain))
+    words = [*found.words, *(_LEAVE if not begun else ())]
+    choices = [word if word.endswith("=") else f"{word} " for word in words if word.startswith(plain)]
+    if found.files:
+        choices += [
+            f"{path}/" if path.is_dir() else f"{path} " for path in _paths(plain) if str(path).startswith(plain)
+        ]
+    return sorted({f"{_quoted(choice[:-1])}{choice[-1]}" for choice in choices})
+
+
+def _quoted(word: str) -> str:
+    return "".join(char if char.isalnum() or char in "-_./=:@%+,~" else f"\\{char}" for char in word)
 
 
 def _paths(text: str) -> list[Path]:

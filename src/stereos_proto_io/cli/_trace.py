@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from rich.text import Text
 
@@ -26,34 +26,20 @@ def wire_line(sender: Role, line: bytes, when: str) -> Text:
     return Text.assemble((f"{when} " if when else "", "dim"), (arrow, style), " ", text[:_SHOWN], (rest, "dim"))
 
 
-class TracedStream:
-    """A stream of the client's that shows what passes. Everything else is the stream's own."""
+class Tracer:
+    """The `trace` of a client: shows each line that goes over the wire. One for each guest."""
 
-    def __init__(self, stream: Any, label: str) -> None:
-        self._stream = stream
+    def __init__(self, name: str, *, many: bool) -> None:
+        self._name = name
+        self._many = many
         self._taps = {role: LineTap() for role in Role}
         self._redactor = Redactor()
         self._console = error_console()
-        self._console.print(Text(f"connected to {clean(label)}", "dim"))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def recv(self, size: int) -> bytes:
-        """Read, and show what came."""
-        data: bytes = self._stream.recv(size)
-        self._show(Role.GUEST, data)
-        if not data:
-            self._console.print(Text("the guest closed the connection", "dim"))
-        return data
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Write, and show what left."""
-        size: int = self._stream.send(data)
-        self._show(Role.HOST, data[:size])
-        return size
-
-    def _show(self, sender: Role, data: bytes | memoryview) -> None:
+    def __call__(self, sender: Role, data: bytes | memoryview) -> None:
+        """Show what was sent."""
         when = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+        head = Text(f"{clean(self._name)}  " if self._many else "", "bold")
         for line in self._taps[sender].feed(data):
-            self._console.print(wire_line(sender, self._redactor.line(sender, line), when), soft_wrap=True)
+            shown = wire_line(sender, self._redactor.line(sender, line), when)
+            self._console.print(Text.assemble(head, shown), soft_wrap=True)

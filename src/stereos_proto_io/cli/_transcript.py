@@ -7,7 +7,6 @@ First a line of meta, then `{"seq", "conn", "ms", "dir", "b64" | "event"}`: `dir
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import threading
 import time
@@ -18,6 +17,7 @@ import attrs
 
 from stereos_proto import Role
 
+from ._console import say
 from ._errors import UsageError
 from ._redact import LineTap, Redactor
 
@@ -27,7 +27,7 @@ _ROLES: Final = {name: role for role, name in DIRECTIONS.items()}
 
 @attrs.frozen
 class Entry:
-    """A line of the wire, or an event of a connection. `ms` is since the beginning, None where nobody knows."""
+    """A line of the wire, or an event of a connection. `ms` is since the beginning, None where that is not known."""
 
     conn: int
     ms: float | None
@@ -78,30 +78,43 @@ class Recorder:
         self._file.flush()
 
 
-def is_transcript(text: str) -> bool:
+def is_transcript(data: bytes) -> bool:
     """Whether a file is a transcript, and not the wire itself."""
-    try:
-        first = json.loads(text.partition("\n")[0])
-    except (ValueError, RecursionError):
-        return False
+    first = _json(data.partition(b"\n")[0])
     return isinstance(first, dict) and first.get("meta") is True
 
 
-def read_transcript(text: str, source: str) -> tuple[dict[str, Any], list[Entry]]:
-    """The meta line and the entries of a transcript. Raises UsageError with the line that is wrong."""
-    lines = text.split("\n")
-    if not is_transcript(text):
+def read_transcript(data: bytes, source: str, *, cut: bool = False) -> tuple[dict[str, Any], list[Entry]]:
+    """The meta line and the entries of a transcript. Raises UsageError with the line that is wrong.
+
+    With `cut`, a last line without its ending is no fault, and left out: the recording may be under way, or was killed.
+    """
+    lines = data.split(b"\n")
+    if not is_transcript(data):
         raise UsageError(f"{source} is no transcript: its first line is not one of meta; see `stereosctl record`")
-    return json.loads(lines[0]), list(_entries(lines[1:], source))
+    last = lines.pop()
+    if last.strip() and not (cut and _json(last) is None):
+        lines.append(last)
+    elif last.strip():
+        say(f"{source}: its last line is cut, and was left out", style="yellow")
+    return _json(lines[0]), list(_entries(lines[1:], source))
 
 
-def _entries(lines: Iterable[str], source: str) -> Iterator[Entry]:
+def _json(line: bytes) -> Any:
+    """The value on a line, None where there is none. A byte that is not UTF-8 can only stand in a text."""
+    try:
+        return json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _entries(lines: Iterable[bytes], source: str) -> Iterator[Entry]:
     for number, line in enumerate(lines, 2):
         if not line.strip():
             continue
+        row = _json(line)
         try:
-            row = json.loads(line)
             data = base64.b64decode(row.get("b64", ""), validate=True)
             yield Entry(int(row["conn"]), float(row["ms"]), _ROLES[row["dir"]], data, str(row.get("event", "")))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise UsageError(f"{source}, line {number}: no entry of a transcript ({type(exc).__name__})") from None

@@ -1,0 +1,225 @@
+"""What a word on the command line may become: for Tab in `stereosctl shell`, in bash, in zsh and in fish.
+
+The scripts of the shells ask `stereosctl __complete`, which answers with a line that says `files` or nothing, and a
+line for each word. Names of files are left to the shell, which knows how to write them, whatever they are made of.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import attrs
+from cyclopts import App
+
+from ._app import ALIASES, DEFAULT_PARAMETER, HELP
+from ._console import print_lines
+from ._errors import GuestError, UsageError
+from ._formats import KINDS
+
+#: Seconds that a guest has to name its agents.
+_PATIENCE: Final = 1.0
+_SCHEMES: Final = ("tcp://", "vsock://", "unix://", "serial://", "hvsock://")
+_STATES: Final = ("booting", "ready", "healthy", "degraded", "shutdown")
+
+
+@attrs.frozen
+class Words:
+    """A command line, up to the cursor."""
+
+    #: The words before it, without `stereosctl`.
+    begun: Sequence[str]
+    #: The word that is being typed, as far as it is.
+    text: str
+
+
+@attrs.frozen
+class Found:
+    """What the word may become."""
+
+    words: tuple[str, ...] = ()
+    #: Whether it may be a file's name.
+    files: bool = False
+
+
+def completions(app: App, typed: Words) -> Found:
+    """What `typed.text` may become."""
+    begun = list(typed.begun)
+    if begun[:1] == [HELP]:
+        begun = begun[1:]
+    if begun:
+        begun[0] = ALIASES.get(begun[0], begun[0])
+    top = not begun
+    while begun and not begun[0].startswith("-") and begun[0] in set(app):
+        app, begun = app[begun[0]], begun[1:]
+    if app.default_command is None:
+        return _matching([*app, *((HELP, *ALIASES) if top else ())], typed.text, options=typed.text.startswith("-"))
+    arguments = list(app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER))
+    option = _waiting_for_value(arguments, begun)
+    if option is not None:
+        return _values(option, typed)
+    if typed.text.startswith("-"):
+        names = [name for argument in arguments for name in argument.names if name.startswith("--")]
+        return _matching([*names, "--help"], typed.text, options=True)
+    position = _position(arguments, begun)
+    at = [argument for argument in arguments if argument.index == position]
+    if at:
+        return _values(at[0], typed)
+    return _matching(_SCHEMES if any("--address" in each.names for each in arguments) else (), typed.text)
+
+
+def _matching(words: Iterable[str], text: str, *, options: bool = False) -> Found:
+    return Found(tuple(sorted({w for w in words if w.startswith(text) and (options or not w.startswith("-"))})))
+
+
+def _takes_value(argument: Any) -> bool:
+    return bool(argument.token_count()[0])
+
+
+def _named(arguments: Sequence[Any], word: str) -> Any:
+    return next((argument for argument in arguments if word in argument.names), None)
+
+
+def _waiting_for_value(arguments: Sequence[Any], begun: Sequence[str]) -> Any:
+    """The option whose value comes next, None where there is none."""
+    option = _named(arguments, begun[-1]) if begun and begun[-1].startswith("-") else None
+    return option if option is not None and _takes_value(option) else None
+
+
+def _position(arguments: Sequence[Any], begun: Sequence[str]) -> int:
+    """How many words stand by themselves."""
+    count, rest = 0, list(begun)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            count += 1
+        elif "=" not in word:
+            option = _named(arguments, word)
+            if rest and option is not None and _takes_value(option):
+                rest.pop(0)
+    return count
+
+
+# ------------------------------------------------------------------------------------------------------ values
+
+
+def _values(argument: Any, typed: Words) -> Found:
+    for name in argument.names:
+        if name in _VALUES:
+            return _VALUES[name](typed)
+    choices = _choices(argument.hint)
+    return Found(files=True) if Path in choices else _matching([c for c in choices if isinstance(c, str)], typed.text)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a Literal, and Path where the type is one."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    parts = get_args(hint)
+    return (Path,) if hint is Path else tuple(each for part in parts for each in _choices(part))
+
+
+def _machines(typed: Words) -> Found:
+    from ._machines import machines_folder, names  # noqa: PLC0415
+
+    with suppress(UsageError):
+        return _matching(names(machines_folder(flag=_given("--config-dir", typed.begun))), typed.text)
+    return Found()
+
+
+def _given(option: str, begun: Sequence[str]) -> str | None:
+    """The value of an option that stands on the line already."""
+    pairs = zip(begun, (*begun[1:], ""), strict=True)
+    return next((value for word, value in pairs if word == option), None)
+
+
+def _conditions(typed: Words) -> Found:
+    words = [f"state={state}" for state in _STATES] + ["shutdown"]
+    agents = [f"agent={name}" for name in _agents(typed)] if typed.text.startswith("agent=") else ["agent="]
+    return _matching([*words, *agents], typed.text)
+
+
+def _agents(typed: Words) -> list[str]:
+    """The agents of the guest that the line names, where it answers at once."""
+    from stereos_proto import StereosError  # noqa: PLC0415
+
+    from ._contact_blocking import dial  # noqa: PLC0415
+    from ._deadline import Deadline  # noqa: PLC0415
+    from ._targets import Place, looks_like_address  # noqa: PLC0415
+
+    address = next((word for word in typed.begun if looks_like_address(word)), None)
+    place = Place(address, vm=None if address else _given("--vm", typed.begun))
+    with suppress(UsageError, GuestError, StereosError):
+        deadline = Deadline.after(_PATIENCE)
+        with dial(place.target(), deadline) as client:
+            return [agent.name for agent in client.get_health(timeout=deadline.left).agents if agent.name.isprintable()]
+    return []
+
+
+def _faults(typed: Words) -> Found:
+    from stereos_proto_io.guest.faults import FAULTS  # noqa: PLC0415
+
+    return _matching(FAULTS, typed.text)
+
+
+def _jcards(typed: Words) -> Found:
+    if "=" in typed.text:
+        return Found(files=True)
+    return Found(tuple(f"{name}=" for name in _machines(typed).words))
+
+
+def _one_of(*words: str) -> Callable[[Words], Found]:
+    return lambda typed: _matching(words, typed.text)
+
+
+#: What the value of an option, or of a word that stands by itself, may be, where its type does not say.
+_VALUES: Final[dict[str, Callable[[Words], Found]]] = {
+    "--vm": _machines,
+    "--look": _machines,
+    "PATTERN": _machines,
+    "--state": _one_of(*_STATES, "stopped", "unreachable"),
+    "--for": _conditions,
+    "--fault": _faults,
+    "--jcard": _jcards,
+    "--output": _one_of(*KINDS, "template="),
+    "--address": _one_of(*_SCHEMES),
+    "ADDRESS": _one_of(*_SCHEMES),
+    "--listen": _one_of(*_SCHEMES),
+    "--user": _one_of("admin", "agent"),
+    "--env": lambda typed: _matching(os.environ, typed.text),
+    "--config-dir": lambda _typed: Found(files=True),
+    "FILE": lambda _typed: Found(files=True),
+    "TYPE": _one_of("ping", "get_health", "set_config", "inject_secret", "inject_ssh_key", "mount", "shutdown"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- for the shells
+
+
+def answer(arguments: Sequence[str], make_app: Callable[[str], App]) -> int:
+    """Answer a completion script: `line LINE` is all that stands before the cursor, `words WORD…` the same in words."""
+    kind, *words = arguments or ("words",)
+    if kind == "line":
+        words = _split(" ".join(words))[1:]
+    *begun, text = words or [""]
+    found = completions(make_app(ALIASES.get(begun[0], begun[0]) if begun else "-"), Words(begun, text))
+    print_lines(["files" if found.files else "words", *found.words])
+    return 0
+
+
+def _split(line: str) -> list[str]:
+    """The words of a line, the last of which may be quoted by half."""
+    for end in ("", '"', "'"):
+        with suppress(ValueError):
+            words = shlex.split(line + end)
+            return [*words, ""] if line[-1:].isspace() and not end else words
+    return [*line.split(" ")]
+
+
+def script(shell: str) -> str:
+    """The completion script of a shell."""
+    return Path(__file__).with_name("completion").joinpath(f"stereosctl.{shell}").read_text(encoding="utf-8")

@@ -1,0 +1,129 @@
+"""One guest of many, over asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeVar
+
+from stereos_proto import (
+    Ack,
+    ConnectError,
+    Notification,
+    ProvisionPlan,
+    ProvisionReport,
+    ProvisionStep,
+    Reply,
+    Request,
+    RequestTimeout,
+)
+from stereos_proto_io.asyncio import Client, connect, connect_when_ready
+
+from ._contact import Contact, OnProgress, tracing
+from ._deadline import Deadline
+
+Result = TypeVar("Result")
+
+
+class AsyncContact(Contact):
+    """A conversation beside others. The library's asyncio client leaves deadlines to its caller, so they are here."""
+
+    side_by_side = True
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The connection."""
+        if self._client is None:
+            raise AssertionError("dial first")
+        return self._client
+
+    async def _dial(self, deadline: Deadline) -> None:
+        await self.close()
+        address = self.target.reached()
+        late = ConnectError(f"cannot connect to {address}: it did not answer in time")
+        self._client = await _bounded(connect(address, **self._tracing()), deadline.left, late)
+
+    async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None:
+        await self.close()
+        self._client = await connect_when_ready(
+            self.target.reached(),
+            timeout=self.deadline.tenths,
+            states=states,
+            agents=agents,
+            on_progress=note,
+            **self._tracing(),
+        )
+
+    def _tracing(self) -> dict[str, Any]:
+        return tracing(self.target, trace=self.trace, many=True)
+
+    async def _ask(self, request: Request, seconds: float) -> Reply:
+        return await _bounded(self.client.request(request), seconds, self._late(request.type, request))
+
+    def _late(self, what: str, request: Request | None = None) -> RequestTimeout:
+        return RequestTimeout(f"{self.target.address} did not answer {what} in time", request=request, sent=True)
+
+    async def _provision(
+        self, plan: ProvisionPlan, on_step: Callable[[ProvisionStep], None], options: dict[str, Any]
+    ) -> ProvisionReport:
+        settled: list[ProvisionStep] = []
+
+        def note(step: ProvisionStep) -> None:
+            settled.append(step)
+            on_step(step)
+
+        late = self._late("all requests")
+        try:
+            work = self.client.provision(plan, on_step=note, **options)
+            return await _bounded(work, self.deadline.left, late)
+        except RequestTimeout as exc:
+            if exc is not late:
+                raise
+        # Steps settle in order. What has not settled may have been carried out.
+        rest = [ProvisionStep.of(request, late) for request in plan.requests[len(settled) :]]
+        for step in rest:
+            on_step(step)
+        return ProvisionReport((*settled, *rest))
+
+    async def shutdown(self, reason: str) -> Ack | None:
+        """Power the guest off. None: the connection ended before the ack."""
+        self.tell(step="shutdown")
+        return await _bounded(self.client.shutdown(reason), self.deadline.left, self._late("shutdown"))
+
+    async def next_push(self, seconds: float) -> Notification | None:
+        """What the guest pushes next, None where nothing came in time."""
+        silent = RequestTimeout("nothing was pushed")
+        try:
+            return await _bounded(anext(self.client.notifications(), None), self.deadline.within(seconds), silent)
+        except RequestTimeout as exc:
+            if exc is not silent:
+                raise
+            return None
+
+    @property
+    def dropped(self) -> int:
+        """How many pushes of this connection were dropped."""
+        return 0 if self._client is None else self._client.dropped_notifications
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, until the deadline at most."""
+        await asyncio.sleep(self.deadline.within(seconds))
+
+    async def close(self) -> None:
+        """Close the connection, where there is one."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+
+async def _bounded(work: Awaitable[Result], seconds: float, late: Exception) -> Result:
+    """Await `work`. Raises `late` when `seconds` have passed first."""
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            return await work
+    except TimeoutError:
+        if not scope.expired():
+            raise
+    raise late

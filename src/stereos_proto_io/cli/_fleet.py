@@ -1,0 +1,182 @@
+"""Conversations with many guests on one asyncio loop: at most so many at a time, each within its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+import attrs
+
+from stereos_proto import StereosError
+
+from ._contact import Contact, OnProgress, Row
+from ._contact_asyncio import AsyncContact
+from ._deadline import Deadline
+from ._errors import DEADLINE, INTERRUPTED, REFUSED, GuestError, UsageError, error_document, exit_code
+from ._targets import Target
+
+Conversation = Callable[[Contact], Awaitable[Any]]
+
+
+class NotBegun(Exception):
+    """Nothing was done with this guest: enough others had failed, or there was no time left."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        #: The exit code that it comes to.
+        self.code = code
+
+
+class Interrupted(Exception):
+    """The user interrupted the conversation with this guest."""
+
+
+@attrs.frozen
+class Outcome:
+    """What became of one guest."""
+
+    target: Target
+    row: Row
+    #: What the conversation returned, None where it failed.
+    value: Any = None
+    #: What it failed with.
+    error: Exception | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code that it comes to."""
+        return 0 if self.row.code is None else self.row.code
+
+    def error_document(self) -> dict[str, Any] | None:
+        """The error, as JSON."""
+        if self.error is None:
+            return None
+        document = error_document(self.error)
+        return {**document, "sent": False} if isinstance(self.error, NotBegun) else document
+
+
+@attrs.frozen
+class Limits:
+    """How many, how long, and when to stop."""
+
+    #: Guests that are asked at the same time.
+    parallel: int
+    #: Seconds that each guest has, from the moment when it is its turn.
+    seconds: float
+    #: When all have to be done.
+    end: Deadline
+    #: After so many guests that failed, no other is begun. None is never.
+    max_failures: int | None = None
+    #: Whether the wire is shown.
+    trace: bool = False
+
+
+OnRow = Callable[[Row], None]
+Judge = Callable[[Any], int]
+Beside = Callable[[], AbstractContextManager[None]]
+
+
+class Fleet:
+    """The guests of one command, what is known of each, and their conversations."""
+
+    def __init__(self, targets: Sequence[Target], limits: Limits, judge: Judge) -> None:
+        self._targets = targets
+        self._limits = limits
+        self._judge = judge
+        self._failures = 0
+        #: Is told of each change of a row.
+        self.on_change: OnRow = lambda _row: None
+        #: Whether the user ended it.
+        self.interrupted = False
+        self.rows = [Row(target.name) for target in targets]
+
+    def run(self, conversation: Conversation, *, beside: Beside | None = None) -> list[Outcome]:
+        """Have one conversation with each guest; return what became of each, in order, however they ended.
+
+        `beside` is entered in the loop, for as long as the conversations last.
+        """
+        return asyncio.run(self._run(conversation, beside or nullcontext))
+
+    async def _run(self, conversation: Conversation, beside: Beside) -> list[Outcome]:
+        with beside():
+            return await self._gathered(conversation)
+
+    async def _gathered(self, conversation: Conversation) -> list[Outcome]:
+        room = asyncio.Semaphore(self._limits.parallel)
+        outcomes: list[Outcome | None] = [None] * len(self._targets)
+
+        async def settle(index: int) -> None:
+            # Kept here and not as the task's result: a task that Ctrl-C finds at its last step ends as cancelled.
+            outcomes[index] = await self._one(self._targets[index], self.rows[index], room, conversation)
+
+        tasks = [asyncio.create_task(settle(index)) for index in range(len(self._targets))]
+        try:
+            await asyncio.gather(*tasks)
+        except asyncio.CancelledError:
+            # Ctrl-C: what is known of each guest is still to be shown.
+            self.interrupted = True
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [
+            outcome or self._failed(target, row, NotBegun(_INTERRUPTED_BEFORE, INTERRUPTED), INTERRUPTED)
+            for outcome, target, row in zip(outcomes, self._targets, self.rows, strict=True)
+        ]
+
+    async def _one(self, target: Target, row: Row, room: asyncio.Semaphore, conversation: Conversation) -> Outcome:
+        try:
+            async with room:
+                value = await self._converse(target, row, conversation)
+        except NotBegun as exc:
+            return self._failed(target, row, exc, exc.code)
+        except (StereosError, UsageError) as exc:
+            return self._failed(target, row, exc, exit_code(exc) or REFUSED)
+        except asyncio.CancelledError:
+            if row.step == _NOT_YET:
+                return self._failed(target, row, NotBegun(_INTERRUPTED_BEFORE, INTERRUPTED), INTERRUPTED)
+            return self._failed(target, row, Interrupted(f"interrupted while {row.step}"), INTERRUPTED)
+        code = self._judge(value)
+        self._failures += code != 0
+        self._settle(row, code)
+        return Outcome(target, row, value)
+
+    async def _converse(self, target: Target, row: Row, conversation: Conversation) -> Any:
+        limits = self._limits
+        if limits.max_failures is not None and self._failures >= limits.max_failures:
+            guests = "guest" if self._failures == 1 else "guests"
+            raise NotBegun(f"not begun: {self._failures} {guests} had failed", REFUSED)
+        if not limits.end.left:
+            raise NotBegun("not begun: there was no time left", DEADLINE)
+        contact = AsyncContact(
+            target, limits.end.or_in(limits.seconds), _silent_wait, self._changed, trace=limits.trace
+        )
+        contact.row = row
+        try:
+            target.reached()
+            return await conversation(contact)
+        finally:
+            await contact.close()
+
+    def _failed(self, target: Target, row: Row, error: Exception, code: int) -> Outcome:
+        self._failures += not isinstance(error, NotBegun)
+        said = GuestError(target.sentence(error), error) if isinstance(error, StereosError) else error
+        row.error = str(said).removeprefix(f"{target.name}: ")
+        self._settle(row, code)
+        return Outcome(target, row, error=said)
+
+    def _settle(self, row: Row, code: int) -> None:
+        row.code = code
+        self._changed(row)
+
+    def _changed(self, row: Row) -> None:
+        self.on_change(row)
+
+
+_NOT_YET: Final = Row("").step
+_INTERRUPTED_BEFORE: Final = "interrupted before it was its turn"
+
+
+@contextmanager
+def _silent_wait(_subject: str, _target: Target) -> Iterator[OnProgress]:
+    """The table shows the wait."""
+    yield lambda _progress: None

@@ -1,0 +1,298 @@
+"""A command for any number of guests: one conversation, shown in full for a single guest and as a table for many."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+from rich.text import Text
+
+from stereos_proto import StereosError
+
+from . import plain_interrupts
+from ._console import clean, console, say, say_error
+from ._contact import Contact, OnProgress, Row
+from ._deadline import ASK_SECONDS
+from ._documents import Document
+from ._errors import GuestError, SaidNo, exit_code, worst
+from ._formats import Out
+from ._output import CELL_SIZE, brief, duration, print_result, short
+from ._targets import Guests, Target, about
+
+if TYPE_CHECKING:
+    from ._fleet import Conversation, Fleet, Limits, Outcome
+
+#: What a template may name.
+FIELDS: Final = (
+    "name",
+    "address",
+    "state",
+    "uptime",
+    "agents",
+    "running",
+    "rtt_ms",
+    "result",
+    "error",
+    "kind",
+    "code",
+)
+#: Seconds that a guest has to say whether it is in the state of `--state`.
+_STATE_SECONDS: Final = 2.0
+#: Guests that are named for one and the same error.
+_NAMED: Final = 10
+#: What stands in the summary for an error, and for an exit code.
+_KINDS: Final = {"NotBegun": "not begun", "Interrupted": "interrupted"}
+_WORDS: Final = {
+    0: "done",
+    1: "said no",
+    2: "not usable",
+    3: "unreachable",
+    4: "broke the protocol",
+    5: "outcome unknown",
+}
+
+
+def _no_more(_value: Any) -> Iterable[Any]:
+    return ()
+
+
+def _fine(_value: Any) -> None:
+    """Nothing is wrong with it."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Job:
+    """What a command does with each guest."""
+
+    #: The conversation. What it returns is the value of the other functions.
+    converse: Conversation
+    #: The value as JSON, for a guest.
+    document: Callable[[Target, Any], Document]
+    #: Shows the value of a single guest to people.
+    show: Callable[[Target, Any], None]
+    #: The value in a few words, for a row of the table.
+    said: Callable[[Any], str]
+    #: Raises what a value comes to that is an answer, and not the one that was hoped for.
+    check: Callable[[Any], None] = _fine
+    #: What stands below the table for a guest, under its name.
+    more: Callable[[Any], Iterable[Any]] = _no_more
+    #: Seconds that each guest has by default.
+    seconds: float = ASK_SECONDS
+    #: Whether it takes so long that each change is to be shown where there is no terminal.
+    waits: bool = False
+
+    def code(self, value: Any) -> int:
+        """The exit code that a value comes to."""
+        try:
+            self.check(value)
+        except (StereosError, SaidNo) as exc:
+            return exit_code(exc) or 1
+        return 0
+
+
+def perform(guests: Guests, job: Job, out: Out, *, max_failures: int | None = None) -> int:
+    """Do the job with the guests that were named, write the results, and return the exit code."""
+    out.check(FIELDS)
+    targets = guests.targets()
+    if not guests.many:
+        return _perform_single(targets[0], guests, job, out)
+    targets = in_state(targets, guests)
+    limits = limits_of(guests, job.seconds, max_failures)
+    outcomes, interrupted = run_fleet(targets, limits, job)
+    write_outcomes(outcomes, job, out)
+    if interrupted:
+        raise KeyboardInterrupt
+    return worst(outcome.code for outcome in outcomes)
+
+
+# --------------------------------------------------------------------------------------------- a single guest
+
+
+def load_driver() -> None:
+    """Load what dials. Ctrl-C then ends the process at once, so nothing may be drawn yet that is to be taken back."""
+    if f"{__package__}._contact_blocking" not in sys.modules:
+        with plain_interrupts():
+            import_module("._contact_blocking", __package__)
+
+
+def _perform_single(target: Target, guests: Guests, job: Job, out: Out) -> int:
+    target.reached()
+    value, row = converse_with(target, guests, job.converse, job.seconds)
+    kind = out.kind
+    if out.is_json:
+        out.write_document(job.document(target, value))
+    elif kind in ("name", "template"):
+        out.write_line({**_fields(target, row), "result": job.said(value), "code": job.code(value)})
+    else:
+        job.show(target, value)
+    try:
+        with about(target):
+            job.check(value)
+    except SaidNo as exc:
+        return exit_code(exc) or 1
+    except GuestError as exc:
+        # The result has been written: another document would be one too many.
+        say_error(str(exc))
+        return exit_code(exc) or 1
+    return 0
+
+
+def converse_with(target: Target, guests: Guests, conversation: Conversation, seconds: float) -> tuple[Any, Row]:
+    """Have a conversation with one guest, over the blocking driver. Raises GuestError."""
+    load_driver()
+    from ._contact_blocking import BlockingContact, finish  # noqa: PLC0415  (loaded where a guest is dialled)
+
+    deadline = guests.end().or_in(guests.seconds(seconds))
+    contact = BlockingContact(target, deadline, _show_wait(guests), lambda _row: None, trace=guests.verbose)
+
+    async def whole() -> Any:
+        try:
+            return await conversation(contact)
+        finally:
+            await contact.close()
+
+    with about(target):
+        return finish(whole()), contact.row
+
+
+def _show_wait(guests: Guests) -> Any:
+    @contextmanager
+    def show(subject: str, target: Target) -> Iterator[OnProgress]:
+        from ._progress import waiting  # noqa: PLC0415  (only what waits needs it)
+
+        with waiting(subject, target, traced=guests.verbose) as report:
+            yield report
+
+    return show
+
+
+# ------------------------------------------------------------------------------------------------ many guests
+
+
+def limits_of(guests: Guests, seconds: float, max_failures: int | None = None) -> Limits:
+    """How many are asked at a time, and how long. Raises UsageError."""
+    from ._fleet import Limits  # noqa: PLC0415  (asyncio is loaded where there are many guests)
+
+    return Limits(guests.parallel, guests.seconds(seconds), guests.end(), max_failures, guests.verbose)
+
+
+def run_fleet(targets: Sequence[Target], limits: Limits, job: Job) -> tuple[list[Outcome], bool]:
+    """Do the job with many guests, showing them at work. Return what became of each, and whether it was interrupted."""
+    with plain_interrupts():
+        fleet_type: type[Fleet] = import_module("._fleet", __package__).Fleet
+    from ._fleet_view import shown  # noqa: PLC0415
+
+    fleet = fleet_type(targets, limits, job.code)
+    with shown(fleet.rows, changes=job.waits, traced=limits.trace) as fleet.on_change:
+        return fleet.run(job.converse), fleet.interrupted
+
+
+async def ask_health(contact: Contact) -> Any:
+    """Dial, and return the guest's report."""
+    await contact.dial()
+    return await contact.get_health()
+
+
+def in_state(targets: list[Target], guests: Guests) -> list[Target]:
+    """Those of `targets` that report a state of `--state`; all of them where there is none. The rest is mentioned."""
+    if not guests.state:
+        return targets
+    job = Job(ask_health, lambda _target, _value: {}, lambda _target, _value: None, str)
+    limits = attrs.evolve(limits_of(guests, _STATE_SECONDS), seconds=min(guests.seconds(), _STATE_SECONDS))
+    outcomes, interrupted = run_fleet(targets, limits, job)
+    if interrupted:
+        raise KeyboardInterrupt
+    left = [each.target for each in outcomes if each.value is not None and each.value.state in guests.state]
+    if len(left) < len(targets):
+        states = " or ".join(guests.state)
+        say(f"left out, as not {states}: {len(targets) - len(left)} of {len(targets)} guests", style="dim")
+    return left
+
+
+def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
+    """Write what became of each guest, as the user wants it, and how many did well."""
+    kind = out.kind
+    if kind == "json":
+        out.write_document([_document(outcome, job) for outcome in outcomes])
+    elif kind == "jsonl":
+        for outcome in outcomes:
+            out.write_document(_document(outcome, job))
+    elif kind == "name":
+        for outcome in outcomes:
+            if not outcome.code:
+                out.write_line({"name": outcome.target.name})
+    elif kind == "template":
+        for outcome in outcomes:
+            out.write_line(_line(outcome, job))
+    else:
+        _write_table(outcomes, job, wide=kind == "wide")
+    counts = Counter(_word(outcome) for outcome in outcomes)
+    words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    say(f"{len(outcomes)} {'guest' if len(outcomes) == 1 else 'guests'}: {words or 'none'}")
+
+
+def _word(outcome: Outcome) -> str:
+    """What became of a guest, for the summary."""
+    kind = type(outcome.error).__name__
+    return _KINDS.get(kind) or _WORDS.get(outcome.code, "not in time")
+
+
+def _document(outcome: Outcome, job: Job) -> Document:
+    done = outcome.error is None
+    return {
+        "guest": outcome.target.name,
+        "address": None if outcome.target.address is None else str(outcome.target.address),
+        "ok": outcome.code == 0,
+        "code": outcome.code,
+        "result": job.document(outcome.target, outcome.value) if done else None,
+        "error": outcome.error_document(),
+    }
+
+
+def _fields(target: Target, row: Row) -> dict[str, Any]:
+    health = row.health
+    agents = () if health is None else health.agents
+    return {
+        "name": target.name,
+        "address": target.address,
+        "state": health and health.state,
+        "uptime": health and duration(health.uptime_seconds),
+        "agents": len(agents),
+        "running": sum(agent.running for agent in agents),
+        "rtt_ms": row.rtt_ms,
+        "error": row.error,
+        "kind": None,
+    }
+
+
+def _line(outcome: Outcome, job: Job) -> dict[str, Any]:
+    error = outcome.error_document()
+    result = "" if outcome.error is not None else job.said(outcome.value)
+    kind = None if error is None else error["kind"]
+    return {**_fields(outcome.target, outcome.row), "kind": kind, "result": result, "code": outcome.code}
+
+
+def _write_table(outcomes: Sequence[Outcome], job: Job, *, wide: bool) -> None:
+    from ._fleet_view import outcomes_table  # noqa: PLC0415  (asyncio is loaded where there are many guests)
+
+    if outcomes:
+        print_result(outcomes_table(outcomes, job.said, wide=wide))
+    if console().is_terminal:
+        # There a row may have had no room for all of it.
+        failures: dict[str, list[str]] = {}
+        for outcome in outcomes:
+            if outcome.error is not None:
+                failures.setdefault(brief(outcome.row.error, outcome.target.name), []).append(outcome.target.name)
+        for sentence, names in failures.items():
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            who = ", ".join(short(name, CELL_SIZE) for name in names[:_NAMED])
+            print_result(Text.assemble("\n", (f"{who}{more}", "bold"), ": ", (short(sentence, CELL_SIZE), "yellow")))
+    for outcome in outcomes:
+        parts = [] if outcome.error is not None else list(job.more(outcome.value))
+        if parts:
+            print_result("", Text(clean(outcome.target.name), "bold"), *parts)

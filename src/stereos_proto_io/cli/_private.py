@@ -1,0 +1,91 @@
+"""The only place where the command line uses what the library does not offer publicly.
+
+Each is imported where it is used, so that what needs the table of messages alone loads no driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+
+from stereos_proto import Preamble, Role
+from stereos_proto._registry import BY_TYPE
+from stereos_proto_io.addresses import Address, Attempt
+
+# ruff: noqa: PLC0415
+
+
+def message_class(sender: Role, type_: str) -> Any:
+    """The class of a message type, None where there is none."""
+    row = BY_TYPE[sender].get(type_)
+    return None if row is None else row.cls
+
+
+@attrs.frozen
+class _Bare(Address):
+    """An address without its preambles."""
+
+    whole: Address
+
+    def __str__(self) -> str:
+        return str(self.whole)
+
+    def name(self) -> tuple[str, int] | None:
+        """That of the address."""
+        return self.whole.name()
+
+    def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:
+        """Those of the address."""
+        return self.whole.attempts(found)
+
+    def fault(self) -> str:
+        """That of the address."""
+        return self.whole.fault()
+
+    @property
+    def device(self) -> str:
+        """That of the address."""
+        return self.whole.device
+
+
+@attrs.frozen
+class _Connected(Address):
+    """An address whose stream is connected, so that its preambles alone are run."""
+
+    whole: Address
+    stream: Any
+
+    def __str__(self) -> str:
+        return str(self.whole)
+
+    def open(self) -> Any:
+        """The stream."""
+        return self.stream
+
+    def preambles(self) -> Iterator[tuple[Preamble, float]]:
+        """Those of the address."""
+        return self.whole.preambles()
+
+
+def open_stream(address: Address, by: float) -> Any:
+    """A connected stream, before its preamble, by a time of the monotonic clock. Raises ConnectError."""
+    from stereos_proto_io.blocking import _dial
+
+    return _dial.dial(_Bare(address), max(by - time.monotonic(), 0.0))[0]
+
+
+def run_preamble(address: Address, stream: Any, by: float) -> bytes:
+    """Run the preamble of a stream, and return what came after it. Raises ConnectError."""
+    from stereos_proto_io.blocking import _dial
+
+    return _dial.dial(_Connected(address, stream), max(by - time.monotonic(), 0.0))[1]
+
+
+def bind(address: Address) -> Any:
+    """A place to listen at, bound. Raises OSError and ValueError."""
+    from stereos_proto_io.guest import _listen
+
+    return _listen.bind_all(address)[0]

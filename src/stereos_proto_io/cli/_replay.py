@@ -1,0 +1,131 @@
+"""`stereosctl replay`: what a recorded host said, to another guest."""
+
+from __future__ import annotations
+
+import json as json_library
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import attrs
+from rich.text import Text
+
+from stereos_proto import Ack, Health, Message, ProtocolError, Reply, Request, RequestFailed, Role
+from stereos_proto import decode as decode_line
+
+from ._commands_give import read_bytes
+from ._console import clean, say
+from ._deadline import WAIT_SECONDS, Deadline
+from ._documents import message_document
+from ._errors import SaidNo, UsageError
+from ._jobs import load_driver
+from ._options import Json, option, whole_number
+from ._output import print_result, write_json
+from ._redact import REDACTED
+from ._targets import DEFAULT_GUEST, Guest, about
+from ._transcript import Entry, read_transcript
+
+if TYPE_CHECKING:
+    from stereos_proto_io.blocking import Client
+
+
+def replay(
+    file: Path,
+    /,
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    conn: Annotated[int, option(takes="N", converter=whole_number)] = 0,
+    json: Json = False,
+) -> None:
+    """Say to a guest what a recorded host said, and compare the answers.
+
+    What was redacted is not sent: the guest would store the redaction. Exit code 1
+    when an answer differs; uptimes may.
+
+    For example:
+
+        stereosctl replay session.ndjson --vm test
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        file: A transcript of `stereosctl record`, - for standard input.
+        conn: Which of its connections.
+        json: Print one JSON document.
+    """
+    everything = read_transcript(read_bytes(file), str(file))[1]
+    entries = [entry for entry in everything if entry.conn == conn and entry.data]
+    pairs = list(_pairs(entries))
+    if not pairs:
+        raise UsageError(f"{file} has no requests on connection {conn}")
+    target, deadline = guest.target(), guest.deadline(WAIT_SECONDS)
+    load_driver()
+    from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+
+    rows: list[dict[str, Any]] = []
+    with about(target), dial(target, deadline, trace=guest.verbose) as client:
+        for request, recorded in pairs:
+            if request is None:
+                rows.append({"request": "?", "outcome": "skipped", "recorded": None, "answered": None})
+            else:
+                rows.append(_compared(request, recorded, _answer(client, request, deadline)))
+            if not json:
+                _show_row(rows[-1])
+    same = all(row["outcome"] != "different" for row in rows)
+    if json:
+        write_json({"ok": same, "requests": rows})
+    else:
+        counts = Counter(row["outcome"] for row in rows)
+        say(", ".join(f"{counts[outcome]} {outcome}" for outcome in _ROW_MARKS))
+    if not same:
+        raise SaidNo
+
+
+def _answer(client: Client, request: Request, deadline: Deadline) -> Message:
+    try:
+        return client.request(request, timeout=deadline.left)
+    except RequestFailed as exc:
+        return Ack(request.type, ok=False, error=exc.error)
+
+
+_ROW_MARKS: Final = {"same": ("✓", "green"), "different": ("✗", "bold red"), "skipped": ("–", "dim")}
+
+
+def _pairs(entries: list[Entry]) -> Iterator[tuple[Request | None, Message | None]]:
+    """Each request with the reply that it got. None for what cannot be sent again, or was not answered."""
+    replies = [message for entry in entries if entry.sender is Role.GUEST for message in [_message(entry)] if message]
+    answers = iter([message for message in replies if isinstance(message, Reply)])
+    for entry in entries:
+        if entry.sender is not Role.HOST or not entry.data.rstrip(b"\r\n"):
+            continue
+        message = None if REDACTED.encode() in entry.data else _message(entry)
+        yield message if isinstance(message, Request) else None, next(answers, None)
+
+
+def _message(entry: Entry) -> Message | None:
+    try:
+        return decode_line(entry.data.rstrip(b"\r\n"), sender=entry.sender)
+    except ProtocolError:
+        return None
+
+
+def _compared(request: Request, recorded: Message | None, answered: Message) -> dict[str, Any]:
+    def timeless(message: Message | None) -> Message | None:
+        return attrs.evolve(message, uptime_seconds=0) if isinstance(message, Health) else message
+
+    return {
+        "request": request.type,
+        "outcome": "same" if timeless(recorded) == timeless(answered) else "different",
+        "recorded": None if recorded is None else message_document(recorded),
+        "answered": message_document(answered),
+    }
+
+
+def _show_row(row: dict[str, Any]) -> None:
+    line = Text.assemble(_ROW_MARKS[row["outcome"]], " ", clean(row["request"]))
+    if row["outcome"] == "skipped":
+        line.append("  skipped: it was redacted, or is no request", "dim")
+    print_result(line)
+    if row["outcome"] == "different":
+        for side in ("recorded", "answered"):
+            print_result(Text.assemble(f"    {side}  ", clean(json_library.dumps(row[side], ensure_ascii=False))))

@@ -1,0 +1,95 @@
+"""`stereosctl send`: a request of any type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from stereos_proto import Ack, CustomRequest, ProtocolError, Request, RequestFailed, Role, encode
+from stereos_proto import decode as decode_line
+
+from ._commands_give import read_text
+from ._console import STDIN
+from ._documents import message_document
+from ._errors import SaidNo, UsageError
+from ._jobs import load_driver
+from ._options import Json
+from ._output import print_result, reply_parts, write_json
+from ._private import message_class
+from ._redact import redactor_of
+from ._targets import DEFAULT_GUEST, Guest, about, looks_like_address
+
+
+def send(
+    type: str,
+    payload: str | None = None,
+    /,
+    guest: Guest = DEFAULT_GUEST,
+    *,
+    json: Json = False,
+) -> None:
+    """Send a request of any type, and show the reply.
+
+    A payload that holds a secret is read from standard input: what stands on a
+    command line is no secret.
+
+    For example:
+
+        stereosctl send stop_agent '{"name":"coder"}' --vm dev
+
+    Args:
+        guest: Which guest, until when, and whether to trace the wire.
+        type: The type on the wire, one that is unknown here included.
+        payload: The payload as JSON, - for standard input.
+        json: Print the reply as one JSON document.
+    """
+    if payload is not None and guest.address is None and looks_like_address(payload):
+        # `send TYPE ADDRESS`: no JSON value begins like that.
+        guest, payload = attrs.evolve(guest, address=payload), None
+    request = _request(type, payload)
+    target, deadline = guest.target(), guest.deadline()
+    load_driver()
+    from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
+
+    with about(target), dial(target, deadline, trace=guest.verbose) as client:
+        try:
+            reply = client.request(request, timeout=deadline.left)
+        except RequestFailed as exc:
+            reply = Ack(request.type, ok=False, error=exc.error)
+    # The guest may quote what it was sent, and that may be a secret.
+    redactor = redactor_of([request])
+    shown = decode_line(redactor.line(Role.GUEST, encode(reply)), sender=Role.GUEST)
+    if json:
+        write_json(message_document(shown))
+    else:
+        print_result(*reply_parts(shown))
+    if isinstance(reply, Ack) and not reply.ok:
+        raise SaidNo
+
+
+def _request(type_: str, payload: str | None) -> Request:
+    cls = message_class(Role.HOST, type_)
+    secret = cls is not None and any(field.repr is False for field in attrs.fields(cls))
+    if secret and payload not in (None, STDIN):
+        raise UsageError(f"{type_} carries a secret: give its payload on standard input (send {type_} -)")
+    text = read_text(Path(STDIN)) if payload == STDIN else payload
+    import json  # noqa: PLC0415  (the commands' own parameter has the name)
+
+    envelope = json.dumps({"type": type_}).encode()
+    if text is not None:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise UsageError(f"the payload of {type_} is no JSON") from None
+        members = [field.name for field in attrs.fields(cls)] if cls is not None else None
+        if members is not None and isinstance(value, dict) and not value.keys() <= set(members):
+            raise UsageError(f"the payload of {type_} has no other members than: {', '.join(members) or 'none'}")
+        envelope = b'%b,"payload":%b}' % (envelope[:-1], " ".join(text.split("\n")).encode("utf-8", "surrogateescape"))
+    try:
+        message = decode_line(envelope, sender=Role.HOST)
+    except ProtocolError as exc:
+        # The sentence is about a host that sent it; here it is not sent.
+        why = str(exc).removeprefix(f"the host sent {type_} with ")
+        raise UsageError(f"cannot send {type_}: {why}") from None
+    return message if isinstance(message, Request) else CustomRequest(type_)

@@ -1,0 +1,175 @@
+"""Signals as shells expect them, and a terminal that is as it was before, however the command ends.
+
+================== ==================================================================================================
+Ctrl-C (SIGINT)    ends the command; after cleaning up the process dies of SIGINT, so that a loop of the shell ends.
+                   `watch`, `ls -w`, `simulate` and `record` last until Ctrl-C: for them it is the ordinary end, code 0
+SIGTERM, SIGHUP    clean up, and die of the signal; `simulate` and `record` end with code 0
+Ctrl-Z (SIGTSTP)   gives the terminal back (cursor, echo, key by key), and takes it again when the command is continued
+SIGWINCH           draws anew in the new size
+================== ==================================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from ._errors import INTERRUPTED, Stopped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+
+_ENDING: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_STOP: Final = getattr(signal, "SIGTSTP", None)
+_CONTINUE: Final = getattr(signal, "SIGCONT", None)
+_RESIZE: Final = getattr(signal, "SIGWINCH", None)
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+@contextmanager
+def handling(handlers: dict[int | None, Handler]) -> Iterator[None]:
+    """Handle signals for the length of a `with`. A signal that this system lacks, or that is ignored, is left alone."""
+    before: dict[int, Any] = {}
+    try:
+        for number, handler in handlers.items():
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                # ValueError: not the main thread, which gets no signals.
+                with suppress(ValueError):
+                    before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def ending_cleanly() -> Any:
+    """Let SIGTERM and SIGHUP unwind what is under way, as Stopped, for the length of a `with`."""
+    return handling(dict.fromkeys(_ENDING, _stop))
+
+
+@contextmanager
+def ended_by_signals(*, interrupt: bool) -> Iterator[None]:
+    """The command lasts until SIGTERM or SIGHUP come, and with `interrupt` until Ctrl-C: then the `with` is left."""
+    try:
+        with ending_cleanly():
+            yield
+    except Stopped:
+        return
+    except KeyboardInterrupt:
+        if not interrupt:
+            raise
+
+
+@contextmanager
+def signals_as_event() -> Iterator[Event]:
+    """Turn SIGTERM, SIGHUP and Ctrl-C into an event, for the length of a `with` that looks at it.
+
+    An exception in the middle of a thread's join can leave behind what that thread was to remove.
+    """
+    stop = Event()
+    with handling(dict.fromkeys((*_ENDING, signal.SIGINT), lambda _number, _frame: stop.set())):
+        yield stop
+
+
+def as_process(run: Callable[[], int]) -> int:
+    """Run a command as a whole process: signals end it as the table above says. Return its exit code."""
+    try:
+        with ending_cleanly():
+            code = run()
+    except Stopped as exc:
+        _die_of(exc.number)
+        return 128 + exc.number
+    if code == INTERRUPTED:
+        _die_of(signal.SIGINT)
+    return code
+
+
+def _die_of(number: int) -> None:
+    """End this process by a signal, as the shell expects of a command that was interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+#: What has been taken from the terminal, in order: what gives it back, and what takes it again.
+_taken: Final[list[tuple[Callable[[], None], Callable[[], None]]]] = []
+
+
+def _lend(number: int, _frame: FrameType | None) -> None:
+    for give_back, _ in reversed(_taken):
+        give_back()
+    handler = signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    # Here the process is stopped, and here it goes on; SIGCONT is what takes the terminal again.
+    signal.signal(number, handler)
+
+
+def _take_again(_number: int, _frame: FrameType | None) -> None:
+    for _, take in _taken:
+        take()
+
+
+@contextmanager
+def lending(give_back: Callable[[], None], take: Callable[[], None]) -> Iterator[None]:
+    """Give the terminal back while the process is stopped (Ctrl-Z), and take it again when it goes on.
+
+    It may be nested: what was taken last is given back first. SIGCONT comes after SIGSTOP, too, which gives no notice;
+    the shell has changed the terminal's modes all the same.
+    """
+    _taken.append((give_back, take))
+    try:
+        with handling({_STOP: _lend, _CONTINUE: _take_again}):
+            yield
+    finally:
+        _taken.pop()
+
+
+@contextmanager
+def drawing(draw: Callable[[], Any], console: Console, *, screen: bool = False, moving: bool = True) -> Iterator[Live]:
+    """Draw what `draw` returns, again and again, for the length of a `with`.
+
+    `screen` takes the whole screen and gives it back at the end; otherwise what was drawn is taken back. `moving` draws
+    by itself several times a second; without it, `refresh` does, and a change of the terminal's size.
+    """
+    from rich.live import Live  # noqa: PLC0415  (only what draws needs it)
+
+    live = Live(
+        get_renderable=draw,
+        console=console,
+        screen=screen,
+        transient=True,
+        auto_refresh=moving,
+        refresh_per_second=8,
+        vertical_overflow="crop",
+    )
+
+    def give_back() -> None:
+        console.show_cursor(True)
+        if screen:
+            console.set_alt_screen(False)
+
+    def take() -> None:
+        if screen:
+            console.set_alt_screen(True)
+        console.show_cursor(False)
+        live.refresh()
+
+    with ExitStack() as stack:
+        stack.enter_context(handling({_RESIZE: lambda _number, _frame: live.refresh()}))
+        stack.enter_context(live)
+        stack.enter_context(lending(give_back, take))
+        yield live

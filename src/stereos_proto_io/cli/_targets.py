@@ -1,0 +1,295 @@
+"""Which guests a command is about: from addresses, names of virtual machines, globs, `--all`, the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Final
+
+import attrs
+from cyclopts import Parameter
+
+from stereos_proto import RemoteProtocolError, StereosError
+from stereos_proto_io.addresses import Address, VirtioSerial, parse_address
+
+from ._console import say
+from ._deadline import ASK_SECONDS, FOREVER, Deadline
+from ._errors import GuestError, UsageError
+from ._machines import Machine, find, machines, machines_folder, names
+from ._options import DURATION, GUEST, MANY, ConfigDir, Verbose, option, repeated, whole_number
+
+_SCHEMES: Final = frozenset({"tcp", "vsock", "unix", "serial", "hvsock"})
+#: Guests that are asked at the same time unless `--parallel` says otherwise.
+AT_ONCE: Final = 32
+
+_WHICH: Final = (
+    "which guest? Give its address (tcp://127.0.0.1:1024), --vm NAME, or set STEREOS_ADDRESS; "
+    "`stereosctl ls` lists mb's virtual machines, `stereosctl simulate` makes a guest to try"
+)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Target:
+    """A guest as the user named it, and where it is."""
+
+    #: The name of its virtual machine, or its address.
+    name: str
+    #: None where it cannot be reached.
+    address: Address | None
+    #: Why it cannot be reached.
+    problem: str = ""
+
+    @classmethod
+    def at(cls, address: Address) -> Target:
+        """A guest that was named by its address."""
+        return cls(str(address), address)
+
+    def reached(self) -> Address:
+        """Its address. Raises UsageError where it has none."""
+        if self.address is None:
+            raise UsageError(f"{self.name}: {self.problem}")
+        return self.address
+
+    def sentence(self, error: BaseException) -> str:
+        """The text of an error about this guest, with the name that the user typed."""
+        text = str(error)
+        if self.address is not None:
+            text = text.replace(str(self.address), self.name)
+        if isinstance(self.address, VirtioSerial) and isinstance(error, RemoteProtocolError):
+            text += "; a serial port takes one host at a time: see that no other has it open"
+        return text
+
+
+@contextmanager
+def about(target: Target) -> Iterator[None]:
+    """Turn an error of the library into one that names the guest as the user does."""
+    try:
+        yield
+    except StereosError as exc:
+        raise GuestError(target.sentence(exc), exc) from exc
+
+
+#: The guest of the shell, which commands are about that name none.
+_of_the_shell: Target | None = None
+
+
+@contextmanager
+def by_default(target: Target) -> Iterator[None]:
+    """Let commands that name no guest be about `target`, for the length of a `with`."""
+    global _of_the_shell  # noqa: PLW0603  (one shell runs in one process)
+    _of_the_shell = target
+    try:
+        yield
+    finally:
+        _of_the_shell = None
+
+
+def _default() -> Target:
+    if _of_the_shell is not None:
+        return _of_the_shell
+    # Read here and not by the parser, for which it would be as if it had been typed.
+    text = os.environ.get("STEREOS_ADDRESS")
+    if not text:
+        raise UsageError(_WHICH)
+    try:
+        return Target.at(address_of(text))
+    except UsageError as exc:
+        raise UsageError(f"STEREOS_ADDRESS: {exc}") from None
+
+
+def looks_like_address(text: str) -> bool:
+    """Whether a text begins as an address does."""
+    scheme, colon, _ = text.partition("://")
+    return bool(colon) and scheme.lower() in _SCHEMES
+
+
+def address_of(text: str, folder: Path | None = None) -> Address:
+    """`parse_address`, with a UsageError. `folder` is where a virtual machine of that name is looked for.
+
+    What does not even begin like an address is not repeated: it may be a secret in the wrong place.
+    """
+    if not looks_like_address(text):
+        if folder is not None and text in names(folder):
+            raise UsageError(f"{text!r} is no address, but a virtual machine of mb's: --vm {text}")
+        raise UsageError(
+            "what was given as the guest's address is none; one looks like tcp://HOST:PORT, vsock://CID:PORT, "
+            "unix:///PATH, serial:///PATH or hvsock:///PATH:PORT; a virtual machine of mb's is named by --vm NAME"
+        )
+    try:
+        return parse_address(text)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+
+
+@contextmanager
+def listening_at(*places: Address) -> Iterator[None]:
+    """Turn what is wrong with places to listen at into a UsageError."""
+    try:
+        yield
+    except OSError as exc:
+        raise UsageError(f"cannot listen at {', '.join(map(str, places))}: {exc.strerror}") from None
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+
+
+def _of_machine(machine: Machine) -> Target:
+    return Target(machine.name, machine.address, machine.problem)
+
+
+def checked_seconds(option_: str, value: float) -> float:
+    """`value`, where it can be waited for. Raises UsageError."""
+    if not value > 0:
+        raise UsageError(f"{option_} must be more than 0 seconds, not {value:g}")
+    return min(value, FOREVER)
+
+
+@Parameter(name="*")
+@attrs.frozen(eq=False, repr=False)
+class Place:
+    """Which guest."""
+
+    address: Annotated[str | None, Parameter(group=GUEST)] = None
+    """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT or serial:///PATH; else STEREOS_ADDRESS."""
+
+    vm: Annotated[str | None, option("--vm", takes="NAME", group=GUEST)] = attrs.field(default=None, kw_only=True)
+    """The name of a virtual machine of mb's, instead of an address. `stereosctl ls` lists them."""
+
+    config_dir: ConfigDir = attrs.field(default=None, kw_only=True)
+    """mb's configuration folder. By default MB_CONFIG_DIR, what config.toml says, or ~/.config/mb."""
+
+    def target(self) -> Target:
+        """The guest that was named in one of the ways, with an address. Raises UsageError."""
+        if self.vm is not None and self.address is not None:
+            raise UsageError("which guest? Give its address or --vm NAME, and not both")
+        folder = machines_folder(flag=self.config_dir)
+        if self.vm is not None:
+            target = _of_machine(find(self.vm, folder))
+        else:
+            target = _default() if self.address is None else Target.at(address_of(self.address, folder))
+        target.reached()
+        return target
+
+
+@Parameter(name="*")
+@attrs.frozen(eq=False, repr=False)
+class Guest(Place):
+    """Which guest, how long, and whether to show the wire."""
+
+    timeout: Annotated[float | None, option("--timeout", group=GUEST, **DURATION)] = attrs.field(
+        default=None, kw_only=True
+    )
+    """For everything together, dialling included: 90, 30s, 2m. By default 10 s, or 60 s for what waits for a guest."""
+
+    verbose: Verbose = attrs.field(default=False, kw_only=True)
+    """Trace the wire on stderr, without secrets."""
+
+    def deadline(self, default: float = ASK_SECONDS) -> Deadline:
+        """When the command has to be done. Raises UsageError."""
+        return Deadline.after(default if self.timeout is None else checked_seconds("--timeout", self.timeout))
+
+
+@Parameter(name="*")
+@attrs.frozen(eq=False, repr=False)
+class Guests:
+    """Which guests, how long each and all, and whether to show the wire."""
+
+    address: Annotated[tuple[str, ...], Parameter(group=GUEST)] = ()
+    """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT, serial:///PATH…; else STEREOS_ADDRESS."""
+
+    vm: Annotated[tuple[str, ...], repeated("--vm", takes="NAME", group=GUEST)] = attrs.field(default=(), kw_only=True)
+    """The name of a virtual machine of mb's, or a pattern such as 'web-*'; again for more."""
+
+    all: Annotated[bool, option("--all", group=MANY)] = attrs.field(default=False, kw_only=True)
+    """All virtual machines of mb's that run."""
+
+    state: Annotated[tuple[str, ...], repeated("--state", takes="STATE", group=MANY)] = attrs.field(
+        default=(), kw_only=True
+    )
+    """Of these, only guests that report this state; again for more."""
+
+    parallel: Annotated[int, option("--parallel", takes="N", group=MANY, converter=whole_number)] = attrs.field(
+        default=AT_ONCE, kw_only=True
+    )
+    """How many guests are asked at the same time."""
+
+    total_timeout: Annotated[float | None, option("--total-timeout", group=MANY, **DURATION)] = attrs.field(
+        default=None, kw_only=True
+    )
+    """For all guests together. By default there is no limit but that of each."""
+
+    timeout: Annotated[float | None, option("--timeout", group=GUEST, **DURATION)] = attrs.field(
+        default=None, kw_only=True
+    )
+    """For everything with one guest, dialling included: 90, 30s, 2m. By default 10 s, or 60 s for what waits."""
+
+    config_dir: ConfigDir = attrs.field(default=None, kw_only=True)
+    """mb's configuration folder. By default MB_CONFIG_DIR, what config.toml says, or ~/.config/mb."""
+
+    verbose: Verbose = attrs.field(default=False, kw_only=True)
+    """Trace the wire on stderr, without secrets."""
+
+    @property
+    def many(self) -> bool:
+        """Whether the user asked for any number of guests, though it may come to one."""
+        globs = any(_is_pattern(name) for name in self.vm)
+        return self.all or globs or bool(self.state) or len(self.vm) + len(self.address) > 1
+
+    def seconds(self, default: float = ASK_SECONDS) -> float:
+        """How long each guest has. Raises UsageError."""
+        return default if self.timeout is None else checked_seconds("--timeout", self.timeout)
+
+    def end(self) -> Deadline:
+        """When all have to be done. Raises UsageError."""
+        total = self.total_timeout
+        return Deadline.after(FOREVER if total is None else checked_seconds("--total-timeout", total))
+
+    def targets(self) -> list[Target]:
+        """The guests, each once, in the order in which they were named. Raises UsageError when there is none."""
+        if self.parallel < 1:
+            raise UsageError("--parallel must be 1 at least")
+        folder = machines_folder(flag=self.config_dir)
+        found = [Target.at(address_of(text, folder)) for text in self.address]
+        for name in self.vm:
+            found += _matching(name, folder) if _is_pattern(name) else [_of_machine(find(name, folder))]
+        if self.all:
+            found += _running(folder)
+        if not found and not self.all:
+            found = [_default()]
+        return list({target.name: target for target in found}.values())
+
+
+def _is_pattern(name: str) -> bool:
+    return not set("*?[").isdisjoint(name)
+
+
+def _matching(pattern: str, folder: Path) -> list[Target]:
+    everyone = machines(folder)
+    found = [machine for machine in everyone if fnmatchcase(machine.name, pattern)]
+    if not found:
+        known = ", ".join(machine.name for machine in everyone) or "none at all"
+        raise UsageError(f"no virtual machine in {folder} matches {pattern!r}; there is: {known}")
+    return _without_stopped(found)
+
+
+def _running(folder: Path) -> list[Target]:
+    found = machines(folder)
+    if not found:
+        raise UsageError(f"mb has no virtual machines in {folder}")
+    return _without_stopped(found)
+
+
+def _without_stopped(found: list[Machine]) -> list[Target]:
+    """Those that a pattern may mean. What is broken stays, and is reported; what is stopped is no fault."""
+    stopped = [machine.name for machine in found if machine.stopped]
+    if stopped:
+        say(f"left out, as stopped: {', '.join(stopped)}", style="dim")
+    return [_of_machine(machine) for machine in found if not machine.stopped]
+
+
+#: What a command's `guest` is when nothing was said about it.
+DEFAULT_PLACE: Final = Place()
+DEFAULT_GUEST: Final = Guest()
+DEFAULT_GUESTS: Final = Guests()

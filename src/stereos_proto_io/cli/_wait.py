@@ -1,0 +1,172 @@
+"""`stereosctl wait`: until a state, until agents run, or until the guest is gone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Annotated, Any, Final
+
+import attrs
+
+from stereos_proto import ConnectError, ConnectionLost, Health, LifecycleState, NotReady, RequestTimeout
+from stereos_proto.dialogues import READY_STATES, WaitProgress
+
+from ._contact import Contact
+from ._deadline import WAIT_SECONDS
+from ._documents import health_document
+from ._errors import UsageError
+from ._formats import DEFAULT_OUT, Out
+from ._jobs import Job, perform
+from ._options import repeated
+from ._output import agents_summary, health_line, print_result
+from ._targets import DEFAULT_GUESTS, Guests, Target
+
+#: Seconds between two looks at a guest that is to go away, and at one that is not yet as it should be.
+_LOOK_AGAIN: Final = 0.25
+_SHUTDOWN: Final = f"state={LifecycleState.SHUTDOWN}"
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Condition:
+    """What `--for` says."""
+
+    #: As the user wrote it.
+    texts: tuple[str, ...]
+    #: The report has to name one of these states, where there are any.
+    states: frozenset[str] = frozenset()
+    #: In the same report these agents have to run.
+    agents: frozenset[str] = frozenset()
+    #: Wait until the guest does not answer any more.
+    gone: bool = False
+
+    @classmethod
+    def parse(cls, texts: tuple[str, ...]) -> _Condition:
+        """Raises UsageError."""
+        states: set[str] = set()
+        agents: set[str] = set()
+        gone = False
+        for text in texts:
+            kind, _, value = text.partition("=")
+            if text in ("shutdown", _SHUTDOWN):
+                gone = True
+            elif kind == "state" and value:
+                states |= READY_STATES if value == LifecycleState.READY else {value}
+            elif kind == "agent" and value:
+                agents.add(value)
+            else:
+                raise UsageError(f"--for takes state=STATE, agent=NAME or shutdown, not {text!r}")
+        if gone and (states or agents):
+            raise UsageError("--for shutdown stands alone: a guest that is gone has no state and no agents")
+        return cls(texts, frozenset(states), frozenset(agents), gone)
+
+    def met_by(self, report: Health) -> bool:
+        """Whether one report says all of it."""
+        running = {agent.name for agent in report.agents if agent.running}
+        return (not self.states or report.state in self.states) and self.agents <= running
+
+    def in_vain(self, error: NotReady) -> NotReady:
+        """The error, with what was waited for."""
+        why = str(error).removeprefix("the guest is not ready: ")
+        said = copy.copy(error)
+        said.args = (f"waited in vain for {', '.join(self.texts)}: {why}",)
+        return said
+
+
+def wait(
+    guest: Guests = DEFAULT_GUESTS,
+    *,
+    for_: Annotated[tuple[str, ...], repeated("--for", takes="WHAT")] = ("state=ready",),
+    out: Out = DEFAULT_OUT,
+) -> int:
+    """Wait for a state, an agent, or the end.
+
+    For example:
+
+        stereosctl wait --vm dev --for agent=coder --timeout 2m
+
+    Args:
+        guest: Which guests, until when, and whether to trace the wire.
+        for_: `state=STATE` (healthy counts as ready), `agent=NAME`, `shutdown` (no answer any more); again for more.
+        out: How the guest's last report is written.
+    """
+    condition = _Condition.parse(for_)
+
+    async def converse(contact: Contact) -> Health | None:
+        try:
+            if condition.gone:
+                return await until_gone(contact, heard=_SHUTDOWN in for_)
+            return await _until(contact, condition)
+        except NotReady as exc:
+            raise condition.in_vain(exc) from exc
+
+    def document(target: Target, report: Health | None) -> dict[str, Any]:
+        return {"address": str(target.address), "health": report and health_document(report)}
+
+    def show(target: Target, report: Health | None) -> None:
+        print_result(health_line(report, target.name) if report else f"{target.name}  gone")
+
+    def said(report: Health | None) -> str:
+        return agents_summary(report) if report else "gone"
+
+    return perform(guest, Job(converse, document, show, said, seconds=WAIT_SECONDS, waits=True), out)
+
+
+async def _until(contact: Contact, condition: _Condition) -> Health:
+    """Wait until one report meets the condition, and return that report. Raises NotReady."""
+    seconds = contact.deadline.tenths
+    tries = 0
+    while True:
+        states: Collection[str] = condition.states or READY_STATES
+        report = await contact.dial_when_ready(states=states, agents=condition.agents)
+        subject = f"the agents {', '.join(sorted(condition.agents))} and the state"
+        with contact.show_wait(subject, contact.target) as show:
+            try:
+                # The library waits for states or for agents. For both, one report has to say both.
+                while not condition.met_by(report):
+                    tries += 1
+                    progress = WaitProgress(tries, report)
+                    if not contact.deadline.left:
+                        raise progress.not_ready(f"{seconds:g} s have passed")
+                    show(progress)
+                    await contact.sleep(_LOOK_AGAIN)
+                    report = await contact.get_health(within=max(contact.deadline.left, _LOOK_AGAIN))
+            except (ConnectionLost, RequestTimeout) as exc:
+                if not contact.deadline.left:
+                    raise WaitProgress(tries, report, exc).not_ready(f"{seconds:g} s have passed") from exc
+                contact.tell(error=str(exc))
+                continue
+        return report
+
+
+async def until_gone(contact: Contact, *, heard: bool = False) -> Health | None:
+    """Look until the guest does not answer any more; with `heard`, or until it says that it shuts down: that report."""
+    progress = WaitProgress()
+    target = contact.target
+    with contact.show_wait(f"{target.name} to go away", target) as show:
+        while True:
+            try:
+                await contact.dial()
+                while True:
+                    report = await contact.get_health()
+                    contact.tell(step="waiting for it to go")
+                    progress = WaitProgress(progress.tries + 1, report)
+                    show(progress)
+                    if heard and report.state == LifecycleState.SHUTDOWN:
+                        return report
+                    if not contact.deadline.left:
+                        raise _still_there(target, progress)
+                    await contact.sleep(_LOOK_AGAIN)
+            except (ConnectError, ConnectionLost) as exc:
+                if isinstance(exc, ConnectError) and not exc.retryable:
+                    raise
+                if not contact.deadline.left:
+                    raise RequestTimeout("nothing is known about the guest: the time was up") from None
+                return None
+            except RequestTimeout as exc:
+                if progress.health is None:
+                    raise
+                raise _still_there(target, progress) from exc
+
+
+def _still_there(target: Target, progress: WaitProgress) -> RequestTimeout:
+    return RequestTimeout(f"{target.name} is still there ({progress})")

@@ -1,0 +1,296 @@
+"""What Tab offers: the answers themselves, and each shell with its own script, on a terminal where it needs one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cli_harness import CLEAN_ENV, plain, resize, run_cli
+from stereos_proto import AgentStatus
+from stereos_proto_io.cli._app import ALIASES, COMMANDS, make_app
+from stereos_proto_io.cli._complete import Found, Words, completions
+from stereos_proto_io.cli._shell import _candidates
+from stereos_proto_io.guest.faults import FAULTS
+from stereos_proto_io.testing import simulated_guest
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@pytest.fixture
+def machines(tmp_path, monkeypatch):
+    for name in ("web-1", "web-2", "db"):
+        place = tmp_path / "mb" / "vms" / name
+        place.mkdir(parents=True)
+        (place / "state.json").write_text(json.dumps({"backend": "qemu", "vsock_port": 0}))
+    monkeypatch.setenv("MB_CONFIG_DIR", str(tmp_path / "mb"))
+    return tmp_path / "mb"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("hea", {"health"}),
+        ("stat", {"status"}),
+        ("help wai", {"wait"}),
+        ("secret ", {"set"}),
+        ("status --ti", {"--timeout"}),
+        ("mount a /b --fs ", {"9p", "virtiofs"}),
+        ("mount --read", {"--read-only"}),
+        ("health --no", set()),
+        ("health --vm web", {"web-1", "web-2"}),
+        ("health --vm web-1 --vm d", {"db"}),
+        ("ls w", {"web-1", "web-2"}),
+        ("watch --all --look d", {"db"}),
+        ("ping --all --state heal", {"healthy"}),
+        ("health -o js", {"json", "jsonl"}),
+        ("wait --for ", {"agent=", "shutdown", *(f"state={s}" for s in ("booting", "degraded", "healthy", "ready"))}
+         | {"state=shutdown"}),
+        ("wait --for state=re", {"state=ready"}),
+        ("simulate --fault ", set(FAULTS)),
+        ("provision x.toml --jcard d", {"db="}),
+        ("ssh-key add x --user a", {"admin", "agent"}),
+        ("watch --sort na", {"name"}),
+        ("health ", {"tcp://", "unix://", "vsock://", "serial://", "hvsock://"}),
+        ("completion f", {"fish"}),
+        ("send mou", {"mount"}),
+        ("secret set NAME tc", {"tcp://"}),
+        ("ping --frob ", {"tcp://", "unix://", "vsock://", "serial://", "hvsock://"}),
+    ],
+)  # fmt: skip
+def test_words(line, words, machines):
+    *begun, text = line.split(" ")
+    assert completions(make_app(), Words(begun, text)) == Found(tuple(sorted(words)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("provision ", "provision jc", "provision --jcard db=", "config set ", "ssh-key add ", "decode ", "replay "),
+        *("demo ", "secret set A --file ", "record x", "conformance --junit ", "health --config-dir "),
+        "provision --ssh-key ",
+    ],
+)
+def test_files_are_left_to_the_shell(line, machines):
+    *begun, text = line.split(" ")
+    assert completions(make_app(), Words(begun, text)) == Found(files=True)
+
+
+@pytest.mark.parametrize("named", ["address", "machine"])
+def test_agents_are_those_of_the_guest(named, tmp_path, monkeypatch):
+    agents = [AgentStatus("coder", True), AgentStatus("tester", False), AgentStatus("e\x1bvil", True)]
+    with simulated_guest(agents=agents) as guest:
+        place = tmp_path / "vms" / "dev"
+        place.mkdir(parents=True)
+        (place / "state.json").write_text(json.dumps({"backend": "qemu", "vsock_port": guest.address.port}))
+        monkeypatch.setenv("MB_CONFIG_DIR", str(tmp_path))
+        which = [str(guest.address)] if named == "address" else ["--vm", "dev"]
+        found = completions(make_app(), Words(["wait", *which, "--for"], "agent="))
+        assert found == Found(("agent=coder", "agent=tester"))
+    assert completions(make_app(), Words(["wait", *which, "--for"], "agent=")) == Found(), "when it is gone"
+
+
+def test_the_shell_of_stereosctl_completes(tmp_path, machines, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jcard.toml").touch()
+    (tmp_path / "my file.toml").touch()
+    (tmp_path / "folder").mkdir()
+    app = make_app()
+    assert _candidates(app, "", "he") == ["health ", "help "]
+    assert _candidates(app, "", "ex") == ["exit "]
+    assert _candidates(app, "secret ", "") == ["set "]
+    assert _candidates(app, "provision ", "jc") == ["jcard.toml "]
+    assert _candidates(app, "provision ", "my") == ["my\\ file.toml "]
+    assert _candidates(app, "provision ", "my\\ f") == ["my\\ file.toml "]
+    assert _candidates(app, "provision ", "fo") == ["folder/"]
+    assert _candidates(app, "wait --for ", "ag") == ["agent="]
+    assert _candidates(app, "provision ' ", "x") == []
+
+
+def test_an_answer_is_lines_for_a_script(machines, monkeypatch):
+    assert run_cli(
+        monkeypatch, "__complete", "words", "health", "--vm", "w", env={"MB_CONFIG_DIR": str(machines)}
+    ).out == ("words\nweb-1\nweb-2\n")
+    assert run_cli(monkeypatch, "__complete", "line", "stereosctl provision 'a b").out == "files\n"
+    assert run_cli(monkeypatch, "__complete", "line", "stereosctl status --timeo").out == "words\n--timeout\n"
+    assert "health" in run_cli(monkeypatch, "__complete", "line", "stereosctl ").out.split()
+    assert set(run_cli(monkeypatch, "__complete", "words", "").out.split()[1:]) == {
+        *(name.split()[0] for name in COMMANDS),
+        *ALIASES,
+        "help",
+    }
+
+
+# --------------------------------------------------------------------------------------------- real shells
+
+
+def shell_of(name):
+    """The path of a shell. In CI each is installed."""
+    path = shutil.which(name)
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            f"there is no {name} on this machine (apt install {name})"
+        )
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, machines, monkeypatch):
+    """A folder with files, a `stereosctl` on the PATH, and the scripts of the shells."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "stereosctl").write_text(f'#!/bin/sh\nexec {sys.executable} -m stereos_proto_io.cli "$@"\n')
+    (bin_ / "stereosctl").chmod(0o755)
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("jcard.toml", "my first.toml", "it's$HOME.toml"):
+        (work / name).touch()
+    for shell in SHELLS:
+        (tmp_path / shell).write_text(run_cli(monkeypatch, "completion", shell).out)
+    return tmp_path
+
+
+def environment(place):
+    return {
+        **CLEAN_ENV,
+        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+        "MB_CONFIG_DIR": str(place / "mb"),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "HOME": str(place),
+        "XDG_CONFIG_HOME": str(place),
+        "XDG_DATA_HOME": str(place),
+        "PS1": "prompt> ",
+        "INPUTRC": "/dev/null",
+    }
+
+
+#: What is typed before Tab, and what the line is then, up to the blank or not.
+TYPED = [
+    ("stereosctl heal", "stereosctl health "),
+    ("stereosctl mount --rea", "stereosctl mount --read-only "),
+    ("stereosctl secret se", "stereosctl secret set "),
+    ("stereosctl mount a /b --fs virt", "stereosctl mount a /b --fs virtiofs "),
+    ("stereosctl ping --vm d", "stereosctl ping --vm db "),
+    ("stereosctl wait --for state=deg", "stereosctl wait --for state=degraded "),
+    ("stereosctl provision jc", "stereosctl provision jcard.toml "),
+    ("stereosctl provision --jcard db=jc", "stereosctl provision --jcard db=jcard.toml "),
+    ("stereosctl provision my", "stereosctl provision my\\ first.toml "),
+    ("stereosctl provision it", "stereosctl provision it\\'s\\$HOME.toml "),
+]
+
+
+@pytest.mark.parametrize(("typed", "line"), TYPED)
+def test_bash_completes(typed, line, place):
+    # readline writes what a line has become; the command itself is replaced by one that does nothing.
+    master, slave = pty.openpty()
+    resize(slave, 200)
+    script = f"source {place}/bash; cd {place}/work; echo READ''Y\n"
+    with subprocess.Popen(
+        [shell_of("bash"), "--norc", "--noprofile", "-i"],
+        stdin=slave, stdout=slave, stderr=slave, env=environment(place), start_new_session=True,
+    ) as process:  # fmt: skip
+        os.close(slave)
+        try:
+            os.write(master, script.encode())
+            read_until(master, "READY\nprompt> ")
+            os.write(master, f"{typed}\t".encode())
+            read_until(master, line)
+        finally:
+            process.kill()
+            os.close(master)
+
+
+def read_until(master, text):
+    seen = ""
+    while text not in plain(seen).replace("\x07", ""):
+        assert select.select([master], [], [], 20)[0], seen
+        seen += os.read(master, 65536).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(("typed", "line"), TYPED)
+def test_fish_completes(typed, line, place):
+    code = f"source {place}/fish; complete -C '{typed}'"
+    done = subprocess.run(
+        [shell_of("fish"), "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=place / "work",
+        env=environment(place),
+        check=True,
+    )
+    found = [row.split("\t")[0] for row in done.stdout.splitlines()]
+    # fish escapes the word when it writes it into the line.
+    assert found == [re.sub(r"\\(.)", r"\1", line.strip().split(" ", typed.count(" "))[-1])]
+
+
+#: zsh completes on a terminal only. It says READY before Tab is pressed, and the script waits for what comes of that.
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell 'fpath=($PWD/functions $fpath); autoload -Uz compinit; compinit -u -D; PS1=; unsetopt promptsp beep'
+zpty -w shell 'cd work; {how}; echo READ''Y'
+zpty -r shell out '*READY*'
+zpty -w -n shell '{typed}'$'\\t'
+zpty -r shell out '*{found}*'
+"""
+
+
+@pytest.mark.parametrize("how", ["true", "source ../functions/_stereosctl"])
+@pytest.mark.parametrize(("typed", "line"), TYPED)
+def test_zsh_completes(typed, line, how, place):
+    zsh = shell_of("zsh")
+    (place / "functions").mkdir()
+    (place / "functions" / "_stereosctl").write_text((place / "zsh").read_text())
+    last = line.strip().split(" ", typed.count(" "))[-1]
+    # A pattern, in single quotes.
+    found = last.replace("\\", "\\\\").replace("'", "'\\''")
+    # It waits for ever for what does not come.
+    subprocess.run(
+        [zsh, "-f", "-c", ZSH.format(how=how, typed=typed, found=found)],
+        cwd=place, env=environment(place), check=True, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_scripts_are_files_of_the_package(shell, monkeypatch):
+    result = run_cli(monkeypatch, "completion", shell)
+    assert result.code == 0
+    assert "stereosctl __complete" in result.out
+
+
+# ---------------------------------------------------------------------------------------------- the man page
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_man_page_says_what_the_commands_say():
+    made = subprocess.run(
+        [sys.executable, "-c", "import make_man; print(make_man.page(), end='')"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "tools",
+        check=True,
+    )
+    assert (ROOT / "docs" / "man" / "stereosctl.1").read_text() == made.stdout, "run tools/make_man.py"
+
+
+def test_the_wheel_brings_scripts_and_page_where_shells_look():
+    shared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "shared-data"
+    ]
+    assert set(shared.values()) == {
+        "share/bash-completion/completions/stereosctl",
+        "share/zsh/site-functions/_stereosctl",
+        "share/fish/vendor_completions.d/stereosctl.fish",
+        "share/man/man1/stereosctl.1",
+    }
+    assert all((ROOT / path).is_file() for path in shared)

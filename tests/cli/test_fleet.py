@@ -1,0 +1,535 @@
+"""Many guests at once: which they are, what is shown of each, how long it may take, and what it comes to."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from cli.fleets import fleet, keep_guest, keep_state
+from cli.test_commands import check
+from cli_harness import CLEAN_ENV, COMMAND, plain, resize, run_cli, terminal
+from stereos_proto import AgentStatus, Lifecycle
+from stereos_proto_io import UnixSocket
+from stereos_proto_io.cli._errors import EXIT_CODES, worst
+from stereos_proto_io.testing import simulated_guest
+
+JCARD = """
+[[shared]]
+host = "."
+guest = "/workspace"
+[secrets]
+TOKEN = "${FLEET_TOKEN}"
+[[agents]]
+name = "coder"
+harness = "custom"
+"""
+
+
+@pytest.fixture
+def guests(tmp_path):
+    """Three guests, one of them with an agent that is down; and a machine that is stopped."""
+    agents = [AgentStatus("coder", True), AgentStatus("tester", True)]
+    down = [AgentStatus("coder", True), AgentStatus("tester", False, error="exit 1")]
+    with fleet(tmp_path, {"db": {"agents": down}, "web-1": {"agents": agents}, "web-2": {"agents": agents}}) as guests:
+        keep_state(tmp_path, "old", {"backend": "qemu", "vsock_port": 0})
+        yield guests
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    def run(*words, **options):
+        env = {"MB_CONFIG_DIR": str(tmp_path), "FLEET_TOKEN": "a-secret-value", **options.pop("env", {})}
+        return run_cli(monkeypatch, *words, env=env, **options)
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------- which guests
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("--vm db --vm web-1", ["db", "web-1"]),
+        ("--vm web-1 --vm db --vm web-1", ["web-1", "db"]),
+        ("--vm web-*", ["web-1", "web-2"]),
+        ("--vm d[b]", ["db"]),
+        ("--all", ["db", "web-1", "web-2"]),
+        ("--all --vm web-1", ["web-1", "db", "web-2"]),
+        ("--vm web-? --vm db", ["web-1", "web-2", "db"]),
+        ("@db @web-1", ["@db", "@web-1"]),
+        ("@db --vm web-1", ["@db", "web-1"]),
+        ("--all --state ready", ["web-1"]),
+        ("--all --state ready --state odd", ["web-1", "web-2"]),
+        ("--all --state nowhere", []),
+    ],
+)
+def test_guests_are_named_in_every_way(words, names, guests, cli):
+    guests["db"].simulator.state = "degraded"
+    guests["web-2"].simulator.state = "odd"
+    places = {f"@{name}": str(guest.address) for name, guest in guests.items()}
+    result = cli("ping", *(places.get(word, word) for word in words.split()), "-o", "name")
+    assert (result.code, result.out.split()) == (0, [places.get(name, name) for name in names]), result
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("--vm nowhere --vm db", "there is no virtual machine 'nowhere'"),
+        ("--vm no*", "matches 'no*'; there is: db, old, web-1, web-2"),
+        ("--vm db --parallel 0", "--parallel must be 1 at least"),
+        ("--vm db --timeout 5x", "--timeout takes a duration such as 1.5, 30s, 2m or 1h30m, not '5x'"),
+        ("--vm db --total-timeout 0", "--total-timeout must be more than 0 seconds"),
+        ("--all -o xml", "-o takes one of wide, json, jsonl, name, template=TEXT, not 'xml'"),
+        ("--all -o template={nome}", "a template knows no {nome}; it knows name, address"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_guest_is_asked(words, text, guests, cli):
+    result = cli("ping", *words.split())
+    assert (result.code, result.out) == (2, ""), result
+    assert text in result.err
+    assert not any(guest.simulator.requests for guest in guests.values())
+
+
+def test_a_stopped_machine_is_left_out_where_it_is_not_named(guests, cli):
+    everyone = cli("ping", "--all")
+    assert (everyone.code, "left out, as stopped: old" in everyone.err) == (0, True)
+    named = cli("ping", "--vm", "old", "--vm", "db")
+    assert (named.code, "it is stopped; start it with `mb up`" in named.out) == (2, True)
+    alone = cli("ping", "--vm", "old")
+    assert (alone.code, alone.err) == (2, "stereosctl: old: it is stopped; start it with `mb up`\n")
+
+
+# ------------------------------------------------------------------------------------------- results of each
+
+
+def test_one_guest_that_fails_hides_nothing_of_the_others(guests, cli, tmp_path):
+    keep_state(tmp_path, "gone", {"backend": "qemu", "vsock_port": 1})
+    keep_state(tmp_path, "broken", "{")
+    result = cli("health", "--all")
+    rows = {line.split()[1]: line for line in result.out.splitlines()}
+    assert [rows[name][0] for name in ("db", "web-1", "web-2", "gone", "broken")] == ["✓", "✓", "✓", "!", "!"]
+    assert "1 of 2 agents running; not: tester" in rows["db"]
+    assert "nobody listens there yet" in rows["gone"]
+    assert "it is no JSON" in rows["broken"]
+    assert result.code == 2
+    assert "5 guests: 3 done, 1 not usable, 1 unreachable" in result.err
+
+
+def test_json_is_an_array_with_the_guest_in_each(guests, cli, tmp_path):
+    keep_state(tmp_path, "gone", {"backend": "qemu", "vsock_port": 1})
+    result = cli("agents", "--all", "--json")
+    document = json.loads(result.out)
+    check(document, "many")
+    assert [(each["guest"], each["ok"], each["code"]) for each in document] == [
+        ("db", False, 1),
+        ("gone", False, 3),
+        ("web-1", True, 0),
+        ("web-2", True, 0),
+    ]
+    for each in document:
+        if each["result"] is not None:
+            check(each["result"], "agents")
+    assert document[1]["error"]["kind"] == "ConnectError"
+    assert "gone" in document[1]["error"]["error"]
+    assert result.code == 3, "the worst"
+    lines = cli("agents", "--all", "-o", "jsonl").out.splitlines()
+    assert [json.loads(line) for line in lines] == document
+
+
+@pytest.mark.parametrize(
+    ("command", "schema"),
+    [
+        ("ping -c 2 -i 0.01", "ping"),
+        ("health", "health"),
+        ("agents", "agents"),
+        ("wait --for agent=coder", "wait"),
+        ("config set plain.toml", "given"),
+        ("secret set TOKEN --env FLEET_TOKEN", "given"),
+        ("ssh-key add key.pub --user admin", "given"),
+        ("mount share0 /w --fs 9p", "given"),
+        ("provision jcard.toml", "provision"),
+        ("shutdown", "shutdown"),
+        ("shutdown --wait", "shutdown"),
+    ],
+)
+@pytest.mark.parametrize("tty", [False, True], ids=["pipes", "terminal"])
+def test_every_command_takes_many_guests(command, schema, tty, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.toml").write_text("name = 'x'\n")
+    (tmp_path / "jcard.toml").write_text(JCARD)
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQ= x\n")
+    agents = [AgentStatus("coder", True)]
+    with fleet(tmp_path, {name: {"agents": agents} for name in ("a", "b", "c")}):
+        json_too = "shutdown" not in command
+        if json_too:
+            document = json.loads(cli(*command.split(), "--all", "--json").out)
+            check(document, "many")
+            for each in document:
+                check(each["result"], schema)
+        result = cli(*command.split(), "--all", tty=tty, columns=200)
+    assert result.code == 0, result
+    assert [line.split()[:2] for line in plain(result.out).splitlines() if line[:1] == "✓"] == [
+        ["✓", name] for name in "abc"
+    ]
+    assert "3 guests: 3 done" in plain(result.err)
+
+
+def test_a_template_and_names_are_lines_for_a_script(guests, cli):
+    result = cli("health", "--all", "-o", "template={name}\\t{state} {running}/{agents} {code}")
+    assert result.out.splitlines() == ["db\tready 1/2 0", "web-1\tready 2/2 0", "web-2\tready 2/2 0"]
+    assert cli("health", "--vm", "db", "-o", "template={name}={state}").out == "db=ready\n"
+    assert cli("agents", "--all", "-o", "name").out.split() == ["web-1", "web-2"], "of those that did well"
+    assert str(guests["db"].address) in cli("health", "--all", "-o", "wide").out
+
+
+def test_which_exit_code_is_the_worst():
+    codes = {code for code, _, _ in EXIT_CODES} - {141}
+    assert worst([]) == 0
+    assert worst(codes) == 130
+    assert worst(codes - {130}) == 5, "nothing may be sent again before a look at that guest"
+    assert worst([0, 1, 124]) == 124
+    assert worst([0, 1]) == 1
+
+
+# ------------------------------------------------------------------------------------------ bounds, deadlines
+
+
+def test_guests_are_asked_at_the_same_time_and_no_more_than_the_bound(tmp_path, cli):
+    options = {f"g{number}": {"faults": ["delay:0.2s@get_health"]} for number in range(8)}
+    with fleet(tmp_path, options):
+        start = time.monotonic()
+        assert cli("health", "--all").code == 0
+        together = time.monotonic() - start
+        start = time.monotonic()
+        assert cli("health", "--all", "--parallel", "1").code == 0
+        in_turn = time.monotonic() - start
+    assert in_turn >= 8 * 0.2
+    assert together < in_turn
+
+
+def test_each_guest_has_its_deadline_and_all_have_one(tmp_path, cli):
+    stalled = {"faults": ["stall@get_health"]}
+    with fleet(tmp_path, {"a": stalled, "b": {}, "c": stalled}):
+        result = cli("health", "--all", "--timeout", "300ms")
+        assert result.code == 124
+        rows = {line.split()[1]: line for line in result.out.splitlines() if line[0] in "✓✗!"}
+        assert rows["b"].startswith("✓")
+        assert "did not answer get_health in time" in rows["a"]
+        both = cli("health", "--all", "--parallel", "1", "--timeout", "20s", "--total-timeout", "0.5")
+        assert both.code == 124
+        assert "3 guests: 2 not begun, 1 not in time" in both.err
+
+
+def test_twenty_guests_are_one_process_and_one_look(tmp_path, cli):
+    with fleet(tmp_path, {f"g{number:02}": {} for number in range(20)}) as guests:
+        assert cli("ping", "--all").code == 0
+        assert [len(guest.simulator.requests) for guest in guests.values()] == [1] * 20
+
+
+# ------------------------------------------------------------------------------------------------- provision
+
+
+def test_provisioning_of_many_with_one_that_refuses(tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    with fleet(tmp_path, {"a": {}, "b": {"faults": ["fail:no such device@mount"]}, "c": {}}) as guests:
+        result = cli("provision", str(tmp_path / "j.toml"), "--all")
+        assert guests["c"].simulator.secrets["TOKEN"].value == "a-secret-value"
+    assert result.code == 1
+    assert "3 guests: 2 done, 1 said no" in result.err
+    assert result.out.count("steps done") == 3
+    assert "\nb\n✗ mount share0 at /workspace  refused" in result.out
+    assert "no such device" in result.out
+    assert "a-secret-value" not in result.all
+
+
+def test_each_guest_may_have_a_jcard_of_its_own(tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    (tmp_path / "other.toml").write_text('[[shared]]\nhost = "."\nguest = "/data"\n')
+    with fleet(tmp_path, {"a": {}, "b": {}, "c": {}}) as guests:
+        own = ("--jcard", f"b={tmp_path / 'other.toml'}")
+        assert cli("provision", str(tmp_path / "j.toml"), "--vm", "a", "--vm", "b", *own).code == 0
+        assert [mount.guest_path for mount in guests["a"].simulator.mounts] == ["/workspace"]
+        assert [mount.guest_path for mount in guests["b"].simulator.mounts] == ["/data"]
+        by_name = cli("provision", "--jcard", f"c={tmp_path / 'other.toml'}")
+        assert (by_name.code, [m.guest_path for m in guests["c"].simulator.mounts]) == (0, ["/data"]), by_name
+        at = str(guests["a"].address)
+        by_address = cli("provision", at, "--jcard", f"{at}={tmp_path / 'other.toml'}", "--json")
+        assert by_address.code == 0, by_address
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("--all", "which jcard.toml for a? Give one FILE for all, or --jcard a=FILE"),
+        ("FILE --all --jcard nowhere=FILE", "--jcard names nowhere, which is not among the guests"),
+        ("FILE --all --jcard a=FILE --jcard a=FILE", "--jcard names a twice"),
+        ("FILE --all --jcard a", "--jcard takes NAME=FILE, not 'a'"),
+        ("FILE --all --max-failures 0", "--max-failures must be 1 at least"),
+        ("--dry-run", "which jcard.toml? Give a FILE, or --jcard NAME=FILE"),
+    ],
+)
+def test_a_provisioning_that_makes_no_sense_is_refused(words, text, tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    with fleet(tmp_path, {"a": {}, "b": {}}) as guests:
+        result = cli("provision", *words.replace("FILE", str(tmp_path / "j.toml")).split())
+        assert not any(guest.simulator.requests for guest in guests.values())
+    assert (result.code, text.replace("FILE", "FILE") in result.err) == (2, True), result
+
+
+def test_no_guest_is_begun_after_so_many_failures(tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    options = {name: {"faults": ["fail:no@mount"] if name in "bc" else []} for name in "abcdef"}
+    with fleet(tmp_path, options) as guests:
+        words = ("provision", str(tmp_path / "j.toml"), "--all", "--parallel", "1", "--max-failures", "2", "--json")
+        result = cli(*words)
+        assert [bool(guest.simulator.requests) for guest in guests.values()] == [True] * 3 + [False] * 3
+    document = json.loads(result.out)
+    check(document, "many")
+    assert [each["error"] and each["error"]["kind"] for each in document] == [None] * 3 + ["NotBegun"] * 3
+    assert [each["error"]["sent"] for each in document[3:]] == [False] * 3
+    assert "3 not begun, 2 said no, 1 done" in result.err
+
+
+def test_what_is_known_of_each_guest_is_shown_after_ctrl_c(tmp_path):
+    (tmp_path / "j.toml").write_text(JCARD)
+    with fleet(tmp_path, {"a": {}, "b": {"faults": ["stall@mount"]}, "c": {}}) as guests:
+        words = ("provision", str(tmp_path / "j.toml"), "--all", "--parallel", "2")
+        env = {"MB_CONFIG_DIR": str(tmp_path), "FLEET_TOKEN": "x" * 20}
+        with subprocess.Popen(
+            [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**CLEAN_ENV, **env}, text=True
+        ) as process:
+            seen = ""
+            while "✓  c" not in seen:
+                line = process.stderr.readline()
+                assert line, seen
+                seen += line
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "3 of 3 steps done" in out
+    assert "interrupted while" in out
+    assert "3 guests: 2 done, 1 interrupted" in err
+    assert guests["b"].simulator.requests
+
+
+# ------------------------------------------------------------------------------------------- hostile, narrow
+
+
+NASTY = "e\x1b[2J\x1b]0;title\x07\u202e\u2066x\r\n\t\x9b31m" + "y" * 2000
+
+
+def hostile(number):
+    """Options of a guest that sends whatever might steer, widen or slow down a table."""
+    agents = [AgentStatus(f"{NASTY}{number}-{each}", each % 2 == 0, NASTY, 2**31, NASTY) for each in range(30)]
+    return {
+        "agents": agents,
+        "faults": [] if number % 4 else ["fail:\x1b[31mno\u202e@mount", "push:healthy@get_health"],
+    }
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forty")
+    options = {f"evil-{number:02}": hostile(number) for number in range(40)}
+    honest = {"agents": [AgentStatus("coder", True)], "poll_interval": 0.01}
+    with fleet(folder, {**options, "honest": honest}) as guests:
+        for number, guest in enumerate(guests.values()):
+            if number < 20:
+                guest.simulator.state = NASTY
+        yield folder
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("ping", "health", "agents", "ls", "wait --timeout 2", "watch --timeout 1", "doctor", "ls -o wide"),
+        *("secret set A --env PWD", "mount a /b --fs 9p", "health -o wide", "health -o template={name}|{state}"),
+    ],
+)
+def test_forty_hostile_guests_beside_an_honest_one(command, columns, forty, monkeypatch):
+    words = command.split()
+    everyone = [] if words[0] == "ls" else ["--all"]
+    env = {"MB_CONFIG_DIR": str(forty)}
+    result = run_cli(monkeypatch, *words, *everyone, env=env, tty=words[0] != "watch", columns=columns)
+    text = plain(result.out)
+    for char in ("\x1b[2J", "\x1b]0", "\x07", "\u202e", "\u2066", "\x9b"):
+        assert char not in text, char
+    assert "Traceback" not in result.all
+    assert "honest" in text
+    if words[0] in ("ping", "health", "ls", "wait", "secret") and "template" not in command:
+        rows = [line for line in text.splitlines() if "evil-" in line or "honest" in line]
+        assert len(rows) >= 41
+        assert max(map(len, rows)) <= max(columns, 120)
+
+
+# ----------------------------------------------------------------------------------------------- watch of many
+
+
+def test_a_fleet_is_watched_by_lines(guests, tmp_path):
+    env = {**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)}
+    words = [*COMMAND, "watch", "--all", "-i", "0.02", "--jsonl"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True) as process:
+        first = [json.loads(process.stdout.readline()) for _ in range(3)]
+        guests["db"].push(Lifecycle("degraded", "pushed"))
+        second = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    for document in (*first, second):
+        check(document, "watch")
+    assert {document["guest"] for document in first} == {"db", "web-1", "web-2"}
+    assert (second["guest"], second["event"]) == ("db", "notification")
+    assert process.returncode == 0, "Ctrl-C is its ordinary end"
+
+
+def test_keys_choose_sort_and_look_into_a_guest(guests, tmp_path):
+    guests["web-2"].simulator.state = "degraded"
+    with terminal("watch", "--all", "-i", "0.05", env={"MB_CONFIG_DIR": str(tmp_path)}) as it:
+        it.wait_for("q or Ctrl-C ends")
+        it.wait_for("▸  db")
+        it.type("j")
+        it.wait_for("▸  web-1")
+        it.type("s")
+        it.wait_for("by state")
+        it.type("\r")
+        it.wait_for("Esc goes back")
+        it.wait_for("tester")
+        it.type("\x1b")
+        it.wait_for("q or Ctrl-C ends")
+        it.type("q")
+        assert it.end() == 0
+    assert it.seen.count("\x1b[?1049l") == 1, "the screen is given back"
+    assert it.seen.rindex("\x1b[?25h") > it.seen.rindex("\x1b[?25l"), "and the cursor"
+    rest = plain(it.seen[it.seen.rindex("\x1b[?1049l") :])
+    assert "web-1" in rest, "what was seen stays on the terminal"
+
+
+def test_a_fleet_fits_a_small_terminal_and_fills_a_large_one(tmp_path):
+    agents = [AgentStatus("coder", True)]
+    with fleet(tmp_path, {f"g{number:02}": {"agents": agents} for number in range(30)}):
+        master, slave = pty.openpty()
+        resize(slave, 80, 24)
+        env = {**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)}
+        with subprocess.Popen(
+            [*COMMAND, "watch", "--all", "-i", "600"], stdin=slave, stdout=slave, stderr=slave, env=env
+        ) as process:
+            try:
+                small = frame_with(master, "g19")
+                assert "g25" not in small
+                assert max(map(len, small.splitlines())) <= 80
+                resize(slave, 120, 50)
+                process.send_signal(signal.SIGWINCH)
+                assert "30 guests" in frame_with(master, "g29")
+            finally:
+                process.send_signal(signal.SIGINT)
+                threading.Thread(target=drain, args=(master,), daemon=True).start()
+                os.close(slave)
+                process.wait(60)
+
+
+def frame_with(master, text):
+    seen = ""
+    while text not in plain(seen).rpartition("\x1b[H")[2] or "Ctrl-C ends" not in plain(seen):
+        seen += os.read(master, 65536).decode("utf-8", "replace")
+    return plain(seen)
+
+
+def drain(master):
+    try:
+        while os.read(master, 65536):
+            pass
+    except OSError:
+        pass
+
+
+def test_pushes_that_are_dropped_are_counted(tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g"), faults=["delay:1s@get_health#2"]) as guest:
+        stop = threading.Event()
+
+        def storm():
+            while not stop.wait(0.0001):
+                guest.push(Lifecycle("healthy", "storm"))
+
+        pushing = threading.Thread(target=storm)
+        pushing.start()
+        try:
+            words = ("watch", str(guest.address), "-i", "0.2", "--jsonl", "--timeout", "5")
+            result = run_cli(monkeypatch, *words)
+        finally:
+            stop.set()
+            pushing.join()
+    documents = [json.loads(line) for line in result.out.splitlines()]
+    dropped = [document for document in documents if document.get("event") == "dropped"]
+    pushed = sum(document.get("event") == "notification" for document in documents)
+    assert pushed
+    for document in dropped:
+        check(document, "watch")
+
+
+def test_ls_goes_on_watching_and_prints_names(guests, cli, tmp_path):
+    assert cli("ls", "-o", "name").out.split() == ["db", "old", "web-1", "web-2"]
+    assert cli("ls", "web-*", "-o", "name").out.split() == ["web-1", "web-2"]
+    assert cli("ls", "--state", "stopped", "-o", "name").out.split() == ["old"]
+    with terminal("ls", "-w", env={"MB_CONFIG_DIR": str(tmp_path)}) as it:
+        it.wait_for("q or Ctrl-C ends")
+        it.interrupt()
+        assert it.end() == 0
+
+
+def test_keep_guest_is_what_mb_keeps(tmp_path, cli):
+    with simulated_guest() as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        assert cli("ping", "--vm", "dev").code == 0
+
+
+# ------------------------------------------------------------------------------------------ what a jcard means
+
+
+@pytest.mark.parametrize("on_refusal", ["stop", "continue"])
+def test_the_config_is_held_back_where_a_mount_was_refused(on_refusal, tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    with fleet(tmp_path, {"dev": {"faults": ["fail:no@mount"]}}) as guests:
+        words = ("provision", str(tmp_path / "j.toml"), "--vm", "dev", "--on-refusal", on_refusal)
+        result = cli(*words)
+        sent = guests["dev"].simulator.config
+    assert result.code == 1
+    assert ("held back" in result.out) == (on_refusal == "stop")
+    assert bool(sent) == (on_refusal == "continue")
+
+
+def test_what_a_guest_would_refuse_may_be_sent_to_one_of_another_make(tmp_path, cli):
+    (tmp_path / "j.toml").write_text('[[agents]]\nname = "x"\nharness = "of-my-own"\n')
+    with fleet(tmp_path, {"dev": {}}) as guests:
+        strict = cli("provision", str(tmp_path / "j.toml"), "--vm", "dev")
+        assert (strict.code, guests["dev"].simulator.requests) == (2, ())
+        loose = cli("provision", str(tmp_path / "j.toml"), "--vm", "dev", "--no-strict")
+    assert loose.code == 0, loose
+    assert "harness" in loose.err, "it is a warning then"
+    assert "it starts x" in loose.err
+
+
+def test_all_unset_variables_are_named_at_once(tmp_path, cli):
+    (tmp_path / "j.toml").write_text('[secrets]\nA = "${UNSET_A}"\nB = "${UNSET_B}"\n')
+    result = cli("provision", str(tmp_path / "j.toml"), "--dry-run")
+    assert result.code == 2
+    assert "UNSET_A" in result.err
+    assert "UNSET_B" in result.err
+
+
+def test_a_wait_in_vain_says_which_agents_were_wanted_and_seen(tmp_path, cli):
+    down = AgentStatus("coder", False, restarts=7, error="exec: not found")
+    with fleet(tmp_path, {"dev": {"agents": [down]}}):
+        words = ("--for", "agent=coder", "--for", "agent=reviewer", "--timeout", "0.3")
+        one = cli("wait", "--vm", "dev", *words)
+        many = cli("wait", "--all", *words)
+    for text in (one.err, many.out):
+        for part in ("coder", "reviewer", "7 restarts", "exec: not found"):
+            assert part in text, text

@@ -1,0 +1,319 @@
+"""What was once seen to be wrong: each of these failed first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.fleets import Flapping, keep_guest, keep_state, reporting
+from cli.test_commands import check
+from cli_harness import piped, run_cli
+from stereos_proto import AgentStatus, CustomRequest, Health
+from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io.cli import _commands_simulate
+from stereos_proto_io.cli._machines import config_folder
+from stereos_proto_io.cli._options import duration_of
+from stereos_proto_io.cli._output import MOST_AGENTS, agents_table
+from stereos_proto_io.cli._targets import Target, looks_like_address
+from stereos_proto_io.guest.faults import FAULTS
+from stereos_proto_io.testing import simulated_guest
+
+UP, DOWN = (Health("ready", [AgentStatus("coder", runs)], 1) for runs in (True, False))
+
+
+# ---------------------------------------------------------------------------------------------------- wait
+
+
+def test_wait_judges_by_the_report_that_met_the_condition(monkeypatch):
+    with reporting(Flapping(UP, DOWN)) as guest:
+        result = run_cli(monkeypatch, "wait", str(guest.address), "--for", "agent=coder", "--timeout", "20")
+    assert (result.code, "1 of 1 agents running" in result.out) == (0, True), result
+
+
+def test_wait_for_state_and_agent_wants_both_in_one_report(monkeypatch):
+    booting = Health("booting", [AgentStatus("coder", True)], 1)
+    healthy = Health("healthy", [AgentStatus("coder", True)], 1)
+    with reporting(Flapping(DOWN, booting, DOWN, healthy, DOWN)) as guest:
+        words = ("--for", "agent=coder", "--for", "state=healthy", "--timeout", "20")
+        result = run_cli(monkeypatch, "wait", str(guest.address), *words, "--json")
+    assert result.code == 0, result
+    document = json.loads(result.out)
+    check(document, "wait")
+    assert (document["health"]["state"], document["health"]["agents"][0]["running"]) == ("healthy", True)
+
+
+def test_a_guest_that_goes_at_once_after_it_was_ready_was_ready(monkeypatch):
+    def answers_once(request):
+        assert request.type == "get_health"
+        asked.append(request)
+        if len(asked) > 1:
+            raise AssertionError("asked again after the condition was met")
+        return UP
+
+    asked = []
+    with reporting(answers_once) as guest:
+        result = run_cli(monkeypatch, "wait", str(guest.address), "--timeout", "20")
+    assert (result.code, len(asked)) == (0, 1), result
+
+
+# ---------------------------------------------------------------------------------------------------- send
+
+
+def test_a_payload_with_a_url_is_no_address(tmp_path, monkeypatch):
+    with simulated_guest(types=["fetch"]) as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        words = ("send", "fetch", '{"url":"https://example.org"}', "--vm", "dev")
+        assert run_cli(monkeypatch, *words, env={"MB_CONFIG_DIR": str(tmp_path)}).code == 0
+        assert guest.simulator.requests[-1] == CustomRequest("fetch", {"url": "https://example.org"})
+        assert run_cli(monkeypatch, "send", "fetch", str(guest.address)).code == 0
+
+
+def test_what_looks_like_an_address_is_one_that_is_read():
+    for text in ("tcp://h:1", "vsock://3:1", "unix:///a", "serial:///a", "hvsock:///a:1"):
+        assert looks_like_address(text)
+    for text in ('"tcp://h:1"', "https://x", "h:1", "", "://"):
+        assert not looks_like_address(text)
+
+
+# ------------------------------------------------------------------------------------------------------ ls
+
+
+def test_one_guest_does_not_ruin_the_table_for_all(tmp_path, monkeypatch):
+    many = [AgentStatus(f"agent-{number}", number > 0) for number in range(200)]
+    with simulated_guest(agents=many) as crowded, simulated_guest() as odd, simulated_guest() as plain_one:
+        odd.simulator.state = "s" * 5000
+        for name, guest in (("crowded", crowded), ("odd", odd), ("plain", plain_one)):
+            keep_guest(tmp_path, name, guest.address)
+        for tty in (False, True):
+            result = run_cli(monkeypatch, "ls", env={"MB_CONFIG_DIR": str(tmp_path)}, tty=tty, columns=80)
+            lines = result.out.splitlines()
+            assert len(lines) == 4
+            assert max(map(len, lines)) < (120 if not tty else 200)
+    assert "+197" in run_cli(monkeypatch, "ls", "--help").out or "199/200" in result.out
+
+
+# ---------------------------------------------------------------------------------------------- JSON, decode
+
+
+@pytest.mark.parametrize(
+    ("words", "faults", "kind", "sent", "refused"),
+    [
+        ("mount a /etc @ --fs 9p --json", [], "RequestFailed", True, True),
+        ("health NOBODY --json", [], "ConnectError", False, False),
+        ("health NOBODY -o json", [], "ConnectError", False, False),
+        ("health NOBODY --output=jsonl", [], "ConnectError", False, False),
+        ("ping @ --timeout 0.3 --json", ["stall@ping"], "RequestTimeout", True, False),
+        ("mount a /a @ --fs 9p --json", ["cut:0"], "OutcomeUnknown", True, False),
+        ("wait @ --for agent=nobody --timeout 0.3 --json", [], "NotReady", None, False),
+        ("mount a --json", [], "MissingArgumentError", False, False),
+        ("health --vm nowhere --json", [], "UsageError", False, False),
+        ("provision nowhere.toml @ --json", [], "JcardError", False, False),
+    ],
+)
+def test_a_failure_is_a_document_too(words, faults, kind, sent, refused, tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g"), faults=faults) as guest:
+        places = {"@": str(guest.address), "NOBODY": f"unix://{tmp_path}/nobody"}
+        env = {"MB_CONFIG_DIR": str(tmp_path)}
+        result = run_cli(monkeypatch, *(places.get(word, word) for word in words.split()), env=env)
+    document = json.loads(result.out)
+    check(document, "error")
+    assert (document["kind"], document["sent"], document["refused_by_guest"]) == (kind, sent, refused)
+    assert result.code
+    assert result.err == f"stereosctl: {document['error']}\n" or "wait" in words
+
+
+def test_decode_shows_what_can_be_read(tmp_path, monkeypatch):
+    (tmp_path / "wire").write_bytes(b'{"type":"ping"}\n{"type":"p\xffng"}\n{"type":"pong"}\n{"type":"get_h')
+    result = run_cli(monkeypatch, "decode", str(tmp_path / "wire"))
+    assert result.code == 4
+    assert [line[:1] for line in result.out.splitlines()] == ["→", "→", "←", "→"]
+    assert "{'type'" not in result.out
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        piped("record", str(tmp_path / "t"), str(guest.address), "--listen", f"unix://{tmp_path}/p") as process,
+    ):
+        process.stdout.readline()
+        assert run_cli(monkeypatch, "ping", f"unix://{tmp_path}/p", "-c", "2", "-i", "0.01").code == 0
+        process.terminate()
+        process.wait(60)
+    transcript = (tmp_path / "t").read_bytes()
+    (tmp_path / "cut").write_bytes(transcript.rstrip()[:-20])
+    cut = run_cli(monkeypatch, "decode", str(tmp_path / "cut"))
+    assert cut.code == 0
+    assert "its last line is cut, and was left out" in cut.err
+    assert len(cut.out.splitlines()) == len(transcript.splitlines()) - 2
+
+
+# ---------------------------------------------------------------------------------------------------- ping
+
+
+def test_pings_that_were_all_answered_are_not_called_unanswered(monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "ping", str(guest.address), "-c", "3", "-i", "0.4", "--timeout", "0.6")
+    assert (result.code, result.out.count("pong from")) == (124, 2), result
+    assert "the time was up after 2 of 3 pings; each of these was answered" in result.err
+    assert "2 replies  min/avg/max" in result.out
+
+
+# -------------------------------------------------------------------------------------------- what to do next
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "text"),
+    [
+        ("mount s /x --vm dev", {}, "--fs is missing"),
+        ("health dev", {}, "'dev' is no address, but a virtual machine of mb's: --vm dev"),
+        ("health frob", {}, "a virtual machine of mb's is named by --vm NAME"),
+        ("health", {"STEREOS_ADDRESS": "tcp://nowhere:x"}, "STEREOS_ADDRESS: "),
+        ("health", {"STEREOS_ADDRESS": "dev"}, "STEREOS_ADDRESS: what was given"),
+        ("health --vm old", {}, "old: it is stopped; start it with `mb up`"),
+        ("health --vm gone", {}, "cannot connect to gone: "),
+        ("status --vm gone", {}, "cannot connect to gone: "),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(words, env, text, tmp_path, monkeypatch):
+    keep_state(tmp_path, "dev", {"backend": "qemu", "vsock_port": 1})
+    keep_state(tmp_path, "gone", {"backend": "qemu", "vsock_port": 1})
+    keep_state(tmp_path, "old", {"backend": "qemu"})
+    result = run_cli(monkeypatch, *words.split(), env={"MB_CONFIG_DIR": str(tmp_path), **env})
+    assert result.code in (2, 3)
+    assert result.err.startswith(f"stereosctl: {text}") or text in result.err, result
+    assert "127.0.0.1:1 " not in result.err.replace("('127.0.0.1', 1)", "")
+
+
+def test_a_serial_port_with_two_hosts_is_named_as_the_likely_cause():
+    from stereos_proto import MalformedLine
+
+    shared = Target("dev", VirtioSerial("/run/port"))
+    assert "a serial port takes one host at a time" in shared.sentence(MalformedLine("no JSON"))
+    alone = Target("dev", UnixSocket("/run/port"))
+    assert "serial" not in alone.sentence(MalformedLine("no JSON"))
+
+
+@pytest.mark.parametrize("command", ["wait", "secret set", "", "frob"])
+def test_help_is_a_command(command, monkeypatch):
+    asked = run_cli(monkeypatch, "help", *command.split())
+    assert (asked.code, asked.out) == (
+        run_cli(monkeypatch, *command.split(), "--help").code,
+        run_cli(monkeypatch, *command.split(), "--help").out,
+    )
+
+
+def test_version_and_other_words_that_people_try(tmp_path, monkeypatch):
+    assert run_cli(monkeypatch, "version").out == run_cli(monkeypatch, "--version").out
+    with simulated_guest() as guest:
+        assert "ready" in run_cli(monkeypatch, "status", str(guest.address)).out
+    assert run_cli(monkeypatch, "list", env={"MB_CONFIG_DIR": str(tmp_path)}).code == 0
+
+
+def test_the_help_names_every_fault(monkeypatch):
+    text = " ".join(run_cli(monkeypatch, "simulate", "--help").out.split())
+    assert ", ".join(sorted(FAULTS)[:-1]) + f" and {max(FAULTS)}" in text
+    assert _commands_simulate.__doc__
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("90", 90), ("1.5", 1.5), (".5", 0.5), ("1e1", 10), ("60s", 60), ("2m", 120), ("500ms", 0.5)),
+        *(("1h30m", 5400), ("1d", 86400), ("2min", 120), ("-1", -1)),
+    ],
+)  # fmt: skip
+def test_durations_have_units(text, seconds):
+    assert duration_of(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "5x", "nan", "inf", "1m2", "m5", "1 m", "--", "1,5"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(ValueError, match="it takes a duration such as"):
+        duration_of(text)
+
+
+# ----------------------------------------------------------------------------------------- mb's own folders
+
+
+def test_the_configuration_folder_is_mbs(tmp_path):
+    home, other = tmp_path / "home", tmp_path / "other"
+    (home / "mb").mkdir(parents=True)
+    env = {"XDG_CONFIG_HOME": str(home)}
+    assert config_folder(env) == home / "mb"
+    (home / "mb" / "config.toml").write_text(f'config-dir = "{other}"\n')
+    assert config_folder(env) == other
+    assert config_folder({**env, "MB_CONFIG_DIR": "/from/env"}) == Path("/from/env")
+    assert config_folder({**env, "MB_CONFIG_DIR": ""}) == other, "what is empty counts as missing"
+    assert config_folder({**env, "MB_CONFIG_DIR": "/from/env"}, flag="/from/flag") == Path("/from/flag")
+    (home / "mb" / "config.toml").write_text("config-dir = 5\n")
+    assert config_folder(env) == home / "mb"
+
+
+def test_a_broken_config_toml_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "mb").mkdir()
+    (tmp_path / "mb" / "config.toml").write_text("= broken")
+    result = run_cli(monkeypatch, "ls", env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert (result.code, "config.toml" in result.err, result.err.count("\n")) == (2, True, 1), result
+
+
+def test_the_folder_may_be_an_option(tmp_path, monkeypatch):
+    with simulated_guest() as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        for words in (("ping", "--vm", "dev"), ("ping", "--all"), ("ls",), ("send", "ping", "--vm", "dev")):
+            assert run_cli(monkeypatch, *words, "--config-dir", str(tmp_path)).code == 0
+
+
+# ------------------------------------------------------------------------------------------ bounded rendering
+
+
+def test_a_report_of_a_hundred_thousand_agents_is_drawn_at_once(monkeypatch):
+    report = Health("ready", [AgentStatus("", False)] * 300_000, 1)
+    with reporting(lambda _request: report) as guest:
+        del guest
+        start = time.process_time()
+        table, more = agents_table(report.agents)
+        assert len(table.rows) == MOST_AGENTS
+        assert f"and {300_000 - MOST_AGENTS} more" in more.plain
+    assert time.process_time() - start < 10
+
+
+def test_a_megabyte_of_agents_is_shown_within_the_deadline(monkeypatch):
+    line = b'{"type":"health","payload":{"state":"ready","uptime_seconds":1,"agents":[' + b",".join([b"{}"] * 300_000)
+    import socket
+    import threading
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with listener.accept()[0] as host:
+                host.recv(4096)
+                host.sendall(line + b"]}}\n")
+                while host.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        start = time.process_time()
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        result = run_cli(monkeypatch, "health", address, "--timeout", "60")
+        spent = time.process_time() - start
+        thread.join()
+    assert result.code == 0, result.err
+    assert f"and {300_000 - MOST_AGENTS} more" in result.out
+    assert spent < 30, "it was 57 s, most of them for drawing"
+
+
+def test_cyclopts_4_is_enough():
+    code = (
+        "import inspect, cyclopts\n"
+        "old = cyclopts.Parameter\n"
+        "from stereos_proto_io.cli import _options\n"
+        "_options._HAS_METAVAR = False\n"
+        "shown = _options.option('--x', takes='N')\n"
+        "print(shown.name)\n"
+    )
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--x" in done.stdout

@@ -1,0 +1,192 @@
+"""Signals as a shell expects them, in the hands of a real one; and a terminal that is as it was before."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from cli_harness import CLEAN_ENV, piped, plain, resize, terminal
+from stereos_proto_io import UnixSocket
+from stereos_proto_io.testing import simulated_guest
+
+SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
+
+
+class Bash:
+    """A bash with job control, on a terminal, in which `stereosctl` is the command of this tree."""
+
+    def __init__(self, master):
+        self._master = master
+        self.seen = ""
+
+    def type(self, text):
+        os.write(self._master, text.encode())
+
+    def wait_for(self, text):
+        while text not in plain(self.seen):
+            assert select.select([self._master], [], [], 30)[0], self.seen
+            self.seen += os.read(self._master, 65536).decode("utf-8", "replace")
+
+    def run(self, line, *shown):
+        """Type a line, and wait for each of what it shows."""
+        self.seen = ""
+        self.type(f"{line}\n")
+        for text in shown:
+            self.wait_for(text)
+
+
+@contextmanager
+def bash(folder):
+    path = shutil.which("bash")
+    if path is None:
+        pytest.skip("there is no bash on this machine")
+    (folder / "stereosctl").write_text(f'#!/bin/sh\nexec {sys.executable} -m stereos_proto_io.cli "$@"\n')
+    (folder / "stereosctl").chmod(0o755)
+    env = {
+        **CLEAN_ENV,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PS1": "prompt> ",
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "XDG_STATE_HOME": str(folder),
+        "INPUTRC": "/dev/null",
+    }
+    master, slave = pty.openpty()
+    resize(slave, 200)
+    # The first terminal that a session's leader opens becomes the session's, and job control needs one.
+    script = 'exec <>"$0" >"$0" 2>&1; exec "$@"'
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script, os.ttyname(slave), path, "--norc", "--noprofile", "-i"],
+        env=env,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        it = Bash(master)
+        try:
+            it.wait_for("prompt> ")
+            yield it
+        finally:
+            process.kill()
+            os.close(master)
+            os.close(slave)
+
+
+def test_ctrl_c_ends_the_loop_of_a_shell(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, bash(tmp_path) as it:
+        command = f"stereosctl wait {guest.address} --for agent=nobody"
+        it.run(f"for n in 1 2 3; do echo turn $n; {command}; done; echo O''VER", "turn 1", "waiting for")
+        it.type("\x03")
+        it.wait_for("interrupted")
+        it.run("echo n''ext", "next")
+        assert "turn 2" not in plain(it.seen)
+
+
+def test_ctrl_c_ends_a_watch_and_the_script_goes_on(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, bash(tmp_path) as it:
+        it.run(f"stereosctl watch {guest.address}; echo code $?.", "Ctrl-C ends this.")
+        it.type("\x03")
+        it.wait_for("code 0.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["wait @ --for agent=nobody", "watch @", "secret set A @", "ping DEAF"])
+def test_a_terminated_command_leaves_the_terminal_as_it_was(command, number, tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g"), faults=["stall@ping"]) as guest:
+        words = [str(guest.address) if word in ("@", "DEAF") else word for word in command.split()]
+        with terminal(*words) as it:
+            shown = {"wait": "waiting for", "watch": "Ctrl-C ends this.", "secret": "not shown"}.get(words[0])
+            if shown:
+                it.wait_for(shown)
+            else:
+                while not guest.simulator.requests:
+                    assert it.process.poll() is None
+            it.process.send_signal(number)
+            assert it.end() == (0 if words[0] == "watch" else -number)
+    assert it.seen.rfind(SHOW) >= it.seen.rfind(HIDE)
+    assert it.seen.count("\x1b[?1049h") == it.seen.count("\x1b[?1049l")
+    assert "Traceback" not in it.seen
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("command", ["simulate --listen unix:///P", "record F tcp://127.0.0.1:1 --listen unix:///P"])
+def test_what_listens_ends_well_and_leaves_no_socket(command, number, tmp_path):
+    words = command.replace("/P", f"{tmp_path}/p").replace("F", str(tmp_path / "f")).split()
+    with piped(*words) as process:
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_command_that_is_stopped_lends_the_terminal(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, bash(tmp_path) as it:
+        it.run(f"stereosctl watch {guest.address}", "Ctrl-C ends this.")
+        it.type("\x1a")
+        it.wait_for("Stopped")
+        stopped = it.seen
+        assert stopped.rfind(SHOW) > stopped.rfind(HIDE), "the cursor is there"
+        assert stopped.rfind("\x1b[?1049l") > stopped.rfind("\x1b[?1049h"), "and so is the shell's screen"
+        it.run("fg", "Ctrl-C ends this.")
+        assert it.seen.rfind(HIDE) > it.seen.rfind(SHOW)
+        it.type("\x03")
+        it.wait_for("prompt> ")
+
+
+def test_a_hidden_prompt_stays_hidden_over_ctrl_z(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, bash(tmp_path) as it:
+        it.run(f"stereosctl secret set TOKEN {guest.address}", "(not shown): ")
+        it.type("fir\x1a")
+        it.wait_for("Stopped")
+        it.run("stty -a | grep -o ' echo '", " echo ")
+        it.run("fg", "(not shown): ")
+        it.type("s3cret-value\n")
+        it.wait_for("✓ secret TOKEN")
+        assert "s3cret" not in it.seen
+        assert guest.simulator.secrets["TOKEN"].value == "s3cret-value"
+        it.run("stty -a | grep -o ' echo '", " echo ")
+
+
+def test_ctrl_d_at_a_hidden_prompt_gives_no_secret(tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        with terminal("secret", "set", "TOKEN", str(guest.address)) as it:
+            it.wait_for("(not shown): ")
+            it.type("\x04")
+            assert it.end() == 2
+        assert "stereosctl: no secret given" in plain(it.seen)
+        assert "Traceback" not in it.seen
+        with terminal("shell", str(guest.address), env={"XDG_STATE_HOME": str(tmp_path)}, columns=200) as it:
+            it.wait_for("g> ")
+            it.type("secret set TOKEN\n")
+            it.wait_for("(not shown): ")
+            it.type("\x04")
+            it.wait_for("no secret given")
+            it.type("ping\n")
+            it.wait_for("pong from")
+            it.type("exit\n")
+            assert it.end() == 0
+        assert guest.simulator.secrets == {}
+
+
+def test_the_shell_goes_back_to_its_prompt(tmp_path):
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        terminal("shell", str(guest.address), env={"XDG_STATE_HOME": str(tmp_path)}, columns=200) as it,
+    ):
+        it.wait_for("g> ")
+        it.type("wait --for agent=nobody\n")
+        it.wait_for("waiting for")
+        it.interrupt()
+        it.wait_for("interrupted")
+        it.type("help wait\n")
+        it.wait_for("Usage: stereosctl wait")
+        it.type("exit\n")
+        assert it.end() == 0
