@@ -68,7 +68,7 @@ class Connection:
         if max_line_size < 64 or max_pending < 1:
             raise ValueError("max_line_size must be at least 64 bytes, and max_pending at least 1 request")
         self.our_role = our_role
-        self.their_role = our_role.peer
+        self.their_role: Role = our_role.peer
         self._max_line_size = max_line_size
         self._max_pending = max_pending
         self._lines = lines = LineReader(max_line_size)

@@ -133,7 +133,7 @@ class MalformedLine(RemoteProtocolError):
 
     def __init__(self, text: str, *, reason: str = "", column: int = 0, path: str = "", found: str = "") -> None:
         super().__init__(text)
-        self.reason = reason or text
+        self.reason: str = reason or text
         self.column = column
         self.path = path
         self.found = found
@@ -154,7 +154,7 @@ class InvalidMessage(RemoteProtocolError):
         super().__init__(text)
         self.type = type
         self.path = path
-        self.reason = reason or text
+        self.reason: str = reason or text
         self.missing = missing
 
 
@@ -214,7 +214,7 @@ class ConnectionLost(StereosError):
 
     def __init__(self, text: str, *, unanswered: Sequence[Message] = ()) -> None:
         super().__init__(text)
-        self.unanswered = tuple(unanswered)
+        self.unanswered: tuple[Message, ...] = tuple(unanswered)
 
 
 class OutcomeUnknown(ConnectionLost):
@@ -241,7 +241,7 @@ class RequestFailed(StereosError):
             clean = Redactor([request]).redact(error, max_length=MAX_SENTENCE) if error else error
         except BaseException:
             # A Ctrl-C. The frame that it passes must not show what the guest wrote.
-            self.args = ()
+            self.args: tuple[Any, ...] = ()
             del error
             raise
         super().__init__(request, clean)
@@ -287,5 +287,5 @@ class NotReady(StereosError):
         self.last_state = last_state
         self.last_error = last_error
         self.tries = tries
-        self.agents_wanted = tuple(agents_wanted)
+        self.agents_wanted: tuple[str, ...] = tuple(agents_wanted)
         self.health = health

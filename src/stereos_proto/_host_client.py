@@ -16,6 +16,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal
@@ -28,6 +29,7 @@ from ._events import NEED_DATA, CallDone, Need, NotificationReceived, SessionEnd
 from ._host_session import Call, HostSession, ReplyT
 from ._messages import Health, Request
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
+from ._registry import Role
 from ._running import Dialogue, Result, Running
 from .dialogues import (
     READY_STATES,
@@ -113,13 +115,24 @@ class HostClient:
     A connection that is lost is not made again by itself: `connect` does that, or a dialogue that dials.
     """
 
-    def __init__(self, label: str = "the guest", *, clock: Callable[[], float], max_pending: int = MAX_PENDING) -> None:
-        """`clock` returns seconds that only grow. Raises ValueError when `max_pending` is below 1."""
+    def __init__(
+        self,
+        label: str = "the guest",
+        *,
+        clock: Callable[[], float],
+        max_pending: int = MAX_PENDING,
+        trace: Callable[[Role, bytes], object] | None = None,
+        log: Callable[..., object] | None = None,
+    ) -> None:
+        """`clock` returns seconds that only grow. `trace` and `log` are those of `HostSession`.
+
+        Raises ValueError when `max_pending` is below 1.
+        """
         self.label = label
         self.clock = clock
-        self._max_pending = max_pending
-        self.session = HostSession(label, max_pending=max_pending)
-        self.is_connected = False
+        self._new_session = partial(HostSession, max_pending=max_pending, trace=trace, log=log)
+        self.session: HostSession = self._new_session(self.label)
+        self.is_connected: bool = False
         self._heard = 0
         self._closed = False
         # Tasks that are to go on, each with what came of its action.
@@ -315,7 +328,7 @@ class HostClient:
             self._wanted = self._dial_error = None
             self._dialling = wanted
             if self.session.ended:
-                self.session = HostSession(self.label, max_pending=self._max_pending)
+                self.session = self._new_session(self.label)
         return wanted
 
     # -- tasks ----------------------------------------------------------------------------------------------

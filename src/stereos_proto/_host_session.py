@@ -143,15 +143,20 @@ class HostSession:
         *,
         max_pending: int = MAX_PENDING,
         trace: Callable[[Role, bytes], object] | None = None,
+        log: Callable[..., object] | None = None,
     ) -> None:
         """Raises ValueError when `max_pending` is below 1.
 
         `trace(sender, data)` is called with all bytes: those of the host when they are written, those of the guest
         when they are received. They hold secrets (see `docs/howto/logging.md`). It must not raise, nor use the session.
+
+        `log(text, *args)`, such as the `debug` of a logger, is told what callers do not see: that a call was given up,
+        that its late reply was swallowed, how the session ended. No text holds a secret. The same rules hold for it.
         """
         self.label = label
         self._trace = trace
-        self.connection = Connection(Role.HOST, max_pending=max_pending)
+        self._log = log
+        self.connection: Connection = Connection(Role.HOST, max_pending=max_pending)
         self._max_pending = max_pending
         # Calls of which nothing was handed out, oldest first. Ordered and keyed, so that cancelling is O(1).
         self._waiting: OrderedDict[Call[Any], None] = OrderedDict()
@@ -268,6 +273,7 @@ class HostSession:
 
     def _give_up(self, call: Call[Any], when: str) -> None:
         request, what = call.request, ""
+        self._say("gave up %s, %s", request.type, "which was sent" if call.sent else "which was not sent")
         if changes_guest(request):
             what = "; it may still be carried out" if call.sent else "; it was not sent"
         call.outcome = RequestTimeout(
@@ -431,6 +437,7 @@ class HostSession:
                     self._after_the_last()
                 if waited:
                     return CallDone(call)
+                self._say("swallowed the late reply to %s", call.request.type)
             elif event is NEED_DATA:
                 if self._read_error is None:
                     return NEED_DATA
@@ -479,9 +486,14 @@ class HostSession:
         """End the session for a `reason` that the session cannot see: no connection could be made, or it is gone."""
         self._finish(reason)
 
+    def _say(self, text: str, *args: object) -> None:
+        if self._log is not None:
+            self._log(text, *args)
+
     def _finish(self, reason: StereosError) -> None:
         if self.ended is None:
             self.ended = reason
+            self._say("the session ended: %s", reason)
             self._settle_all()
 
     def _settle_all(self) -> None:

@@ -41,7 +41,7 @@ class JcardError(StereosError, ValueError):
         super().__init__(text)
         self.line = line
         self.key = key
-        self.faults = tuple(faults)
+        self.faults: tuple[JcardFault, ...] = tuple(faults)
 
 
 class JcardText:

@@ -48,13 +48,17 @@ class Mailbox:
     `heard` counts the notifications that came, `dropped` those of them that were dropped.
     """
 
-    def __init__(self, max_notifications: int = MAX_NOTIFICATIONS) -> None:
-        """Raises ValueError when fewer than 0 notifications may be kept."""
+    def __init__(self, max_notifications: int = MAX_NOTIFICATIONS, *, log: Callable[..., object] | None = None) -> None:
+        """Raises ValueError when fewer than 0 notifications may be kept.
+
+        `log(text, *args)`, such as the `debug` of a logger, is told what was dropped.
+        """
         if max_notifications < 0:
             raise ValueError("max_notifications must be at least 0")
-        self.heard = 0
-        self.dropped = 0
+        self.heard: int = 0
+        self.dropped: int = 0
         self._max_notifications = max_notifications
+        self._log = log
         # Each with the size of its line.
         self._kept: deque[tuple[Notification, int]] = deque()
         self._kept_bytes = 0
@@ -70,6 +74,8 @@ class Mailbox:
         while len(self._kept) > self._max_notifications or self._kept_bytes > MAX_NOTIFICATION_BYTES:
             self.take()
             self.dropped += 1
+            if self._log is not None:
+                self._log("dropped a notification, %d in all, as none of them were taken", self.dropped)
         self.wake_all()
 
     def take(self) -> Notification | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -40,7 +40,8 @@ class Role(Enum):
 
     # Members are singletons, so identity is their hash; Enum's own is a Python function, and these are keys
     # of the tables on the way of every message.
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:  # a checker sees Enum's own, of the same meaning
+        __hash__ = object.__hash__
 
     @property
     def peer(self) -> Role:
@@ -58,7 +59,8 @@ class Kind(Enum):
     REPLY = "reply"
     NOTIFICATION = "notification"
 
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:  # a checker sees Enum's own, of the same meaning
+        __hash__ = object.__hash__
 
     @property
     def sender(self) -> Role:

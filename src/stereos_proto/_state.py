@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -27,7 +27,8 @@ class State(Enum):
     CLOSED = "closed"
     ERROR = "error"
 
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:  # a checker sees Enum's own, of the same meaning
+        __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"State.{self.name}"
@@ -40,7 +41,8 @@ class Happening(Enum):
     END = "end"
     FAILURE = "failure"
 
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:  # a checker sees Enum's own, of the same meaning
+        __hash__ = object.__hash__
 
 
 #: State of one end × what it does → its next state. What is missing is forbidden.

@@ -42,6 +42,25 @@ from ._messages import (
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
 from ._redact import Redactor
 
+__all__ = [
+    "ATTEMPT_TIMEOUT",
+    "FIRST_ATTEMPT",
+    "READY_STATES",
+    "Action",
+    "Backoff",
+    "Connect",
+    "OnRefusal",
+    "ReadyWait",
+    "Send",
+    "SendMany",
+    "Sleep",
+    "TimeUp",
+    "WaitProgress",
+    "provision",
+    "shut_down",
+    "wait_ready",
+]
+
 #: The states in which a guest takes work (`docs/protocol.md` §7).
 READY_STATES: Final = frozenset({LifecycleState.READY, LifecycleState.HEALTHY})
 

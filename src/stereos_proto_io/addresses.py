@@ -30,12 +30,14 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from urllib.parse import quote, unquote
 
 import attrs
 
 from stereos_proto import GUEST_CID, GUEST_PORT, HybridVsockPreamble, Preamble, ResyncPreamble
+
+from ._old_names import OldNames, old_name
 
 __all__ = [
     "HYBRID_VSOCK_PATIENCE",
@@ -480,3 +482,11 @@ def parse_address(text: str) -> Address:
         return cls.parse(rest)
     except ValueError as exc:
         raise ValueError(f"{text!r}: {exc}") from None
+
+
+_OLD_NAMES: Final[OldNames] = {"U32_MAX": (lambda: _U32_MAX, "write 2**32 - 1")}
+
+if not TYPE_CHECKING:  # a checker is to know every name
+
+    def __getattr__(name: str) -> object:
+        return old_name(__name__, name, _OLD_NAMES)

@@ -25,6 +25,7 @@ from stereos_proto import (
     Pong,
     ProvisionPlan,
     RequestTimeout,
+    Role,
     SessionEnded,
     StereosError,
     TaskDone,
@@ -684,3 +685,23 @@ Everything.TestCase.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestEverything = Everything.TestCase
+
+
+def test_every_session_of_a_client_is_traced_and_logged():
+    traced, log = [], []
+    client = HostClient(
+        "my guest",
+        clock=lambda: 0.0,
+        trace=lambda sender, data: traced.append((sender, data)),
+        log=lambda text, *args: log.append(text % args),
+    )
+    for count in (1, 2):
+        client.connect()
+        list(client.events())
+        client.connected()
+        client.request(Ping())
+        client.session.data_sent(len(client.session.data_to_send()))
+        client.session.receive_eof()
+        list(client.events())
+        assert [sender for sender, _ in traced] == [Role.HOST] * count
+        assert log == ["the session ended: my guest closed the connection"] * count

@@ -30,6 +30,7 @@ from stereos_proto import (
     Pong,
     RequestFailed,
     RequestTimeout,
+    Role,
     SessionEnded,
     SetConfig,
     UnexpectedReply,
@@ -513,3 +514,35 @@ def test_no_secret_in_what_a_session_says():
     with pytest.raises(RequestFailed) as caught:
         call.result()
     assert SENTINEL not in str(caught.value)
+
+
+def test_what_callers_do_not_see_is_logged_without_a_secret():
+    log = []
+    session = HostSession("my guest", log=lambda text, *args: log.append(text % args))
+    sent = session.request(InjectSecret("a", SENTINEL))
+    session.data_sent(len(session.data_to_send()))
+    session.cancel(sent)
+    session.cancel(session.request(Ping()))
+    assert heard(session, Ack("inject_secret", False, f"cannot store {SENTINEL}")) == []
+    session.request(Ping())
+    session.close()
+    assert log == [
+        "gave up inject_secret, which was sent",
+        "gave up ping, which was not sent",
+        "swallowed the late reply to inject_secret",
+        "the session ended: the connection to my guest was closed",
+    ]
+
+
+def test_all_bytes_are_traced_when_they_are_written_and_when_they_come():
+    traced = []
+    session = HostSession(trace=lambda sender, data: traced.append((sender, data)))
+    session.request(Ping())
+    data = session.data_to_send()
+    assert traced == []
+    session.data_sent(4)
+    session.data_sent(len(session.data_to_send()))
+    session.receive_data(encode(Pong()))
+    assert [sender for sender, _ in traced] == [Role.HOST, Role.HOST, Role.GUEST]
+    assert b"".join(seen for sender, seen in traced if sender is Role.HOST) == data
+    assert traced[-1][1] == encode(Pong())

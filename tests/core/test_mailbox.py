@@ -175,3 +175,11 @@ def test_at_the_end_it_wakes_all_before_it_stops(end):
 
 def test_the_bounds_are_those_of_a_line():
     assert _mailbox.MAX_NOTIFICATION_BYTES == MAX_LINE_SIZE
+
+
+def test_what_is_dropped_is_logged():
+    log = []
+    mailbox = Mailbox(1, log=lambda text, *args: log.append(text % args))
+    for _ in range(3):
+        mailbox.put(Lifecycle("ready"))
+    assert log == [f"dropped a notification, {count} in all, as none of them were taken" for count in (1, 2)]

@@ -59,8 +59,8 @@ class ConnectionPair:
 
     def __init__(self, **limits: int) -> None:
         """`limits` are the keyword arguments of `Connection`, for both."""
-        self.host = Connection(Role.HOST, **limits)
-        self.guest = Connection(Role.GUEST, **limits)
+        self.host: Connection = Connection(Role.HOST, **limits)
+        self.guest: Connection = Connection(Role.GUEST, **limits)
 
     def __getitem__(self, role: Role) -> Connection:
         return self.host if role is Role.HOST else self.guest
@@ -154,7 +154,7 @@ class ScriptedGuest:
         self._script = list(script)
         self._step = 0
         self._lines = LineReader()
-        self.ended = False
+        self.ended: bool = False
 
     def data_to_send(self) -> bytes:
         """Return what the guest says before it waits for the next line."""

@@ -14,8 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
 
 import attrs
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
+
+try:
+    from hypothesis import strategies as st
+    from hypothesis.strategies import SearchStrategy
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "stereos_proto.testing.strategies needs hypothesis: pip install 'stereos-proto[testing]'", name="hypothesis"
+    ) from None
 
 from .._codec import encode
 from .._constants import I64_MAX, I64_MIN, U32_MAX

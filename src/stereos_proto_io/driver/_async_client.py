@@ -33,6 +33,7 @@ from stereos_proto import (
 )
 from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
 
+from ._log import log_for, logger
 from ._outcomes import again, replies
 from ._timeouts import seconds
 from ._verbs import AsyncVerbs, ReplyT, Result
@@ -55,8 +56,9 @@ class AsyncClient(AsyncVerbs):
         max_notifications: int | None = None,
         trace: Callable[[Role, bytes], object] | None = None,
     ) -> None:
-        self._session = session = HostSession(label, max_pending=max_pending, trace=trace)
-        self._mailbox = Mailbox() if max_notifications is None else Mailbox(max_notifications)
+        log = log_for(label)
+        self._session = session = HostSession(label, max_pending=max_pending, trace=trace, log=log)
+        self._mailbox = Mailbox(log=log) if max_notifications is None else Mailbox(max_notifications, log=log)
         self._turns = Turns(session, self._mailbox)
 
     # -- what a driver brings ------------------------------------------------------------------------------
@@ -292,6 +294,8 @@ class AsyncRunner:
         return self.client
 
     async def _connect(self, action: Connect, limit: float) -> None:
+        if self.client is not None:
+            logger.debug("%s: the connection is dropped, to dial again", self.client._session.label)
         await self.aclose()
         if self._dial is None:
             raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")

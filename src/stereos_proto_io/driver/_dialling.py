@@ -26,6 +26,7 @@ from stereos_proto import ConnectError, Preamble, PreambleError
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt
 
+from ._log import logger
 from ._streams import READ_SIZE, Device, as_stream
 
 #: Masks of what to watch a stream for; those of the standard library's `selectors`.
@@ -104,7 +105,7 @@ class Dialling:
     ) -> None:
         self.address = address
         self.outcome: Any = None
-        self.early = b""
+        self.early: bytes = b""
         # Streams that are not needed any more. The caller closes them once its loop has let go of them.
         self.discarded: list[Any] = []
         self._deadline = deadline
@@ -177,6 +178,7 @@ class Dialling:
         """Begin to connect to the next place; the first one that fails or answers at once is done with here."""
         self._next_attempt = None
         for family, target in self._attempts:
+            logger.debug("%s: dialling %s", self.address, target)
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
@@ -218,6 +220,7 @@ class Dialling:
                 self._succeed(b"")
                 return
             self._patience = now + patience
+            logger.debug("%s: sending %s", self.address, type(self._preamble).__name__)
             # A pipe that is full already will take the opening of the next preamble.
             with suppress(BlockingIOError):
                 self._stream.send(self._preamble.data_to_send())
@@ -243,9 +246,11 @@ class Dialling:
     def _succeed(self, early: bytes) -> None:
         self.early = early
         self.outcome = self._stream
+        logger.debug("%s: connected", self.address)
 
     def _fail(self, cause: Exception) -> None:
         self.discarded += self._connecting
         if self._stream is not None:
             self.discarded.append(self._stream)
         self.outcome = connect_error(self.address, cause)
+        logger.debug("%s: the dial failed: %s", self.address, self.outcome)

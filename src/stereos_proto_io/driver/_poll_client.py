@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from stereos_proto import MAX_PENDING, NEED_DATA, ConnectError, DialWanted, HostClient, SessionEnded
+from stereos_proto import MAX_PENDING, NEED_DATA, ConnectError, DialWanted, HostClient, Role, SessionEnded
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import READ, WRITE, Dialling, attempts, lookup, lookup_number, names
+from ._log import log_for
 
 #: Bytes that one turn reads. Many guests share a loop, and none of them may keep it long.
 _READ_SIZE: Final = 16 * 1024
@@ -45,10 +46,19 @@ class PollClient(HostClient):
     """
 
     def __init__(
-        self, address: Address, *, clock: Callable[[], float] = time.monotonic, max_pending: int = MAX_PENDING
+        self,
+        address: Address,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_pending: int = MAX_PENDING,
+        trace: Callable[[Role, bytes], object] | None = None,
     ) -> None:
-        """`clock` returns seconds that only grow. Raises ValueError when `max_pending` is below 1."""
-        super().__init__(str(address), clock=clock, max_pending=max_pending)
+        """`clock` returns seconds that only grow. `trace` is that of `HostSession`.
+
+        Raises ValueError when `max_pending` is below 1.
+        """
+        log = log_for(address)
+        super().__init__(str(address), clock=clock, max_pending=max_pending, trace=trace, log=log)
         self.address = address
         # The stream of the connection, the dial that goes on, the look-up before it and until when it may take.
         self._stream: Any = None

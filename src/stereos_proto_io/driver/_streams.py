@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 #: Bytes that one read asks for.
@@ -77,8 +78,10 @@ class Encrypted:
 
         self._want_read, self._want_write = ssl.SSLWantReadError, ssl.SSLWantWriteError
         self._recv, self._send = sock.recv, sock.send
-        self.reads_to_write = False
-        self.fileno, self.shutdown, self.close = sock.fileno, sock.shutdown, sock.close
+        self.reads_to_write: bool = False
+        self.fileno: Callable[[], int] = sock.fileno
+        self.shutdown: Callable[[int], None] = sock.shutdown
+        self.close: Callable[[], None] = sock.close
 
     def recv(self, size: int) -> bytes:
         """Read up to `size` bytes."""

@@ -34,6 +34,7 @@ from stereos_proto import (
 )
 
 from ._dialling import READ, WRITE
+from ._log import log_for
 from ._outcomes import again, replies
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
 from ._timeouts import seconds
@@ -82,8 +83,9 @@ class SyncClient(SyncVerbs):
         `timeout` (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in
         flight, `max_notifications` the notifications kept for `notifications()`.
         """
-        self._session = session = HostSession(label, max_pending=max_pending, trace=trace)
-        self._mailbox = Mailbox() if max_notifications is None else Mailbox(max_notifications)
+        log = log_for(label)
+        self._session = session = HostSession(label, max_pending=max_pending, trace=trace, log=log)
+        self._mailbox = Mailbox(log=log) if max_notifications is None else Mailbox(max_notifications, log=log)
         self._turns = Turns(session, self._mailbox)
         self._timeout = seconds(timeout)
         self._stream = as_stream(stream)

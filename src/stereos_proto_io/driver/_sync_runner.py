@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from stereos_proto import Dialogue, Running, StereosError, Waiter
 from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
 
+from ._log import logger
 from ._sync_client import SyncClient
 from ._verbs import Result
 
@@ -74,6 +75,8 @@ class SyncRunner:
         return self.client
 
     def _connect(self, action: Connect, limit: float) -> None:
+        if self.client is not None:
+            logger.debug("%s: the connection is dropped, to dial again", self.client._session.label)
         self.close()
         if self._dial is None:
             raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")

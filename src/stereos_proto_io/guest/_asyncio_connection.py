@@ -24,7 +24,7 @@ class GuestConnection(LoopConnection, asyncio.Protocol):
 
     def __init__(self, server: GuestServer, endpoint: Endpoint, session: Session) -> None:
         super().__init__(server.guest, endpoint, session, server.current)
-        self.closed = asyncio.Event()
+        self.closed: asyncio.Event = asyncio.Event()
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._may_write = True  # False while the transport holds as much as it wants to
@@ -46,7 +46,7 @@ class GuestConnection(LoopConnection, asyncio.Protocol):
     def abort(self) -> None:
         """Close the connection, whatever is still to be written."""
         if self._transport is not None:
-            self.is_open = False
+            self.is_open: bool = False
             self._transport.abort()
 
     # --------------------------------------------------------------------------- what asyncio calls

@@ -111,7 +111,7 @@ class FaultySession:
     """
 
     def __init__(self, session: GuestSession, plan: FaultPlan, ports: Collection[int] | None = None) -> None:
-        self.has_connections = session.has_connections
+        self.has_connections: bool = session.has_connections
         self._session = session
         self._plan = plan
         self._ports = ports  # those that a host may ask the muxer for; None once it has, or without a muxer

@@ -166,7 +166,7 @@ class LoopConnection(BaseConnection):
         self._current = current
         self._pumping = False  # whether pump is at work already: a handler may push
         self._busy = False  # whether a turn ended before everything was handled
-        self.is_open = False  # whether the stream can be read and written
+        self.is_open: bool = False  # whether the stream can be read and written
 
     def pump(self) -> None:
         """Do what can be done now."""
@@ -278,7 +278,7 @@ class Server(Generic[ConnectionT]):
         self._endpoints = bind_all(address)
         self._connections: set[ConnectionT] = set()
         self._lasting: dict[Address, Session] = {}
-        self.addresses = tuple(endpoint.address for endpoint in self._endpoints)
+        self.addresses: tuple[Address, ...] = tuple(endpoint.address for endpoint in self._endpoints)
 
     @property
     def address(self) -> Address:

@@ -19,6 +19,8 @@ from ._orders import PowerOff, Reboot
 from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
 from .faults import Fault
 
+__all__ = ["GuestServer", "serve"]
+
 Sleep = Callable[[float], Awaitable[object]]
 
 

@@ -21,6 +21,8 @@ from ._orders import PowerOff, Reboot
 from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
 from .faults import Fault
 
+__all__ = ["GuestServer", "serve"]
+
 #: Bytes that are read of a bell at once.
 _BELL: Final = 4096
 

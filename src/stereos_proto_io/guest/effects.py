@@ -25,6 +25,8 @@ from stereos_proto import Mount
 from ._go import os_error, quote
 from .simulator import CONFIG_FILE, SECRETS_FOLDER, Effects, RequestRefused, Secret
 
+__all__ = ["FolderEffects", "Run"]
+
 #: Runs a command and returns its exit status.
 Run = Callable[[Sequence[str]], int]
 
@@ -43,7 +45,7 @@ class FolderEffects(Effects):
     """
 
     def __init__(self, root: str | os.PathLike[str], *, run: Run | None = None) -> None:
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self._run = run
 
     def path(self, guest_path: str) -> Path:

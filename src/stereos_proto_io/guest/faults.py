@@ -32,6 +32,39 @@ from stereos_proto import Request
 
 from ._dialects import FORK_TYPES
 
+__all__ = [
+    "FAULTS",
+    "Blank",
+    "CloseAfter",
+    "ConnectionFault",
+    "Cut",
+    "Delay",
+    "Drop",
+    "Duplicate",
+    "Fail",
+    "Fault",
+    "FaultPlan",
+    "Garbage",
+    "GuestFault",
+    "Half",
+    "HangUp",
+    "Late",
+    "NeverReady",
+    "Omit",
+    "OverLong",
+    "PowerLoss",
+    "Push",
+    "Refuse",
+    "RequestFault",
+    "Reset",
+    "Restart",
+    "SlowBoot",
+    "Stall",
+    "Swap",
+    "WrongType",
+    "parse_fault",
+]
+
 #: What stands unescaped in a fault's text: all but its own marks.
 _PLAIN: Final = " !\"$&'()*+,-./:;<=>?[]^_`{|}~"
 
@@ -365,7 +398,9 @@ class FaultPlan:
         """`faults` are faults, or their texts. `types` are the request types that the guest knows: a fault of a type
         that looks like one of them misspelt gets a warning, since it would never strike.
         """
-        self.faults = tuple(parse_fault(fault) if isinstance(fault, str) else fault for fault in faults)
+        self.faults: tuple[Fault, ...] = tuple(
+            parse_fault(fault) if isinstance(fault, str) else fault for fault in faults
+        )
         for fault in self.faults:
             if fault.type and fault.type not in types:
                 _warn_of_type(fault, fault.type, types)

@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -32,6 +32,7 @@ from stereos_proto import (
     Shutdown,
     encode,
 )
+from stereos_proto_io._old_names import OldNames, old_name
 
 from ._agents import Age, AgentDaemon
 from ._dialects import FORK_TYPES, OLD_TYPES, REFERENCE_TYPES
@@ -164,7 +165,7 @@ class GuestSimulator:
             raise ValueError("keep_requests must be at least 0")
         self._lock = threading.RLock()  # held while the guest changes
         self._poll_lock = threading.RLock()  # held while it looks at its config; taken before the other
-        self.faults = FaultPlan(faults, types=FORK_TYPES | frozenset(types))
+        self.faults: FaultPlan = FaultPlan(faults, types=FORK_TYPES | frozenset(types))
         self._boot_time = boot_time + self.faults.boot_time
         self._fixed_agents = None if agents is None else tuple(agents)
         self._types = frozenset(types)
@@ -179,7 +180,7 @@ class GuestSimulator:
         self._requests: deque[_Kept] = deque()
         self._kept_bytes = 0
         self._keeping = threading.Lock()  # held while requests are kept or shown
-        self.dropped_requests = 0
+        self.dropped_requests: int = 0
         self._ssh_keys: dict[str, str] = {}
         self._config: str | None = None
         self._start()
@@ -446,3 +447,20 @@ def _check_file_name(name: str) -> None:
     else:
         return
     raise RequestRefused(f"write secret {quote(name)}: {os_error('open', path, code)}")
+
+
+def _agents_of(config: str) -> tuple[AgentStatus, ...]:
+    """The agents that the guest runs by the jcard.toml `config`; none where it cannot be read."""
+    daemon = AgentDaemon(lambda _line: None)
+    daemon.look(config, {})
+    return daemon.agents
+
+
+_OLD_NAMES: Final[OldNames] = {
+    "agents_of": (lambda: _agents_of, "look at the `agents` of a GuestSimulator that was given the config")
+}
+
+if not TYPE_CHECKING:  # a checker is to know every name
+
+    def __getattr__(name: str) -> object:
+        return old_name(__name__, name, _OLD_NAMES)

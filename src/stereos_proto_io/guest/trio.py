@@ -6,7 +6,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-import trio
+from stereos_proto_io._extras import missing
+
+try:
+    import trio
+except ModuleNotFoundError:
+    raise missing(__name__, "trio", "trio") from None
 
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver._device import AWAY_PAUSE, Device
@@ -17,6 +22,8 @@ from ._orders import PowerOff, Reboot
 from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
 from ._trio_connection import GuestConnection
 from .faults import Fault
+
+__all__ = ["GuestServer", "serve"]
 
 Sleep = Callable[[float], Awaitable[object]]
 

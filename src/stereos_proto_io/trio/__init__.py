@@ -8,12 +8,20 @@ yours, is simply the standing leader.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, TypeVar, Unpack
 
-import trio
+from stereos_proto_io._extras import missing
+
+try:
+    import trio
+except ModuleNotFoundError:
+    raise missing(__name__, "trio", "trio") from None
 
 from stereos_proto import Call, Reply, Request, RequestTimeout, StereosError
+from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver import FdClient, Limits
 from stereos_proto_io.driver._verbs import ReplyT
 
@@ -47,16 +55,16 @@ class Client(FdClient):
     def _ask_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Reply | StereosError]]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send_many(*args, **options)
 
-    event = staticmethod(trio.Event)
-    now = staticmethod(trio.current_time)
+    event: Callable[[], trio.Event] = staticmethod(trio.Event)
+    now: Callable[[], float] = staticmethod(trio.current_time)
 
     @staticmethod
     def set(event: trio.Event) -> None:
         """Set an event."""
         event.set()
 
-    readable = staticmethod(readable)
-    writable = staticmethod(writable)
+    readable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(readable)  # type: ignore[assignment]  # (named parameters)
+    writable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(writable)  # type: ignore[assignment]
 
     @staticmethod
     async def race(*functions: Callable[[], Awaitable[object]]) -> None:
@@ -109,5 +117,42 @@ async def _cancelled() -> NoReturn:
     raise AssertionError("this runs in a cancelled scope only")
 
 
-connect = Client.connect
-connect_when_ready = Client.connect_when_ready
+def connect(address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextManager[Client]:
+    """Dial a guest, for use with `async with … as client`.
+
+    `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
+    `connect_when_ready`.
+
+    Raises ConnectError.
+    """
+    return Client.connect(address, **limits)
+
+
+def connect_when_ready(
+    address: Address,
+    *,
+    timeout: float | None = None,
+    states: Collection[str] = READY_STATES,
+    agents: Collection[str] = (),
+    backoff: Backoff | None = None,
+    on_progress: Callable[[WaitProgress], None] | None = None,
+    **limits: Unpack[Limits],
+) -> AbstractAsyncContextManager[Client]:
+    """Dial until there is a guest, and wait until it is ready; for use with `async with … as client`.
+
+    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
+    `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`. `timeout` bounds it all, in
+    seconds; a scope of your own does as well.
+
+    Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
+    RemoteProtocolError when what answers does not speak the protocol.
+    """
+    return Client.connect_when_ready(
+        address,
+        timeout=timeout,
+        states=states,
+        agents=agents,
+        backoff=backoff,
+        on_progress=on_progress,
+        **limits,
+    )
