@@ -48,11 +48,11 @@ class Client(FdClient):
     _ask_within = trio.lowlevel.enable_ki_protection(FdClient._ask_within)
     _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
 
-    def _ask(self, message: Request[ReplyT]) -> Coroutine[Any, Any, Call[ReplyT]]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  (one coroutine less)
+    def _ask(self, message: Request[ReplyT]) -> Coroutine[Any, Any, Call[ReplyT]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (one coroutine less)
         # In a scope that is cancelled already, nothing is sent.
         return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send(message)
 
-    def _ask_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Reply | StereosError]]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _ask_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Reply | StereosError]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send_many(*args, **options)
 
     event: Callable[[], trio.Event] = staticmethod(trio.Event)
