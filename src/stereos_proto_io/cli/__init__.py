@@ -26,8 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Loading takes long enough to be interrupted in.
             from ._app import run  # noqa: PLC0415
             from ._signals import as_process  # noqa: PLC0415
-    except ModuleNotFoundError as exc:
-        print(f"stereosctl: {exc}; it comes with the extra cli: pip install 'stereos-proto[cli]'", file=sys.stderr)
+    except Exception as exc:
+        # An old version of what the extra brings fails in its own way. Whatever it was: if the extra lacks something,
+        # that is the sentence to say.
+        from stereos_proto_io._extras import unmet  # noqa: PLC0415
+
+        lack = unmet("cli") or (isinstance(exc, ModuleNotFoundError) and f"{exc}: pip install 'stereos-proto[cli]'")
+        if not lack:
+            raise
+        print(f"stereosctl: {lack}", file=sys.stderr)
         return 2
     if arguments is not None:
         return run(arguments)
