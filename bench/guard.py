@@ -1,5 +1,8 @@
 """A guard against slow growth that cannot flake: calls are counted, not seconds.
 
+The core's scenarios count all calls. Those of the drivers count the calls of our own Python functions only: how often a
+runtime calls is its own, and differs from run to run.
+
 Each scenario runs under a profiler that counts the calls of Python and C functions. The same code makes the
 same calls on any machine and under any load; Python versions differ a little, so figures are kept for each.
 `python -m bench.guard --update` writes the figures of this interpreter.
@@ -7,10 +10,17 @@ same calls on any machine and under any load; Python versions differ a little, s
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import trio
 
 from stereos_proto import (
     NEED_DATA,
@@ -26,6 +36,9 @@ from stereos_proto import (
     Role,
     encode,
 )
+from stereos_proto_io import asyncio as stereos_asyncio
+from stereos_proto_io import blocking
+from stereos_proto_io import trio as stereos_trio
 
 FIGURES = Path(__file__).with_name("guard.json")
 #: How far a count may be from the figure that is kept.
@@ -83,6 +96,72 @@ def _session() -> None:
             pass
 
 
+@contextmanager
+def _guest_in_a_thread() -> Iterator[socket.socket]:
+    """A socket to a guest that answers pings one by one."""
+    ours, theirs = socket.socketpair()
+
+    def answer() -> None:
+        with theirs, theirs.makefile("rb") as lines:
+            for _ in lines:
+                theirs.sendall(b'{"type":"pong"}\n')
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        thread.join()
+
+
+#: Requests of a driver's scenario: what is done once for a connection does not count for much.
+REQUESTS = 20
+
+
+def _blocking(counting: Callable[[], None]) -> None:
+    with _guest_in_a_thread() as ours, blocking.Client.attach(ours) as client:
+        client.ping()
+        counting()
+        for _ in range(REQUESTS):
+            client.ping()
+        counting()
+
+
+def _asyncio(counting: Callable[[], None]) -> None:
+    async def main() -> None:
+        async with await stereos_asyncio.Client.attach(ours) as client:
+            await client.ping()
+            counting()
+            for _ in range(REQUESTS):
+                await client.ping()
+            counting()
+
+    with _guest_in_a_thread() as ours:
+        asyncio.run(main())
+
+
+def _trio(counting: Callable[[], None]) -> None:
+    async def main() -> None:
+        async with stereos_trio.Client.attach(ours) as client:
+            await client.ping()
+            counting()
+            for _ in range(REQUESTS):
+                await client.ping()
+            counting()
+
+    with _guest_in_a_thread() as ours:
+        trio.run(main)
+
+
+#: One request and its reply through each driver: calls of our own Python functions, coroutines that go on included.
+DRIVERS: dict[str, Callable[[Callable[[], None]], None]] = {
+    "a ping, blocking": _blocking,
+    "a ping, asyncio": _asyncio,
+    "a ping, trio": _trio,
+}
+
+
 SCENARIOS: dict[str, Callable[[], None]] = {
     "200 pings": _exchange(Ping(), Pong(), 200),
     "200 mounts": _exchange(Mount("t", "/w", "9p"), Ack("mount", True), 200),
@@ -115,6 +194,33 @@ def count_calls(scenario: Callable[[], None]) -> int:
     return calls
 
 
+def count_our_calls(scenario: Callable[[Callable[[], None]], None]) -> int:
+    """Return how many calls of our own functions one request of a driver's scenario makes."""
+    calls, counting = 0, False
+
+    def profile(frame: Any, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call" and "stereos_proto" in frame.f_code.co_filename
+
+    def switch() -> None:
+        nonlocal counting
+        counting = not counting
+        sys.setprofile(profile if counting else None)
+
+    try:
+        scenario(switch)
+    finally:
+        sys.setprofile(None)
+    return round(calls / REQUESTS)
+
+
+def measure() -> dict[str, int]:
+    """Count the calls of every scenario."""
+    return {name: count_calls(scenario) for name, scenario in SCENARIOS.items()} | {
+        name: count_our_calls(scenario) for name, scenario in DRIVERS.items()
+    }
+
+
 def figures() -> dict[str, dict[str, int]]:
     """The figures that are kept, by Python version and scenario."""
     loaded: dict[str, dict[str, int]] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
@@ -123,7 +229,7 @@ def figures() -> dict[str, dict[str, int]]:
 
 def main() -> int:
     """Print the counts beside the kept figures; 1 when one is off."""
-    measured = {name: count_calls(scenario) for name, scenario in SCENARIOS.items()}
+    measured = measure()
     kept = figures()
     if "--update" in sys.argv:
         kept[VERSION] = measured

@@ -91,7 +91,9 @@ class Call(Generic[ReplyT]):
     # When the call settles with RequestTimeout, on the caller's own clock. None: never.
     deadline: float | None = None
     # The reply (a refusal included), or the error that the call ended in. None: not settled yet.
-    outcome: ReplyT | Ack | StereosError | None = None
+    outcome: ReplyT | Ack | StereosError | None = attrs.field(default=None, repr=lambda outcome: type(outcome).__name__)
+    # Whether the outcome is there.
+    done: bool = False
     # Whether bytes of the request were handed out by `data_to_send`. The guest may then carry it out.
     sent: bool = False
     # The encoded line, while the call waits for room in flight.
@@ -100,24 +102,20 @@ class Call(Generic[ReplyT]):
     _start: int = attrs.field(default=0, repr=False)
     _end: int = attrs.field(default=0, repr=False)
 
-    @property
-    def done(self) -> bool:
-        """Whether the outcome is there."""
-        return self.outcome is not None
-
     def result(self) -> ReplyT:
         """Return the reply.
 
         Raises RequestFailed when the guest refused the request, the error that the call ended in, RuntimeError
         while the call is not done.
         """
-        outcome = self.outcome
-        if isinstance(outcome, StereosError):
-            raise outcome
-        if outcome is None:
+        # No local variable holds the outcome: a traceback shows those, and a refusal may quote a secret.
+        if isinstance(self.outcome, StereosError):
+            raise self.outcome
+        if self.outcome is None:
             raise RuntimeError(f"{self.request.type} is not done yet")
-        raise_for_refusal(self.request, outcome)
-        return outcome  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (an Ack that is no refusal)
+        if type(self.outcome) is Ack:
+            raise_for_refusal(self.request, self.outcome)
+        return self.outcome  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (an Ack that is no refusal)
 
 
 def raise_for_refusal(request: Request, reply: Reply) -> None:
@@ -173,18 +171,14 @@ class HostSession:
         self._redactor: Redactor | None = None
         self._read_error: BaseException | None = None
         self._write_error: BaseException | None = None
-        self._end: StereosError | None = None
+        #: Why the session has ended; None while it goes on. After `close` it is a ConnectionLost, too.
+        self.ended: StereosError | None = None
         self._told_end = False
         self._closed = False
 
     def __repr__(self) -> str:
-        state = "ended" if self._end else "open"
+        state = "ended" if self.ended else "open"
         return f"<HostSession {self.label} {state} pending={len(self.pending)}>"
-
-    @property
-    def ended(self) -> StereosError | None:
-        """Why the session has ended; None while it goes on. After `close` it is a ConnectionLost, too."""
-        return self._end
 
     @property
     def closed(self) -> bool:
@@ -225,7 +219,7 @@ class HostSession:
         if deadline is not None and deadline != deadline:
             raise ValueError("a deadline must not be NaN")
         line = encode(message)
-        if self._end is not None or self._write_error is not None:
+        if self.ended is not None or self._write_error is not None:
             del line
             raise self._not_sent(message)
         call = Call(message, context, None if deadline == inf else deadline)
@@ -279,6 +273,7 @@ class HostSession:
         call.outcome = RequestTimeout(
             f"{self.label} did not answer {request.type} {when}{what}", request=request, sent=call.sent
         )
+        call.done = True
         if not call.sent:
             self._withdraw(call)
         elif self._write_error is not None:
@@ -308,8 +303,8 @@ class HostSession:
         left = self._queued - self._written
         return self._outgoing if left == len(self._outgoing) else memoryview(self._outgoing)[-left:]
 
-    def data_sent(self, size: int) -> None:
-        """Say that the first `size` bytes of `data_to_send` are written.
+    def data_sent(self, size: int) -> bool:
+        """Say that the first `size` bytes of `data_to_send` are written; return whether it has more.
 
         If your write takes everything and fails later (`transport.write`), say it before you write: if the
         write raises in between, the outcome is then unknown, and not wrongly "not sent".
@@ -318,8 +313,10 @@ class HostSession:
             start = len(self._outgoing) - (self._queued - self._written)
             self._trace(Role.HOST, self._outgoing[start : start + size])
         self._written += size
-        if self._written == self._queued:
-            self._outgoing = b""
+        if self._written < self._queued:
+            return True
+        self._outgoing = b""
+        return bool(self._waiting) and len(self._in_flight) < self._max_pending
 
     def is_written(self, call: Call[Any]) -> bool:
         """Whether the whole line of `call` is written."""
@@ -355,7 +352,7 @@ class HostSession:
         Calls of which no byte was written settle as not sent. The session ends when no written call waits for
         its reply any more.
         """
-        if self._end is not None or self._write_error is not None:
+        if self.ended is not None or self._write_error is not None:
             return
         self._write_error = cause.with_traceback(None)
         self.connection.send_failed()
@@ -383,7 +380,7 @@ class HostSession:
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the guest. Nothing is looked at before `next_event`. Dropped after the end."""
-        if self._end is None:
+        if self.ended is None:
             if self._trace is not None:
                 self._trace(Role.GUEST, bytes(data))
             self.connection.receive_data(data)
@@ -408,7 +405,7 @@ class HostSession:
 
         A driver that stops pulling early pulls these first: each of them may be what another caller waits for.
         """
-        return bool(self._events) or (self._end is not None and not self._told_end)
+        return bool(self._events) or (self.ended is not None and not self._told_end)
 
     def next_event(self) -> SessionEvent | Literal[Need.DATA]:
         """Return what happened next, or NEED_DATA. Raises nothing.
@@ -416,7 +413,7 @@ class HostSession:
         `CallDone` for each call that settled, other than by `cancel`; `NotificationReceived` and
         `UnknownReceived` for what the guest tells unasked; `SessionEnded` once, as the last event.
         """
-        while not self._events and self._end is None:
+        while not self._events and self.ended is None:
             try:
                 event = self.connection.next_event()
             except RemoteProtocolError as exc:
@@ -426,9 +423,9 @@ class HostSession:
                 call = self._in_flight[0]
                 waited = call.outcome is None
                 if waited:
-                    call.outcome = (
-                        reply if type(reply := event.message) is not Ack or reply.ok else self._redacted(reply)
-                    )
+                    reply = event.message
+                    call.outcome = self._redacted(reply) if type(reply) is Ack and reply.error else reply
+                    call.done = True
                 self._in_flight.popleft()
                 if not self._in_flight or self._write_error is not None:
                     self._after_the_last()
@@ -444,10 +441,10 @@ class HostSession:
                 return event  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (a host gets no others)
         if self._events:
             return self._events.popleft()
-        if self._end is None or self._told_end:
+        if self.ended is None or self._told_end:
             return NEED_DATA
         self._told_end = True
-        return SessionEnded(self._end)
+        return SessionEnded(self.ended)
 
     def _redacted(self, reply: Ack) -> Ack:
         """A refusal, without the secrets of any request in flight: it may quote another request than its own."""
@@ -461,7 +458,7 @@ class HostSession:
 
     def close(self) -> None:
         """End the session because its user wants to. Twice is fine. Then close the stream."""
-        self._closed = self._closed or self._end is None
+        self._closed = self._closed or self.ended is None
         self._finish(ConnectionLost(f"the connection to {self.label} was closed"))
 
     def abort(self) -> None:
@@ -472,7 +469,7 @@ class HostSession:
         """
         self.connection.send_failed()
         self._written = self._queued
-        if self._end is None:
+        if self.ended is None:
             self._finish(ConnectionLost(f"the connection to {self.label} was interrupted while reading or writing"))
         else:
             # The interrupt may have come in the middle of ending.
@@ -483,8 +480,8 @@ class HostSession:
         self._finish(reason)
 
     def _finish(self, reason: StereosError) -> None:
-        if self._end is None:
-            self._end = reason
+        if self.ended is None:
+            self.ended = reason
             self._settle_all()
 
     def _settle_all(self) -> None:
@@ -511,6 +508,7 @@ class HostSession:
 
     def _settle(self, call: Call[Any], outcome: StereosError) -> None:
         call.outcome = outcome
+        call.done = True
         self._events.append(CallDone(call))
 
     def _broke_off(self, error: RemoteProtocolError) -> StereosError:
@@ -528,14 +526,14 @@ class HostSession:
         return error
 
     def _not_sent(self, request: Request) -> ConnectionLost:
-        reason = self._end or self._broken(self._write_error)
+        reason = self.ended or self._broken(self._write_error)
         # A ConnectionLost says nothing more than the text does; what caused it does.
         cause = reason.__cause__ if type(reason) is ConnectionLost else reason
         return self._lost(f"{request.type} was not sent: {reason}", cause)
 
     def _unanswered(self, request: Request, unanswered: tuple[Request, ...]) -> StereosError:
         """The error for a request that may have been carried out, and whose reply will not come."""
-        reason = self._end
+        reason = self.ended
         if isinstance(reason, RemoteProtocolError):
             # What the guest did wrong tells more than that the connection ended over it.
             return copy.copy(reason)

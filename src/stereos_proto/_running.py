@@ -13,13 +13,16 @@ from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
-from ._errors import StereosError
+from ._errors import RequestTimeout, StereosError
 from .dialogues import Action, TimeUp
 
 Result = TypeVar("Result")
 
 #: What a dialogue is, for type checkers: it yields actions and returns its result.
 Dialogue = Generator[Action, Any, Result]
+
+#: Seconds that a timer of an event loop may fire too early.
+_EARLY: Final = 0.01
 
 #: How often a dialogue may go on after TimeUp before it is closed.
 _PATIENCE: Final = 3
@@ -43,6 +46,9 @@ class Running(Generic[Result]):
 
         Raises what the dialogue raises.
         """
+        if type(value) is RequestTimeout and self.deadline is not None and now >= self.deadline - _EARLY:
+            # What was bounded by the time of the whole dialogue.
+            value = TimeUp(str(value), seconds=self.seconds, request=value.request, sent=value.sent)
         try:
             failed = isinstance(value, StereosError)
             action = self.dialogue.throw(value) if failed else self.dialogue.send(value)

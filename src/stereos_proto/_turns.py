@@ -95,7 +95,8 @@ class Turns(Pump):
         if self._leader is None or self._leader is waiter:
             self._leader = waiter
             self._followers.pop(waiter, None)
-            self._leave_writing(waiter)
+            if self._writer is waiter:
+                self._leave_writing(waiter)
             return Step.READ_WRITE if wants_write else Step.READ
         if wants_write and self._writer in (None, waiter) and self._has_to_write(waiter):
             self._writer = waiter
@@ -113,7 +114,8 @@ class Turns(Pump):
         self._followers.pop(waiter, None)
         if self._leader is waiter:
             self._leader = None
-        self._leave_writing(waiter)
+        if self._writer is waiter:
+            self._leave_writing(waiter)
         if self._followers:
             if self._leader is None:
                 self._wake_first(self._followers)
@@ -123,7 +125,7 @@ class Turns(Pump):
     def _pull_owed(self) -> None:
         """Wake those whose calls settled without the guest, in a write that failed after the last pull, or a close."""
         session = self.session
-        if session._events or session._end is not None:
+        if session._events or session.ended is not None:
             self.pump(_GONE)
 
     def _leave_writing(self, waiter: Waiter | Call[Any]) -> None:

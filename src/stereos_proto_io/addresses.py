@@ -178,13 +178,16 @@ def _is_ip(text: str) -> bool:
     return True
 
 
+_NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+
+
 def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
     # The only printable blank is " ".
     if not isinstance(value, str) or not value or not value.isprintable() or set(value) & set(" /[]@?#"):
         raise ValueError(f"TCP: host must be a name or an IP address, not {value!r}")
     last = value.rstrip(".").rpartition(".")[2]
-    # The system would complete "1.2.3" to an address that nobody meant.
-    if last.isdigit() and last.isascii() and not _is_ip(value):
+    # The system would complete "1.2.3" and "0x7f.1" to addresses that were not meant.
+    if _NUMBER.fullmatch(last) and not _is_ip(value):
         raise ValueError(f"TCP: {value!r} is no IP address: it needs four numbers from 0 to 255")
 
 

@@ -10,12 +10,12 @@ import attrs
 
 from stereos_proto import Lifecycle
 
-from ._check_client import ClientCase, check_client, client_cases
 from .addresses import TCP, Address
+from .conformance import ClientCase, ClientReport, check_client, client_cases
 from .guest import GuestSimulator
 from .guest.blocking import GuestServer, serve
 
-__all__ = ["ClientCase", "SimulatedGuest", "check_client", "client_cases", "simulated_guest"]
+__all__ = ["ClientCase", "ClientReport", "SimulatedGuest", "check_client", "client_cases", "simulated_guest"]
 
 
 @attrs.frozen

@@ -1,17 +1,16 @@
-"""The four clients with one face, and guests that do exactly what a script says."""
+"""The four clients with one face, and how to run many callers at once."""
 
 import asyncio
-import os
-import select
-import socket
 import threading
-import tty
-from contextlib import asynccontextmanager, contextmanager, suppress
+import time
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
+from stereos_proto import StereosError
 from stereos_proto_io import asyncio as asyncio_driver
 from stereos_proto_io import blocking
 from stereos_proto_io import trio as trio_driver
@@ -68,9 +67,13 @@ def _run_blocking(main):
 BLOCKING = Driver(
     "blocking", blocking, _run_blocking, lambda client, message, seconds: client.request(message, timeout=seconds)
 )
+
 ASYNCIO = Driver("asyncio", asyncio_driver, lambda main: asyncio.run(main(), debug=True), _asyncio_within)
+
 UVLOOP = Driver("uvloop", asyncio_driver, _run_uvloop, _asyncio_within)
+
 TRIO = Driver("trio", trio_driver, trio.run, _trio_within)
+
 DRIVERS = [BLOCKING, ASYNCIO, UVLOOP, TRIO]
 
 each_driver = pytest.mark.parametrize("driver", DRIVERS, ids=str)
@@ -97,72 +100,97 @@ async def entered(made):
             yield client
 
 
-@contextmanager
-def scripted(script):
-    """A socket to a guest that is a function of the other end, in a thread of its own."""
-    ours, theirs = socket.socketpair()
-    theirs.settimeout(PATIENCE)
-    failure = []
+def run(driver, main):
+    """Run `main`; whoever hangs in it is told so."""
 
-    def run():
-        with theirs, suppress(BrokenPipeError, ConnectionResetError):
-            try:
-                script(theirs)
-            except (AssertionError, TimeoutError) as exc:
-                failure.append(exc)
+    async def guarded():
+        if driver is BLOCKING:
+            await main()
+        elif driver is TRIO:
+            with trio.fail_after(PATIENCE):
+                await main()
+        else:
+            async with asyncio.timeout(PATIENCE):
+                await main()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield ours
-    finally:
-        ours.close()
-        thread.join(PATIENCE)
-    assert not thread.is_alive()
-    if failure:
-        raise failure[0]
+    driver.run(guarded)
 
 
-def lines(sock):
-    """Yield the lines that come, until the end."""
-    with sock.makefile("rb") as reader:
-        yield from reader
+async def until(driver, condition):
+    """Let others go on until `condition` holds."""
+    pause = {BLOCKING: time.sleep, TRIO: trio.sleep}.get(driver, asyncio.sleep)
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        await result(pause(0.001))
 
 
-@contextmanager
-def pty_to(path):
-    """A pseudo-terminal that leads to a unix socket, as QEMU's `-chardev pty` does; its name."""
-    master, slave = os.openpty()
-    tty.setraw(slave)
-    guest = socket.socket(socket.AF_UNIX)
-    guest.connect(path)
-    stop, stopped = os.pipe()  # reading from it is never done: its end is what one waits for
-    thread = threading.Thread(target=_relay, args=(master, guest, stop))
-    thread.start()
-    try:
-        yield os.ttyname(slave)
-    finally:
-        os.close(stopped)
-        thread.join(PATIENCE)
-        guest.close()
-        for descriptor in (master, slave, stop):
-            os.close(descriptor)
+async def some_turns(driver):
+    """Let the event loop do what it has to do."""
+    if driver is not BLOCKING:
+        for _ in range(100):
+            await (trio if driver is TRIO else asyncio).sleep(0)
 
 
-def _relay(master, guest, stop):
-    ends = {master: guest.fileno(), guest.fileno(): master}
-    for end in ends:
-        os.set_blocking(end, False)
-    unwritten = dict.fromkeys(ends, b"")
-    while True:
-        poll = select.poll()
-        poll.register(stop)
-        for end, other in ends.items():
-            poll.register(end, (0 if unwritten[other] else select.POLLIN) | (select.POLLOUT if unwritten[end] else 0))
-        for end, event in poll.poll():
-            if event & select.POLLIN:
-                unwritten[ends[end]] += os.read(end, 65536)
-            elif event & (select.POLLHUP | select.POLLERR):
-                return
-            if event & select.POLLOUT:
-                unwritten[end] = unwritten[end][os.write(end, unwritten[end]) :]
+@asynccontextmanager
+async def company(driver):
+    """A function that begins a call in a thread or task of its own, and returns the list that gets its outcome.
+
+    All calls have ended when the block is left.
+    """
+
+    async def ask(found, call):
+        try:
+            found.append(await result(call()))
+        except (StereosError, TimeoutError) as exc:
+            found.append(exc)
+
+    def begin(call):
+        found = []
+        start(lambda: ask(found, call))
+        return found
+
+    if driver is TRIO:
+        async with trio.open_nursery() as nursery:
+            start = nursery.start_soon
+            yield begin
+    elif driver is BLOCKING:
+        threads = []
+
+        def start(work):
+            threads.append(threading.Thread(target=driver.run, args=(work,)))
+            threads[-1].start()
+
+        yield begin
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert not any(thread.is_alive() for thread in threads)
+    else:
+        async with asyncio.TaskGroup() as tasks:
+
+            def start(work):
+                tasks.create_task(work())
+
+            yield begin
+
+
+asyncio_drivers = pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+
+async_drivers = pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP, TRIO], ids=str)
+
+
+async def together(driver, *functions):
+    """Await or call all `functions` at the same time."""
+    if driver is TRIO:
+        async with trio.open_nursery() as nursery:
+            for function in functions:
+                nursery.start_soon(function)
+    else:
+        await asyncio.gather(*(function() for function in functions))
+
+
+def errors_of_the_loop():
+    """Where asyncio tells what nobody else catches."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    return told

@@ -4,7 +4,9 @@ import importlib.util
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from stereos_proto import NotificationReceived, RequestTimeout, UnknownMessage, UnknownReceived
@@ -22,15 +24,53 @@ def example(name):
     return module
 
 
-class Verbs(SyncVerbs):
-    """A `LoopClient` with verbs: each runs the loop until its call is done.
+class Loop:
+    """A loop that runs in the thread that made this; other threads hand over what they want done.
 
     `turn(seconds)` runs one turn of the loop, and waits so long at most.
     """
 
-    def __init__(self, client, turn, *, timeout=10):
-        self.client = client
+    def __init__(self, turn):
         self._turn = turn
+        self._owner = threading.get_ident()
+        self._jobs = deque()
+
+    def do(self, function, *args, **options):
+        """Call a function in the thread of the loop, and return what it returns."""
+        if threading.get_ident() == self._owner:
+            return function(*args, **options)
+        future = Future()
+        self._jobs.append((future, partial(function, *args, **options)))
+        return future.result(60)
+
+    def wait(self, seconds):
+        """Run a turn, or in another thread let the loop do so."""
+        if threading.get_ident() == self._owner:
+            self._turn(seconds)
+        else:
+            time.sleep(0.002)
+
+    def together(self, functions):
+        """Run functions in threads, and the loop meanwhile."""
+        threads = [threading.Thread(target=function, daemon=True) for function in functions]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            while self._jobs:
+                future, job = self._jobs.popleft()
+                try:
+                    future.set_result(job())
+                except Exception as exc:  # noqa: BLE001  (it is raised in the thread that asked)
+                    future.set_exception(exc)
+            self._turn(0.002)
+
+
+class Verbs(SyncVerbs):
+    """A `LoopClient` with verbs: each runs the loop until its call is done."""
+
+    def __init__(self, client, loop, *, timeout=10):
+        self.client = client
+        self._loop = loop
         self._timeout = timeout
         self._news = deque()
         client.on_event = self._on_event
@@ -54,24 +94,24 @@ class Verbs(SyncVerbs):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self._turn(min(left, 0.5))
+            self._loop.wait(min(left, 0.5))
         return True
 
     def request(self, message, *, timeout=None):
-        call = self.client.request(message, timeout=self._timeout if timeout is None else timeout)
+        call = self._loop.do(self.client.request, message, timeout=self._timeout if timeout is None else timeout)
         try:
             self._until(lambda: call.done)
         finally:
-            self.client.cancel(call)
+            self._loop.do(self.client.cancel, call)
         return call.result()
 
     def request_many(self, messages, *, timeout=None):
-        calls = self.client.request_many(messages, timeout=self._timeout if timeout is None else timeout)
+        calls = self._loop.do(self.client.request_many, messages, timeout=self._timeout if timeout is None else timeout)
         self._until(lambda: all(call.done for call in calls))
         return replies(call.outcome for call in calls)
 
     def run(self, dialogue, *, timeout=None):
-        task = self.client.run(dialogue, timeout=self._timeout if timeout is None else timeout)
+        task = self._loop.do(self.client.run, dialogue, timeout=self._timeout if timeout is None else timeout)
         self._until(lambda: task.done)
         return task.result()
 
@@ -93,7 +133,7 @@ class Verbs(SyncVerbs):
         return self.client.session.connection
 
     def close(self):
-        self.client.close()
+        self._loop.do(self.client.close)
         self._until(lambda: not (self.client._told or self.client._dropped))
 
     def __enter__(self):
@@ -116,7 +156,8 @@ def selectors_loop():
     def alarm():
         """End the turn."""
 
-    yield lambda address: Verbs(module.SelectorsClient(loop, address), turn)
+    callers = Loop(turn)
+    yield lambda address: Verbs(module.SelectorsClient(loop, address), callers), callers.together
 
 
 @contextmanager
@@ -131,7 +172,8 @@ def qt_loop():
         alarm.start(int(seconds * 1000) + 1)
         app.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
 
-    yield lambda address: Verbs(module.QtClient(address), turn)
+    callers = Loop(turn)
+    yield lambda address: Verbs(module.QtClient(address), callers), callers.together
 
 
 @contextmanager
@@ -146,7 +188,8 @@ def glib_loop():
         context.iteration(may_block=True)
         GLib.source_remove(alarm)
 
-    yield lambda address: Verbs(module.GLibClient(address), turn)
+    callers = Loop(turn)
+    yield lambda address: Verbs(module.GLibClient(address), callers), callers.together
 
 
 @contextmanager
@@ -163,7 +206,8 @@ def tk_loop():
         root.after_cancel(alarm)
 
     try:
-        yield lambda address: Verbs(module.TkClient(root, address), turn)
+        callers = Loop(turn)
+        yield lambda address: Verbs(module.TkClient(root, address), callers), callers.together
     finally:
         root.destroy()
 
@@ -184,7 +228,8 @@ def tornado_loop():
         loop.asyncio_loop.run_until_complete(wait())
 
     try:
-        yield lambda address: Verbs(module.TornadoClient(loop, address), turn)
+        callers = Loop(turn)
+        yield lambda address: Verbs(module.TornadoClient(loop, address), callers), callers.together
     finally:
         loop.close()
 
@@ -200,8 +245,10 @@ def twisted_loop():
         reactor.runUntilCurrent()
         pause = reactor.timeout()
         reactor.doIteration(seconds if pause is None else min(pause, seconds))
+        reactor.runUntilCurrent()
 
-    yield lambda address: Verbs(module.TwistedClient(address), turn)
+    callers = Loop(turn)
+    yield lambda address: Verbs(module.TwistedClient(address), callers), callers.together
 
 
 @contextmanager
@@ -251,12 +298,17 @@ def threads_loop():
             with self._heard:
                 self._heard.notify_all()
 
-    yield ThreadVerbs
+    yield ThreadVerbs, None
 
 
 @contextmanager
 def gevent_loop():
-    yield example("loop_gevent").Client.connect
+    import gevent
+
+    yield (
+        example("loop_gevent").Client.connect,
+        lambda functions: gevent.joinall([gevent.spawn(function) for function in functions]),
+    )
 
 
 #: Loops that call back, and green threads: clients that block as seen from here.

@@ -1,6 +1,7 @@
 """Addresses as values and as text."""
 
 import os
+import re
 import string
 
 import pytest
@@ -8,13 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, addresses, parse_address
+from stereos_proto_io.addresses import Address
 
 U32_MAX = 2**32 - 1
 ports = st.integers(0, 65535)
 numbers = st.integers(0, U32_MAX)
 labels = st.text(string.ascii_letters + string.digits + "-_éß", min_size=1, max_size=12)
+NUMBER = re.compile("[0-9]+|0[xX][0-9a-fA-F]*")
 hosts = (
-    st.lists(labels, min_size=1, max_size=3).map(".".join)
+    st.lists(labels, min_size=1, max_size=3)
+    .map(".".join)
+    .filter(lambda name: not re.fullmatch("[0-9]+|0[xX][0-9a-fA-F]*", name.rpartition(".")[2]))
     | st.ip_addresses(v=4).map(str)
     | st.ip_addresses(v=6).map(str)
     | st.builds("{}%{}".format, st.ip_addresses(v=6), st.sampled_from(["eth0", "2", "wlan0.1", "Ünder"]))
@@ -84,6 +89,11 @@ def test_what_is_read(text, address):
         ("tcp://h:-1", "'-1' is no number"),
         ("tcp://h:x", "'x' is no number"),
         ("tcp://h:٣", "is no number"),
+        ("tcp://1.2.3:5", "is no IP address"),
+        ("tcp://1.2.3.256", "is no IP address"),
+        ("tcp://0x7f.1", "is no IP address"),
+        ("tcp://127.0x1", "is no IP address"),
+        ("tcp://2130706433", "is no IP address"),
         ("tcp://[::1", "an IPv6 address stands in brackets"),
         ("tcp://[::1]5", "an IPv6 address stands in brackets"),
         ("tcp://::1", "an IPv6 address stands in brackets"),
@@ -113,7 +123,7 @@ def test_what_is_refused(text, words):
 
 
 @given(
-    st.text(max_size=30) | st.builds("{}://{}".format, st.sampled_from(list(addresses._PARSERS)), st.text(max_size=30))
+    st.text(max_size=30) | st.builds("{}://{}".format, st.sampled_from(list(addresses.SCHEMES)), st.text(max_size=30))
 )
 def test_any_text_is_an_address_or_a_value_error(text):
     try:
@@ -197,3 +207,57 @@ def test_a_dial_shows_its_label():
     address = Dial(lambda: None, "my tunnel")
     assert str(address) == "dial://my tunnel"
     assert "lambda" not in repr(address)
+
+
+def test_an_address_of_ones_own():
+    """One class, which is read by `parse_address` once it has a scheme."""
+    known = dict(addresses.SCHEMES)
+    bare = Address()
+    assert (bare.name(), bare.attempts(), bare.open(), list(bare.preambles()), bare.fault()) == (None, [], None, [], "")
+    assert (bare.socket_file, bare.device, bare.hybrid_ports) == ("", "", None)
+    assert bare.bound(None) is bare
+    with pytest.raises(ValueError, match="cannot listen"):
+        bare.listeners()
+    with pytest.raises(ValueError, match="cannot be written as text"):
+        Address.parse("x")
+
+    class Fd(Address):
+        scheme = "fd"
+
+        def __init__(self, number):
+            self.number = number
+
+        @classmethod
+        def parse(cls, rest):
+            return cls(int(rest))
+
+        def __str__(self):
+            return f"fd://{self.number}"
+
+    try:
+        assert parse_address("fd://7").number == 7
+    finally:
+        addresses.SCHEMES.clear()
+        addresses.SCHEMES.update(known)
+
+
+def test_a_dial_has_no_listener():
+    with pytest.raises(ValueError, match="a dial goes one way"):
+        Dial(lambda: None).listeners()
+
+
+def test_a_listener_of_vsock_is_bound_to_any_cid(monkeypatch):
+    """No socket is made: only what would be bound to."""
+    monkeypatch.setattr("socket.AF_VSOCK", 40, raising=False)
+    assert Vsock(7, 99).listeners() == [(40, (U32_MAX, 99))]
+
+
+def test_what_stands_at_a_path_is_told(tmp_path):
+    (tmp_path / "f").write_text("")
+    assert VirtioSerial("/dev/null").device == "/dev/null"
+    assert VirtioSerial("/dev/null").fault() == ""
+    assert VirtioSerial("/dev/null").socket_file == ""
+    assert VirtioSerial(tmp_path / "f").socket_file == str(tmp_path / "f")
+    assert UnixSocket(tmp_path / "none").fault() == ""
+    assert HybridVsock(tmp_path / "f", 7).hybrid_ports == {7}
+    assert UnixSocket(tmp_path / "f").listeners() == [(1, str(tmp_path / "f"))]

@@ -1,24 +1,219 @@
-"""`check_client` catches clients that get it wrong, and says which case they fail."""
+"""`check_client` itself: deadlines, what its errors say, what is left out, and who runs what."""
 
 import asyncio
 import re
+import socket
+import threading
+import time
 
 import pytest
 
-from stereos_proto import Ack, ConnectionLost, OutcomeUnknown, RequestFailed, RequestTimeout, StereosError
-from stereos_proto_io import TCP, UnixSocket, blocking
+from stereos_proto import Ack, InjectSecret, Ping, Role
+from stereos_proto_io import TCP, HybridVsock, UnixSocket, blocking
 from stereos_proto_io import asyncio as asyncio_driver
-from stereos_proto_io.testing import check_client, client_cases
+from stereos_proto_io.conformance import _client_case
+from stereos_proto_io.conformance._client_bench import run_blocking
+from stereos_proto_io.conformance._client_guest import ScriptedGuest, ScriptError
+from stereos_proto_io.conformance._client_wire import SECRET, WireLog
+from stereos_proto_io.testing import ClientCase, check_client, client_cases
+
+from .harness import ASYNCIO, BLOCKING, TRIO
+from .wrong_clients import Client
+from .wrong_clients.verbs import KnowsTheOutcome, TellsSecrets
+
+CASES = {case.name: case for case in client_cases()}
 
 
-class Client:
-    """A client that gets everything right, until a subclass gets something wrong."""
+def run_asyncio(main):
+    asyncio.run(main())
+
+
+def message_of(make, name, **options):
+    """What `check_client` says of a client that fails a case."""
+    with pytest.raises(AssertionError) as caught:
+        check_client(make, cases=[CASES[name]], **options)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ what errors say
+
+
+def test_the_error_names_the_case_what_was_expected_and_the_last_messages():
+    text = message_of(KnowsTheOutcome, "guest_goes_while_a_change_is_open")
+    first, *rest = text.splitlines()
+    assert first.startswith(
+        "guest_goes_while_a_change_is_open: expected <class 'stereos_proto._errors.OutcomeUnknown'>, found <class"
+    )
+    assert rest[0] == "the last messages, with the faults drop@mount, close@mount:"
+    assert re.search(r"host  \| Mount\(tag='t', guest_path='/workspace'", rest[1])
+    assert re.search(r"guest \| Ack\(reply_to=.*mount.*, ok=True", rest[2])
+
+
+def test_the_error_shows_no_secret():
+    for client, name in ((TellsSecrets, "refusal"), (TellsSecrets, "a_secret_that_the_guest_quotes_is_hidden")):
+        text = message_of(client, name)
+        assert SECRET not in text
+        assert "secret" in text
+
+
+class Glues(Client):
+    """It sends two lines without a newline in between."""
+
+    def request(self, message, **options):
+        self.client._stream.send(b'{"type":"ping"}{"type":')
+        return self.client.request(message, **options)
+
+
+def test_what_the_host_did_against_the_script_is_told():
+    text = message_of(Glues, "unknown_messages_are_no_replies")
+    assert "its guest: the host sent a line of " in text
+    assert "that is no JSON" in text
+
+
+def test_what_the_host_did_against_the_script_fails_a_case_that_was_well_otherwise():
+    """The client does not notice, but the guest does."""
+
+    async def nothing(_bench):
+        """Ask nothing."""
+
+    def script(end):
+        end.line()
+
+    with pytest.raises(AssertionError, match=r"^mute: the host ended the connection before its request came\n"):
+        check_client(Client, cases=[ClientCase("mute", nothing, script=script, ends=True)])
+
+
+def test_messages_are_kept_short_and_without_secrets():
+    log = WireLog()
+    assert str(log) == "  nothing"
+    log.add(Role.HOST, InjectSecret("A", SECRET))
+    log.add(Role.HOST, b'{"type":"inject_secret","payload":{"name":"A","value":"%s"}}\n' % SECRET.encode())
+    log.add(Role.GUEST, Ack("inject_secret", False, f"cannot store {SECRET}"))
+    log.add(Role.GUEST, b"half a line with " + SECRET.encode())
+    log.add(Role.GUEST, b'{"type":"ack","payload":{"reply_to":"' + b"x" * 1000 + b'"}}\n{"type":"pong"}\n')
+    log.note("the end")
+    text = str(log)
+    assert SECRET not in text
+    assert "half a line with [redacted]" in text
+    assert "(1036 characters)" in text
+    assert [line.split("| ")[-1] for line in text.splitlines()][-2:] == ["Pong()", text.splitlines()[-1]]
+    assert max(map(len, text.splitlines())) < 200
+    for _ in range(100):
+        log.add(Role.HOST, Ping())
+    assert str(log).count("\n") < 20
+
+
+# ------------------------------------------------------------------------------------------------------ deadlines
+
+
+class HangsForEver(Client):
+    """It does not even notice that the guest has gone."""
+
+    def request(self, message, **options):
+        self.never = threading.Event()
+        self.never.wait()
+
+
+def test_a_client_that_hangs_fails_the_case_by_name():
+    start = time.monotonic()
+    text = message_of(HangsForEver, "garbage", deadline=0.5)
+    assert time.monotonic() - start < 10
+    first, *rest = text.splitlines()
+    assert first == "garbage: the case was not over after 0.5 s; the client was here:"
+    assert any(re.search(r"test_check_client\.py:\d+ in request", line) for line in rest)
+
+
+def test_a_task_that_hangs_fails_the_case_by_name():
+    async def within(client, message, seconds):
+        return await client.request(message)
+
+    text = message_of(
+        asyncio_driver.connect, "a_deadline_holds_under_a_flood", run=run_asyncio, within=within, deadline=0.5
+    )
+    assert text.startswith("a_deadline_holds_under_a_flood: the case was not over after 0.5 s")
+
+
+class IgnoresDeadlines(Client):
+    def request(self, message, **options):
+        return self.client.request(message)
+
+
+@pytest.mark.parametrize("name", ["late_reply_is_swallowed", "a_deadline_holds_under_a_flood"])
+def test_a_case_can_run_in_the_thread_of_the_caller(name):
+    """For event loops that cannot run elsewhere. The guest ends its connections when the time is up."""
+    threads = []
+
+    class Tells(Client):
+        def __enter__(self):
+            threads.append(threading.current_thread())
+            return self
+
+    check_client(Tells, cases=[CASES[name]], thread=False)
+    assert threads == [threading.current_thread()]
+    late = message_of(IgnoresDeadlines, name, thread=False, deadline=0.2)
+    assert late.startswith(f"{name}: the case was not over after 0.2 s\n")
+
+
+class Interrupted(BaseException):
+    """What is no error of the client's, such as a KeyboardInterrupt or a skipped test."""
+
+
+def test_what_is_no_error_comes_out_as_it_is():
+    def run(_main):
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        check_client(Client, cases=client_cases()[:1], run=run)
+
+
+# --------------------------------------------------------------------------------------------- which cases there are
+
+
+def test_cases_have_names_of_their_own():
+    names = [case.name for case in client_cases()]
+    assert len(set(names)) == len(names) >= 60
+    assert not any(case.ends for case in client_cases(ends=False))
+    assert not any(case.script for case in client_cases(scripted=False))
+    assert 15 < len(client_cases(ends=False)) < len(names)
+    assert 20 < len(client_cases(scripted=False)) < len(names)
+
+
+def test_cases_can_be_left_out_by_what_they_need():
+    for words in (["notifications"], "notifications", ["together", "unix"], ["when_ready", "run"]):
+        left = client_cases(without=words)
+        assert left
+        assert not any(case.needs & {*([words] if isinstance(words, str) else words)} for case in left)
+    with pytest.raises(ValueError, match=r"^no case needs notification, telepathy$"):
+        client_cases(without=["telepathy", "notification", "run"])
+
+
+def test_what_needs_redialling_is_left_out_where_the_client_cannot():
+    cases = client_cases()
+    assert any("when_ready" in case.needs for case in cases)
+    report = check_client(Client, cases=[case for case in cases if case.name in ("empty_pipeline", "shutdown")])
+    assert (set(report.passed), report.left_out) == ({"shutdown", "empty_pipeline"}, {})
+    # Asked for by name, they are not left out in silence.
+    text = message_of(Client, "a_guest_is_dialled_again_until_it_is_there")
+    assert "the client lacks dialling until the guest is ready" in text
+    assert "client_cases(without=['when_ready'])" in text
+
+
+def test_what_is_left_out_by_default_is_told(monkeypatch):
+    monkeypatch.setattr(
+        "stereos_proto_io.conformance._client_check.client_cases",
+        lambda: [CASES["refusal"], CASES["a_guest_is_dialled_again_until_it_is_there"]],
+    )
+    report = check_client(Client)
+    assert report.passed == ("refusal",)
+    assert report.left_out == {"a_guest_is_dialled_again_until_it_is_there": "`when_ready` was not given"}
+
+
+class HasNoNews:
+    """A client that lacks a verb."""
 
     def __init__(self, address):
         self.client = blocking.connect(address)
-
-    def __getattr__(self, name):
-        return getattr(self.client, name)
+        self.request, self.close = self.client.request, self.client.close
 
     def __enter__(self):
         return self
@@ -27,173 +222,106 @@ class Client:
         self.client.close()
 
 
-class TakesRefusals(Client):
-    def inject_secret(self, name, value):
-        try:
-            return self.client.inject_secret(name, value)
-        except RequestFailed as exc:
-            return Ack("inject_secret", False, exc.error)
+def test_a_verb_that_is_missing_is_told():
+    text = message_of(HasNoNews, "notifications_end_with_the_guest")
+    assert "the client lacks the verb `notifications`" in text
+    assert "client_cases(without=['notifications'])" in text
+    words = {word for case in client_cases() for word in case.needs} - {"together", "unix"}
+    check_client(HasNoNews, cases=client_cases(without=words))
 
 
-class TellsSecrets(Client):
-    def inject_secret(self, name, value):
-        try:
-            return self.client.inject_secret(name, value)
-        except RequestFailed as exc:
-            # The error itself would blot it out.
-            exc.args = (f"must be a simple filename: {name}={value}",)
-            raise
+class Spy(Client):
+    """It tells which of its verbs are used."""
+
+    used = frozenset()
+
+    def __getattr__(self, name):
+        if not name.startswith("_"):
+            type(self).used |= {name}
+        return super().__getattr__(name)
 
 
-class MixesReplies(Client):
-    def request_many(self, messages):
-        return self.client.request_many(messages)[::-1]
+@pytest.mark.parametrize("case", client_cases(without=["when_ready"]), ids=lambda case: case.name)
+def test_each_case_says_which_verbs_it_needs(case):
+    class Seen(Spy):
+        pass
+
+    check_client(Seen, cases=[case])
+    needed = case.needs - _client_case.ABILITIES.keys()
+    # `aclose` is what tells asynchronous clients.
+    assert Seen.used - {"request", "close", "aclose"} == needed
 
 
-class LimitsPipelines(Client):
-    def request_many(self, messages):
-        return self.client.request_many(list(messages)[:100])
+# ------------------------------------------------------------------------------------------------------- who runs what
 
 
-class SendsOneByOne(Client):
-    """It sends what comes before a message that cannot be sent."""
+class Awaited:
+    """An asynchronous client for no runtime at all: its verbs are awaited, and block."""
 
-    def request_many(self, messages):
-        return [reply for message in messages for reply in self.client.request_many([message])]
-
-
-class LosesNews(Client):
-    def notifications(self):
-        return iter(())
-
-
-class TakesEndsForClosing(Client):
-    def notifications(self):
-        try:
-            yield from self.client.notifications()
-        except ConnectionLost:
-            return
-
-
-class KnowsTheOutcome(Client):
-    """What is lost was not carried out, it says."""
-
-    def mount(self, *arguments):
-        try:
-            return self.client.mount(*arguments)
-        except OutcomeUnknown as exc:
-            raise ConnectionLost(str(exc), unanswered=exc.unanswered) from None
-
-
-class SendsAgain(Client):
     def __init__(self, address):
-        super().__init__(address)
-        self.address = address
+        self.client = blocking.connect(address)
 
-    def mount(self, *arguments):
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc):
+        self.client.close()
+
+    def __getattr__(self, name):
+        verb = getattr(self.client, name)
+
+        async def call(*arguments, **options):
+            return verb(*arguments, **options)
+
+        return call
+
+    async def aclose(self):
+        self.client.close()
+
+    async def notifications(self):
         try:
-            return self.client.mount(*arguments)
-        except OutcomeUnknown:
-            self.client = blocking.connect(self.address)
-            return self.client.mount(*arguments)
+            for news in self.client.notifications():
+                yield news
+        finally:
+            CLOSED.append(self)
 
 
-class NeedsTheLastAck(Client):
-    def shutdown(self, reason=""):
-        ack = self.client.shutdown(reason)
-        if ack is None:
-            raise ConnectionLost("there was no ack")
-        return ack
+CLOSED = []
 
 
-class KeepsNoPlace(Client):
-    """After a deadline it takes the next reply that comes for its own, as the reference does (§7, fault 2)."""
+def test_a_runtime_of_its_own_brings_a_way_to_run_callers_at_once():
+    text = message_of(Awaited, "many_callers", run=run_blocking)
+    assert "give `together`, or leave such cases out with client_cases(without=['together'])" in text
 
-    late = None
+    def together(functions):
+        threads = [threading.Thread(target=run_blocking, args=(function,)) for function in functions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
-    def request(self, message, timeout=None):
-        if self.late:
-            self.late, message = message, self.late
-            return self.client.request(message)
-        try:
-            return self.client.request(message, timeout=timeout)
-        except RequestTimeout:
-            self.late = message
-            raise
-
-
-class HasNoDeadline(Client):
-    def request(self, message, timeout=None):
-        return self.client.request(message)
+    cases = client_cases(without=["when_ready"])
+    report = check_client(Awaited, run=run_blocking, together=together, cases=cases)
+    assert len(report.passed) == len(cases)
 
 
-class ReportsBackwards(Client):
-    def provision(self, plan, on_step):
-        report = self.client.provision(plan)
-        for step in reversed(report.steps):
-            on_step(step)
-        return report
+def test_generators_of_notifications_are_closed():
+    del CLOSED[:]
+    check_client(Awaited, run=run_blocking, cases=[CASES["notifications_do_not_shift_replies"]])
+    assert len(CLOSED) == 1
 
 
-class HidesTheCause(Client):
-    def request(self, message, **options):
-        try:
-            return self.client.request(message, **options)
-        except StereosError as exc:
-            raise ConnectionLost("something went wrong") from exc
+@pytest.mark.parametrize("driver", [BLOCKING, ASYNCIO, TRIO], ids=str)
+def test_an_assertion_of_one_caller_fails_the_case(driver):
+    """What a case expects of one of several callers counts, too."""
 
+    async def refuse(bench):
+        await bench.together(lambda: bench.is_refused("a"), lambda: bench.gives_up(Ping()))
 
-class TakesClosingForAnEnd(Client):
-    def notifications(self):
-        yield from self.client.notifications()
-        raise ConnectionLost("the connection was closed")
-
-
-#: Wrong clients, and a case that each of them fails.
-WRONG = {
-    TakesRefusals: "refusal",
-    TellsSecrets: "refusal",
-    MixesReplies: "pipeline_beyond_the_bound",
-    LimitsPipelines: "pipeline_beyond_the_bound",
-    SendsOneByOne: "what_cannot_be_sent",
-    LosesNews: "notifications_do_not_shift_replies",
-    TakesEndsForClosing: "notifications_end_with_the_guest",
-    KnowsTheOutcome: "guest_goes_while_a_change_is_open",
-    SendsAgain: "guest_goes_while_a_change_is_open",
-    NeedsTheLastAck: "shutdown_whose_ack_is_lost",
-    KeepsNoPlace: "late_reply_is_swallowed",
-    HasNoDeadline: "late_reply_is_swallowed",
-    ReportsBackwards: "provisioning",
-    HidesTheCause: "garbage",
-    TakesClosingForAnEnd: "own_end",
-}
-
-
-def case(name):
-    [found] = [case for case in client_cases() if case.name == name]
-    return found
-
-
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda client: client.__name__)
-def test_a_client_that_gets_it_wrong_is_told_the_case(wrong):
-    name = WRONG[wrong]
-    check_client(Client, cases=[case(name)])
-    with pytest.raises(AssertionError, match=f"^{name}: "):
-        check_client(wrong, cases=[case(name)])
-
-
-def test_what_is_expected_and_what_was_found_is_told():
-    found = re.escape("expected <class 'stereos_proto._errors.OutcomeUnknown'>, found <class")
-    with pytest.raises(AssertionError, match=found):
-        check_client(KnowsTheOutcome, cases=[case("guest_goes_while_a_change_is_open")])
-
-
-def test_cases_have_names_of_their_own():
-    names = [case.name for case in client_cases()]
-    assert len(set(names)) == len(names) > 15
-    without_ends = client_cases(ends=False)
-    assert len(without_ends) < len(names)
-    assert not any(case.ends for case in without_ends)
+    case = ClientCase("two_callers", refuse, needs=frozenset({"together"}))
+    run = None if driver is BLOCKING else driver.run
+    with pytest.raises(AssertionError, match=r"^two_callers: ping with a deadline: expected TimeoutError, found Pong"):
+        check_client(driver.module.connect, run=run, within=driver.within, cases=[case])
 
 
 def test_an_asynchronous_client_needs_a_way_to_run(tmp_path):
@@ -202,7 +330,7 @@ def test_an_asynchronous_client_needs_a_way_to_run(tmp_path):
         check_client(asynchronous, cases=[first])
     # An awaitable will do, and so will the context manager that it is.
     for make in (asyncio_driver.connect, awaited):
-        check_client(make, run=lambda main: asyncio.run(main()), cases=[first], address=UnixSocket(tmp_path / "g"))
+        check_client(make, run=run_asyncio, cases=[first], address=UnixSocket(tmp_path / "g"))
 
 
 async def asynchronous(_address):
@@ -226,6 +354,9 @@ class _Sync:
         self.client._hang_up()
 
 
+# ------------------------------------------------------------------------------------------------ where guests are
+
+
 def test_the_guest_is_where_it_was_asked_to_be(tmp_path):
     seen = []
 
@@ -233,8 +364,63 @@ def test_the_guest_is_where_it_was_asked_to_be(tmp_path):
         seen.append(address)
         return Client(address)
 
-    for address in (None, UnixSocket(tmp_path / "guest")):
-        check_client(make, cases=client_cases()[:1], address=address)
-    assert isinstance(seen[0], TCP)
-    assert seen[0].port
-    assert seen[1] == UnixSocket(tmp_path / "guest")
+    names = ("refusal", "a_reply_that_was_not_asked_for_is_no_reply", "nothing_is_sent_after_a_write_that_failed")
+    for address in (None, UnixSocket(tmp_path / "guest"), HybridVsock(tmp_path / "muxer")):
+        check_client(make, cases=[CASES[name] for name in names], address=address)
+    for address in seen[:2]:
+        assert isinstance(address, TCP)
+        assert address.port
+    # It can be shown on a unix socket alone, and has one of its own where the guest is to be elsewhere.
+    assert isinstance(seen[2], UnixSocket)
+    assert seen[3:6] == [UnixSocket(tmp_path / "guest")] * 3
+    assert seen[6:8] == [HybridVsock(tmp_path / "muxer")] * 2
+    assert isinstance(seen[8], UnixSocket)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------- guests with a script
+
+
+def talks(end):
+    while True:
+        end.send(b"x" * 100_000)
+
+
+def reads(end):
+    end.line()
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        (talks, "the host did not read for 0.1 s while the guest was talking"),
+        (reads, "nothing came from the host for 0.1 s"),
+    ],
+)
+def test_a_script_waits_no_longer_than_it_must(script, text):
+    guest = ScriptedGuest(TCP("127.0.0.1", 0), script, WireLog(), patience=0.1)
+    with (
+        guest,
+        socket.create_connection((guest.address.host, guest.address.port)),
+        pytest.raises(ScriptError, match=f"^{text}$"),
+    ):
+        guest.check()
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (b"PING\n", "the host began without a CONNECT"),
+        (b"", "the host ended the connection before its CONNECT came"),
+    ],
+)
+def test_a_muxer_wants_a_connect(said, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ScriptedGuest(HybridVsock("muxer"), reads, WireLog()) as guest:
+        with socket.socket(socket.AF_UNIX) as host:
+            host.connect("muxer")
+            host.sendall(said)
+            host.shutdown(socket.SHUT_WR)
+            host.recv(1)
+        with pytest.raises(ScriptError, match=f"^{text}$"):
+            guest.check()

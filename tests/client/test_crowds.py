@@ -1,4 +1,4 @@
-"""Callers that ask, give up and ask again, all at once, over a wire that is full most of the time."""
+"""Callers that ask, give up and ask again, all at once, over a stream that is full most of the time."""
 
 import random
 import select
@@ -10,8 +10,7 @@ import pytest
 
 from stereos_proto import ConnectionLost, CustomRequest, Lifecycle, RequestTimeout, encode
 
-from .harness import BLOCKING, PATIENCE, attached, each_driver
-from .test_regressions import company, run
+from .harness import BLOCKING, PATIENCE, attached, company, each_driver, run
 
 CALLERS, EACH = 6, 25
 

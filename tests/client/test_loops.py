@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stereos_proto_io import TCP, HybridVsock, UnixSocket
-from stereos_proto_io.testing import check_client
+from stereos_proto_io.testing import check_client, client_cases
 
 from .loops import AWAITING_LOOPS, BLOCKING_LOOPS
 
@@ -28,11 +28,13 @@ async def ask(client, message, seconds):
 
 def check(name, address):
     if name in BLOCKING_LOOPS:
-        with BLOCKING_LOOPS[name]() as make:
-            check_client(make, address=address)
+        with BLOCKING_LOOPS[name]() as (make, together):
+            check_client(make, address=address, together=together, thread=False)
     else:
         make, run = AWAITING_LOOPS[name]()
-        check_client(make, run=run, within=ask, address=address)
+        # Neither asyncio nor trio, so `check_client` does not know how several tasks are run.
+        cases = client_cases(without=["when_ready", *(["together"] if name in ("curio", "handmade") else ())])
+        check_client(make, run=run, within=ask, address=address, cases=cases, thread=False)
 
 
 @pytest.mark.parametrize("kind", ADDRESSES)

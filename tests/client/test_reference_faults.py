@@ -67,7 +67,7 @@ def _impatient():
     """The same wait, with tries that last a moment."""
     patch = pytest.MonkeyPatch()
     fields = {"attempt_timeout": 0.05}
-    from stereos_proto_io import _verbs
+    from stereos_proto_io.driver import _verbs
 
     original = _verbs.ReadyWait
     patch.setattr(_verbs, "ReadyWait", lambda *args, **more: original(*args, **more, **fields))

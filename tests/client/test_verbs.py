@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import math
 import traceback
 
 import pytest
@@ -20,13 +19,14 @@ from stereos_proto import (
     Ping,
     Pong,
     ProvisionPlan,
+    Running,
     SetConfig,
     Shutdown,
     StereosError,
+    raise_for_refusal,
 )
-from stereos_proto.dialogues import Backoff, Connect, ReadyWait, wait_ready
-from stereos_proto_io._session import accepted
-from stereos_proto_io._verbs import AsyncActor, AsyncVerbs, SyncActor, SyncVerbs, ready_wait
+from stereos_proto.dialogues import Backoff, ReadyWait, Send, SendMany, Sleep
+from stereos_proto_io.driver import READY_TIMEOUT, AsyncVerbs, SyncVerbs, ready_wait
 
 SENTINEL = "s3nt1nel"
 
@@ -40,46 +40,45 @@ class Script:
 
     def next(self, *asked):
         self.asked.append(asked)
-        found = self.answers.pop(0)
-        if isinstance(found, StereosError):
-            raise found
-        return found
+        return self.answers.pop(0)
 
-    def many(self, messages, report):
-        outcomes = [self.answers.pop(0) for _ in messages]
-        self.asked += [(message,) for message in messages]
-        for index, outcome in enumerate(outcomes):
-            report(index, outcome)
-        return outcomes
+    def perform(self, action):
+        """What comes of an action of a dialogue."""
+        if isinstance(action, SendMany):
+            outcomes = [self.next(message) for message in action.messages]
+            for index, outcome in enumerate(outcomes):
+                action.on_outcome(index, outcome)
+            return outcomes
+        return self.next(action)
 
 
-class Sync(SyncVerbs, SyncActor):
+class Sync(SyncVerbs):
     def __init__(self, script):
         self.script = script
 
     def request(self, message, *, timeout=None):
-        return accepted(message, self.script.next(message, timeout))
+        found = self.script.next(message, timeout)
+        if isinstance(found, StereosError):
+            raise found
+        try:
+            raise_for_refusal(message, found)
+            return found
+        finally:
+            del found
 
-    def _run_within(self, dialogue, timeout):
-        return self.run(dialogue)
+    def request_many(self, messages, *, timeout=None):
+        raise AssertionError("no verb needs it")
 
-    def _wait_within(self, wait, timeout):
-        return self.run(wait.run(redial=False))
-
-    def _connect(self, timeout):
-        return self.script.next("connect", timeout)
-
-    def _exchange(self, message, timeout):
-        return self.script.next(message, timeout)
-
-    def _exchange_many(self, messages, report):
-        return self.script.many(messages, report)
-
-    def _pause(self, seconds):
-        return self.script.next("pause", seconds)
+    def run(self, dialogue, *, timeout=None):
+        self.timeout = timeout
+        running = Running(dialogue)
+        action = running.resume(None, 0.0)
+        while action is not None:
+            action = running.resume(self.script.perform(action), 0.0)
+        return running.result
 
 
-class Async(AsyncVerbs, AsyncActor):
+class Async(AsyncVerbs):
     """The same, awaited. `call` runs it for a test that does not await."""
 
     def __init__(self, script):
@@ -89,23 +88,11 @@ class Async(AsyncVerbs, AsyncActor):
     async def request(self, message):
         return self.sync.request(message)
 
-    async def _run(self, dialogue):
-        return await self.run(dialogue)
+    async def request_many(self, messages):
+        raise AssertionError("no verb needs it")
 
-    async def _wait_within(self, wait, timeout):  # noqa: ASYNC109
-        return await self.run(wait.run(redial=False))
-
-    async def _connect(self, timeout):  # noqa: ASYNC109
-        return self.script.next("connect", timeout)
-
-    async def _exchange(self, message, timeout):  # noqa: ASYNC109
-        return self.script.next(message, timeout)
-
-    async def _exchange_many(self, messages, report):
-        return self.script.many(messages, report)
-
-    async def _pause(self, seconds):
-        return self.script.next("pause", seconds)
+    async def run(self, dialogue, *, timeout=None):  # noqa: ASYNC109
+        return self.sync.run(dialogue)
 
 
 def call(result):
@@ -132,7 +119,7 @@ VERBS = [
 def test_each_verb_is_its_message(client, verb, arguments, message, reply):
     script = Script(reply)
     assert call(getattr(client(script), verb)(*arguments)) == reply
-    assert [asked[0] for asked in script.asked] == [message]
+    assert [getattr(asked[0], "message", asked[0]) for asked in script.asked] == [message]
 
 
 @pytest.mark.parametrize(("verb", "arguments"), [(verb, arguments) for verb, arguments, _, _ in VERBS[:-1]])
@@ -178,14 +165,14 @@ def test_provision_reports_each_step(client):
 def test_waiting_asks_sleeps_and_asks_again(client):
     script = Script(Health("booting"), None, Health("ready"))
     assert call(client(script).wait_ready(backoff=Backoff(first=0.1))) == Health("ready")
-    assert script.asked == [(GetHealth(), math.inf), ("pause", 0.1), (GetHealth(), math.inf)]
+    assert [type(asked[0]) for asked in script.asked] == [Send, Sleep, Send]
+    assert script.asked[0] == (Send(GetHealth(), None),)
 
 
-@both
-def test_waiting_with_redial_connects_first(client):
-    script = Script(None, Health("ready"))
-    assert call(client(script).run(wait_ready(redial=True))) == Health("ready")
-    assert script.asked == [("connect", 1.0), (GetHealth(), 1.0)]
+def test_waiting_has_a_deadline_of_its_own():
+    client = Sync(Script(Health("ready")))
+    client.wait_ready()
+    assert client.timeout == READY_TIMEOUT
 
 
 @both
@@ -199,19 +186,6 @@ def test_what_a_dialogue_raises_is_raised(client):
 def test_one_string_is_not_several(client, arguments):
     with pytest.raises(TypeError, match="not one string"):
         call(client(Script()).wait_ready(**arguments))
-
-
-@both
-def test_what_is_no_error_of_ours_ends_the_dialogue(client):
-    def dialogue():
-        yield Connect(1.0)
-
-    class Broken(client):
-        def _connect(self, timeout):
-            raise RuntimeError("bug")
-
-    with pytest.raises(RuntimeError, match="bug"):
-        call(Broken(Script()).run(dialogue()))
 
 
 def test_the_wait_is_as_it_was_asked_for():

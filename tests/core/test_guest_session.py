@@ -210,7 +210,10 @@ def test_bounds_are_at_least_one(bound):
         (None, "the handler returned a NoneType, no reply"),
         (Lifecycle("ready"), "the handler returned a Lifecycle, no reply"),
         (Pong(), "cannot send pong: pong does not answer t0, the oldest unanswered request"),
-        (Ack("other", True), "cannot send ack: ack of an unknown request does not answer t0, the oldest unanswered request"),
+        (
+            Ack("other", True),
+            "cannot send ack: ack of an unknown request does not answer t0, the oldest unanswered request",
+        ),
         (Ack("t0", False, "\ud800"), "cannot send ack: a text in it holds a lone surrogate, which has no UTF-8"),
         (Ack("t0", False, "x" * MAX_LINE_SIZE), "cannot send ack: the line would be "),
     ],

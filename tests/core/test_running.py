@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereos_proto import ConnectionLost, Ping, Pong
+from stereos_proto import ConnectionLost, Ping, Pong, RequestTimeout
 from stereos_proto._running import Running
 from stereos_proto.dialogues import Send, Sleep, TimeUp
 
@@ -135,3 +135,21 @@ def test_what_it_raises_comes_out():
 def test_an_action_ends_at_its_own_time_or_at_that_of_all(deadline, seconds, now):
     ends = [end for end in (deadline, None if seconds is None else now + seconds) if end is not None]
     assert Running(iter(()), deadline).until(seconds, now) == min(ends, default=None)
+
+
+@pytest.mark.parametrize(("now", "kind"), [(1.0, RequestTimeout), (9.999, TimeUp), (10.0, TimeUp)])
+def test_a_request_that_took_all_the_time_of_the_dialogue_ends_it(now, kind):
+    """Whether its own time or that of the whole was up, the dialogue can tell."""
+
+    def dialogue():
+        try:
+            yield Send(Ping())
+        except RequestTimeout as exc:
+            return exc
+
+    running = Running(dialogue(), 10.0, 10.0)
+    running.resume(None, 0.0)
+    late = RequestTimeout("late", request=Ping(), sent=True)
+    assert running.resume(late, now) is None
+    assert type(running.result) is kind
+    assert (running.result.request, running.result.sent) == (Ping(), True)

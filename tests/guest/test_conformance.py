@@ -454,14 +454,14 @@ def test_a_serial_port_that_stays_silent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with running("blocking", VirtioSerial("port"), GuestSimulator(faults=["stall"])) as guest:
         report = run(guest.address, cases=CASES[:1], timeout=0.1)
-    assert report.failed[0].reason == "it did not answer the resynchronisation"
+    assert report.failed[0].reason.startswith("cannot connect to serial://port: no answer in time")
 
 
 def test_a_muxer_without_a_guest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with running("blocking", HybridVsock("muxer", 1), GuestSimulator()):
         report = run(HybridVsock("muxer", 2), cases=CASES[:1])
-    assert report.failed[0].reason == "nobody listens on vsock port 2 of the guest yet"
+    assert report.failed[0].reason.endswith(": nobody listens on vsock port 2 of the guest yet")
 
 
 # ------------------------------------------------------------------------------------------------ reports

@@ -93,6 +93,55 @@ def test_the_marker_says_what_the_guest_is_like(pytester):
     result.assert_outcomes(passed=1)
 
 
+def test_markers_of_module_class_and_test_add_up(pytester):
+    """The nearest one's options count, and faults come one after the other."""
+    result = run(
+        pytester,
+        """
+        import pytest
+        from stereos_proto import Lifecycle
+        from stereos_proto_io import UnixSocket
+        from stereos_proto_io.blocking import connect
+
+        pytestmark = pytest.mark.stereos_guest(faults=["push:ready@ping"], boot_time=5, users=["them"])
+
+        @pytest.mark.stereos_guest(UnixSocket("class"), faults=["push:degraded@ping"], boot_time=0, users=["me"])
+        class TestIt:
+            @pytest.mark.stereos_guest(faults=["push:shutdown@ping"], users=["you"])
+            def test_method(self, stereos_guest):
+                assert str(stereos_guest.address) == "unix://class"
+                with connect(stereos_guest.address) as client:
+                    assert client.get_health().state != "booting"
+                    client.inject_ssh_key("you", "ssh-ed25519 AAAA")
+                    client.ping()
+                    news = client.notifications()
+                    assert {next(news).state for _ in range(3)} == {"ready", "degraded", "shutdown"}
+
+            @pytest.mark.stereos_guest(address=UnixSocket("method"))
+            def test_address_by_name(self, stereos_guest):
+                assert str(stereos_guest.address) == "unix://method"
+
+            def test_class_alone(self, stereos_guest):
+                with connect(stereos_guest.address) as client:
+                    client.inject_ssh_key("me", "ssh-ed25519 AAAA")
+                    client.ping()
+                    news = client.notifications()
+                    assert {next(news).state for _ in range(2)} == {"ready", "degraded"}
+
+        @pytest.mark.stereos_guest(address=UnixSocket("far"))
+        class TestAddress:
+            @pytest.mark.stereos_guest(UnixSocket("near"))
+            def test_nearer(self, stereos_guest):
+                assert str(stereos_guest.address) == "unix://near"
+
+        def test_module_alone(stereos_guest):
+            with connect(stereos_guest.address) as client:
+                assert client.get_health().state == "booting"
+        """,
+    )
+    result.assert_outcomes(passed=5)
+
+
 def test_the_marker_is_announced(pytestconfig):
     assert any(line.startswith("stereos_guest(**options): ") for line in pytestconfig.getini("markers"))
 

@@ -5,9 +5,8 @@ The machine that runs these tests dials nothing there: its CID 2 is its own hype
 
 import pytest
 
-from stereos_proto_io.testing import client_cases
-
 from . import image as images
+from .guest import remote
 from .machine import Machine
 from .moments import LOST, RUNTIMES
 from .test_clients import check_report, failures
@@ -27,7 +26,7 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_client_of_a_nested_guest(found, count, runtime):
     results = found["clients"][runtime]
-    assert len(results) == len(client_cases())
+    assert len(results) == len(remote.cases())
     assert not failures(results)
     count("client", "vsock nested", runtime, len(results))
 

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, Unpack
 from stereos_proto import Call, RequestTimeout, Waiter
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 from stereos_proto_io.addresses import Address
-from stereos_proto_io.driver import AsyncClient, AsyncRunner, Limits, ready_wait, seconds
+from stereos_proto_io.driver import AsyncClient, AsyncRunner, Limits, noting, ready_wait, seconds
 
 from ._dial import adopt, dial
 from ._transport import SessionProtocol, fulfil
@@ -66,8 +66,8 @@ class Client(AsyncClient):
         finally:
             waiter.context = None
 
-    def _flush(self) -> None:
-        """Set in the constructor: the protocol's own."""
+    def _flush(self) -> bool:
+        return self._protocol.flush()
 
     def _hang_up(self) -> None:
         self._protocol.abort()
@@ -155,7 +155,7 @@ def connect_when_ready(
     async def make() -> Client:
         runner = AsyncRunner(Client, dial=connecting.make)
         try:
-            await runner.run(wait.run(redial=True), limit)
+            await runner.run(noting(wait, redial=True), limit)
         except BaseException:
             await runner.aclose()
             raise

@@ -10,15 +10,15 @@ from contextlib import suppress
 from typing import Any
 
 from stereos_proto import PreambleError
-from stereos_proto_io.addresses import Address
+from stereos_proto_io.addresses import Address, Attempt
 from stereos_proto_io.driver import (
     READ,
     READ_SIZE,
     Device,
     Dialling,
     attempts,
+    begin_lookup,
     connect_error,
-    lookup,
     lookup_number,
     names,
 )
@@ -28,6 +28,7 @@ from ._transport import DeviceTransport, SessionProtocol, fulfil
 
 async def dial(address: Address, protocol: SessionProtocol) -> None:
     """Connect `protocol` to a guest. Raises ConnectError."""
+    stream: Any = None
     try:
         stream = address.open()
         if inspect.isawaitable(stream):
@@ -38,11 +39,14 @@ async def dial(address: Address, protocol: SessionProtocol) -> None:
         if early:
             protocol.session.receive_data(early)
         await adopt(stream, protocol)
+        protocol.pump()
     except (OSError, PreambleError) as exc:
         protocol.abort()
         raise connect_error(address, exc) from exc
     except BaseException:
         protocol.abort()
+        if protocol.transport is None and isinstance(stream, socket.socket):
+            stream.close()
         raise
 
 
@@ -55,7 +59,7 @@ async def _connect(address: Address, stream: Any) -> tuple[Any, bytes]:
     loop = asyncio.get_running_loop()
     found: Any = []
     if stream is None and (name := names(address)):
-        found = lookup_number(*name) or await loop.run_in_executor(None, lookup, *name)
+        found = lookup_number(*name) or await _lookup(*name)
     places = attempts(address, found) if stream is None else []
     dialling = Dialling(address, places, now=loop.time(), stream=stream)
     watcher = _Watcher(dialling)
@@ -70,6 +74,23 @@ async def _connect(address: Address, stream: Any) -> tuple[Any, bytes]:
     if isinstance(dialling.outcome, Exception):
         raise dialling.outcome
     return dialling.outcome, dialling.early
+
+
+async def _lookup(host: str, port: int) -> list[Attempt]:
+    """Look a host up. asyncio's own threads would keep the loop from ending while the resolver is at work."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[list[Attempt]] = loop.create_future()
+
+    def settle(found: list[Attempt] | OSError) -> None:
+        if not future.done():
+            future.set_exception(found) if isinstance(found, OSError) else future.set_result(found)
+
+    def tell(found: list[Attempt] | OSError) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, found)
+
+    begin_lookup(host, port, tell)
+    return await future
 
 
 class _Watcher:

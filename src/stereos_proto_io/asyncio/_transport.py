@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import threading
 from contextlib import suppress
 from typing import Any, Final
 
 from stereos_proto import HostSession, Turns
-from stereos_proto_io.driver import READ_SIZE
-
-#: Events that one turn of the loop works through. A guest that floods must not keep the loop from its other guests.
-_EVENTS_PER_TURN: Final = 256
+from stereos_proto_io.driver import EVENTS_PER_TURN, READ_SIZE
 
 #: Reads of what a socket still holds when writing to it has failed: 1 MiB at most.
 _LAST_READS: Final = 16
@@ -45,6 +44,8 @@ class SessionProtocol(asyncio.BufferedProtocol):
         # Whether the transport's buffer is full, and whether the pump goes on in a later turn.
         self._full = False
         self._behind = False
+        # Why nothing can be written any more.
+        self._gone: Exception | None = None
 
     # -- what the transport calls ----------------------------------------------------------------------------
 
@@ -74,6 +75,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take note that the transport is gone. A transport that cannot write closes by itself."""
         session = self.session
+        self._gone = exc or BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if exc is None:
             session.receive_eof()
         else:
@@ -95,7 +97,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
 
     def pump(self) -> None:
         """Pull what happened, and write what there is room for now. What is left is for the next turn of the loop."""
-        if self._pull(limit=_EVENTS_PER_TURN):
+        if self._pull(limit=EVENTS_PER_TURN):
             if not self._behind:
                 self._behind = True
                 self._reading("pause_reading")
@@ -117,28 +119,43 @@ class SessionProtocol(asyncio.BufferedProtocol):
         with suppress(AttributeError, RuntimeError, NotImplementedError):
             getattr(self.transport, change)()
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """Hand whole lines to the transport, which buffers what the system does not take."""
         session = self.session
-        while not self._full and (data := session.data_to_send()):
-            session.data_sent(len(data))
+        if self._gone is not None:
+            session.write_failed(self._gone)
+            self.pump()
+            return False
+        more = True
+        while more and not self._full and (data := session.data_to_send()):
+            more = session.data_sent(len(data))
             self.transport.write(data)
+        return False
 
     def abort(self) -> None:
         """Close the transport without waiting for its buffer."""
         if self.transport is not None:
+            # A child that was forked has the descriptor, too: closing alone would not end the connection.
+            with suppress(OSError), self._twin() as sock:
+                sock.shutdown(socket.SHUT_RDWR)
             self.transport.abort()
+
+    def _twin(self) -> socket.socket:
+        """Return another socket object for the transport's. Raises OSError where it has none any more."""
+        sock = self.transport.get_extra_info("socket")
+        return socket.socket(fileno=os.dup(-1 if sock is None else sock.fileno()))
 
     def _take_the_rest(self) -> None:
         """Read what had come when writing failed. asyncio does not, and there may be replies to earlier requests."""
         # uvloop has read it already, and may have no socket any more.
-        with suppress(OSError, RuntimeError):
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None and self.transport.get_extra_info("sslcontext") is None:
-                for _ in range(_LAST_READS):
-                    if not (data := os.read(sock.fileno(), READ_SIZE)):
-                        break
-                    self.session.receive_data(data)
+        with suppress(OSError):
+            if self.transport.get_extra_info("sslcontext") is None:
+                with self._twin() as sock:
+                    sock.setblocking(False)
+                    for _ in range(_LAST_READS):
+                        if not (data := sock.recv(READ_SIZE)):
+                            break
+                        self.session.receive_data(data)
 
 
 def fulfil(future: asyncio.Future[None]) -> None:

@@ -7,6 +7,7 @@ own reply (leader and followers, `stereos_proto.Turns`).
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 import weakref
@@ -16,10 +17,20 @@ from typing import Any, Final, Self, Unpack
 from stereos_proto import DEFAULT_TIMEOUT, ConnectionLost
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 from stereos_proto_io.addresses import Address
-from stereos_proto_io.driver import READY_TIMEOUT, Limits, SyncClient, SyncRunner, ready_wait, seconds
+from stereos_proto_io.driver import (
+    READ,
+    READY_TIMEOUT,
+    WRITE,
+    Limits,
+    SyncClient,
+    SyncRunner,
+    noting,
+    ready_wait,
+    seconds,
+)
 
 from ._dial import dial
-from ._transport import poll
+from ._transport import pollers
 
 __all__ = ["Client", "connect", "connect_when_ready"]
 
@@ -31,16 +42,19 @@ class Client(SyncClient):
     it, or use it in `with`.
     """
 
-    _make_lock = staticmethod(threading.Lock)
+    _make_lock = staticmethod(threading.RLock)
     _event = staticmethod(threading.Event)
 
     def __init__(self, stream: Any, **options: Any) -> None:
+        self._pollers = pollers(stream)
         super().__init__(stream, **options)
-        self._wait_for = poll(self._stream)
         _CLIENTS.add(self)
 
     def _poll(self, mask: int, seconds: float) -> int:
-        return self._wait_for(mask, seconds)
+        for _, events in self._pollers[mask](seconds * 1000):
+            # A waiter that only writes leaves reading to the leader. An error or the end counts as readable.
+            return (READ if events & ~select.POLLOUT else 0) & mask or WRITE
+        return 0
 
     @staticmethod
     def _sleep(seconds: float) -> None:
@@ -65,6 +79,7 @@ class Client(SyncClient):
         woken.
         """
         self._lock = self._make_lock()
+        self._inside = self._close_wanted = False
         self._turns.forget()
         self._stream.close()
         self._session.end(
@@ -118,9 +133,10 @@ def connect_when_ready(
     RemoteProtocolError when what answers does not speak the protocol.
     """
     wait = ready_wait(states, agents, backoff, on_progress)
-    runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, request_timeout, limits))
+    patience = seconds(request_timeout)
+    runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, patience, limits))
     try:
-        runner.run(wait.run(redial=True), seconds(timeout))
+        runner.run(noting(wait, redial=True), seconds(timeout))
     except BaseException:
         runner.close()
         raise

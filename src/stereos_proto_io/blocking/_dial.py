@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import select
-import threading
 import time
-from collections.abc import Callable
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from stereos_proto import PreambleError
 from stereos_proto_io.addresses import Address, Attempt
-from stereos_proto_io.driver import READ, Dialling, attempts, connect_error, lookup, lookup_number, names
+from stereos_proto_io.driver import READ, Dialling, attempts, begin_lookup, connect_error, lookup_number, names
 
 #: Seconds that one wait lasts at most: `poll` takes no more than 24 days.
 _LONGEST_WAIT: Final = 86_400.0
@@ -51,30 +49,18 @@ def _found(address: Address, deadline: float) -> list[Attempt]:
     name = names(address)
     if name is None:
         return []
-    found = lookup_number(*name)
-    if found is not None:
-        return found
-    answers: SimpleQueue[Callable[[], list[Attempt]]] = SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            result = lookup(*name)
-        except OSError as exc:
-            error = exc
-            answers.put(lambda: _throw(error))
-        else:
-            answers.put(lambda: result)
-
-    threading.Thread(target=look_up, name=f"look up {name[0]}", daemon=True).start()
+    numbers = lookup_number(*name)
+    if numbers is not None:
+        return numbers
+    answers: SimpleQueue[list[Attempt] | OSError] = SimpleQueue()
+    begin_lookup(*name, answers.put)
     try:
-        answer = answers.get(timeout=min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT))
+        found = answers.get(timeout=min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT))
     except Empty:
         raise TimeoutError(f"the name {name[0]} was not looked up in time") from None
-    return answer()
-
-
-def _throw(error: OSError) -> list[Attempt]:
-    raise error
+    if isinstance(found, OSError):
+        raise found
+    return found
 
 
 def _wait(dialling: Dialling) -> None:

@@ -163,7 +163,7 @@ def conformance(
         junit: Write a report for continuous integration into this file.
         json: Print one JSON document.
     """
-    from stereos_proto_io.guest.conformance import run  # noqa: PLC0415  (loaded where it is used)
+    from stereos_proto_io.conformance import run  # noqa: PLC0415  (loaded where it is used)
 
     target = guest.target()
     address = target.reached()

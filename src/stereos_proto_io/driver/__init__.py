@@ -14,19 +14,21 @@
 from stereos_proto_io._errors import connect_error
 
 from ._async_client import AsyncClient, AsyncRunner
-from ._dialling import ATTEMPT_DELAY, READ, WRITE, Dialling, attempts, lookup, lookup_number, names
+from ._dialling import ATTEMPT_DELAY, READ, WRITE, Dialling, attempts, begin_lookup, lookup, lookup_number, names
 from ._fd_client import FdClient
 from ._green_client import GreenClient
 from ._loop_client import LoopClient
 from ._outcomes import again, replies
 from ._poll_client import PollClient
-from ._streams import READ_SIZE, Device, Encrypted, Stream, as_stream
-from ._sync_client import SyncClient, SyncRunner
+from ._streams import EVENTS_PER_TURN, READ_SIZE, Device, Encrypted, Stream, as_stream
+from ._sync_client import SyncClient
+from ._sync_runner import SyncRunner
 from ._timeouts import seconds
-from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, ready_wait
+from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, noting, ready_wait
 
 __all__ = [
     "ATTEMPT_DELAY",
+    "EVENTS_PER_TURN",
     "READ",
     "READY_TIMEOUT",
     "READ_SIZE",
@@ -49,10 +51,12 @@ __all__ = [
     "again",
     "as_stream",
     "attempts",
+    "begin_lookup",
     "connect_error",
     "lookup",
     "lookup_number",
     "names",
+    "noting",
     "ready_wait",
     "replies",
     "seconds",

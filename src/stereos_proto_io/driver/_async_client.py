@@ -66,8 +66,8 @@ class AsyncClient(AsyncVerbs):
         """Return when `waiter` is done, and let other tasks run in any case."""
 
     @abstractmethod
-    def _flush(self) -> None:
-        """Write what can be written without waiting."""
+    def _flush(self) -> bool:
+        """Write what can be written without waiting; return whether there is more, for when it can be written."""
 
     @abstractmethod
     def _hang_up(self) -> None:
@@ -120,6 +120,7 @@ class AsyncClient(AsyncVerbs):
 
     async def aclose(self) -> None:
         """Close the connection. Tasks that still wait get a ConnectionLost. Twice is fine."""
+        self._check_loop()
         self._session.close()
         self._turns.pump()
         self._hang_up()
@@ -255,6 +256,8 @@ class AsyncRunner:
         running = Running(dialogue, None if limit == inf else self._driver._now() + limit, limit)
         try:
             action = running.resume(None, self._driver._now())
+            if action is None:
+                await self._driver._sleep(0)  # a verb lets other tasks run, also where there is nothing to do
             while action is not None:
                 action = running.resume(await self._perform(action, running), self._driver._now())
         except BaseException as exc:

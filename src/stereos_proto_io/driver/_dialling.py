@@ -17,7 +17,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -42,12 +43,34 @@ def names(address: Address) -> tuple[str, int] | None:
 
 def lookup(host: str, port: int) -> list[Attempt]:
     """Look a host up. Blocks for as long as the system's resolver does; raises OSError (`socket.gaierror`)."""
-    return [(family, target) for family, _, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as exc:
+        # A label that is too long for a name.
+        raise socket.gaierror(socket.EAI_NONAME, str(exc)) from exc
+    return [(family, target) for family, _, _, _, target in found]
+
+
+def begin_lookup(host: str, port: int, tell: Callable[[list[Attempt] | OSError], object]) -> None:
+    """Look a host up in a thread of its own, which calls `tell` with the addresses, or with the error.
+
+    The system's resolver can be neither bounded nor cancelled. A daemon thread can be left to itself: neither the
+    end of an event loop nor that of the interpreter waits for it.
+    """
+
+    def look_up() -> None:
+        try:
+            found: list[Attempt] | OSError = lookup(host, port)
+        except OSError as exc:
+            found = exc
+        tell(found)
+
+    threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
 
 
 def lookup_number(host: str, port: int) -> list[Attempt] | None:
     """Return what `lookup` would, at once, where `host` is an IP address; None where it is a name."""
-    with suppress(OSError):
+    with suppress(OSError, UnicodeError):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return [(family, target) for family, _, _, _, target in found]
     return None
@@ -96,9 +119,12 @@ class Dialling:
         self._preamble: Preamble | None = None
         self._patience: float | None = None
         try:
+            if deadline is not None and now >= deadline:
+                raise TimeoutError("no answer in time")
             if stream is None and address.device:
                 stream = Device(address.device)
         except OSError as exc:
+            self._stream = stream
             self._fail(exc)
         else:
             self._attempt(now) if stream is None else self._connected(as_stream(stream), now)
@@ -143,8 +169,8 @@ class Dialling:
             self._open(now)
 
     def cancel(self) -> None:
-        """Give up. All streams are `discarded`."""
-        if self.outcome is None:
+        """Give up, also what has just succeeded. All streams are `discarded`."""
+        if self.outcome is None or self.outcome is self._stream:
             self._fail(ConnectError(f"the dial to {self.address} was cancelled"))
 
     def _attempt(self, now: float) -> None:

@@ -9,6 +9,7 @@ counting them.
 from __future__ import annotations
 
 import inspect
+import socket
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -24,9 +25,9 @@ from stereos_proto_io.addresses import Address
 
 from ._async_client import AsyncClient, AsyncRunner
 from ._dialling import WRITE, Dialling, attempts, lookup, lookup_number, names
-from ._streams import READ_SIZE, as_stream
+from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
 from ._timeouts import seconds
-from ._verbs import Limits, Result, ready_wait
+from ._verbs import Limits, Result, noting, ready_wait
 
 
 class AsyncEvent(Protocol):
@@ -49,8 +50,13 @@ class FdClient(AsyncClient):
         """`stream` is the client's from now on. `early` are bytes of the protocol that were read already."""
         super().__init__(label, **limits)
         self._stream = as_stream(stream)
+        # Set when the task that waits until the stream is writable has done so: runtimes take one such task only.
+        self._writing: AsyncEvent | None = None
         if early:
             self._session.receive_data(early)
+            self._turns.pump()
+            if self._session.ended is not None:
+                self._hang_up()
 
     # -- what a driver brings ------------------------------------------------------------------------------
 
@@ -122,14 +128,14 @@ class FdClient(AsyncClient):
         waited = False
         try:
             while True:
-                turns.pump(waiter)
-                if session.wants_write:
-                    self._flush()
-                step = turns.step(waiter, wants_write=session.wants_write and not self._reads_to_write)
+                behind = turns.pump(waiter, EVENTS_PER_TURN)
+                step = turns.step(waiter, wants_write=session.wants_write and self._flush())
                 if step is Step.DONE:
                     break
                 waited = True
-                if step is Step.READ:
+                if behind and step in (Step.READ, Step.READ_WRITE):
+                    await self.sleep(0)
+                elif step is Step.READ:
                     await self._read()
                 elif step is Step.FOLLOW:
                     event = self.event()
@@ -146,10 +152,6 @@ class FdClient(AsyncClient):
         if not waited:
             await self.sleep(0)
 
-    @property
-    def _reads_to_write(self) -> bool:
-        return getattr(self._stream, "reads_to_write", False)
-
     async def _read(self) -> None:
         """Read once, for everybody."""
         session = self._session
@@ -161,28 +163,49 @@ class FdClient(AsyncClient):
         except OSError as exc:
             session.read_failed(exc)
             return
+        except Exception:
+            # What a runtime raises in a task that waits for a stream which another task closes.
+            if session.ended is None:
+                raise
+            return
         if data:
             session.receive_data(data)
         else:
             session.receive_eof()
 
     async def _write(self) -> None:
-        with suppress(OSError):
-            await self.writable(self._stream)
-            self._flush()
+        if self._writing is not None:
+            await self._writing.wait()
+            return
+        self._writing = event = self.event()
+        try:
+            with suppress(OSError):
+                await self.writable(self._stream)
+                self._flush()
+        except Exception:
+            if self._session.ended is None:
+                raise
+        finally:
+            self._writing = None
+            self.set(event)
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
         session, send = self._session, self._stream.send
         try:
-            while data := session.data_to_send():
-                session.data_sent(send(data))
+            while (data := session.data_to_send()) and session.data_sent(send(data)):
+                pass
         except BlockingIOError:
-            return
+            return not getattr(self._stream, "reads_to_write", False)
         except OSError as exc:
             session.write_failed(exc)
+            self._turns.pump(limit=EVENTS_PER_TURN)
+        return False
 
     def _hang_up(self) -> None:
         if self._stream.fileno() >= 0:
+            # A child that was forked has the descriptor, too: closing alone would not end the connection.
+            with suppress(OSError, AttributeError):
+                self._stream.shutdown(socket.SHUT_RDWR)
             self.closing(self._stream)
             self._stream.close()
 
@@ -241,7 +264,7 @@ class FdClient(AsyncClient):
         async def make() -> Self:
             runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits))
             try:
-                await runner.run(wait.run(redial=True), limit)
+                await runner.run(noting(wait, redial=True), limit)
             except BaseException:
                 await runner.aclose()
                 raise

@@ -15,7 +15,8 @@ from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import READ, WRITE, Dialling, attempts, lookup_number, names
-from ._sync_client import Event, SyncClient, SyncRunner
+from ._sync_client import Event, SyncClient
+from ._sync_runner import SyncRunner
 from ._timeouts import seconds
 from ._verbs import READY_TIMEOUT, Limits, ready_wait
 
@@ -65,7 +66,7 @@ class GreenClient(SyncClient):
     # -- what the client needs -----------------------------------------------------------------------------
 
     # No green thread runs within a locked region, but a signal handler or a finalizer may.
-    _make_lock = staticmethod(threading.Lock)
+    _make_lock = staticmethod(threading.RLock)
 
     @classmethod
     def _event(cls) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from stereos_proto import Call, CallDone, Dialogue, Request, Task, TaskDone
@@ -60,7 +60,7 @@ class LoopClient(PollClient):
         """Tell what happened, and then the loop what to watch and when to call."""
         self._is_woken = False
         failure: Exception | None = None
-        for event in self.events():
+        for event in self._pull():
             try:
                 self._tell(event)
             except Exception as exc:  # noqa: BLE001  (events and watches must not be lost over it)
@@ -71,6 +71,16 @@ class LoopClient(PollClient):
         self.set_timer(None if deadline is None else max(deadline - self.clock(), 0.0))
         if failure is not None:
             raise failure
+
+    def _pull(self) -> Iterator[Any]:
+        """Pull, let expire what is too late, and pull again: a reply that has arrived counts.
+
+        Not only when the timer fires. A guest that never stops talking makes a turn of every read, each turn sets
+        the timer anew, and some loops would never come to it.
+        """
+        yield from self.events()
+        self.expire()
+        yield from self.events()
 
     def _tell(self, event: Any) -> None:
         done: Any = event.call if type(event) is CallDone else event.task if type(event) is TaskDone else None

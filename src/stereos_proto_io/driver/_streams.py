@@ -13,6 +13,9 @@ from typing import Any, Final, Protocol
 #: Bytes that one read asks for.
 READ_SIZE: Final = 64 * 1024
 
+#: Events that are worked through before other callers, and other guests, have their turn.
+EVENTS_PER_TURN: Final = 64
+
 
 class Stream(Protocol):
     """What `as_stream` returns."""

@@ -12,7 +12,6 @@ import socket
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import inf
 from typing import Any, Protocol, Self, TypeVar
 
 from stereos_proto import (
@@ -28,17 +27,15 @@ from stereos_proto import (
     Request,
     RequestTimeout,
     Role,
-    Running,
     Step,
     StereosError,
     Turns,
     Waiter,
 )
-from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
 
 from ._dialling import READ, WRITE
 from ._outcomes import again, replies
-from ._streams import READ_SIZE, as_stream
+from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
 from ._timeouts import seconds
 from ._verbs import ReplyT, Result, SyncVerbs
 
@@ -67,7 +64,7 @@ class Event(Protocol):
 
 
 class SyncClient(SyncVerbs):
-    """A connection to a guest, for callers that block. A driver brings `_lock`, `_event`, `_poll` and `_sleep`."""
+    """A connection to a guest, for callers that block. A driver brings `_make_lock`, `_event`, `_poll` and `_sleep`."""
 
     def __init__(
         self,
@@ -90,20 +87,26 @@ class SyncClient(SyncVerbs):
         self._turns = Turns(session, self._mailbox)
         self._timeout = seconds(timeout)
         self._stream = as_stream(stream)
-        # Guards session, mailbox and turns, and all reading and writing.
+        # Guards session, mailbox and turns, and all reading and writing. Held only briefly, and never while waiting.
         self._lock: Any = self._make_lock()
-        # That `close` was called while the lock was held; its holder closes when it lets go.
+        # Whether something is being done under the lock, and whether `close` was called meanwhile.
+        self._inside = False
         self._close_wanted = False
+        # Whether what was received is not wholly worked through.
+        self._behind = False
         self._glance = _LONGEST_WAIT if hasattr(self._stream, "shutdown") else _LOOK_AGAIN
         if early:
             session.receive_data(early)
+            self._turns.pump()
+            if session.ended is not None:
+                self._hang_up()
 
     # -- what a driver brings ------------------------------------------------------------------------------
 
     @staticmethod
     @abstractmethod
     def _make_lock() -> Any:
-        """Return a lock: `acquire(blocking)`, `release`."""
+        """Return a lock, as a context manager, which the thread that holds it may take again."""
 
     @staticmethod
     @abstractmethod
@@ -144,25 +147,18 @@ class SyncClient(SyncVerbs):
     def close(self) -> None:
         """Close the connection. Those that still wait get a ConnectionLost. Twice is fine.
 
-        May be called from a signal handler or a finalizer: if the lock is held, its holder closes at once when it
-        lets go. Waiting for the lock there would wait for the very code that was interrupted.
+        May be called from a signal handler or a finalizer that interrupts this client in this very thread: it then
+        closes as soon as it may (`_locked`).
         """
         self._close_wanted = True
-        if self._lock.acquire(False):
-            try:
-                self._close_wanted = False
-                self._session.close()
-                self._turns.pump()
-                self._hang_up()
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._release()
+        with self._lock:
+            if not self._inside:
+                self._locked(self._close)
 
     def request(self, message: Request[ReplyT], *, timeout: float | None = None) -> ReplyT:
         """Send `message` and return its reply (§3). Raises what all verbs raise."""
-        return self._ask(message, seconds(timeout, self._timeout)).result()
+        limit = self._timeout if timeout is None else seconds(timeout)
+        return self._ask(message, limit).result()
 
     def request_many(self, messages: Iterable[Request], *, timeout: float | None = None) -> list[Reply]:
         """Send `messages` in one flight and return their replies in order; a refusal is an Ack with ok=False.
@@ -170,7 +166,7 @@ class SyncClient(SyncVerbs):
         Raises as `request` does, except for refusals, for the first that has no reply. Nothing is sent when
         one of them cannot be.
         """
-        return replies(self._ask_many(tuple(messages), self._deadline(timeout), _ignore))
+        return replies(self._ask_many(tuple(messages), seconds(timeout, self._timeout), _ignore))
 
     def notifications(self, *, timeout: float | None = None) -> Iterator[Notification]:
         """Yield what the guest tells unasked, as it comes, until the client is closed.
@@ -178,14 +174,12 @@ class SyncClient(SyncVerbs):
         Raises RequestTimeout after `timeout` seconds without one, and what the connection ended in when it
         was not closed from here.
         """
-        limit = seconds(timeout)
+        return self._notifications(seconds(timeout))
+
+    def _notifications(self, limit: float) -> Iterator[Notification]:
         while True:
             waiter = Waiter()
-            with self._region():
-                news = self._mailbox.take()
-                ended = self._session.ended
-                if news is None and ended is None:
-                    self._mailbox.listen(waiter)
+            news, ended = self._locked(self._take, waiter)
             if news is not None:
                 yield news
             elif ended is None:
@@ -198,42 +192,39 @@ class SyncClient(SyncVerbs):
 
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:
         """Run a dialogue over this connection, within `timeout` seconds, and return its result."""
+        from ._sync_runner import SyncRunner  # noqa: PLC0415  (it needs the client)
+
         return SyncRunner(type(self), self).run(dialogue, seconds(timeout, self._timeout))
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + seconds(timeout, self._timeout)
-
     def _ask(self, message: Request[ReplyT], limit: float) -> Call[ReplyT]:
         """Send `message` and wait for its outcome, for `limit` seconds at most."""
         deadline = time.monotonic() + limit
-        self._lock.acquire()
+        calls: list[Call[ReplyT]] = []
         try:
-            call = self._session.request(message)
-            if limit > 0:
-                self._write()
-            else:
-                self._session.cancel(call)
-        except StereosError:
-            raise
+            step = self._locked(self._begin, calls, message, limit)
+            self._wait(calls[0], deadline, step)
         except BaseException:
-            self._interrupted()
+            self._give_up(calls)
             raise
-        finally:
-            self._release()
-        self._wait(call, deadline)
-        return call
+        return calls[0]
+
+    def _begin(self, calls: list[Call[Any]], message: Request, limit: float) -> Step:
+        call = self._session.request(message)
+        calls.append(call)
+        if limit <= 0:
+            self._session.cancel(call)
+        return self._turn(call, 0)
 
     def _ask_many(
-        self, messages: Sequence[Request], deadline: float, report: Callable[[int, Any], object]
+        self, messages: Sequence[Request], limit: float, report: Callable[[int, Any], object]
     ) -> list[Reply | StereosError]:
-        """Send `messages`, wait for all outcomes or the deadline, and report each as it settles."""
-        with self._region():
-            calls = self._session.request_many(messages)
-            if deadline > time.monotonic():
-                self._write()
+        """Send `messages`, wait for all outcomes for `limit` seconds at most, and report each as it settles."""
+        deadline = time.monotonic() + limit
+        calls: list[Call[Any]] = []
         try:
+            self._locked(self._begin_many, calls, messages, limit)
             for index, call in enumerate(calls):
                 self._wait(call, deadline)
                 report(index, call.outcome)
@@ -242,80 +233,91 @@ class SyncClient(SyncVerbs):
             raise
         return [call.outcome for call in calls]  # type: ignore[misc]
 
-    def _give_up(self, calls: Iterable[Call[Any]]) -> None:
-        with self._region():
+    def _begin_many(self, calls: list[Call[Any]], messages: Sequence[Request], limit: float) -> None:
+        calls += self._session.request_many(messages)
+        if limit > 0:
+            self._write()
+        else:
             for call in calls:
                 self._session.cancel(call)
 
-    # -- waiting -------------------------------------------------------------------------------------------
+    def _take(self, waiter: Waiter) -> tuple[Notification | None, StereosError | None]:
+        """Return the next notification; where there is none, listen for it."""
+        news, ended = self._mailbox.take(), self._session.ended
+        if news is None and ended is None:
+            self._mailbox.listen(waiter)
+        return news, ended
 
     def _listen(self, waiter: Waiter, deadline: float) -> bool:
         """Wait for what the mailbox was asked for; return whether it came before `deadline`."""
         try:
             return self._wait(waiter, deadline)
         finally:
-            with self._region():
-                self._mailbox.ignore(waiter)
+            self._give_up([waiter])
 
-    def _wait(self, waiter: Waiter | Call[Any], deadline: float) -> bool:
+    # -- waiting -------------------------------------------------------------------------------------------
+
+    def _wait(self, waiter: Waiter | Call[Any], deadline: float, step: Step | None = None) -> bool:
         """Wait until `waiter` is done, or until `deadline`; return whether it is done. A late call is cancelled.
+
+        `step` is its next step, where that is known. After an exception `_give_up` has to follow.
 
         The deadline is checked even if the stream is readable; otherwise a chatty guest would hold the caller
         past it.
         """
-        turns, session = self._turns, self._session
-        ready = 0
         event: Event | None = None
-        left = inf
-        while True:
-            self._lock.acquire()
-            try:
-                if ready & READ:
-                    self._read()
-                turns.pump(waiter)
-                if session.wants_write:
-                    self._write()
-                    turns.pump(waiter)
-                step = turns.step(waiter, wants_write=session.wants_write and not self._reads_to_write)
-                if step is Step.DONE or left <= 0:
-                    if type(waiter) is Call and not waiter.done:
-                        session.cancel(waiter)
-                    turns.leave(waiter)
-                    if session.ended is not None:
-                        self._hang_up()
-                    return step is Step.DONE
-                if step is Step.FOLLOW:
-                    event = self._event()
-                    waiter.context = event.set
-            except BaseException:
-                self._interrupted(waiter)
-                raise
-            finally:
-                self._release()
-            try:
-                left = deadline - time.monotonic()
-                pause = max(min(left, self._glance), 0)
-                if step is Step.FOLLOW and event is not None:
-                    event.wait(pause)
-                    ready = 0
-                else:
-                    ready = self._poll(_MASKS[step], pause)
-            except BaseException:
-                self._leave(waiter)
-                raise
+        late = False
+        if step is None:
+            step = self._locked(self._turn, waiter, 0)
+        while step is not Step.DONE:
+            if late:
+                self._give_up([waiter])
+                return False
+            left = deadline - time.monotonic()
+            late = left <= 0
+            pause = 0 if late else min(left, self._glance)
+            if step is not Step.FOLLOW:
+                behind = self._behind and step is not Step.WRITE
+                # Where there is work left the poll only lets other threads have the lock.
+                ready = self._poll(_MASKS[step], 0 if behind else pause)
+                step = self._locked(self._turn, waiter, 0 if behind else ready)
+            elif event is None:
+                # It may be done by now: it looks again before it sleeps.
+                event = self._event()
+                waiter.context = event.set
+                step = self._locked(self._turn, waiter, 0)
+            else:
+                event.wait(pause)
+                event = None
+                step = self._locked(self._turn, waiter, 0)
+        return True
 
-    @property
-    def _reads_to_write(self) -> bool:
-        return getattr(self._stream, "reads_to_write", False)
+    def _turn(self, waiter: Waiter | Call[Any], ready: int) -> Step:
+        """Read and write what can be without waiting; return the next step. One that is done has left then."""
+        session, turns = self._session, self._turns
+        if ready & READ:
+            self._read()
+        self._behind = turns.pump(waiter, EVENTS_PER_TURN)
+        step = turns.step(waiter, wants_write=session.wants_write and self._write())
+        if step is Step.DONE:
+            turns.leave(waiter)
+        if session.ended is not None:
+            self._hang_up()
+        return step
 
-    def _leave(self, waiter: Waiter | Call[Any]) -> None:
-        """Let go of everything after an exception that came while waiting."""
-        with self._region():
-            if type(waiter) is Call:
+    def _give_up(self, waiters: Iterable[Waiter | Call[Any]]) -> None:
+        self._locked(self._leave, waiters)
+
+    def _leave(self, waiters: Iterable[Waiter | Call[Any]]) -> None:
+        """Let go of everything, and cancel the calls that are not done."""
+        for waiter in waiters:
+            if isinstance(waiter, Call):
                 self._session.cancel(waiter)
+            else:
+                self._mailbox.ignore(waiter)
             self._turns.leave(waiter)
-            if self._session.ended is not None:
-                self._hang_up()
+        if self._session.ended is not None:
+            self._hang_up()
 
     # -- the stream, under the lock --------------------------------------------------------------------------
 
@@ -335,16 +337,24 @@ class SyncClient(SyncVerbs):
         else:
             session.receive_eof()
 
-    def _write(self) -> None:
-        """Write what the stream takes without waiting."""
+    def _write(self) -> bool:
+        """Write what the stream takes without waiting; return whether there is more, for when it is writable."""
         session, send = self._session, self._stream.send
         try:
-            while data := session.data_to_send():
-                session.data_sent(send(data))
+            while (data := session.data_to_send()) and session.data_sent(send(data)):
+                pass
         except BlockingIOError:
-            return
+            return not getattr(self._stream, "reads_to_write", False)
         except OSError as exc:
             session.write_failed(exc)
+            self._behind = self._turns.pump(limit=EVENTS_PER_TURN)
+        return False
+
+    def _close(self) -> None:
+        self._close_wanted = False
+        self._session.close()
+        self._turns.pump()
+        self._hang_up()
 
     def _hang_up(self) -> None:
         """Close the stream, once no caller waits for it."""
@@ -357,123 +367,42 @@ class SyncClient(SyncVerbs):
 
     # -- the lock --------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _region(self) -> Iterator[None]:
-        """Hold the lock. After a KeyboardInterrupt in here the state is inconsistent, so the session is ended."""
-        self._lock.acquire()
-        try:
-            yield
-        except StereosError:
-            raise
-        except BaseException:
-            self._interrupted()
-            raise
-        finally:
-            self._release()
+    def _locked(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Call `work` under the lock.
 
-    def _release(self) -> None:
-        self._lock.release()
-        if self._close_wanted:
-            self.close()
+        A signal handler, or a finalizer, may interrupt `work` in this very thread and call `close`. The lock lets it
+        in, as waiting would never end, but what it would close is in the middle of a change: so it leaves a wish,
+        which is fulfilled here.
 
-    def _interrupted(self, waiter: Waiter | Call[Any] | None = None) -> None:
-        """End the session: an exception came between doing something and counting it."""
+        What it raises itself, such as a KeyboardInterrupt, leaves the state inconsistent: a line may be written and
+        not be counted. So that ends the session. Nothing can come between taking the lock and the `try`: Python looks
+        for signals after calls and where functions begin, and `with` is neither.
+        """
+        with self._lock:
+            if self._inside:
+                raise RuntimeError(
+                    f"the connection to {self._session.label} is in use by the code that was interrupted; "
+                    "a signal handler or a finalizer may only close it"
+                )
+            self._inside = True
+            try:
+                return work(*args)
+            except StereosError:
+                raise
+            except BaseException:
+                self._interrupted()
+                raise
+            finally:
+                self._inside = False
+                if self._close_wanted:
+                    self._locked(self._close)
+
+    def _interrupted(self) -> None:
         self._session.abort()
         self._turns.pump()
         self._turns.wake_all()
-        if waiter is not None:
-            self._turns.leave(waiter)
         self._hang_up()
 
 
 def _ignore(_index: int, _outcome: Any) -> None:
     """A report that is not wanted."""
-
-
-class SyncRunner:
-    """Runs dialogues for callers that block: over one client, or over one after another that `dial` makes.
-
-    `dial(timeout)` returns a client within `timeout` seconds, or raises ConnectError.
-    """
-
-    def __init__(
-        self,
-        driver: type[SyncClient],
-        client: SyncClient | None = None,
-        *,
-        dial: Callable[[float], SyncClient] | None = None,
-    ) -> None:
-        self.client = client
-        self._driver = driver
-        self._dial = dial
-        # Notifications when something was asked last: what came since ends a Sleep.
-        self._heard = 0
-
-    def run(self, dialogue: Dialogue[Result], limit: float) -> Result:
-        """Run `dialogue` within `limit` seconds and return its result. Raises what it raises."""
-        running = Running(dialogue, None if limit == inf else time.monotonic() + limit, limit)
-        try:
-            action = running.resume(None, time.monotonic())
-            while action is not None:
-                action = running.resume(self._perform(action, running), time.monotonic())
-        except BaseException as exc:
-            running.fail(exc)
-            raise
-        result: Result = running.result
-        return result
-
-    def _perform(self, action: Action, running: Running[Any]) -> Any:
-        try:
-            if isinstance(action, Send):
-                client = self._current()
-                self._heard = client._mailbox.heard
-                return client._ask(action.message, self._left(running, action.timeout)).outcome
-            if isinstance(action, Sleep):
-                return self._pause(action, self._left(running, action.seconds))
-            if isinstance(action, SendMany):
-                deadline = time.monotonic() + self._left(running, None)
-                return self._current()._ask_many(action.messages, deadline, action.on_outcome)
-            return self._connect(action, self._left(running, action.timeout))
-        except StereosError as exc:
-            return exc.with_traceback(None)
-
-    def _left(self, running: Running[Any], limit: float | None) -> float:
-        now = time.monotonic()
-        until = running.until(limit, now)
-        return inf if until is None else until - now
-
-    def _current(self) -> SyncClient:
-        if self.client is None:
-            raise RuntimeError("the dialogue has not connected yet")
-        return self.client
-
-    def _connect(self, action: Connect, limit: float) -> None:
-        self.close()
-        if self._dial is None:
-            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
-        self.client = self._dial(limit)
-
-    def _pause(self, action: Sleep, limit: float) -> None:
-        client, start = self.client, time.monotonic()
-        if client is None or client._session.ended is not None:
-            self._driver._sleep(limit)
-            return
-        waiter = Waiter()
-        with client._region():
-            client._mailbox.listen(waiter, after=self._heard)
-        client._listen(waiter, start + limit)
-        least = min(action.least, limit)
-        if (left := start + least - time.monotonic()) > 0:
-            self._driver._sleep(left)
-
-    def close(self) -> None:
-        """Close the client that there is."""
-        if self.client is not None:
-            self.client.close()
-
-    def found(self, driver: type[Client]) -> Client:
-        """Return the client that the dialogue ended with."""
-        client = self._current()
-        if not isinstance(client, driver):
-            raise TypeError(f"this is no {driver.__name__}")
-        return client

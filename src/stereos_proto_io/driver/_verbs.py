@@ -65,6 +65,17 @@ def ready_wait(
     return ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
 
 
+def noting(wait: ReadyWait, *, redial: bool) -> Dialogue[Health]:
+    """Run `wait`. What ends it from outside, a cancellation or a Ctrl-C, gets a note that says where it stood."""
+    try:
+        return (yield from wait.run(redial=redial))
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as exc:
+        exc.add_note(f"while waiting for the guest to be ready: {wait.progress}")
+        raise
+
+
 class SyncVerbs(ABC):
     """The verbs of the blocking client. Each takes a `timeout` in seconds; None is the client's own.
 
@@ -149,7 +160,8 @@ class SyncVerbs(ABC):
         own timeout) or the guest shuts down, ConnectionLost when the connection ends: see `connect_when_ready`
         for a guest that still boots.
         """
-        return self.run(ready_wait(states, agents, backoff, on_progress).run(redial=False), timeout=timeout)
+        wait = ready_wait(states, agents, backoff, on_progress)
+        return self.run(noting(wait, redial=False), timeout=timeout)
 
 
 class AsyncVerbs(ABC):
@@ -229,4 +241,5 @@ class AsyncVerbs(ABC):
         Raises NotReady, with the last state and error, when `timeout` seconds have passed or the guest shuts
         down, ConnectionLost when the connection ends: see `connect_when_ready` for a guest that still boots.
         """
-        return await self.run(ready_wait(states, agents, backoff, on_progress).run(redial=False), timeout=timeout)
+        wait = ready_wait(states, agents, backoff, on_progress)
+        return await self.run(noting(wait, redial=False), timeout=timeout)

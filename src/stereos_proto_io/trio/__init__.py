@@ -7,13 +7,15 @@ yours, is simply the standing leader.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, Unpack
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar, Unpack
 
 import trio
 
-from stereos_proto import RequestTimeout
-from stereos_proto_io.driver import AsyncClient, FdClient, Limits
+from stereos_proto import Call, Reply, Request, RequestTimeout, StereosError
+from stereos_proto_io.driver import FdClient, Limits
+from stereos_proto_io.driver._verbs import ReplyT
 
 from ._transport import StreamTransport, adopt, readable, writable
 
@@ -33,9 +35,17 @@ class Client(FdClient):
         self._token = trio.lowlevel.current_trio_token()
 
     # Ctrl-C comes at checkpoints only: in between, what was asked, read and written would be unknown.
-    _ask = trio.lowlevel.enable_ki_protection(AsyncClient._ask)
-    _ask_many = trio.lowlevel.enable_ki_protection(AsyncClient._ask_many)
+    _send = trio.lowlevel.enable_ki_protection(FdClient._ask)
+    _send_many = trio.lowlevel.enable_ki_protection(FdClient._ask_many)
+    _ask_within = trio.lowlevel.enable_ki_protection(FdClient._ask_within)
     _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
+
+    def _ask(self, message: Request[ReplyT]) -> Coroutine[Any, Any, Call[ReplyT]]:
+        # In a scope that is cancelled already, nothing is sent.
+        return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send(message)
+
+    def _ask_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Reply | StereosError]]:
+        return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send_many(*args, **options)
 
     event = staticmethod(trio.Event)
     now = staticmethod(trio.current_time)
@@ -91,6 +101,12 @@ class Client(FdClient):
         if isinstance(self._stream, StreamTransport):
             await self._stream.closed()
         await trio.lowlevel.checkpoint()
+
+
+async def _cancelled() -> NoReturn:
+    """Raise trio's Cancelled."""
+    await trio.lowlevel.checkpoint()
+    raise AssertionError("this runs in a cancelled scope only")
 
 
 connect = Client.connect

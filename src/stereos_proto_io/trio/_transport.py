@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
-from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from stereos_proto_io.driver import READ_SIZE
+
+#: Seconds for which a stream is read after writing to it has failed.
+_LAST_READS: Final = 1.0
 
 
 def adopt(stream: Any) -> Any:
@@ -27,17 +30,20 @@ def adopt(stream: Any) -> Any:
 
 async def readable(stream: Any) -> None:
     """Wait until a stream is readable. Raises OSError when it is closed meanwhile."""
-    await _ready(stream.wait_readable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_readable(stream))  # noqa: ASYNC105
+    try:
+        await (
+            stream.wait_readable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_readable(stream)  # noqa: ASYNC105
+        )
+    except trio.ClosedResourceError as exc:
+        raise OSError("the stream was closed") from exc
 
 
 async def writable(stream: Any) -> None:
     """Wait until a stream is writable. Raises OSError when it is closed meanwhile."""
-    await _ready(stream.wait_writable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_writable(stream))  # noqa: ASYNC105
-
-
-async def _ready(wait: Awaitable[None]) -> None:
     try:
-        await wait
+        await (
+            stream.wait_writable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_writable(stream)  # noqa: ASYNC105
+        )
     except trio.ClosedResourceError as exc:
         raise OSError("the stream was closed") from exc
 
@@ -57,6 +63,9 @@ class StreamTransport:
         # Set while nothing is being sent.
         self._idle: trio.Event | None = None
         self._failure: OSError | None = None
+        # The read that goes on, and the time until which reading goes on once writing has failed.
+        self._reading: trio.CancelScope | None = None
+        self._last_read = math.inf
         self._aborted = False
 
     def fileno(self) -> int:
@@ -64,12 +73,20 @@ class StreamTransport:
         return -1 if self._aborted else 0
 
     async def wait_readable(self) -> None:
-        """Wait until `recv` has something."""
-        if self._received is None:
+        """Wait until `recv` has something. Raises OSError when it never will have.
+
+        After a failed write only for a second: there may be replies that came before, but a stream that is broken
+        need not end.
+        """
+        if self._received is not None:
+            return
+        with trio.CancelScope(deadline=self._last_read) as self._reading:
             try:
                 self._received = bytes(await self._stream.receive_some(READ_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 raise _reset(exc) from exc
+        if self._received is None and self._failure is not None:
+            raise self._failure
 
     def recv(self, _size: int) -> bytes:
         """Return what was read."""
@@ -100,6 +117,10 @@ class StreamTransport:
         finally:
             self._idle = None
             idle.set()
+        if self._failure is not None:
+            self._last_read = trio.current_time() + _LAST_READS
+            if self._reading is not None:
+                self._reading.deadline = self._last_read
 
     async def wait_writable(self) -> None:
         """Wait until `send` takes something."""

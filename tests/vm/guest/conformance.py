@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stereos_proto_io.addresses import parse_address
-from stereos_proto_io.guest.conformance import Outcome, run
+from stereos_proto_io.conformance import Outcome, run
 
 PATIENCE = 60
 

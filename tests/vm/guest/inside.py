@@ -22,7 +22,7 @@ def check(name, address):
     """Run the client suite with a guest in this process; return what failed by case, "" for what did not."""
     host = HOSTS[name]()
     results = {}
-    for case in client_cases():
+    for case in client_cases(without=["when_ready"]):
         try:
             check_client(host.connect, run=host.loop, within=host.ask, address=parse_address(address), cases=[case])
             results[case.name] = ""

@@ -1,0 +1,211 @@
+"""What a case of a client works with, and how one case is carried out."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from stereos_proto import ConnectionLost, CustomRequest, GetHealth, Reply, Request, RequestFailed
+from stereos_proto.dialogues import Sleep
+
+from ._client_wire import SECRET, without_secret
+
+Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+Within = Callable[[Any, Request, float], Any]
+Together = Callable[[list[Callable[[], Any]]], Any]
+Error = TypeVar("Error", bound=BaseException)
+
+#: Seconds after which a case gives a request up that it does not want answered.
+SOON: Final = 0.1
+
+
+def expect(what: str, found: object, expected: object) -> None:
+    """Raise AssertionError, with all three, unless what was found is what was expected."""
+    if found != expected:
+        raise AssertionError(f"{what}: expected {without_secret(repr(expected))}, found {without_secret(repr(found))}")
+
+
+async def result(value: Any) -> Any:
+    """Return a value, or what comes of awaiting it."""
+    return await value if inspect.isawaitable(value) else value
+
+
+def run_blocking(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine function that awaits nothing."""
+    coroutine = main()
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise TypeError("an asynchronous client needs `run`")
+
+
+@attrs.frozen
+class Bench:
+    """What a case works with."""
+
+    # The client under test.
+    client: Any
+    # Its guest: a simulator, or one that follows the script of the case.
+    guest: Any
+    # Ask with a deadline; run functions at once: as they were given to `check_client`.
+    within: Within
+    together_: Together | None = None
+    # Dials until the guest is ready, within so many seconds; what is returned is as `make_client` returns it.
+    when_ready: Callable[[float], Any] | None = None
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the client's verbs are awaited."""
+        return hasattr(self.client, "aclose")
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    async def ask(self, message: Request) -> Reply:
+        """Return the reply to `message`."""
+        reply: Reply = await result(self.client.request(message))
+        return reply
+
+    async def is_refused(self, type_: str) -> None:
+        """Ask for a type that no guest knows, and expect the refusal of that very request."""
+        error = await self.fails(RequestFailed, lambda: self.client.request(CustomRequest(type_)))
+        expect(f"the refusal of {type_}", error.error, f"unknown message type: {type_}")
+
+    async def gives_up(self, message: Request, seconds: float = SOON) -> BaseException:
+        """Ask with a deadline, and expect that it passes; return the error."""
+        try:
+            reply = await result(self.within(self.client, message, seconds))
+        except TimeoutError as exc:
+            return exc
+        raise AssertionError(f"{message.type} with a deadline: expected TimeoutError, found {reply!r:.100}")
+
+    async def fails(self, kind: type[Error], call: Callable[[], Any], *, exact: bool = True) -> Error:
+        """Expect an error of `kind` (of exactly this class, unless told otherwise) without the secret; return it."""
+        try:
+            value = await result(call())
+        except Exception as exc:
+            if not (type(exc) is kind or (isinstance(exc, kind) and not exact)):
+                raise AssertionError(f"expected {kind!r}, found {type(exc)!r}: {without_secret(exc)}") from exc
+            if SECRET in f"{exc!r} {exc}":
+                raise AssertionError(f"the {kind.__name__} shows the secret that was sent") from None
+            return exc  # pyright: ignore[reportReturnType]
+        raise AssertionError(f"expected {kind!r}, found {without_secret(repr(value))}")
+
+    async def is_lost(self) -> None:
+        """Expect that the connection has ended. A question is asked: a change that was still sent would be unknown."""
+        await self.fails(ConnectionLost, lambda: self.client.request(GetHealth()))
+
+    # -- several callers -----------------------------------------------------------------------------------
+
+    async def together(self, *functions: Callable[[], Awaitable[Any]]) -> list[Any]:
+        """Run coroutine functions at once; return what each returned or raised, in order."""
+        outcomes: list[Any] = [None] * len(functions)
+
+        def caller(index: int, function: Callable[[], Awaitable[Any]]) -> Callable[[], Any]:
+            async def call() -> None:
+                try:
+                    outcomes[index] = await function()
+                except Exception as exc:  # noqa: BLE001  (it is the outcome)
+                    outcomes[index] = exc
+
+            return call if self.asynchronous else lambda: run_blocking(call)
+
+        callers = [caller(index, function) for index, function in enumerate(functions)]
+        await result((self.together_ or _together(asynchronous=self.asynchronous))(callers))
+        for outcome in outcomes:
+            if isinstance(outcome, AssertionError):
+                raise outcome
+        return outcomes
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let others run until `condition()` holds. The deadline of the case bounds it."""
+        while not condition():
+            await result((self._pause() or self._nap)(0.005))
+
+    def _pause(self) -> Callable[[float], Any] | None:
+        """The sleep of the runtime; None where only the client knows it."""
+        if not self.asynchronous:
+            return time.sleep if self.together_ is None else None
+        runtime = _runtime()
+        return sys.modules[runtime].sleep if runtime else None
+
+    def _nap(self, seconds: float) -> Any:
+        def nap() -> Any:
+            yield Sleep(seconds)
+
+        return self.client.run(nap())
+
+    # -- notifications, the end ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def news(self) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+        """Give a function that returns the next notification, None at the end. Generators are closed afterwards."""
+        iterator = self.client.notifications()
+        awaited = hasattr(iterator, "__anext__")
+
+        async def next_one() -> Any:
+            return await anext(iterator, None) if awaited else next(iterator, None)
+
+        try:
+            yield next_one
+        finally:
+            close = getattr(iterator, "aclose" if awaited else "close", None)
+            if close is not None:
+                await result(close())
+
+    async def close(self) -> None:
+        """Close the client."""
+        await result(self.client.aclose() if self.asynchronous else self.client.close())
+
+
+# ------------------------------------------------------------------------------------------------- runtimes
+
+
+def _runtime() -> str:
+    """The asynchronous runtime that runs this code: "trio", "asyncio", or "" for others."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return "trio"
+    asyncio = sys.modules.get("asyncio")
+    return "asyncio" if asyncio is not None and asyncio._get_running_loop() is not None else ""
+
+
+def _together(*, asynchronous: bool) -> Together:
+    if not asynchronous:
+        return _in_threads
+    runtime = _runtime()
+    if not runtime:
+        raise AssertionError(
+            "several callers at once: give `together`, or leave such cases out with client_cases(without=['together'])"
+        )
+    return _in_trio if runtime == "trio" else _in_asyncio
+
+
+def _in_threads(functions: Iterable[Callable[[], Any]]) -> None:
+    threads = [threading.Thread(target=function, name="caller", daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+async def _in_asyncio(functions: Iterable[Callable[[], Any]]) -> None:
+    import asyncio  # noqa: PLC0415  (only a client of it needs it)
+
+    await asyncio.gather(*(function() for function in functions))
+
+
+async def _in_trio(functions: Iterable[Callable[[], Any]]) -> None:
+    import trio  # noqa: PLC0415
+
+    async with trio.open_nursery() as nursery:
+        for function in functions:
+            nursery.start_soon(function)

@@ -1,0 +1,115 @@
+"""Cases of what a guest does with each request (§6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from ._guest_case import Need, ack, add, answers, compare, request, short
+from ._guest_peer import Deviation, Peer
+
+# --------------------------------------------------------------------------------- §6 what the guest does
+
+_KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQgdGhlIHJlc3Q= conformance"
+_KEY_FORMAT: Final = "invalid SSH public key format: must start with a recognized key type (e.g., ssh-ed25519)"
+
+
+def _table(peer: Peer, type_: str, fields: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Raise Deviation unless each row - the fields, then the error - is refused by its very words."""
+    rows = [*rows]
+    lines = [request(type_, dict(zip(fields, row[:-1], strict=True))) for row in rows]
+    compare(peer.ask(*lines), [ack(type_, row[-1]) for row in rows], f"a bad {type_}")
+
+
+@add("§6", "A secret's name is a simple file name.")
+def _(peer: Peer) -> None:
+    names = {"a/b": '"a/b"', "/a": '"/a"', "a/": '"a/"', "..": '".."', "a..b": '"a..b"', "../a\n": '"../a\\n"'}
+    rows = [(name, f"invalid secret name: {quoted} (must be a simple filename)") for name, quoted in names.items()]
+    _table(peer, "inject_secret", ("name",), [("", "secret name cannot be empty"), *rows])
+
+
+@add("§6", "A key needs a user, a text and a known key type.")
+def _(peer: Peer) -> None:
+    keys = ("x", "ssh-ed25519", "ssh-dss AAAA", f" {_KEY}", "ssh-ed25519\tAAAA", f"restrict {_KEY}")
+    _table(
+        peer,
+        "inject_ssh_key",
+        ("user", "public_key"),
+        [
+            ("", "", "user cannot be empty"),
+            ("conformance-nobody", "", "public_key cannot be empty"),
+            *(("conformance-nobody", key, _KEY_FORMAT) for key in keys),
+        ],
+    )
+
+
+@add("§6", "Keys are for users of the guest.")
+def _(peer: Peer) -> None:
+    users = {"conformance-nobody": '"conformance-nobody"', 'a"b\\': '"a\\"b\\\\"', "a\x00\u200b": '"a\\x00\\u200b"'}
+    rows = [(user, _KEY, f"lookup user {quoted}: user: unknown user {user}") for user, quoted in users.items()]
+    _table(peer, "inject_ssh_key", ("user", "public_key"), rows)
+
+
+@add("§6", "A mount is checked in the order of the table.")
+def _(peer: Peer) -> None:
+    _table(
+        peer,
+        "mount",
+        ("tag", "guest_path", "fs_type"),
+        [
+            ("", "", "", "mount tag cannot be empty"),
+            ("t", "", "", "mount guest_path cannot be empty"),
+            ("t", "x", "", "mount fs_type cannot be empty"),
+            ("t", "x", "ext4", 'unsupported filesystem type: "ext4" (must be virtiofs or 9p)'),
+            ("t", "x", "9P", 'unsupported filesystem type: "9P" (must be virtiofs or 9p)'),
+            ("t", "x", "9p", 'guest_path must be absolute: "x"'),
+            ("t", "./x", "virtiofs", 'guest_path must be absolute: "./x"'),
+        ],
+    )
+
+
+@add("§6", "Nothing is mounted over a system directory.")
+def _(peer: Peer) -> None:
+    clean = {f"/{name}": f"/{name}" for name in ("nix", "etc", "bin", "boot", "dev", "proc", "sys", "run")}
+    clean |= {"/": "/", "/..": "/", "/etc/": "/etc", "//etc": "/etc", "/w/../etc/x": "/etc/x", "/./run//x": "/run/x"}
+    rows = [("t", path, "9p", f'cannot mount over system directory: "{to}"') for path, to in clean.items()]
+    _table(peer, "mount", ("tag", "guest_path", "fs_type"), rows)
+
+
+@add("§6", "A secret is stored.", need=Need.EFFECTS)
+def _(peer: Peer) -> None:
+    for payload in ({"mode": 384}, {"mode": 0}, {}):
+        answers(peer, request("inject_secret", {"name": "conformance", "value": "x", **payload}), ack("inject_secret"))
+
+
+@add("§6", "A key replaces the keys of a user.", need=Need.EFFECTS)
+def _(peer: Peer) -> None:
+    for key in (_KEY, f"{_KEY}\n\n", "sk-ssh-ed25519@openssh.com AAAA x"):
+        answers(peer, request("inject_ssh_key", {"user": "admin", "public_key": key}), ack("inject_ssh_key"))
+
+
+@add("§6", "A config is stored without being read.", need=Need.EFFECTS)
+def _(peer: Peer) -> None:
+    for content in ("not [ toml", ""):
+        answers(peer, request("set_config", {"content": content}), ack("set_config"))
+
+
+@add("§6", "A mount succeeds, or fails with the status of mount(8).", need=Need.EFFECTS)
+def _(peer: Peer) -> None:
+    reply = peer.ask_one(
+        request("mount", {"tag": "conformance", "guest_path": "/tmp//conformance/", "fs_type": "9p"})  # noqa: S108
+    )
+    if reply.value != ack("mount"):
+        error = str(reply.payload.get("error"))
+        start = "mount conformance at /tmp/conformance: exit status "
+        if reply.value != ack("mount", error) or not error.startswith(start):
+            raise Deviation(f"it was answered by {short(reply.value)}")
+
+
+@add("§6", "A shutdown, even with a bad payload, is acked; then the guest goes.", need=Need.SHUTDOWN)
+def _(peer: Peer) -> None:
+    peer.send(b'{"type":"shutdown","payload":5}\n')
+    line = peer.line()
+    compare([line] if line else [], [ack("shutdown")], "a shutdown")
+    if not peer.ends():
+        raise Deviation("it went on talking after its shutdown")

@@ -1,0 +1,63 @@
+"""Runs the cases, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from stereos_proto import StereosError
+from stereos_proto_io.addresses import Address
+
+from ._guest_case import Case, Need
+from ._guest_cases import CASES
+from ._guest_peer import Deviation, Peer, Unsupported
+from ._guest_report import Outcome, Report, Result
+
+
+def run(
+    address: Address,
+    *,
+    allow_effects: bool = False,
+    allow_shutdown: bool = False,
+    timeout: float = 5.0,
+    cases: Iterable[Case] = CASES,
+    on_result: Callable[[Result], None] | None = None,
+) -> Report:
+    """Examine the guest at `address`, and return what was found. Raises nothing because of the guest.
+
+    `allow_effects` lets the cases run that change the guest: they replace its config and the keys of `admin`,
+    and leave a secret behind. `allow_shutdown` lets the last case shut it down. `timeout` is in seconds, for
+    each wait. `cases` are those to go through. `on_result` is told of each case as it ends.
+    """
+    allowed = {Need.NOTHING: True, Need.EFFECTS: allow_effects, Need.SHUTDOWN: allow_shutdown}
+    results = []
+    for case in cases:
+        reason = _why_not(case, address) or ("" if allowed[case.need] else f"needs leave: {case.need.value}")
+        result = Result(case.name, case.section, Outcome.SKIPPED, reason) if reason else _run(case, address, timeout)
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
+    return Report(str(address), tuple(results))
+
+
+def _why_not(case: Case, address: Address) -> str:
+    """Why the transport of `address` cannot show what the case is about; "" if it can."""
+    kind = type(address).__name__
+    if case.needs_connections and not address.has_connections:
+        return f"a stream of {kind} has no connections"
+    if case.needs_half_close and not address.can_half_close:
+        return f"a stream of {kind} may end at a half-close"
+    return ""
+
+
+def _run(case: Case, address: Address, timeout: float) -> Result:
+    started = time.monotonic()
+    outcome, reason = Outcome.PASSED, ""
+    try:
+        with Peer(address, timeout) as peer:
+            case.check(peer)
+    except Unsupported as exc:
+        outcome, reason = Outcome.SKIPPED, str(exc)
+    except (Deviation, OSError, StereosError) as exc:
+        outcome, reason = Outcome.FAILED, str(exc) or type(exc).__name__
+    return Result(case.name, case.section, outcome, reason, time.monotonic() - started)

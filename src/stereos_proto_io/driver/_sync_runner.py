@@ -1,0 +1,104 @@
+"""Running dialogues for callers that block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from typing import Any, TypeVar
+
+from stereos_proto import Dialogue, Running, StereosError, Waiter
+from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
+
+from ._sync_client import SyncClient
+from ._verbs import Result
+
+Client = TypeVar("Client", bound=SyncClient)
+
+
+class SyncRunner:
+    """Runs dialogues for callers that block: over one client, or over one after another that `dial` makes.
+
+    `dial(timeout)` returns a client within `timeout` seconds, or raises ConnectError.
+    """
+
+    def __init__(
+        self,
+        driver: type[SyncClient],
+        client: SyncClient | None = None,
+        *,
+        dial: Callable[[float], SyncClient] | None = None,
+    ) -> None:
+        self.client = client
+        self._driver = driver
+        self._dial = dial
+        # Notifications when something was asked last: what came since ends a Sleep.
+        self._heard = 0
+
+    def run(self, dialogue: Dialogue[Result], limit: float) -> Result:
+        """Run `dialogue` within `limit` seconds and return its result. Raises what it raises."""
+        running = Running(dialogue, None if limit == inf else time.monotonic() + limit, limit)
+        try:
+            action = running.resume(None, time.monotonic())
+            while action is not None:
+                action = running.resume(self._perform(action, running), time.monotonic())
+        except BaseException as exc:
+            running.fail(exc)
+            raise
+        result: Result = running.result
+        return result
+
+    def _perform(self, action: Action, running: Running[Any]) -> Any:
+        try:
+            if isinstance(action, Send):
+                client = self._current()
+                self._heard = client._mailbox.heard
+                return client._ask(action.message, self._left(running, action.timeout)).outcome
+            if isinstance(action, Sleep):
+                return self._pause(action, self._left(running, action.seconds))
+            if isinstance(action, SendMany):
+                return self._current()._ask_many(action.messages, self._left(running, None), action.on_outcome)
+            return self._connect(action, self._left(running, action.timeout))
+        except StereosError as exc:
+            return exc.with_traceback(None)
+
+    def _left(self, running: Running[Any], limit: float | None) -> float:
+        now = time.monotonic()
+        until = running.until(limit, now)
+        return inf if until is None else until - now
+
+    def _current(self) -> SyncClient:
+        if self.client is None:
+            raise RuntimeError("the dialogue has not connected yet")
+        return self.client
+
+    def _connect(self, action: Connect, limit: float) -> None:
+        self.close()
+        if self._dial is None:
+            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
+        self.client = self._dial(limit)
+
+    def _pause(self, action: Sleep, limit: float) -> None:
+        client, start = self.client, time.monotonic()
+        if client is None or client._session.ended is not None:
+            self._driver._sleep(limit)
+            return
+        waiter = Waiter()
+        client._locked(partial(client._mailbox.listen, waiter, after=self._heard))
+        client._listen(waiter, start + limit)
+        least = min(action.least, limit)
+        if (left := start + least - time.monotonic()) > 0:
+            self._driver._sleep(left)
+
+    def close(self) -> None:
+        """Close the client that there is."""
+        if self.client is not None:
+            self.client.close()
+
+    def found(self, driver: type[Client]) -> Client:
+        """Return the client that the dialogue ended with."""
+        client = self._current()
+        if not isinstance(client, driver):
+            raise TypeError(f"this is no {driver.__name__}")
+        return client

@@ -1,0 +1,294 @@
+"""What a caller has already, and hands over: streams, TLS, devices, what has only a socket's four methods."""
+
+import asyncio
+import gc
+import os
+import socket
+import ssl
+import threading
+import tty
+from contextlib import suppress
+
+import pytest
+import trio
+import trio.testing
+
+from guest_harness import descriptors
+from stereos_proto import Ack, ConnectionLost, Lifecycle, Ping, Pong, SetConfig, encode
+from stereos_proto_io.driver import Device
+
+from .guests import DONE, PING, PONG, Wrapped, scripted
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, result, run, some_turns, until
+
+
+def anonymous(kind):
+    """TLS without certificates."""
+    context = ssl.SSLContext(kind)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AECDH-AES128-SHA:@SECLEVEL=0")
+    return context
+
+
+@pytest.fixture
+def encrypted():
+    """A socket at whose other end a guest speaks TLS."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+
+    def serve():
+        with suppress(OSError), anonymous(ssl.PROTOCOL_TLS_SERVER).wrap_socket(theirs, server_side=True) as guest:
+            # Not half of what comes is read before all is answered: both directions fill up.
+            rest = b""
+            while data := guest.recv(1 << 16):
+                *whole, rest = (rest + data).split(b"\n")
+                for line in whole:
+                    guest.sendall(PONG if line + b"\n" == PING else DONE)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield ours
+    ours.close()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+CLIENT = anonymous(ssl.PROTOCOL_TLS_CLIENT)
+
+#: How one gets TLS in each runtime, over a socket.
+TLS = {
+    BLOCKING: CLIENT.wrap_socket,
+    ASYNCIO: lambda sock: asyncio.open_connection(sock=sock, ssl=CLIENT, server_hostname=""),
+    UVLOOP: lambda sock: asyncio.open_connection(sock=sock, ssl=CLIENT, server_hostname=""),
+    TRIO: lambda sock: trio.SSLStream(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), CLIENT),
+}
+
+
+@pytest.mark.parametrize("driver", TLS, ids=str)
+def test_tls(driver, encrypted):
+    requests = [Ping(), SetConfig("x" * 1_000_000), *[Ping()] * 3000, SetConfig("y"), Ping()]
+
+    async def main():
+        stream = await result(TLS[driver](encrypted))
+        async with attached(driver, stream) as client:
+            for _ in range(3):
+                assert await result(client.ping()) == Pong()
+            replies = await result(client.request_many(requests))
+            assert replies == [Pong() if request == Ping() else Ack("set_config", True) for request in requests]
+
+    run(driver, main)
+
+
+def test_tls_on_a_socket_in_trio(encrypted):
+    async def main():
+        async with attached(TRIO, CLIENT.wrap_socket(encrypted)) as client:
+            assert await client.request_many([Ping(), SetConfig("x" * 1_000_000)]) == [Pong(), Ack("set_config", True)]
+
+    run(TRIO, main)
+
+
+class Four:
+    """What has the four methods of a socket that the client needs, and nothing else."""
+
+    def __init__(self, sock):
+        self.fileno, self.recv, self.send, self.close = sock.fileno, sock.recv, sock.send, sock.close
+        sock.setblocking(False)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_what_has_four_methods(driver):
+    def guest(sock):
+        assert sock.recv(100) == PING
+        sock.sendall(PONG)
+        assert sock.recv(100) == b""
+
+    async def main():
+        async with attached(driver, Four(ours)) as client:
+            assert await result(client.ping()) == Pong()
+
+    with scripted(guest) as ours:
+        run(driver, main)
+
+
+class Graceless(Wrapped):
+    """A stream that closes, and fails to say goodbye."""
+
+    async def aclose(self):
+        self.stream.socket.close()
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [trio.BrokenResourceError("no goodbye"), OSError("no goodbye"), ValueError("no")])
+@pytest.mark.parametrize("who", ["the guest ends", "closed from here"])
+def test_a_stream_of_trio_that_fails_to_close(error, who):
+    """It is closed all the same. A task of the system that fails would take all of trio with it."""
+
+    async def main():
+        stream = Graceless(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        stream.error = error
+        async with attached(TRIO, stream) as client:
+            if who == "the guest ends":
+                theirs.close()
+                with pytest.raises(ConnectionLost):
+                    await client.ping()
+                await until(TRIO, lambda: stream.stream.socket.fileno() == -1)
+        assert stream.stream.socket.fileno() == -1
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(TRIO, main)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_a_device_that_nobody_closes_is_closed_when_it_is_collected(driver):
+    """And complained of, as a socket is."""
+
+    async def close():
+        async with attached(driver, Device(os.ttyname(slave))):
+            pass
+
+    async def forget():
+        await result(driver.Client.attach(Device(os.ttyname(slave))))
+
+    def run_and_collect(main):
+        driver.run(main)
+        gc.collect()
+
+    master, slave = os.openpty()
+    try:
+        tty.setraw(slave)
+        run_and_collect(close)
+        before = len(descriptors())
+        with pytest.warns(ResourceWarning, match="unclosed file"):
+            run_and_collect(forget)
+        assert len(descriptors()) == before
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+NEWS = encode(Lifecycle("news"))
+
+LONG_NEWS = encode(Lifecycle("news", "x" * 10_000))
+
+#: What the guest wrote before the client was attached, and after; whether the reader knew of the end before.
+READ = {
+    "nothing": (b"", NEWS * 2, False),
+    "lines": (NEWS * 3, NEWS, False),
+    "half a line": (NEWS + NEWS[:9], NEWS[9:], False),
+    "all that it takes": (LONG_NEWS * 40, b"", False),
+    "the end": (b"", b"", True),
+    "lines and the end": (NEWS * 3, b"", True),
+    "half a line and the end": (NEWS + NEWS[:9], b"", True),
+    "all that it takes, in one read": (LONG_NEWS * 12, b"", True),
+}
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("read", READ)
+def test_what_a_reader_has_read_is_not_lost(driver, read):
+    before, after, ended = READ[read]
+
+    def guest(sock):
+        sock.sendall(before)
+        if ended:
+            sock.shutdown(socket.SHUT_WR)
+        assert attaching.wait(PATIENCE)
+        sock.sendall(after)
+
+    async def main():
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        # It stops reading when it has more than twice its limit.
+        await until(driver, lambda: len(reader._buffer) >= min(len(before), 2 << 16) and reader._eof is ended)
+        news = []
+
+        async def hear():
+            async for message in client.notifications():
+                news.append(message)
+
+        async with attached(driver, (reader, writer)) as client:
+            attaching.set()
+            with pytest.raises(ConnectionLost) as caught:
+                await hear()
+            with pytest.raises(ConnectionLost, match="ping was not sent"):
+                await client.ping()
+        assert b"".join(map(encode, news)) == (before + after)[: (before + after).rfind(b"\n") + 1]
+        assert ("in the middle of a line" in str(caught.value)) is read.startswith("half a line and")
+
+    attaching = threading.Event()
+    with scripted(guest) as ours:
+        run(driver, main)
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_pair_whose_transport_has_closed_already(driver, how):
+    """It told the reader of its end, and tells nobody again."""
+
+    async def main():
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        if how == "closed":
+            writer.transport.abort()
+        else:
+            # Closing what has unread data is a reset.
+            writer.write(PING)
+            theirs.close()
+        await until(driver, lambda: reader.at_eof() or reader.exception())
+        client = await driver.Client.attach((reader, writer))
+        with pytest.raises(ConnectionLost, match="ping was not sent"):
+            await client.ping()
+        closing = asyncio.ensure_future(client.aclose())
+        await some_turns(driver)
+        assert closing.done()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(driver, main)
+
+
+class Counted:
+    """A socket whose reads and writes are counted."""
+
+    def __init__(self, sock):
+        self.sock, self.calls = sock, 0
+
+    def __getattr__(self, name):
+        found = getattr(self.sock, name)
+        if name not in ("recv", "send"):
+            return found
+
+        def call(*arguments):
+            self.calls += 1
+            return found(*arguments)
+
+        return call
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_tls_whose_handshake_has_not_been_made_with_a_silent_peer(driver):
+    """It waits for the peer; a socket that is always writable would keep a CPU busy."""
+
+    async def main():
+        async with attached(driver, counted) as client:
+            with pytest.raises(TimeoutError):
+                await driver.within(client, Ping(), 0.3)
+
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        counted = Counted(CLIENT.wrap_socket(ours, do_handshake_on_connect=False))
+        run(driver, main)
+        assert counted.calls < 20
+        assert theirs.recv(1 << 16)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_tls_whose_handshake_is_made_by_the_first_request(driver, encrypted):
+    async def main():
+        async with attached(driver, CLIENT.wrap_socket(encrypted, do_handshake_on_connect=False)) as client:
+            for _ in range(3):
+                assert await result(client.ping()) == Pong()
+
+    encrypted.setblocking(False)
+    run(driver, main)

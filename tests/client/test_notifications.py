@@ -1,0 +1,86 @@
+"""What a guest tells unasked."""
+
+import socket
+
+import pytest
+
+from stereos_proto import ConnectionLost, Lifecycle, MalformedLine, encode
+
+from .guests import pair, scripted
+from .harness import BLOCKING, attached, each_driver, result
+
+
+@each_driver
+def test_notifications_are_bounded_and_counted(driver):
+    def script(sock):
+        sock.recv(1000)
+        for number in range(20):
+            sock.sendall(encode(Lifecycle(f"s{number}")))
+        sock.sendall(b'{"type":"pong"}\n')
+        sock.recv(1000)
+
+    async def main():
+        async with attached(driver, ours, max_notifications=5) as client:
+            pong = client.ping()
+            if hasattr(pong, "__await__"):
+                await pong
+            news = client.notifications()
+            states = [(await anext(news) if hasattr(news, "__anext__") else next(news)).state for _ in range(5)]
+            assert states == ["s15", "s16", "s17", "s18", "s19"]
+            assert client.dropped_notifications == 15
+
+    with scripted(script) as ours:
+        driver.run(main)
+
+
+@each_driver
+def test_the_cause_is_told_to_all_that_come_later(driver):
+    """Reading the end of a broken connection says why it broke, as does each call after it."""
+
+    async def main():
+        async with attached(driver, ours) as client:
+            for _ in range(2):
+                news = client.notifications()
+                with pytest.raises(ConnectionLost, match="broke") as caught:
+                    next(news) if driver is BLOCKING else await anext(news)
+                assert isinstance(caught.value.__cause__, ConnectionResetError)
+                with pytest.raises(ConnectionLost, match="ping was not sent") as caught:
+                    await result(client.ping())
+                assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+    ours, theirs = pair("resets")
+    theirs.close()
+    driver.run(main)
+
+
+@each_driver
+def test_a_protocol_error_is_the_cause_of_what_comes_later(driver):
+    async def main():
+        async with attached(driver, ours) as client:
+            for _ in range(2):
+                news = client.notifications()
+                with pytest.raises(MalformedLine) as caught:
+                    next(news) if driver is BLOCKING else await anext(news)
+                errors.append(caught.value)
+                with pytest.raises(ConnectionLost, match="ping was not sent") as caught:
+                    await result(client.ping())
+                assert isinstance(caught.value.__cause__, MalformedLine)
+        # Each caller has an exception of its own: a traceback grows with each raise.
+        assert errors[0] is not errors[1]
+
+    errors = []
+    with scripted(lambda sock: (sock.sendall(b"login: \n"), sock.recv(1))) as ours:
+        driver.run(main)
+
+
+@each_driver
+def test_notifications_end_when_the_client_is_closed(driver):
+    async def main():
+        async with attached(driver, ours) as client:
+            await result(client.close() if driver is BLOCKING else client.aclose())
+            news = client.notifications()
+            assert (list(news) if driver is BLOCKING else [message async for message in news]) == []
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        driver.run(main)

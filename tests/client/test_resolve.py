@@ -1,0 +1,259 @@
+"""Names: looked up without holding the caller past its deadline, and each of their addresses is tried (RFC 8305)."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import trio
+
+from stereos_proto import ConnectError, NotReady, Pong
+from stereos_proto_io import TCP, UnixSocket
+from stereos_proto_io.driver import READ, WRITE, Dialling, attempts
+from stereos_proto_io.testing import simulated_guest
+
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
+
+NAME = "several.example"
+
+
+def stands_for(monkeypatch, *targets):
+    """Let `NAME` stand for these hosts and ports."""
+    real = socket.getaddrinfo
+
+    def lookup(host, port, *more, **options):
+        if host != NAME:
+            return real(host, port, *more, **options)
+        if options.get("flags") == socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", target) for target in targets]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+
+@contextmanager
+def silent():
+    """A port that swallows the SYNs of those who connect: the queue of its listener is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as queue:
+        for _ in range(8):
+            sock = queue.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+async def ping(made):
+    async with entered(made) as client:
+        return await result(client.ping())
+
+
+@each_driver
+def test_a_name_whose_first_address_is_silent(driver, monkeypatch):
+    """The second one is tried a moment later, and not when the first one is given up by the system."""
+    with silent() as nothing, simulated_guest() as guest:
+        stands_for(monkeypatch, nothing, (guest.address.host, guest.address.port))
+        start = time.monotonic()
+        assert driver.run(lambda: ping(driver.module.connect(TCP(NAME, 1)))) == Pong()
+        assert time.monotonic() - start < PATIENCE / 2
+
+
+@each_driver
+def test_a_name_at_none_of_whose_addresses_is_anything(driver, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("", 0))
+        stands_for(monkeypatch, *[(host, unused.getsockname()[1]) for host in ("127.0.0.1", "127.0.0.2")])
+        with pytest.raises(ConnectError, match="nobody listens there yet") as caught:
+            driver.run(lambda: ping(driver.module.connect(TCP(NAME, 1))))
+        assert caught.value.retryable
+
+
+@each_driver
+def test_a_name_that_has_no_address(driver, monkeypatch):
+    stands_for(monkeypatch)
+    with pytest.raises(ConnectError, match="has no address"):
+        driver.run(lambda: ping(driver.module.connect(TCP(NAME, 1))))
+
+
+def test_all_addresses_have_one_deadline():
+    """Without a clock and without a network: each socket connects to a port that is silent."""
+    with silent() as nothing:
+        places = [(socket.AF_INET, nothing)] * 5
+        dialling = Dialling(TCP(NAME, 1), places, now=100.0, deadline=101.1)
+        now, tried = 100.0, [len(dialling.watch())]
+        while dialling.outcome is None:
+            now = dialling.next_deadline()
+            dialling.expire(now)
+            tried.append(len(dialling.watch()))
+        assert tried == [1, 2, 3, 4, 5, 0]
+        assert now == 101.1
+        assert "no answer in time" in str(dialling.outcome)
+        assert dialling.outcome.retryable
+        assert dialling.outcome.timed_out
+        assert len(dialling.discarded) == 5
+        for sock in dialling.discarded:
+            sock.close()
+
+
+def test_the_next_place_is_tried_at_once_when_one_fails(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener, silent() as nothing:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        places = [
+            (socket.AF_UNIX, str(tmp_path / "none")),
+            (socket.AF_INET, nothing),
+            (socket.AF_UNIX, str(tmp_path / "s")),
+        ]
+        dialling = Dialling(UnixSocket(tmp_path / "s"), places, now=0.0)
+        [(waiting, mask)] = dialling.watch()
+        assert (waiting.family, mask) == (socket.AF_INET, WRITE)
+        dialling.expire(0.25)
+        assert dialling.outcome is not None
+        assert dialling.outcome.family == socket.AF_UNIX
+        assert dialling.discarded == [waiting]
+        assert dialling.watch() == []
+        assert dialling.next_deadline() is None
+        # What comes too late does nothing; a cancel takes back what has just succeeded.
+        dialling.ready(waiting, 1.0)
+        dialling.expire(1.0)
+        won = dialling.outcome
+        dialling.cancel()
+        assert dialling.discarded == [waiting, won]
+        for sock in dialling.discarded:
+            sock.close()
+
+
+def test_families_take_turns():
+    found = [(10, "a"), (10, "b"), (2, "c"), (10, "d"), (2, "e")]
+    assert attempts(TCP(NAME, 1), found) == [(10, "a"), (2, "c"), (10, "b"), (2, "e"), (10, "d")]
+
+
+def test_masks_are_those_of_selectors():
+    import selectors
+
+    assert (READ, WRITE) == (selectors.EVENT_READ, selectors.EVENT_WRITE)
+
+
+# ---------------------------------------------------------------------------------------------- the resolver
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A resolver that takes as long as the test."""
+    go, left = threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def lookup(host, port, *more, **options):
+        if host != NAME or options.get("flags") == socket.AI_NUMERICHOST:
+            return real(host, port, *more, **options)
+        go.wait(PATIENCE)
+        left.set()
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    yield go
+    go.set()
+    left.wait(PATIENCE)
+
+
+@each_driver
+def test_a_resolver_that_is_slow_takes_no_longer_than_its_caller_waits(driver, slow):
+    async def main():
+        start = time.monotonic()
+        if driver is BLOCKING:
+            with pytest.raises(ConnectError, match="no answer in time"):
+                driver.module.connect(TCP(NAME, 1), timeout=0.1)
+        else:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await driver.module.connect(TCP(NAME, 1))
+        assert time.monotonic() - start < PATIENCE / 2
+
+    async def on_trio():
+        with trio.move_on_after(0.1) as scope:
+            await ping(driver.module.connect(TCP(NAME, 1)))
+        assert scope.cancelled_caught
+
+    start = time.monotonic()
+    driver.run(on_trio if driver is TRIO else main)
+    # Nor does the end of the event loop wait for it.
+    assert time.monotonic() - start < PATIENCE / 2
+
+
+@each_driver
+def test_a_wait_for_a_guest_whose_name_takes_long(driver, slow):
+    with pytest.raises(NotReady):
+        driver.run(lambda: ping(driver.module.connect_when_ready(TCP(NAME, 1), timeout=0.2)))
+
+
+@each_driver
+def test_a_name_that_cannot_be_looked_up_for_now(driver, slow):
+    slow.set()
+    with pytest.raises(ConnectError, match="could not be looked up for now") as caught:
+        driver.run(lambda: ping(driver.module.connect(TCP(NAME, 1))))
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, socket.gaierror)
+
+
+@each_driver
+def test_a_name_with_a_label_that_is_too_long(driver):
+    with pytest.raises(ConnectError, match="not known"):
+        driver.run(lambda: ping(driver.module.connect(TCP("a" * 64 + ".example", 1))))
+
+
+LEFT = """
+    import asyncio, socket, threading
+    from stereos_proto_io import TCP
+    from stereos_proto_io.asyncio import connect
+
+    real = socket.getaddrinfo
+    def lookup(host, port, *more, **options):
+        if host != "slow.example" or options.get("flags") == socket.AI_NUMERICHOST:
+            return real(host, port, *more, **options)
+        threading.Event().wait()
+
+    async def main():
+        try:
+            async with asyncio.timeout(0.1):
+                await connect(TCP("slow.example", 1))
+        except TimeoutError:
+            print("late")
+
+    socket.getaddrinfo = lookup
+    asyncio.run(main())
+"""
+
+
+def test_a_resolver_that_never_returns_does_not_keep_the_interpreter():
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LEFT)], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert run.stdout == "late\n"
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("answer", ["addresses", "error"])
+def test_an_answer_of_the_resolver_that_comes_when_the_loop_is_closed(driver, answer, slow, monkeypatch):
+    """It is dropped, without a complaint."""
+    complaints = []
+    monkeypatch.setattr(threading, "excepthook", complaints.append)
+
+    async def main():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await driver.module.connect(TCP(NAME, 1))
+        if answer == "error":
+            # Within the loop, but after the caller has gone.
+            slow.set()
+            await asyncio.sleep(0.05)
+
+    driver.run(main)
+    slow.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("look up"):
+            thread.join(PATIENCE)
+    assert complaints == []

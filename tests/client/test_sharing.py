@@ -1,0 +1,78 @@
+"""Many callers on one client: each gets its own reply."""
+
+import threading
+
+from stereos_proto import CustomRequest
+from stereos_proto_io import UnixSocket, blocking
+from stereos_proto_io.testing import simulated_guest
+
+from .guests import echo, scripted
+from .harness import PATIENCE, async_drivers, attached, entered, together
+
+THREADS, EACH = 8, 12_500
+
+
+def test_eight_threads_and_a_hundred_thousand_requests():
+    wrong = []
+
+    def ask(thread):
+        for number in range(0, EACH, 50):
+            names = [f"t{thread}-{number + step}" for step in range(50)]
+            # One by one and in flights, so that leaders and followers change places all the time.
+            replies = [client.request(CustomRequest(name)) for name in names[:5]]
+            replies += client.request_many([CustomRequest(name) for name in names[5:]])
+            if [reply.reply_to for reply in replies] != names:
+                wrong.append(names)
+
+    with scripted(echo) as ours, blocking.Client.attach(ours, timeout=PATIENCE) as client:
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+        assert client.connection.pending == ()
+    assert wrong == []
+
+
+@async_drivers
+def test_fifty_tasks_on_one_client(driver):
+    async def main():
+        async def ask(task):
+            for number in range(100):
+                name = f"{task}-{number}"
+                assert (await client.request(CustomRequest(name))).reply_to == name
+                answered.append(name)
+
+        answered = []
+        async with attached(driver, ours) as client:
+            await together(driver, *[lambda task=task: ask(task) for task in range(50)])
+            assert client.connection.pending == ()
+        assert len(set(answered)) == 5000
+
+    with scripted(echo) as ours:
+        driver.run(main)
+
+
+@async_drivers
+def test_a_loop_in_each_of_several_threads(driver, tmp_path):
+    """Each with a client of its own, to the same guest."""
+    answered = []
+
+    async def main(thread):
+        async with entered(driver.module.connect(guest.address)) as client:
+            for number in range(25):
+                names = [f"{thread}-{number}-{step}" for step in range(4)]
+                replies = await client.request_many([CustomRequest(name) for name in names])
+                assert [reply.reply_to for reply in replies] == names
+                answered.extend(names)
+
+    with simulated_guest(UnixSocket(tmp_path / "guest")) as guest:
+        threads = [
+            threading.Thread(target=driver.run, args=(lambda thread=thread: main(thread),)) for thread in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert len(set(answered)) == 400
