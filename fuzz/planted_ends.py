@@ -218,6 +218,27 @@ FAULTS: Final[dict[str, Fault]] = {
         "",
         _DIALS,
     ),
+    "NaN is a timeout": Fault(
+        f"{IO}/driver/_timeouts.py",
+        "    if timeout != timeout:\n",
+        "    if timeout is None:\n",
+        "",
+        ("tests/client/test_timeouts.py", "tests/client/test_verbs.py"),
+    ),
+    "a future is fulfilled twice": Fault(
+        f"{IO}/asyncio/_transport.py",
+        "    if not future.done():\n",
+        "    if True:\n",
+        "",
+        ("tests/client/test_cancel.py", "tests/client/test_close.py"),
+    ),
+    "a write inside of resume_writing": Fault(
+        f"{IO}/asyncio/_transport.py",
+        "        self._loop.call_soon(self.flush)\n",
+        "        self.flush()\n",
+        "",
+        ("tests/client/test_hostile.py",),
+    ),
     # -- the guest's end
     "a stream without connections ends with a host": Fault(
         f"{CORE}/_guest_session.py",
