@@ -132,7 +132,7 @@ def test_the_planted_faults_are_about_all_that_can_be_wrong():
     assert len(planted_ends.FAULTS) >= 25
 
 
-@pytest.mark.skipif(not os.environ.get("STEREOS_SLOW"), reason="two minutes of a core: STEREOS_SLOW=1 runs it")
+@pytest.mark.skipif(not os.environ.get("STEREOS_SLOW"), reason="it takes minutes: STEREOS_SLOW=1 runs it")
 @pytest.mark.parametrize("name", [*FOUND_BY])
 def test_a_planted_fault_is_found_by_its_test(name):
     with planted.planted(name) as environment:
