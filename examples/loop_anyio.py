@@ -1,4 +1,4 @@
-"""A client for anyio, on asyncio or trio: `loop_anyio.py BACKEND ADDRESS`."""
+"""A client for anyio, on asyncio or trio: python loop_anyio.py BACKEND ADDRESS"""
 
 import sys
 

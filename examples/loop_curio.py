@@ -1,4 +1,4 @@
-"""A client for curio: `loop_curio.py ADDRESS`."""
+"""A client for curio: python loop_curio.py ADDRESS"""
 
 import sys
 

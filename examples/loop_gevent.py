@@ -1,4 +1,4 @@
-"""A client for gevent's green threads, unpatched: `loop_gevent.py ADDRESS`."""
+"""A client for gevent's green threads, unpatched: python loop_gevent.py ADDRESS"""
 
 import sys
 

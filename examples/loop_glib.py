@@ -1,4 +1,4 @@
-"""A client in GLib's main loop, as GTK programs have it: `loop_glib.py ADDRESS`."""
+"""A client in GLib's main loop, as GTK programs have it: python loop_glib.py ADDRESS"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A client for a scheduler of one's own: `loop_handmade.py ADDRESS`.
+"""A client for a scheduler of one's own: python loop_handmade.py ADDRESS
 
 The scheduler comes first, the client after it.
 """

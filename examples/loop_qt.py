@@ -1,4 +1,4 @@
-"""A client in Qt's event loop: `loop_qt.py ADDRESS`."""
+"""A client in Qt's event loop: python loop_qt.py ADDRESS"""
 
 import sys
 

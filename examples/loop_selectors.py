@@ -1,4 +1,4 @@
-"""A client in a loop of `selectors`, for many guests: `loop_selectors.py ADDRESS...`.
+"""A client of many guests, on selectors: python loop_selectors.py ADDRESS...
 
 `SelectorsClient` is the whole of it: dialling, deadlines, dialogues, notifications and
 backpressure are the library's.

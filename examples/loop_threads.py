@@ -1,4 +1,4 @@
-"""A client in a thread of its own, for other threads: `loop_threads.py ADDRESS`.
+"""A client in a thread of its own, for other threads: python loop_threads.py ADDRESS
 
 `stereos_proto_io.blocking` has no thread and reads only while a caller waits. This one
 always reads, so notifications arrive at once, and calls are `Future`s. Other threads

@@ -1,4 +1,4 @@
-"""A client in Tk's main loop: `loop_tk.py ADDRESS`."""
+"""A client in Tk's main loop: python loop_tk.py ADDRESS"""
 
 import sys
 import tkinter

@@ -1,4 +1,4 @@
-"""A client in Tornado's IOLoop, by callbacks: `loop_tornado.py ADDRESS`.
+"""A client in Tornado's IOLoop, by callbacks: python loop_tornado.py ADDRESS
 
 Coroutines of Tornado's run on asyncio, and can use `stereos_proto_io.asyncio` as it is.
 """

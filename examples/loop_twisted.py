@@ -1,4 +1,4 @@
-"""A client in Twisted's reactor: `loop_twisted.py ADDRESS`. Calls are `Deferred`s."""
+"""A client in Twisted's reactor, with Deferreds: python loop_twisted.py ADDRESS"""
 
 import sys
 

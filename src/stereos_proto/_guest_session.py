@@ -24,6 +24,7 @@ that is too long) starts the session anew instead.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final, Literal
 
@@ -162,6 +163,11 @@ class GuestSession:
         """Take note that the host sends no more. It still gets the replies that it is owed (§1)."""
         if self._reading and self.has_connections:
             self.connection.receive_eof()
+
+    def events(self) -> Iterator[GuestEvent]:
+        """Yield events until there are none. Reply within the loop as you like: that makes room for the next."""
+        while (event := self.next_event()) is not NEED_DATA:
+            yield event
 
     def next_event(self) -> GuestEvent | Literal[Need.DATA]:
         """Return what happened next, or NEED_DATA. Never raises.

@@ -383,7 +383,7 @@ def test_the_whole_time_of_a_dialogue():
     # What came of it is thrown in: the first times out, the second is not begun.
     assert loop.wait(2) == [TaskDone(task)]
     late, over = task.result()
-    assert (type(late), type(over)) == (RequestTimeout, TimeUp)
+    assert (type(late), type(over), late.request) == (TimeUp, TimeUp, Ping())
     assert len(loop.asked) == 1
 
 
