@@ -10,7 +10,8 @@ SENTINEL = "s3nt1nel"
 
 def valid(value):
     try:
-        tomllib.loads(f"x = [{value}]")  # the brackets show what ends in a comment
+        tomllib.loads(f"x = [{value}]")  # the brackets show what ends in a comment, unless it closes them
+        tomllib.loads(f"x = {value}")
     except ValueError:
         return False
     return True

@@ -1,5 +1,6 @@
 """The canonical lane alone: what it takes, and what it leaves to the tolerant one."""
 
+import pickle
 from types import SimpleNamespace
 
 import msgspec
@@ -14,11 +15,14 @@ from stereos_proto import (
     InjectSecret,
     Lifecycle,
     LifecycleState,
+    LocalProtocolError,
     Mount,
     Ping,
     Pong,
+    RequestTimeout,
     Role,
     UnknownMessage,
+    encode,
 )
 from stereos_proto._codec import canonical
 from stereos_proto._codec.tolerant import Unfit, read_tolerantly
@@ -196,3 +200,9 @@ def test_values_of_derived_classes(payload, line):
 def test_structs_show_nothing():
     line = DECODERS[Role.HOST](b'{"type":"inject_secret","payload":{"name":"a","value":"s3ntinel"}}')
     assert "s3ntinel" not in repr(line) + repr(line.twin)
+
+
+def test_a_request_whose_secret_was_taken_out_cannot_be_sent():
+    error = pickle.loads(pickle.dumps(RequestTimeout("late", request=InjectSecret("TOKEN", "s3nt1nel"), sent=True)))
+    with pytest.raises(LocalProtocolError, match="its secret was taken out when it was pickled"):
+        encode(error.request)

@@ -579,3 +579,14 @@ def test_reprs_are_for_people():
 def test_where_a_wait_stands_is_for_the_wait_to_say():
     with pytest.raises(TypeError, match="progress"):
         ReadyWait(progress=WaitProgress())
+
+
+def test_a_wait_that_is_ended_from_outside_notes_where_it_stood():
+    dialogue = ReadyWait().run(redial=False)
+    next(dialogue)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        dialogue.throw(KeyboardInterrupt())
+    assert caught.value.__notes__ == ["while waiting for the guest to be ready: 0 tries, it never reported a state"]
+    closed = ReadyWait().run(redial=False)
+    next(closed)
+    closed.close()

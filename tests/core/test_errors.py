@@ -34,6 +34,7 @@ from stereos_proto import (
     ProvisionPlan,
     ProvisionReport,
     ProvisionStep,
+    Redactor,
     Refusal,
     RemoteProtocolError,
     Request,
@@ -321,3 +322,17 @@ def test_a_refusal_that_quotes_the_secret_of_another_step():
         if step.status is StepStatus.REFUSED:
             assert step.error.error == f"no {REDACTED}, no {REDACTED}"
     assert report.steps[0].status is told[0].status is StepStatus.REFUSED
+
+
+def test_an_interrupted_refusal_shows_nothing(monkeypatch):
+    """Ctrl-C while the guest's sentence is redacted: the frame that it passes does not hold the sentence."""
+
+    def interrupted(_self, _text, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Redactor, "redact", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        RequestFailed(InjectSecret("T", "value"), "it was s3nt1nel")
+    for frame, _ in traceback.walk_tb(caught.value.__traceback__.tb_next):
+        if frame.f_code.co_filename.endswith("stereos_proto/_errors.py"):
+            assert "s3nt1nel" not in repr(frame.f_locals)

@@ -1,6 +1,8 @@
 """Plans, steps and reports, without a guest."""
 
+import copy
 import itertools
+import pickle
 import traceback
 
 import pytest
@@ -247,3 +249,12 @@ def test_warnings_are_sentences():
         ProvisionPlan(warnings=[1])
     with pytest.raises(TypeError, match="not one string"):
         ProvisionPlan(warnings="a")
+
+
+def test_a_step_is_pickled_without_its_secret_and_copied_as_it_is():
+    step = ProvisionStep(InjectSecret("TOKEN", "s3nt1nel"), StepStatus.DONE)
+    assert copy.copy(step) is copy.deepcopy(step) is step
+    pickled = pickle.dumps(step)
+    assert b"s3nt1nel" not in pickled
+    again = pickle.loads(pickled)
+    assert (again.request.name, again.status) == ("TOKEN", StepStatus.DONE)

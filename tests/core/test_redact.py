@@ -5,6 +5,7 @@ import pickle
 import re
 import shlex
 import time
+import traceback
 from html import escape
 from urllib.parse import quote
 
@@ -383,3 +384,17 @@ def test_any_part_of_a_long_secret_is_found_in_the_first_short_text(start):
     assert len(secret) > 5000 + 3 * PART
     part = secret[start : start + PART]
     assert of(secret).redact(f"no {part}") == f"no {REDACTED}"
+
+
+def test_an_interrupt_passes_without_the_frames_that_read_a_secret(monkeypatch):
+    def interrupted(_self, _text, _end):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Redactor, "_redacted", interrupted)
+    redactor = Redactor([InjectSecret("TOKEN", "s3nt1nel-value")])
+    for ask in (redactor.redact, lambda text: redact_reply(Ack("mount", False, text), [])):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            ask("it was s3nt1nel-value")
+        frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)][1:]
+        ours = [frame for frame in frames if frame.f_code.co_filename.endswith("stereos_proto/_redact.py")]
+        assert not any("s3nt1nel" in repr(frame.f_locals) for frame in ours)

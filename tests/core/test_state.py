@@ -31,6 +31,7 @@ from stereos_proto._state import (
     Violation,
     answers,
     describe,
+    unexpected,
 )
 from stereos_proto.testing import strategies as stereos
 
@@ -189,3 +190,18 @@ def test_reprs_are_short():
     # Both are keys of the tables on the way of every message.
     assert hash(State.OPEN) == object.__hash__(State.OPEN)
     assert hash(Happening.END) == object.__hash__(Happening.END)
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "pending", "shown"),
+    [
+        ("mount", [], "mount"),
+        ("", [], ""),
+        ("made-up", [CustomRequest("made-up")], "made-up"),
+        ("made-up", [], "[redacted]"),
+        ("s3nt1nel", [InjectSecret("A", "s3nt1nel")], "[redacted]"),
+    ],
+)
+def test_a_reply_that_answers_nothing_is_kept_without_what_may_be_a_secret(reply_to, pending, shown):
+    assert unexpected(Ack(reply_to, True), pending).reply_to == shown
+    assert unexpected(Pong(), pending) == Pong()

@@ -1,5 +1,7 @@
 """The test tools that users get."""
 
+import importlib
+import sys
 from types import SimpleNamespace
 
 import attrs
@@ -163,3 +165,10 @@ def test_open_types_are_open(message):
     assert message.type not in BY_TYPE[Role.GUEST]
     assert NotificationReceived(message) == NotificationReceived(message)
     assert SimpleNamespace(type=message.type).type == message.type
+
+
+def test_without_hypothesis_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    monkeypatch.delitem(sys.modules, "stereos_proto.testing.strategies")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'stereos-proto\[testing\]'"):
+        importlib.import_module("stereos_proto.testing.strategies")

@@ -168,3 +168,17 @@ def test_a_child_that_was_forked_knows_no_waiters():
     turns.forget()
     assert turns.idle
     assert turns.step(two, wants_write=False) is Step.READ
+
+
+def test_all_are_woken_after_an_exception():
+    session = HostSession()
+    turns = Turns(session, Mailbox())
+    woken = []
+    first, second = session.request_many([Ping(), Ping()])
+    listener = Waiter(context=lambda: woken.append("listener"))
+    turns.mailbox.listen(listener)
+    assert turns.step(first, wants_write=False) is Step.READ
+    assert turns.step(second, wants_write=False) is Step.FOLLOW
+    second.context = lambda: woken.append("follower")
+    turns.wake_all()
+    assert woken == ["follower", "listener"]
