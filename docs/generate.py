@@ -40,13 +40,13 @@ from stereos_proto._messages import OMIT_ZERO, U32, ZERO, StateName, wire_fields
 from stereos_proto._registry import OPEN_ROWS, REGISTRY, Kind, Role
 from stereos_proto._state import REQUIREMENTS, TRANSITIONS
 from stereos_proto.testing import strategies
-from stereos_proto_io import addresses, asyncio, blocking, guest, testing, trio
+from stereos_proto_io import addresses, asyncio, blocking, conformance, driver, guest, testing, trio
 from stereos_proto_io._errors import _MEANINGS
 from stereos_proto_io.cli import main as stereosctl
 from stereos_proto_io.driver import AsyncVerbs, SyncVerbs
 from stereos_proto_io.guest import asyncio as guest_asyncio
 from stereos_proto_io.guest import blocking as guest_blocking
-from stereos_proto_io.guest import conformance, effects, faults
+from stereos_proto_io.guest import effects, faults
 from stereos_proto_io.guest import trio as guest_trio
 
 # ---------------------------------------------------------------------------------------------------------
@@ -289,6 +289,12 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("core", "The connection", stereos_proto, ("_connection", "_codec", "_state", "_registry")),
     ("core", "Messages", stereos_proto, ("_messages",)),
     ("core", "Events", stereos_proto, ("_events",)),
+    (
+        "core",
+        "Sessions",
+        stereos_proto,
+        ("_host_session", "_guest_session", "_host_client", "_turns", "_mailbox", "_running"),
+    ),
     ("core", "Preambles", stereos_proto, ("_preamble",)),
     ("core", "Plans", stereos_proto, ("_provision", "_jcard", "_jcard_text")),
     ("core", "Errors", stereos_proto, ("_errors",)),
@@ -301,6 +307,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("io", "Blocking", blocking, None),
     ("io", "asyncio", asyncio, None),
     ("io", "trio", trio, None),
+    ("io", "Drivers of your own", driver, None),
     ("guest", "Simulator", guest, None),
     ("guest", "Faults", faults, None),
     ("guest", "Effects", effects, None),

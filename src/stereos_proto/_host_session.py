@@ -24,7 +24,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never
 
 import attrs
 
@@ -184,6 +184,9 @@ class HostSession:
     def __repr__(self) -> str:
         state = "ended" if self.ended else "open"
         return f"<HostSession {self.label} {state} pending={len(self.pending)}>"
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a HostSession belongs to one stream and may hold secrets, so it is not pickled")
 
     @property
     def closed(self) -> bool:

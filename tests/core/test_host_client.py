@@ -705,3 +705,13 @@ def test_every_session_of_a_client_is_traced_and_logged():
         list(client.events())
         assert [sender for sender, _ in traced] == [Role.HOST] * count
         assert log == ["the session ended: my guest closed the connection"] * count
+
+
+def test_several_requests_in_one_flight():
+    loop = connected()
+    calls = loop.client.request_many([Ping(), Ping()], timeout=5, context="mine")
+    assert [call.context for call in calls] == ["mine", "mine"]
+    assert loop.client.next_deadline() == 105.0
+    late = loop.client.request_many([Ping()], timeout=0)
+    assert isinstance(late[0].outcome, RequestTimeout)
+    assert not late[0].sent

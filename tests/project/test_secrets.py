@@ -16,7 +16,6 @@ import warnings
 
 import pytest
 import trio
-from stereos_proto_io._session import Session
 
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
@@ -29,6 +28,7 @@ from stereos_proto import (
     CustomRequest,
     GuestSession,
     Health,
+    HostSession,
     InjectSecret,
     InjectSSHKey,
     JcardError,
@@ -218,7 +218,7 @@ def test_a_jcard_that_is_read():
 
 
 @pytest.mark.parametrize("request_", UNSENDABLE, ids=lambda request: request.type)
-@pytest.mark.parametrize("send", [encode, write, Connection(Role.HOST).send, lambda m: Session("g").start(m)])
+@pytest.mark.parametrize("send", [encode, write, Connection(Role.HOST).send, lambda m: HostSession("g").request(m)])
 def test_what_cannot_be_sent(request_, send):
     try:
         error = send(request_)
@@ -353,8 +353,8 @@ def test_a_ctrl_c_while_a_text_is_redacted(place, monkeypatch):
 
 @pytest.mark.parametrize("request_", CARRIERS, ids=lambda request: request.type)
 def test_what_pickle_says(request_):
-    session, connection = Session("the guest"), Connection(Role.HOST)
-    session.start(request_)
+    session, connection = HostSession("the guest"), Connection(Role.HOST)
+    session.request(request_)
     connection.send(request_)
     for holder in (request_, [request_], session, connection):
         with pytest.raises(TypeError) as caught:
@@ -380,36 +380,41 @@ def test_what_pickle_says_of_an_error(request_):
 
 
 def ends(session):
-    yield lambda: session.receive(b"")
-    yield lambda: session.receive(b'{"type":')
-    yield lambda: session.receive(b"garbage\n")
-    yield lambda: session.receive(encode(Pong()))
-    yield lambda: session.broken(ConnectionResetError(104, "Connection reset by peer"))
+    yield session.receive_eof
+    yield lambda: session.receive_data(b'{"type":')
+    yield lambda: session.receive_data(b"garbage\n")
+    yield lambda: session.receive_data(encode(Pong()))
+    yield lambda: session.read_failed(ConnectionResetError(104, "Connection reset by peer"))
+    yield lambda: session.write_failed(BrokenPipeError(32, "Broken pipe"))
+    yield session.abort
     yield session.close
 
 
-@pytest.mark.parametrize("way", range(6))
+@pytest.mark.parametrize("way", range(8))
 @pytest.mark.parametrize("written", [0, 10, 100_000])
 def test_a_session_that_ends(way, written):
-    session = Session("the guest")
-    calls = [session.start(request) for request in CARRIERS]
-    abandoned = session.start(InjectSecret("LATE", SENTINEL))
-    data = session.next_write()
-    session.wrote(min(len(data), written))
+    session = HostSession("the guest")
+    calls = [session.request(request) for request in CARRIERS]
+    cancelled = session.request(InjectSecret("LATE", SENTINEL))
+    data = session.data_to_send()
+    session.data_sent(min(len(data), written))
     assert_silent([*faces(session), *faces(calls)])
-    assert_silent(shown(session.abandon(abandoned)))
+    session.cancel(cancelled)
+    assert_silent(shown(cancelled.outcome))
     [*ends(session)][way]()
-    session.receive(b"")
+    assert_silent([face for event in session.events() for face in faces(event)])
+    session.receive_eof()
+    assert_silent([face for event in session.events() for face in faces(event)])
     session.close()
     for call in calls:
         assert isinstance(call.outcome, StereosError)
         assert_silent([*faces(call), *shown(call.outcome)])
         with pytest.raises(StereosError) as caught:
-            call.reply()
+            call.result()
         assert_silent(shown(caught.value))
     assert_silent(shown(session.ended))
     with pytest.raises(ConnectionLost) as refused:
-        session.start(CARRIERS[0])
+        session.request(CARRIERS[0])
     assert_silent(shown(refused.value))
 
 
