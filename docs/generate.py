@@ -315,7 +315,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ("guest", "Servers: asyncio", guest_asyncio, None),
     ("guest", "Servers: trio", guest_trio, None),
     ("guest", "Testing hosts", testing, None),
-    ("guest", "Testing guests", conformance, None),
+    ("guest", "Testing guests", conformance, ("_guest_case", "_guest_peer", "_guest_report", "_guest_run")),
 )
 
 

@@ -13,9 +13,9 @@ import pytest
 from guest_harness import running
 from stereos_proto import MAX_LINE_SIZE, NEED_DATA, AgentStatus, GuestSession
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
+from stereos_proto_io.conformance import CASES, Need, Outcome, Report, Result, run
 from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _blocking_transport, _faulty_session
 from stereos_proto_io.guest import asyncio as asyncio_guest
-from stereos_proto_io.guest.conformance import CASES, Need, Outcome, Report, Result, run
 
 EVERYTHING = {"allow_effects": True, "allow_shutdown": True}
 BY_NAME = {case.name: case for case in CASES}

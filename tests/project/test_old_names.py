@@ -91,6 +91,7 @@ NAMES = {
 DEPRECATED = {
     ("stereos_proto_io.addresses", "U32_MAX"),
     ("stereos_proto_io.guest.simulator", "agents_of"),
+    *(("stereos_proto_io.guest.conformance", name) for name in NAMES["stereos_proto_io.guest.conformance"].split()),
 }
 
 #: What is gone, with the reason: nothing that a program of a user had a use for.

@@ -1,14 +1,12 @@
 """What a client for any event loop is made of.
 
-| your loop | what to use | what you bring |
-|---|---|---|
-| threads | `SyncClient` (`stereos_proto_io.blocking` is one) | a lock, an event, a poll, a sleep |
-| green threads | `GreenClient` | event, spawn, kill, readable, writable, lookup |
-| awaits, and waits for descriptors | `FdClient` (`stereos_proto_io.trio` is one) | eight functions |
-| awaits, and has transports that call back | `AsyncClient` (`stereos_proto_io.asyncio` is one) | a protocol |
-| calls back when a descriptor is ready | `LoopClient` | watch, set_timer, call_soon |
-| polls descriptors by hand | `PollClient` | watching, a timer |
-| anything else | `stereos_proto.HostClient`, `Dialling` | everything that moves bytes |
+* threads: `SyncClient` (`stereos_proto_io.blocking` is one). You bring a lock, an event, a poll and a sleep.
+* green threads: `GreenClient`. You bring event, spawn, kill, readable, writable and lookup.
+* a loop that awaits, and waits for descriptors: `FdClient` (`stereos_proto_io.trio` is one). You bring eight functions.
+* a loop that awaits, and has transports that call back: `AsyncClient` (`stereos_proto_io.asyncio` is one).
+* a loop that calls back when a descriptor is ready: `LoopClient`. You bring watch, set_timer and call_soon.
+* a loop that polls descriptors by hand: `PollClient`. You bring the waiting.
+* anything else: `stereos_proto.HostClient`, and `Dialling`.
 """
 
 from stereos_proto_io._errors import connect_error

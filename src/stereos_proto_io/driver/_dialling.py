@@ -29,8 +29,9 @@ from stereos_proto_io.addresses import Address, Attempt
 from ._log import logger
 from ._streams import READ_SIZE, Device, as_stream
 
-#: Masks of what to watch a stream for; those of the standard library's `selectors`.
+#: To watch a stream until it is readable. Masks are those of the standard library's `selectors`.
 READ: Final = 1
+#: To watch a stream until it is writable.
 WRITE: Final = 2
 
 #: Seconds after which the next place is tried while the last one is silent (RFC 8305 §5).
