@@ -71,7 +71,7 @@ from ._messages import (
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
 from ._redact import Redactor, redact_reply
-from ._registry import Role, changes_guest
+from ._registry import Role, changes_guest, message_class
 from ._running import Dialogue, Running
 from ._state import State
 from ._turns import Step, Turns
@@ -165,6 +165,7 @@ __all__ = [
     "decode",
     "encode",
     "load_jcard",
+    "message_class",
     "raise_for_refusal",
     "redact_reply",
 ]

@@ -156,3 +156,9 @@ def changes_guest(message: Request) -> bool:
     `ping` and `get_health` can be repeated without a thought. A type without a class counts as a change.
     """
     return row_of(message).has_effect
+
+
+def message_class(sender: Role, type_: str) -> type[Message] | None:
+    """Return the class of the messages of `type_` that `sender` sends; None for a type without one (§3)."""
+    row = BY_TYPE[sender].get(type_)
+    return None if row is None else row.cls

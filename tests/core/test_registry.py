@@ -3,7 +3,7 @@
 import pytest
 
 from stereos_proto import Ack, CustomRequest, Health, InjectSSHKey, Pong, Request, Role, UnknownMessage
-from stereos_proto._registry import BY_CLASS, BY_TYPE, OPEN_ROWS, REGISTRY, Kind, changes_guest, row_of
+from stereos_proto._registry import BY_CLASS, BY_TYPE, OPEN_ROWS, REGISTRY, Kind, changes_guest, message_class, row_of
 
 #: Type, sender, reply: the table of the wire's description, written out a second time. Which requests have an effect
 #: and which replies tell the guest's state is below.
@@ -26,6 +26,15 @@ def test_the_table():
     assert {row.type: (row.sender.value, row.reply) for row in REGISTRY} == WIRE
     for role in Role:
         assert set(BY_TYPE[role]) == {type_ for type_, (sender, _) in WIRE.items() if sender == role.value}
+
+
+def test_the_class_of_a_type():
+    for role in Role:
+        for type_, (sender, _) in WIRE.items():
+            cls = message_class(role, type_)
+            assert (cls is None) == (sender != role.value)
+            assert cls is None or cls.type == type_
+        assert message_class(role, "nonsense") is None
 
 
 def test_what_each_message_does():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TextIO
 
 from rich.text import Text
 
-from stereos_proto import MalformedLine, ProtocolError, Role
+from stereos_proto import MalformedLine, ProtocolError, Role, message_class
 from stereos_proto import decode as decode_line
 
 from ._commands_give import read_bytes
@@ -19,7 +19,6 @@ from ._documents import error_document
 from ._errors import BROKEN, UsageError
 from ._options import JsonLines, option
 from ._output import print_result, write_json
-from ._private import message_class
 from ._redact import REDACTED, Redactor
 from ._signals import ended_by_signals
 from ._targets import DEFAULT_PLACE, Place, address_of, listening_at

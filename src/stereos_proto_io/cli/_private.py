@@ -1,6 +1,6 @@
-"""The only place where the command line uses what the library does not offer publicly.
+"""The only place where the command line uses private parts of this package.
 
-Each is imported where it is used, so that what needs the table of messages alone loads no driver.
+Each is imported where it is used, so that a command that opens no stream loads no driver.
 """
 
 from __future__ import annotations
@@ -11,17 +11,10 @@ from typing import Any
 
 import attrs
 
-from stereos_proto import Preamble, Role
-from stereos_proto._registry import BY_TYPE
+from stereos_proto import Preamble
 from stereos_proto_io.addresses import Address, Attempt
 
 # ruff: noqa: PLC0415
-
-
-def message_class(sender: Role, type_: str) -> Any:
-    """The class of a message type, None where there is none."""
-    row = BY_TYPE[sender].get(type_)
-    return None if row is None else row.cls
 
 
 @attrs.frozen

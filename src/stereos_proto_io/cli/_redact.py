@@ -16,8 +16,17 @@ from typing import Any, Final
 import attrs
 
 import stereos_proto
-from stereos_proto import MAX_LINE_SIZE, CustomRequest, LifecycleState, RemoteProtocolError, Request, Role, decode
-from stereos_proto._registry import BY_TYPE
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    CustomRequest,
+    LifecycleState,
+    MessageType,
+    RemoteProtocolError,
+    Request,
+    Role,
+    decode,
+    message_class,
+)
 
 #: What is shown in the place of a secret.
 REDACTED: Final = stereos_proto.REDACTED
@@ -31,8 +40,14 @@ _TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?$)', re.DOTALL)
 #: The protocol's own words, which stay where one is a whole text: else a secret "ready" would change what a line means.
 _WORDS: Final = frozenset(
     {"type", "payload", *LifecycleState}
-    | {type_ for table in BY_TYPE.values() for type_ in table}
-    | {field.name for table in BY_TYPE.values() for row in table.values() for field in attrs.fields(row.cls)}
+    | set(MessageType)
+    | {
+        field.name
+        for role in Role
+        for type_ in MessageType
+        if (cls := message_class(role, type_)) is not None
+        for field in attrs.fields(cls)
+    }
     | {field.name for field in attrs.fields(stereos_proto.AgentStatus)}
 )
 
@@ -114,8 +129,8 @@ class Redactor:
 
 def _members(type_: str) -> frozenset[str]:
     """The members of a payload that are shown: those that the class of its type shows in its repr."""
-    row = BY_TYPE[Role.HOST].get(type_)
-    shown = () if row is None else (field.name for field in attrs.fields(row.cls) if field.repr is not False)
+    cls = message_class(Role.HOST, type_)
+    shown = () if cls is None else (field.name for field in attrs.fields(cls) if field.repr is not False)
     return frozenset(shown)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from stereos_proto import Ack, CustomRequest, ProtocolError, Request, RequestFailed, Role, encode
+from stereos_proto import Ack, CustomRequest, ProtocolError, Request, RequestFailed, Role, encode, message_class
 from stereos_proto import decode as decode_line
 
 from ._commands_give import read_text
@@ -16,7 +16,6 @@ from ._errors import SaidNo, UsageError
 from ._jobs import load_driver
 from ._options import Json
 from ._output import print_result, reply_parts, write_json
-from ._private import message_class
 from ._redact import redactor_of
 from ._targets import DEFAULT_GUEST, Guest, about, looks_like_address
 

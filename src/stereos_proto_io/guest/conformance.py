@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Final
 
-#: What stood here. The suite now has a room above the guests that it examines, so it is looked up and not imported.
-_NAMES = ("CASES", "Case", "Deviation", "Need", "Outcome", "Report", "Result", "run")
+from .._old_names import old_name
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is stereos_proto_io.conformance.{name} now", DeprecationWarning, stacklevel=2)
+def _of_suite(name: str) -> object:
     return getattr(import_module("stereos_proto_io.conformance"), name)
 
 
+#: What stood here. The suite has a room above the guests that it examines, so it is looked up and not imported.
+_OLD: Final[dict[str, tuple[Callable[[], object], str]]] = {
+    name: (partial(_of_suite, name), "import it from stereos_proto_io.conformance")
+    for name in ("CASES", "Case", "Deviation", "Need", "Outcome", "Report", "Result", "run")
+}
+
+
+def __getattr__(name: str) -> object:
+    return old_name(__name__, name, _OLD)
+
+
 def __dir__() -> list[str]:
-    return list(_NAMES)
+    return list(_OLD)
