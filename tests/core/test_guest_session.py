@@ -54,10 +54,7 @@ def types(lines):
 
 def pull(session):
     """All events that there are now."""
-    events = []
-    while (event := session.next_event()) is not NEED_DATA:
-        events.append(event)
-    return events
+    return list(session.events())
 
 
 def answer(pending):
