@@ -56,7 +56,7 @@ else:
 
 @attrs.define(eq=False)
 class Task(Generic[ResultT]):
-    """A dialogue that a `HostClient` runs. `context` is yours."""
+    """A dialogue that a `HostClient` runs (§3). `context` is yours."""
 
     # What the caller wants to find again in `TaskDone`.
     context: Any = None
@@ -88,14 +88,14 @@ class Task(Generic[ResultT]):
 
 @attrs.frozen
 class TaskDone:
-    """A client: the dialogue of `task` is over."""
+    """A client: the dialogue of `task` is over (§3)."""
 
     task: Task[Any]
 
 
 @attrs.frozen
 class DialWanted:
-    """A client: dial, and then say `connected` or `dial_failed`. The last connection has ended: let go of it.
+    """A client: dial (§8), and then say `connected` or `dial_failed`. The last connection has ended: let go of it.
 
     `deadline` is a number of the client's clock; None: take the time that you take by default.
     """
@@ -107,7 +107,9 @@ ClientEvent = CallDone | NotificationReceived | UnknownReceived | SessionEnded |
 
 
 class HostClient:
-    """A client of one guest, without IO (§3, §7). For one thread; `next_event` is not re-entrant.
+    """A client of one guest, without IO (§3, §7). Each `timeout` is in seconds.
+
+    For one thread; `next_event` is not re-entrant.
 
     The first request, or dialogue, asks for a connection with `DialWanted`. After `connected` feed `session`
     (`receive_data`, `receive_eof`, `read_failed`, `data_to_send`, `data_sent`, `write_failed`), pull `next_event`

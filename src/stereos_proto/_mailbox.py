@@ -24,7 +24,7 @@ MAX_NOTIFICATION_BYTES: Final = MAX_LINE_SIZE
 
 @attrs.define(eq=False)
 class Waiter:
-    """A waiter for something other than a reply: the next notification, or the end.
+    """A waiter for something other than a reply: the next notification, or the end (§3).
 
     It has the two attributes of a `Call` that a waiting loop looks at. `context` is called, where it is set, once
     `done` is true. Spurious calls are allowed.
@@ -43,7 +43,7 @@ def wake(waiter: Waiter | Call[Any]) -> None:
 
 
 class Mailbox:
-    """The notifications of one session, for a driver that hands out iterators. Bounded: the oldest are dropped.
+    """The notifications of one session, for a driver that hands out iterators (§3). Bounded: the oldest are dropped.
 
     `heard` counts the notifications that came, `dropped` those of them that were dropped.
     """
@@ -116,7 +116,7 @@ def _size(message: Notification) -> int:
 
 
 class Pump:
-    """Pulls the events of a session, wakes the callers of calls that are done, and puts notifications into a mailbox.
+    """Pulls the events of a session, wakes the callers of calls that are done, and keeps notifications (§3).
 
     A driver puts into `Call.context` what wakes the caller, while one waits. It must not raise.
     """

@@ -30,7 +30,7 @@ _PATIENCE: Final = 3
 
 @attrs.define(eq=False)
 class Running(Generic[Result]):
-    """A dialogue and its deadline. `resume` returns the next action, or None when `result` is there."""
+    """A dialogue and its deadline (§3). `resume` returns the next action, or None when `result` is there."""
 
     # The generator.
     dialogue: Dialogue[Result]

@@ -50,7 +50,7 @@ from ._mailbox import Mailbox, Pump, Waiter, wake
 
 
 class Step(Enum):
-    """What a waiter has to do next."""
+    """What a waiter has to do next (§3)."""
 
     #: Nothing: what it waited for has happened. Call `leave`.
     DONE = "done"
@@ -69,7 +69,7 @@ _GONE: Final = Waiter(done=True)
 
 
 class Turns(Pump):
-    """Whose turn it is on one stream. Not thread-safe: call it under the lock that guards the session."""
+    """Whose turn it is on one stream (§3). Not thread-safe: call it under the lock that guards the session."""
 
     def __init__(self, session: HostSession, mailbox: Mailbox) -> None:
         super().__init__(session, mailbox)

@@ -42,7 +42,7 @@ Client = TypeVar("Client", bound="AsyncClient")
 
 
 class AsyncClient(AsyncVerbs):
-    """A connection to a guest. Any number of tasks of one event loop may share it.
+    """A connection to a guest (§3). Any number of tasks of one event loop may share it.
 
     A driver brings `_wait`, `_flush`, `_hang_up`, `_closed`, `_check_loop`, `_bounded`, `_sleep` and `_now`, in the
     words of its runtime.
@@ -238,7 +238,7 @@ class _Notifications(AsyncIterator[Notification]):
 
 
 class AsyncRunner:
-    """Runs dialogues for callers that await: over one client, or over one after another that `dial` makes."""
+    """Runs dialogues for callers that await: over one client, or over one after another that `dial` makes (§3)."""
 
     def __init__(
         self,
@@ -320,7 +320,7 @@ class AsyncRunner:
             await client.aclose()
 
     def found(self, driver: type[Client]) -> Client:
-        """Return the client that the dialogue ended with."""
+        """Return the client that the dialogue ended with. Raises TypeError when it is no `driver`."""
         client = self._current()
         if not isinstance(client, driver):
             raise TypeError(f"this is no {driver.__name__}")

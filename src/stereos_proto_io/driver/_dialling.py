@@ -79,7 +79,7 @@ def lookup_number(host: str, port: int) -> list[Attempt] | None:
 
 
 def attempts(address: Address, found: Iterable[Attempt] = ()) -> list[Attempt]:
-    """Return the socket families and targets to connect to, in order. `found` is what `lookup` gave.
+    """Return the socket families and targets to connect to, in order (§8). `found` is what `lookup` gave.
 
     Raises ConnectError where this system cannot connect to such an address.
     """
@@ -90,7 +90,7 @@ def attempts(address: Address, found: Iterable[Attempt] = ()) -> list[Attempt]:
 
 
 class Dialling:
-    """One dial. `outcome` is None, then the stream or a ConnectError; `early` are the first bytes of the protocol.
+    """One dial (§8). `outcome` is None, then the stream or a ConnectError; `early` are the first bytes of the protocol.
 
     `stream` is one that is connected already: only the preambles are run. A character device is opened here.
     """

@@ -39,7 +39,7 @@ class AsyncEvent(Protocol):
 
 
 class FdClient(AsyncClient):
-    """A connection to a guest, over a descriptor.
+    """A connection to a guest, over a descriptor (§3).
 
     A driver brings eight functions of its runtime: `event`, `set`, `readable`, `writable`, `race`, `thread`,
     `bounded` and `sleep`; `now`, where its clock is not `time.monotonic`; `closing`, where its tasks are not woken

@@ -25,7 +25,7 @@ _LONGEST_WAIT = 86_400.0
 
 
 class GreenClient(SyncClient):
-    """A connection to a guest, for green threads of one hub. Any number of them may share it.
+    """A connection to a guest, for green threads of one hub (§3). Any number of them may share it.
 
     A driver brings six functions of its runtime: `event`, `spawn`, `kill`, `readable`, `writable` and `lookup`. No
     function of this library blocks the hub.

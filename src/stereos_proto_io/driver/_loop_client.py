@@ -13,7 +13,7 @@ from ._verbs import ReplyT, Result
 
 
 class LoopClient(PollClient):
-    """A `PollClient` that is tied to its loop by three functions: `watch`, `set_timer` and `call_soon`.
+    """A `PollClient` that is tied to its loop by three functions: `watch`, `set_timer` and `call_soon` (§3).
 
     The `context` of a call or a task is its callback, if it can be called: it gets the `Call` or the `Task` when that
     is done. `on_event` gets everything else. Both are called in a turn of the loop, never inside `request`, and may

@@ -19,7 +19,7 @@ def again(error: Error) -> Error:
 
 
 def replies(outcomes: Iterable[Any]) -> list[Reply]:
-    """Return `outcomes`, when they are replies. Raises the first error among them."""
+    """Return `outcomes`, when they are replies (§3). Raises the first error among them."""
     found: list[Reply] = []
     for outcome in outcomes:
         if isinstance(outcome, StereosError):

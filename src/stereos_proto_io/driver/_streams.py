@@ -19,7 +19,7 @@ EVENTS_PER_TURN: Final = 64
 
 
 class Stream(Protocol):
-    """What `as_stream` returns."""
+    """What `as_stream` returns (§8)."""
 
     def fileno(self) -> int:
         """Return the descriptor, to wait on; -1 when it is closed."""
@@ -67,7 +67,7 @@ def _open(path: str, flags: int) -> int:
 
 
 class Encrypted:
-    """A socket of TLS as a stream. `send` may have to read first: while it does, `reads_to_write` is True.
+    """A socket of TLS as a stream (§8). `send` may have to read first: while it does, `reads_to_write` is True.
 
     Waiting until such a socket is writable would return at once, again and again, for as long as the peer of an
     unfinished handshake is silent.
@@ -106,7 +106,7 @@ class Encrypted:
 
 
 def as_stream(stream: Any) -> Any:
-    """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block."""
+    """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block (§8)."""
     if hasattr(stream, "setblocking"):
         stream.setblocking(False)
     if isinstance(stream, socket.socket) and stream.family in (socket.AF_INET, socket.AF_INET6):

@@ -65,7 +65,10 @@ class Event(Protocol):
 
 
 class SyncClient(SyncVerbs):
-    """A connection to a guest, for callers that block. A driver brings `_make_lock`, `_event`, `_poll` and `_sleep`."""
+    """A connection to a guest, for callers that block (§3).
+
+    A driver brings `_make_lock`, `_event`, `_poll` and `_sleep`.
+    """
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ Client = TypeVar("Client", bound=SyncClient)
 
 
 class SyncRunner:
-    """Runs dialogues for callers that block: over one client, or over one after another that `dial` makes.
+    """Runs dialogues for callers that block: over one client, or over one after another that `dial` makes (§3).
 
     `dial(timeout)` returns a client within `timeout` seconds, or raises ConnectError.
     """
@@ -100,7 +100,7 @@ class SyncRunner:
             self.client.close()
 
     def found(self, driver: type[Client]) -> Client:
-        """Return the client that the dialogue ended with."""
+        """Return the client that the dialogue ended with. Raises TypeError when it is no `driver`."""
         client = self._current()
         if not isinstance(client, driver):
             raise TypeError(f"this is no {driver.__name__}")

@@ -15,7 +15,7 @@ from math import inf
 
 
 def seconds(timeout: float | None, default: float = inf) -> float:
-    """Return the seconds that `timeout` gives: 0 or more, infinity for no bound."""
+    """Return the seconds that `timeout` gives: 0 or more, infinity for no bound. Raises TypeError, ValueError."""
     if timeout is None:
         return default
     if not isinstance(timeout, (int, float)):

@@ -41,7 +41,7 @@ READY_TIMEOUT: Final = 60.0
 
 
 class Limits(TypedDict, total=False):
-    """The options of every client.
+    """The options of every client (§3).
 
     `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for a slow reader.
     `trace(sender, data)` is shown all bytes, secrets among them (`HostSession`).
@@ -58,7 +58,7 @@ def ready_wait(
     backoff: Backoff | None,
     on_progress: Callable[[WaitProgress], None] | None,
 ) -> ReadyWait:
-    """The wait that the arguments of `wait_ready` and `connect_when_ready` describe. Raises TypeError."""
+    """The wait that the arguments of `wait_ready` and `connect_when_ready` describe (§6). Raises TypeError."""
     for name, value in (("states", states), ("agents", agents)):
         if isinstance(value, str):
             raise TypeError(f"{name} takes several strings, such as a tuple, not one string")
@@ -77,7 +77,7 @@ def noting(wait: ReadyWait, *, redial: bool) -> Dialogue[Health]:
 
 
 class SyncVerbs(ABC):
-    """The verbs of the blocking client. Each takes a `timeout` in seconds; None is the client's own.
+    """The verbs of the blocking client (§3). Each takes a `timeout` in seconds; None is the client's own.
 
     Each raises RequestFailed when the guest refuses, RequestTimeout when its reply is late, ConnectionLost
     when the connection is gone (OutcomeUnknown where the request may have been carried out),
@@ -95,7 +95,7 @@ class SyncVerbs(ABC):
 
     @abstractmethod
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:
-        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`)."""
+        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`, §3)."""
 
     def ping(self, *, timeout: float | None = None) -> Pong:
         """Ask whether the guest is there (§2)."""
@@ -165,7 +165,9 @@ class SyncVerbs(ABC):
 
 
 class AsyncVerbs(ABC):
-    """The verbs of the asynchronous clients. Bound them with the runtime's own timeout or cancel scope.
+    """The verbs of the asynchronous clients (§3). Each `timeout` is in seconds.
+
+    Bound them with the runtime's own timeout or cancel scope.
 
     Each raises RequestFailed when the guest refuses, ConnectionLost when the connection is gone
     (OutcomeUnknown where the request may have been carried out), RemoteProtocolError when the guest broke the
@@ -184,7 +186,7 @@ class AsyncVerbs(ABC):
 
     @abstractmethod
     async def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:  # noqa: ASYNC109
-        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`)."""
+        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`, §3)."""
 
     async def ping(self) -> Pong:
         """Ask whether the guest is there (§2)."""
