@@ -264,6 +264,14 @@ def test_host_replays(name, cuts):
     assert connection.lifecycle == (states[-1] if states else None)
 
 
+def same_refusal(ours, theirs):
+    """Whether two acks say the same. What follows `malformed JSON:` differs between versions of the reference."""
+    prefix = "malformed JSON: "
+    if ours.error.startswith(prefix) and theirs.error.startswith(prefix):
+        return (ours.reply_to, ours.ok) == (theirs.reply_to, theirs.ok)
+    return ours == theirs
+
+
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("name", vectors.TRANSCRIPTS)
 def test_guest_replays(name, cuts):
@@ -285,7 +293,7 @@ def test_guest_replays(name, cuts):
             continue
         event = next(owed)
         if isinstance(event, MalformedReceived):
-            assert event.reply == message
+            assert same_refusal(event.reply, message)
         else:
             assert isinstance(event, RequestReceived)
     assert next(owed, None) is None

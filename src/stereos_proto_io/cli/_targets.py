@@ -13,7 +13,7 @@ import attrs
 from cyclopts import Parameter
 
 from stereos_proto import RemoteProtocolError, StereosError
-from stereos_proto_io.addresses import Address, VirtioSerial, parse_address
+from stereos_proto_io.addresses import SCHEMES, Address, VirtioSerial, parse_address
 
 from ._console import say
 from ._deadline import ASK_SECONDS, FOREVER, Deadline
@@ -21,7 +21,6 @@ from ._errors import GuestError, UsageError
 from ._machines import Machine, find, machines, machines_folder, names
 from ._options import DURATION, GUEST, MANY, ConfigDir, Verbose, option, repeated, whole_number
 
-_SCHEMES: Final = frozenset({"tcp", "vsock", "unix", "serial", "hvsock"})
 #: Guests that are asked at the same time unless `--parallel` says otherwise.
 AT_ONCE: Final = 32
 
@@ -103,7 +102,7 @@ def _default() -> Target:
 def looks_like_address(text: str) -> bool:
     """Whether a text begins as an address does."""
     scheme, colon, _ = text.partition("://")
-    return bool(colon) and scheme.lower() in _SCHEMES
+    return bool(colon) and scheme.lower() in SCHEMES
 
 
 def address_of(text: str, folder: Path | None = None) -> Address:
