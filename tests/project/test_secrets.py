@@ -505,10 +505,14 @@ class Broken(socket.socket):
         if self.left:
             size, self.left = super().send(data[: self.left]), 0
             return size
+        # The guest has gone, so there is an end to be read as well.
+        self.peer.close()
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     # What asyncio writes the rest with from Python 3.12 on.
     def sendmsg(self, _buffers):
+        # The guest has gone, so there is an end to be read as well.
+        self.peer.close()
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     def recv(self, _size):
@@ -523,9 +527,8 @@ def test_each_driver_when_writing_fails(ask, request_, left):
     ours, theirs = socket.socketpair()
     stream = Broken(fileno=ours.detach())
     stream.left = left
-    # Writing fails because the guest has gone, so there is an end to be read as well.
-    theirs.close()
-    with pytest.raises(ConnectionLost) as caught:
+    stream.peer = theirs
+    with theirs, pytest.raises(ConnectionLost) as caught:
         ask(stream, request_)
     assert not left or isinstance(caught.value.__cause__, OSError)
     assert_silent(shown(caught.value))
