@@ -55,8 +55,15 @@ class Client(FdClient):
     def _ask_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Reply | StereosError]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send_many(*args, **options)
 
-    event: Callable[[], trio.Event] = staticmethod(trio.Event)
-    now: Callable[[], float] = staticmethod(trio.current_time)
+    @staticmethod
+    def event() -> trio.Event:
+        """Return a new event."""
+        return trio.Event()
+
+    @staticmethod
+    def now() -> float:
+        """Return the time of trio's clock, in seconds."""
+        return trio.current_time()
 
     @staticmethod
     def set(event: trio.Event) -> None:
