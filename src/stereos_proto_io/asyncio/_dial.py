@@ -22,8 +22,9 @@ from stereos_proto_io.driver import (
     lookup_number,
     names,
 )
+from stereos_proto_io.driver._device_transport import DeviceTransport
 
-from ._transport import DeviceTransport, SessionProtocol, fulfil
+from ._transport import SessionProtocol, fulfil
 
 
 async def dial(address: Address, protocol: SessionProtocol) -> None:
@@ -147,7 +148,7 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
     """Connect `protocol` to a socket, a device, a transport, or a `(StreamReader, StreamWriter)`, connected already."""
     loop = asyncio.get_running_loop()
     if isinstance(stream, Device):
-        DeviceTransport(stream, protocol)
+        DeviceTransport(loop, stream, protocol, waits_for_peer=False)
         return
     if isinstance(stream, socket.socket):
         stream.setblocking(False)

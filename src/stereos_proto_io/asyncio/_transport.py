@@ -1,4 +1,4 @@
-"""Between asyncio's transports and a session: the protocol, and a transport for character devices."""
+"""Between asyncio's transports and a session: the protocol."""
 
 from __future__ import annotations
 
@@ -162,72 +162,3 @@ def fulfil(future: asyncio.Future[None]) -> None:
     """Wake the task that awaits `future`. Twice is fine."""
     if not future.done():
         future.set_result(None)
-
-
-class DeviceTransport:
-    """A character device as a transport. asyncio's own pipes want two for one device, and uvloop's take none."""
-
-    def __init__(self, device: Any, protocol: SessionProtocol) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._device = device
-        self._protocol = protocol
-        self._unwritten = b""
-        self._full = False
-        self.resume_reading()
-        protocol.connection_made(self)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-
-    def get_extra_info(self, _name: str) -> None:
-        """Tell nothing: there is no socket."""
-
-    def resume_reading(self) -> None:
-        """Read from now on."""
-        if self._device.fileno() >= 0:
-            self._loop.add_reader(self._device.fileno(), self._read)
-
-    def pause_reading(self) -> None:
-        """Read no more for now."""
-        if self._device.fileno() >= 0:
-            self._loop.remove_reader(self._device.fileno())
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Write, and keep what the device does not take yet."""
-        self._unwritten += data
-        if not self._full:
-            self._write()
-
-    def abort(self, cause: OSError | None = None) -> None:
-        """Close the device now. Twice is fine."""
-        if self._device.fileno() >= 0:
-            self._loop.remove_reader(self._device.fileno())
-            self._loop.remove_writer(self._device.fileno())
-            self._device.close()
-            self._loop.call_soon(self._protocol.connection_lost, cause)
-
-    def _read(self) -> None:
-        try:
-            data = self._device.recv(READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            self.abort(exc)
-            return
-        if data:
-            self._protocol.data_received(data)
-        else:
-            self.abort()
-
-    def _write(self) -> None:
-        try:
-            while self._unwritten:
-                self._unwritten = self._unwritten[self._device.send(self._unwritten) :]
-        except BlockingIOError:
-            self._full = True
-            self._loop.add_writer(self._device.fileno(), self._write)
-            self._protocol.pause_writing()
-        except OSError as exc:
-            self.abort(exc)
-        else:
-            if self._full:
-                self._full = False
-                self._loop.remove_writer(self._device.fileno())
-                self._protocol.resume_writing()

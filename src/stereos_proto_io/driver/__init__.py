@@ -12,13 +12,14 @@
 from stereos_proto_io._errors import connect_error
 
 from ._async_client import AsyncClient, AsyncRunner
+from ._device import Device
 from ._dialling import ATTEMPT_DELAY, READ, WRITE, Dialling, attempts, begin_lookup, lookup, lookup_number, names
 from ._fd_client import FdClient
 from ._green_client import GreenClient
 from ._loop_client import LoopClient
 from ._outcomes import again, replies
 from ._poll_client import PollClient
-from ._streams import EVENTS_PER_TURN, READ_SIZE, Device, Encrypted, Stream, as_stream
+from ._streams import EVENTS_PER_TURN, READ_SIZE, Encrypted, Stream, as_stream
 from ._sync_client import Event, SyncClient
 from ._sync_runner import SyncRunner
 from ._timeouts import seconds

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ._device import AWAY_PAUSE, Device
+from ._streams import READ_SIZE
 
-_READ_SIZE: Final = 64 * 1024
 #: Bytes that may wait to be written before the protocol is told to pause.
 _HIGH_WATER: Final = 64 * 1024
 
@@ -86,7 +86,7 @@ class DeviceTransport(asyncio.Transport):
 
     def _read(self) -> None:
         try:
-            data = self._device.recv(_READ_SIZE)
+            data = self._device.recv(READ_SIZE)
         except BlockingIOError:
             return
         except OSError as exc:

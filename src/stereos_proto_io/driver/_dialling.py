@@ -26,8 +26,9 @@ from stereos_proto import ConnectError, Preamble, PreambleError
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt
 
+from ._device import Device
 from ._log import logger
-from ._streams import READ_SIZE, Device, as_stream
+from ._streams import READ_SIZE, as_stream
 
 #: To watch a stream until it is readable. Masks are those of the standard library's `selectors`.
 READ: Final = 1

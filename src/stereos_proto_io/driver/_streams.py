@@ -6,7 +6,6 @@ BlockingIOError where they would have to wait.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -36,34 +35,6 @@ class Stream(Protocol):
     def close(self) -> None:
         """Close it. Twice is fine."""
         ...
-
-
-class Device:
-    """A character device, as a virtio-serial port is in a guest (§8), as a stream."""
-
-    def __init__(self, path: str) -> None:
-        # A file object, because Python closes it, with a warning, when it is collected unclosed.
-        self._file = open(path, "r+b", buffering=0, opener=_open)  # noqa: SIM115
-
-    def fileno(self) -> int:
-        """Return the descriptor; -1 when it is closed."""
-        return -1 if self._file.closed else self._file.fileno()
-
-    def recv(self, size: int) -> bytes:
-        """Read up to `size` bytes."""
-        return os.read(self.fileno(), size)
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Write some of `data`."""
-        return os.write(self.fileno(), data)
-
-    def close(self) -> None:
-        """Close it."""
-        self._file.close()
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
 
 
 class Encrypted:
