@@ -20,7 +20,7 @@ LARGEST_WRITE: Final = 32 * 1024
 
 
 class Device:
-    """An open character device. Nothing here waits. One program at a time may have a virtio-serial port open."""
+    """An open character device (§8). Nothing here waits. One program at a time may have a virtio-serial port open."""
 
     def __init__(self, path: str) -> None:
         """Raises OSError: EBUSY where another program has the port open already."""
