@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import attrs
@@ -23,7 +23,7 @@ from stereos_proto_io.addresses import Address
 
 from ._faulty_session import FaultySession, Session, session_for
 from ._listen import Endpoint, bind_all
-from ._orders import Close, Order, Pause, PowerOff
+from ._orders import Close, Order, Pause, PowerOff, Reboot
 from .faults import Fault, FaultPlan
 from .simulator import RequestRefused
 
@@ -31,6 +31,9 @@ LOG: Final = logging.getLogger("stereos_proto_io.guest")
 
 #: Seconds between tries to listen again after a reboot, where another program has taken the address.
 REBIND_PAUSE: Final = 0.2
+
+#: Waits for some seconds.
+Sleep = Callable[[float], Awaitable[object]]
 
 #: Takes a request and returns its reply, or what the server's module says instead of it.
 Handler = Callable[[Request], Any]
@@ -257,6 +260,10 @@ class LoopConnection(BaseConnection):
             self.session.close()
 
     @abc.abstractmethod
+    def end(self, *, reset: bool = False) -> None:
+        """End the connection; at once with `reset`."""
+
+    @abc.abstractmethod
     def write_some(self) -> bool:
         """Write what the stream takes now; return whether that was anything."""
         ...
@@ -268,6 +275,7 @@ class LoopConnection(BaseConnection):
 
 
 ConnectionT = TypeVar("ConnectionT", bound=BaseConnection)
+LoopConnectionT = TypeVar("LoopConnectionT", bound=LoopConnection)
 
 
 class Server(Generic[ConnectionT]):
@@ -319,6 +327,83 @@ class Server(Generic[ConnectionT]):
             self.guest.reboot()
         except Exception:
             LOG.exception("the guest could not start anew in good order; it listens again all the same")
+
+
+class LoopServer(Server[LoopConnectionT], abc.ABC):
+    """A server whose connections are those of an event loop: how it opens, reboots and powers off."""
+
+    def __init__(self, address: Address | Sequence[Address], guest: Guest, *, sleep: Sleep, rest: Sleep) -> None:
+        super().__init__(address, guest)
+        # The connection that a session has now.
+        self.current: dict[Session, LoopConnectionT] = {}
+        # What faults wait by, which a caller may choose.
+        self.sleep = sleep
+        # The event loop's own sleep.
+        self._rest = rest
+        self._off = self._make_event()
+
+    async def wait_off(self) -> None:
+        """Wait until the guest has shut down, or was closed."""
+        await self._off.wait()
+
+    def obey(self, order: PowerOff | Reboot) -> None:
+        """End everything, as a connection was told."""
+        if isinstance(order, PowerOff):
+            self._guest_powers_off()
+            self._shut(self._endpoints)
+            self._off.set()
+        else:
+            self._shut(self._fleeting)
+            self._start(self._boot, order.seconds)
+
+    def _open_in_time(self) -> None:
+        """Listen, as soon as the faults allow it."""
+        if self.guest.faults.refuse_time:
+            self._start(self._open_later, self.guest.faults.refuse_time)
+        else:
+            self._open(self._endpoints)
+
+    async def _open_later(self, seconds: float) -> None:
+        await self.sleep(seconds)
+        self._open(self._endpoints)
+
+    def _shut(self, endpoints: list[Endpoint]) -> None:
+        for endpoint in endpoints:
+            self._stop(endpoint)
+            endpoint.close()
+        for connection in self.connections:
+            if connection.endpoint in endpoints:
+                connection.end()
+
+    async def _boot(self, seconds: float) -> None:
+        await self.sleep(seconds)
+        self._guest_reboots()
+        for session in self._lasting.values():
+            session.restart()
+            if session in self.current:
+                self.current[session].pump()
+        missing = self._fleeting
+        while missing and not self._off.is_set():
+            tried, missing = missing, bind_again(missing)
+            self._open(endpoint for endpoint in tried if endpoint not in missing)
+            if missing:
+                await self._rest(REBIND_PAUSE)
+
+    @abc.abstractmethod
+    def _make_event(self) -> Any:
+        """Return an event of the runtime."""
+
+    @abc.abstractmethod
+    def _start(self, work: Callable[[float], Coroutine[Any, Any, None]], seconds: float, /) -> object:
+        """Run `work(seconds)` in a task."""
+
+    @abc.abstractmethod
+    def _open(self, endpoints: Iterable[Endpoint]) -> None:
+        """Listen on `endpoints` and serve what comes."""
+
+    @abc.abstractmethod
+    def _stop(self, endpoint: Endpoint) -> None:
+        """Accept no more at `endpoint`, which is closed next."""
 
 
 def bind_again(endpoints: Iterable[Endpoint]) -> list[Endpoint]:

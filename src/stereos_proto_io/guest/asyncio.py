@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -13,15 +13,11 @@ from stereos_proto_io.driver._device import AWAY_PAUSE
 from stereos_proto_io.driver._device_transport import DeviceTransport
 
 from ._asyncio_connection import GuestConnection
-from ._faulty_session import Session
 from ._listen import Endpoint
-from ._orders import PowerOff, Reboot
-from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
+from ._server import LOG, Guest, Handler, LoopServer, Sleep, as_guest
 from .faults import Fault
 
 __all__ = ["GuestServer", "serve"]
-
-Sleep = Callable[[float], Awaitable[object]]
 
 
 def serve(
@@ -42,30 +38,20 @@ def serve(
     return GuestServer(address, as_guest(handler, faults), sleep)
 
 
-class GuestServer(Server[GuestConnection]):
+class GuestServer(LoopServer[GuestConnection]):
     """What `serve` returns: a guest that is up from `async with` on, until its end or the guest's shutdown."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep) -> None:
-        super().__init__(address, guest)
-        self.current: dict[Session, GuestConnection] = {}
-        self._sleep = sleep
+        super().__init__(address, guest, sleep=sleep, rest=asyncio.sleep)
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: dict[Endpoint, asyncio.Task[None]] = {}
-        self._off = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        if self.guest.faults.refuse_time:
-            self.spawn(self._open_later(self.guest.faults.refuse_time))
-        else:
-            self._open(self._endpoints)
+        self._open_in_time()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()
-
-    async def wait_off(self) -> None:
-        """Wait until the guest has shut down, or was closed."""
-        await self._off.wait()
 
     async def aclose(self) -> None:
         """Stop listening and end every connection. Twice is fine."""
@@ -90,14 +76,16 @@ class GuestServer(Server[GuestConnection]):
         """Call `then` after `seconds`."""
 
         async def wait() -> None:
-            await self._sleep(seconds)
+            await self.sleep(seconds)
             then()
 
         self.spawn(wait())
 
-    async def _open_later(self, seconds: float) -> None:
-        await self._sleep(seconds)
-        self._open(self._endpoints)
+    def _make_event(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    def _start(self, work: Callable[[float], Coroutine[Any, Any, None]], seconds: float, /) -> object:
+        return self.spawn(work(seconds))
 
     def _open(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -146,41 +134,12 @@ class GuestServer(Server[GuestConnection]):
             connection.connection_lost(None)
             raise
 
-    def _shut(self, endpoints: list[Endpoint]) -> None:
-        for endpoint in endpoints:
-            if task := self._accepting.pop(endpoint, None):
-                task.cancel()
-            if endpoint.sock:
-                # The cancelled task does so too late: after the descriptor was closed, and maybe used again.
-                asyncio.get_running_loop().remove_reader(endpoint.sock)
-            endpoint.close()
-        for connection in self.connections:
-            if connection.endpoint in endpoints:
-                connection.end()
-
-    def obey(self, order: PowerOff | Reboot) -> None:
-        """End everything, as a connection was told."""
-        if isinstance(order, PowerOff):
-            self._guest_powers_off()
-            self._shut(self._endpoints)
-            self._off.set()
-        else:
-            self._shut(self._fleeting)
-            self.spawn(self._boot(order.seconds))
-
-    async def _boot(self, seconds: float) -> None:
-        await self._sleep(seconds)
-        self._guest_reboots()
-        for session in self._lasting.values():
-            session.restart()
-            if session in self.current:
-                self.current[session].pump()
-        missing = self._fleeting
-        while missing and not self._off.is_set():
-            tried, missing = missing, bind_again(missing)
-            self._open(endpoint for endpoint in tried if endpoint not in missing)
-            if missing:
-                await asyncio.sleep(REBIND_PAUSE)
+    def _stop(self, endpoint: Endpoint) -> None:
+        if task := self._accepting.pop(endpoint, None):
+            task.cancel()
+        if endpoint.sock:
+            # The cancelled task does so too late: after the descriptor was closed, and maybe used again.
+            asyncio.get_running_loop().remove_reader(endpoint.sock)
 
     def left(self, connection: GuestConnection) -> None:
         """Take note that `connection` has ended."""

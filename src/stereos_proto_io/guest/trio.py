@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from stereos_proto_io._extras import missing
 
@@ -16,16 +17,12 @@ except ModuleNotFoundError:
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver._device import AWAY_PAUSE, Device
 
-from ._faulty_session import Session
 from ._listen import Endpoint
-from ._orders import PowerOff, Reboot
-from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
+from ._server import LOG, Guest, Handler, LoopServer, Sleep, as_guest
 from ._trio_connection import GuestConnection
 from .faults import Fault
 
 __all__ = ["GuestServer", "serve"]
-
-Sleep = Callable[[float], Awaitable[object]]
 
 
 @asynccontextmanager
@@ -54,37 +51,29 @@ async def serve(
         server.unbind()
 
 
-class GuestServer(Server[GuestConnection]):
+class GuestServer(LoopServer[GuestConnection]):
     """What `serve` gives: a guest that is up until its end, or the guest's shutdown."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep) -> None:
-        super().__init__(address, guest)
-        self.sleep = sleep
-        self.current: dict[Session, GuestConnection] = {}
+        super().__init__(address, guest, sleep=sleep, rest=trio.sleep)
         self.nursery: trio.Nursery
-        self._off = trio.Event()
         self._scopes: dict[Endpoint, trio.CancelScope] = {}
-
-    async def wait_off(self) -> None:
-        """Wait until the guest has shut down."""
-        await self._off.wait()
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to listen, with all tasks in `nursery`."""
         self.nursery = nursery
-        if self.guest.faults.refuse_time:
-            nursery.start_soon(self._open_later, self.guest.faults.refuse_time)
-        else:
-            self._open(self._endpoints)
+        self._open_in_time()
 
     def unbind(self) -> None:
         """Give the addresses back. All tasks have ended."""
         for endpoint in self._endpoints:
             endpoint.close()
 
-    async def _open_later(self, seconds: float) -> None:
-        await self.sleep(seconds)
-        self._open(self._endpoints)
+    def _make_event(self) -> trio.Event:
+        return trio.Event()
+
+    def _start(self, work: Callable[[float], Coroutine[Any, Any, None]], seconds: float, /) -> None:
+        self.nursery.start_soon(work, seconds)
 
     def _open(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -123,38 +112,9 @@ class GuestServer(Server[GuestConnection]):
         finally:
             self._connections.discard(connection)
 
-    def _shut(self, endpoints: list[Endpoint]) -> None:
-        for endpoint in endpoints:
-            if scope := self._scopes.get(endpoint):
-                scope.cancel()
-            endpoint.close()
-        for connection in self.connections:
-            if connection.endpoint in endpoints:
-                connection.end()
-
-    def obey(self, order: PowerOff | Reboot) -> None:
-        """End everything, as a connection was told."""
-        if isinstance(order, PowerOff):
-            self._guest_powers_off()
-            self._shut(self._endpoints)
-            self._off.set()
-        else:
-            self._shut(self._fleeting)
-            self.nursery.start_soon(self._boot, order.seconds)
-
-    async def _boot(self, seconds: float) -> None:
-        await self.sleep(seconds)
-        self._guest_reboots()
-        for session in self._lasting.values():
-            session.restart()
-            if session in self.current:
-                self.current[session].pump()
-        missing = self._fleeting
-        while missing and not self._off.is_set():
-            tried, missing = missing, bind_again(missing)
-            self._open(endpoint for endpoint in tried if endpoint not in missing)
-            if missing:
-                await trio.sleep(REBIND_PAUSE)
+    def _stop(self, endpoint: Endpoint) -> None:
+        if scope := self._scopes.get(endpoint):
+            scope.cancel()
 
 
 def _plain(accepted: trio.socket.SocketType) -> socket.socket:
