@@ -180,7 +180,7 @@ class Connection:
             self._feed(data)
 
     def receive_eof(self) -> None:
-        """Take note that the peer's stream has ended. Saying it twice is fine."""
+        """Record that the peer's stream has ended. Saying it twice is fine."""
         self._eof = True
         self._lines.feed_eof()
 

@@ -160,7 +160,7 @@ class GuestSession:
             self.connection.receive_data(data)
 
     def receive_eof(self) -> None:
-        """Take note that the host sends no more. It still gets the replies that it is owed (§1)."""
+        """Record that the host sends no more. It still gets the replies that it is owed (§1)."""
         if self._reading and self.has_connections:
             self.connection.receive_eof()
 
@@ -309,7 +309,7 @@ class GuestSession:
         self._chunk = b"".join(lines)
 
     def data_sent(self, size: int) -> None:
-        """Take note that the first `size` bytes of `data_to_send` are written."""
+        """Record that the first `size` bytes of `data_to_send` are written."""
         # A thread may have been writing when the session was restarted or closed: those bytes are forgotten.
         size = min(size, len(self._chunk) - self._offset)
         self._unsent -= size
@@ -321,7 +321,7 @@ class GuestSession:
     # -- ending --------------------------------------------------------------------------------------------
 
     def write_failed(self, exc: OSError) -> None:
-        """Take note that the host cannot be written to any more: the session ends, and drops what it owes.
+        """Record that the host cannot be written to any more: the session ends, and drops what it owes.
 
         On a stream without connections nothing changes: what was not written is for the next host (§8).
         """

@@ -38,7 +38,7 @@ class Preamble(Protocol):
         ...
 
     def receive_eof(self) -> None:
-        """Take note that the stream has ended. Raises PreambleError unless `done`."""
+        """Record that the stream has ended. Raises PreambleError unless `done`."""
         ...
 
 
@@ -101,7 +101,7 @@ class HybridVsockPreamble(_Preamble):
         self._done = True
 
     def receive_eof(self) -> None:
-        """Take note of the end. Raises PreambleError: nobody listens, or the answer was cut."""
+        """Record the end. Raises PreambleError: nobody listens, or the answer was cut."""
         if self._done:
             return
         if self._buffer:
@@ -160,7 +160,7 @@ class ResyncPreamble(_Preamble):
         return isinstance(message, Ack) and message.reply_to == self._type
 
     def receive_eof(self) -> None:
-        """Take note of the end. Raises PreambleError unless `done`."""
+        """Record the end. Raises PreambleError unless `done`."""
         if not self._done:
             raise PreambleError(
                 "the connection ended before the guest answered the resynchronisation",

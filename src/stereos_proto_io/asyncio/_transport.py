@@ -68,12 +68,12 @@ class SessionProtocol(asyncio.BufferedProtocol):
         self.pump()
 
     def eof_received(self) -> None:
-        """Take note of the end of the stream; the transport closes by itself then."""
+        """Record the end of the stream; the transport closes by itself then."""
         self.session.receive_eof()
         self.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note that the transport is gone. A transport that cannot write closes by itself."""
+        """Record that the transport is gone. A transport that cannot write closes by itself."""
         session = self.session
         self._gone = exc or BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if exc is None:

@@ -24,7 +24,7 @@ class WireLog:
         self._lines: deque[str] = deque(maxlen=_KEPT)
 
     def add(self, sender: Role, what: bytes | Request | Reply) -> None:
-        """Take note of a message, or of bytes that are lines or parts of lines."""
+        """Record a message, or bytes that are lines or parts of lines."""
         if isinstance(what, bytes):
             for line in what.splitlines()[:_KEPT]:
                 self._add(sender, _shown(sender, line))
@@ -32,7 +32,7 @@ class WireLog:
             self._add(sender, repr(what))
 
     def note(self, text: str) -> None:
-        """Take note of something else than a message: a connection that begins or ends."""
+        """Record something other than a message: a connection that begins or ends."""
         self._lines.append(f"{self._now()}  {text}")
 
     def _add(self, sender: Role, text: str) -> None:

@@ -146,7 +146,7 @@ class Dialling:
         return min((time for time in times if time is not None), default=None)
 
     def ready(self, stream: Any, now: float) -> None:
-        """Take note that a stream of `watch` is ready."""
+        """Handle a stream of `watch` that is ready."""
         if self.outcome is not None:
             return
         if stream is self._stream:

@@ -42,7 +42,7 @@ class LoopClient(PollClient):
     # -- what a user may override --------------------------------------------------------------------------
 
     def on_event(self, event: Any) -> None:
-        """Take note of a notification, an unknown message, the end of the session, or a call without a callback."""
+        """Handle a notification, an unknown message, the end of the session, or a call without a callback."""
 
     # -- what the loop calls -------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class PollClient(HostClient):
     # -- what the loop says --------------------------------------------------------------------------------
 
     def ready(self, stream: Any, mask: int) -> None:
-        """Take note that a stream is ready for `mask` (`READ`, `WRITE` or both). Reads once, writes what it can."""
+        """Handle a stream that is ready for `mask` (`READ`, `WRITE` or both). Reads once, writes what it can."""
         if self._lookup is not None and stream is self._lookup.stream:
             self._dial_to(self._lookup.take())
         elif self._dialler is not None:

@@ -158,7 +158,7 @@ class FaultySession:
         self._session.receive_data(data)
 
     def receive_eof(self) -> None:
-        """Take note that the host sends no more."""
+        """Record that the host sends no more."""
         self._session.receive_eof()
 
     def _shake_hands(self, data: bytes, ports: Collection[int]) -> bytes:
@@ -262,7 +262,7 @@ class FaultySession:
         return memoryview(step)[self._offset :] if self._offset else step
 
     def data_sent(self, size: int) -> None:
-        """Take note that the first `size` bytes of `data_to_send` are written."""
+        """Record that the first `size` bytes of `data_to_send` are written."""
         step = self._steps[0] if self._steps else b""
         # A thread may have been writing when the session was restarted or closed: those bytes are forgotten.
         if isinstance(step, bytes) and step:
@@ -272,7 +272,7 @@ class FaultySession:
                 self._offset = 0
 
     def write_failed(self, exc: OSError) -> None:
-        """Take note that the host cannot be written to any more."""
+        """Record that the host cannot be written to any more."""
         self._session.write_failed(exc)
         if self.has_connections:
             self._steps.clear()

@@ -142,5 +142,5 @@ class GuestServer(LoopServer[GuestConnection]):
             asyncio.get_running_loop().remove_reader(endpoint.sock)
 
     def left(self, connection: GuestConnection) -> None:
-        """Take note that `connection` has ended."""
+        """Record that `connection` has ended."""
         self._connections.discard(connection)

@@ -241,5 +241,5 @@ class GuestServer(Server[GuestConnection]):
         self._tell(self._power_off if isinstance(order, PowerOff) else partial(self._reboot, order.seconds))
 
     def left(self, connection: GuestConnection) -> None:
-        """Take note that the thread of `connection` is about to end."""
+        """Record that the thread of `connection` is about to end."""
         self._tell(partial(self._forget, connection))

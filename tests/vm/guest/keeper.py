@@ -87,7 +87,7 @@ class Keeper:
         os.kill(self.process, signal.Signals[name])
 
     def reap(self):
-        """Take note that the agent has ended, and return its status."""
+        """Record that the agent has ended, and return its status."""
         status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
         os.close(self.ended)
         os.close(self.output)
