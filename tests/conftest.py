@@ -9,6 +9,8 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-# A shell starts what runs in its background with Ctrl-C ignored, and every process below inherits that. Here,
-# Ctrl-C is tested.
+# A shell starts what runs in its background with Ctrl-C ignored, nohup ignores SIGHUP, and every process below inherits
+# that. Here, signals are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(_number, signal.SIG_DFL)
