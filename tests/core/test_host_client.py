@@ -253,6 +253,19 @@ def test_a_notification_ends_a_sleep():
     assert loop.client.next_deadline() is None
 
 
+def test_a_second_notification_does_not_end_a_sleep_again():
+    loop = connected()
+    task = loop.client.run(dialogue(Sleep(10, least=3)))
+    loop.pull()
+    loop.hear(Lifecycle("booting"))
+    assert loop.client.next_deadline() == 103.0
+    assert loop.wait(1) == []
+    loop.hear(Lifecycle("ready"))
+    assert loop.client.next_deadline() == 103.0
+    assert loop.wait(2) == [TaskDone(task)]
+    assert loop.client.next_deadline() is None
+
+
 def test_the_timer_of_a_sleep_that_ended_early_is_void():
     loop = connected()
     task = loop.client.run(dialogue(Sleep(1), Sleep(50)))

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection
-from math import inf
 from typing import Any, Self, Unpack
 
-from stereos_proto import DEFAULT_TIMEOUT, PreambleError
+from stereos_proto import DEFAULT_TIMEOUT
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
-from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt
 
-from ._dialling import READ, WRITE, Dialling, attempts, lookup_number, names
+from ._dialling import READ, WRITE
 from ._sync_client import Event, SyncClient
+from ._sync_dial import dial
 from ._sync_runner import SyncRunner
 from ._timeouts import seconds
 from ._verbs import READY_TIMEOUT, Limits, ready_wait
-
-#: Seconds that one wait lasts at most.
-_LONGEST_WAIT = 86_400.0
 
 
 class GreenClient(SyncClient):
@@ -154,32 +149,8 @@ class GreenClient(SyncClient):
 
     @classmethod
     def _connect(cls, address: Address, limit: float, timeout: float, limits: Limits) -> Self:
-        deadline = None if limit == inf else time.monotonic() + limit
-        try:
-            stream = address.open()
-            found: list[Attempt] = []
-            if stream is None and (name := names(address)):
-                found = lookup_number(*name) or cls._look_up(name, limit)
-            places = attempts(address, found) if stream is None else []
-            dialling = Dialling(address, places, now=time.monotonic(), deadline=deadline, stream=stream)
-        except (OSError, PreambleError) as exc:
-            raise connect_error(address, exc) from exc
-        try:
-            while dialling.outcome is None:
-                until = dialling.next_deadline()
-                left = _LONGEST_WAIT if until is None else max(until - time.monotonic(), 0)
-                for ready, _ in cls._ready(dialling.watch(), left):
-                    dialling.ready(ready, time.monotonic())
-                dialling.expire(time.monotonic())
-        except BaseException:
-            dialling.cancel()
-            raise
-        finally:
-            for discarded in dialling.discarded:
-                discarded.close()
-        if isinstance(dialling.outcome, Exception):
-            raise dialling.outcome
-        return cls(dialling.outcome, label=str(address), timeout=timeout, early=dialling.early, **limits)
+        stream, early = dial(address, limit, cls._look_up, cls._ready)
+        return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
 
     @classmethod
     def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt]:
@@ -196,7 +167,7 @@ class GreenClient(SyncClient):
 
         thread = cls.spawn(look_up)
         try:
-            event.wait(min(limit, _LONGEST_WAIT))
+            event.wait(limit)
         finally:
             cls.kill(thread)
         if not found:
