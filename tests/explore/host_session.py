@@ -29,7 +29,6 @@ from typing import Any, Final, NamedTuple
 from stereos_proto import (
     NEED_DATA,
     Ack,
-    Call,
     CallDone,
     ConnectionLost,
     GetHealth,
@@ -268,12 +267,7 @@ class World:
     def copy(self) -> World:
         """A world in the same state that goes its own way. (To do all operations again takes three times as long.)"""
         twin, session = shallow(self), shallow(self.session)
-        calls = {
-            id(call): Call(
-                call.request, call.context, call.deadline, call.outcome, call.sent, call._line, call._start, call._end
-            )
-            for call in self.calls
-        }
+        calls = {id(call): shallow(call) for call in self.calls}
         twin.session, twin.calls = session, list(calls.values())
         twin.committed, twin.ends, twin.inbox = self.committed[:], self.ends[:], self.inbox[:]
         twin.settled, twin.cancelled, twin.told = self.settled.copy(), self.cancelled.copy(), self.told[:]
@@ -298,10 +292,10 @@ class World:
         events = tuple(event.call.context for event in s._events)
         outcomes = tuple((index, type(outcome), str(outcome)) for index, outcome in self.settled.items())
         common = events, outcomes, frozenset(self.cancelled), tuple(self.told), len(self.calls), self.now
-        if s._end is not None:
+        if s.ended is not None:
             # What was received, handed out and written does not matter any more.
             left = len(s._in_flight), len(s._waiting), s._waiting_bytes, len(s._outgoing), len(s._deadlines)
-            return *common, str(s._end), s._told_end, s._closed, left
+            return *common, str(s.ended), s._told_end, s._closed, left
         c, lines = s.connection, s.connection._lines
         return (
             *common,
@@ -323,9 +317,9 @@ class World:
         {
             *("label", "connection", "_max_pending", "_waiting", "_waiting_bytes", "_in_flight", "_outgoing"),
             *("_queued", "_written", "_deadlines", "_number", "_events", "_read_error", "_write_error"),
-            *("_end", "_told_end", "_closed"),
-            # No request here holds a secret, and nothing is traced.
-            *("_redactor", "_trace"),
+            *("ended", "_told_end", "_closed"),
+            # No request here holds a secret, and nothing is traced or logged.
+            *("_redactor", "_trace", "_log"),
         }
     )
 

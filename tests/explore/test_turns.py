@@ -31,18 +31,18 @@ THREE_LATE = Config(3, False, 2, 2, 1)
 LISTENS = Config(3, True, 2, 1, 1)
 FAULTS = {
     "a settled follower is not removed": ("        waiter.context = None\n        self._followers.pop(waiter, None)\n        if self._leader is waiter:", "        waiter.context = None\n        if self._leader is waiter:", THREE_LATE),
-    "only a leader hands over": ("        if self._leader is waiter:\n            self._leader = None\n        self._leave_writing(waiter)\n        if self._followers:\n            if self._leader is None:", "        led = self._leader is waiter\n        if led:\n            self._leader = None\n        self._leave_writing(waiter)\n        if self._followers:\n            if led:", THREE_LATE),
+    "only a leader hands over": ("            self._leader = None\n        if self._writer is waiter:\n            self._leave_writing(waiter)\n        if self._followers:\n            if self._leader is None:", "            self._leader = None\n            led = True\n        else:\n            led = False\n        if self._writer is waiter:\n            self._leave_writing(waiter)\n        if self._followers:\n            if led:", THREE_LATE),
     "the leader does not let go": ("        if self._leader is waiter:\n            self._leader = None\n", "", TWO),
     "the writer does not let go": ("            self._writer = None\n            self._wake_a_writer()", "            self._wake_a_writer()", THREE),
     "the writer does not hand over": ("            self._writer = None\n            self._wake_a_writer()", "            self._writer = None", Config(3, False, 3, 1, 0)),
     "two readers": ("if self._leader is None or self._leader is waiter:", "if True:", TWO),
     "two writers": ("self._writer in (None, waiter) and", "", Config(3, False, 3, 1, 0)),
-    "a leader that keeps the writing lane": ("            self._followers.pop(waiter, None)\n            self._leave_writing(waiter)\n", "            self._followers.pop(waiter, None)\n", THREE),
+    "a leader that keeps the writing lane": ("            self._followers.pop(waiter, None)\n            if self._writer is waiter:\n                self._leave_writing(waiter)\n", "            self._followers.pop(waiter, None)\n", THREE),
     "nobody writes beside the leader": ("        if wants_write and self._writer", "        if False and self._writer", Config(3, False, 3, 1, 0)),
     "a leader that never writes": ("            return Step.READ_WRITE if wants_write else Step.READ", "            return Step.READ", Config(1, False, 1, 1, 0)),
     "a leader that spins": ("            return Step.READ_WRITE if wants_write else Step.READ", "            return Step.READ_WRITE", Config(1, False, 1, 3, 0)),
     "followers are not kept": ("        self._followers.setdefault(waiter)\n", "", TWO),
-    "settled without the guest": ("        if session._events or session._end is not None:", "        if False:", THREE_LATE),
+    "settled without the guest": ("        if session._events or session.ended is not None:", "        if False:", THREE_LATE),
 }  # fmt: skip
 
 

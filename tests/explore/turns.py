@@ -327,7 +327,7 @@ class World:
             tuple(number.get(id(call)) for call in s._in_flight),
             tuple(number.get(id(call)) for call in s._waiting),
             tuple(number.get(id(event.call)) for event in s._events),
-            (s._queued, s._written, s._write_error is None, s._end is None, s._told_end, s.connection._eof),
+            (s._queued, s._written, s._write_error is None, s.ended is None, s._told_end, s.connection._eof),
             len(s.connection.trailing_data),
             (self.outbound, len(self.inbound), self.eof, self.broken, self.shut, self.heard, self.answered),
             (self.pushed, self.disturbances, self.mailbox.heard),
