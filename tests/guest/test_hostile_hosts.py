@@ -20,6 +20,7 @@ from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, descriptors, ru
 from stereos_proto import MAX_LINE_SIZE, Ack, CustomRequest, GuestSession, Mount, Ping, Pong, Shutdown, encode
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.guest import GuestSimulator, _listen
+from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import blocking as blocking_guest
 from stereos_proto_io.guest._server import LoopConnection
 
@@ -427,3 +428,20 @@ def test_a_late_reply_does_not_hold_up_what_is_asked_next(kind):
         assert host.is_silent()
         gate.set()
         assert [host.reply(), host.reply()] == [ack("a"), ack("b")]
+
+
+def test_nothing_more_is_written_to_a_host_that_has_gone(tmp_path, caplog):
+    """asyncio complains, in the log of the program, of what a transport is given after a write has failed."""
+
+    async def main():
+        long = Ack("ping", False, "x" * 500_000)
+        async with asyncio_guest.serve(UnixSocket(tmp_path / "guest"), lambda _request: long) as server:
+            with Host(server.address) as host:
+                host.send(*[Ping()] * 20)
+            # The host has gone before the first of its requests is read.
+            while not server.connections:  # noqa: ASYNC110  (the server has no event for it)
+                await asyncio.sleep(0)
+            await server.connections[0].closed.wait()
+
+    asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -103,10 +103,14 @@ class GuestConnection(LoopConnection, asyncio.Protocol):
 
     def write_some(self) -> bool:
         """Hand bytes to the transport, which keeps what the host does not take now."""
-        data = self.session.data_to_send() if self._may_write else b""
-        if not data or self._transport is None:
+        transport = self._transport
+        # One that cannot write closes by itself, and complains of what it is given until it says so.
+        if transport is None or not self._may_write or transport.is_closing():
             return False
-        self._transport.write(data)
+        data = self.session.data_to_send()
+        if not data:
+            return False
+        transport.write(data)
         self.session.data_sent(len(data))
         return True
 
