@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from stereos_proto import ConnectionLost, GetHealth, Lifecycle, Mount, NotReady, Ping, Pong
-from stereos_proto.dialogues import Send, Sleep
+from stereos_proto import (
+    ConnectionLost,
+    GetHealth,
+    Health,
+    Lifecycle,
+    LifecycleState,
+    Mount,
+    NotReady,
+    Ping,
+    Pong,
+    encode,
+)
+from stereos_proto.dialogues import READY_STATES, Send, Sleep
 
 from ._client_bench import Bench, expect, result
 from ._client_case import scripted
@@ -14,7 +25,7 @@ from ._client_guest import NOTICE, End, answer
 
 _MOUNT: Final = Mount("t", "/workspace", "9p")
 
-#: Seconds of a sleep that a notification has to end: more than any case has.
+#: Seconds that are more than any case has.
 _LONG: Final = 60.0
 
 
@@ -63,6 +74,24 @@ async def a_wait_for_a_silent_guest_keeps_its_timeout(bench: Bench) -> None:
     except (NotReady, TimeoutError):
         return
     raise AssertionError(f"wait_ready: expected NotReady or RequestTimeout, found {health!r}")
+
+
+def boots_for_three_looks(end: End) -> None:
+    """Say "booting" to the first three who look, and "ready" to the next."""
+    looks = 0
+    for line in end.rest():
+        looked = b"get_health" in line
+        looks += looked
+        if looked and looks <= 3:
+            end.send(encode(Health(LifecycleState.BOOTING)))
+        else:
+            end.answer(line)
+
+
+@scripted(boots_for_three_looks, needs="wait_ready")
+async def a_wait_goes_on_until_the_guest_is_ready(bench: Bench) -> None:
+    health = await result(bench.client.wait_ready(timeout=_LONG))
+    expect("whether the guest is ready", health.state in READY_STATES, True)
 
 
 def goes_after_the_first(end: End) -> None:
