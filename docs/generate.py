@@ -377,7 +377,7 @@ def api_sections(part: str) -> Iterator[str]:
             yield f"```{{eval-rst}}\n.. automodule:: {module.__name__}\n   :no-members:\n```\n\n"
         for name, value in wanted:
             yield autodoc(module, name, value)
-        if homes is None:
+        if module not in (stereos_proto, stereos_proto_io):  # whose constants stand on a page of their own
             yield from (data(module, name, value) for name, value in own if not is_described(value))
 
 
