@@ -54,14 +54,14 @@ class Interrupt:
 
 def interrupted(number, work):
     """Whether `work` was done before the interrupt came."""
-    trace = Interrupt(number)
-    sys.settrace(trace)
+    before = sys.gettrace()  # that of who measures coverage
+    sys.settrace(Interrupt(number))
     try:
         work()
     except KeyboardInterrupt:
         return False
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return True
 
 

@@ -189,6 +189,7 @@ def test_ctrl_c_everywhere_in_trio(number, stream):
 async def interrupted_await(number, work):
     """Whether `work` was done before the interrupt came. Where it waits in a nursery, that comes out in a group."""
     done = False
+    before = sys.gettrace()
     sys.settrace(Interrupt(number))
     try:
         await work()
@@ -196,7 +197,7 @@ async def interrupted_await(number, work):
     except* KeyboardInterrupt:
         pass
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return done
 
 
