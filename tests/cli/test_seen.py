@@ -46,6 +46,21 @@ def test_wait_for_state_and_agent_wants_both_in_one_report(monkeypatch):
     assert (document["health"]["state"], document["health"]["agents"][0]["running"]) == ("healthy", True)
 
 
+@pytest.mark.parametrize("state", [(), ("--for", "state=degraded")])
+def test_a_wait_in_vain_names_the_agents_in_the_order_of_the_user(state, monkeypatch):
+    # The condition on the agents is met at first, that on the state never.
+    names = [f"a{number}" for number in range(9, -1, -1)]
+    agents = [AgentStatus(name, bool(state)) for name in names]
+    words = [word for name in names for word in ("--for", f"agent={name}")]
+    with simulated_guest(agents=agents) as guest:
+        result = run_cli(monkeypatch, "wait", str(guest.address), *words, *state, "--timeout", "0.9")
+    runs = "running" if state else "not running"
+    said = f"; waited for {', '.join(names)}; the guest reports {', '.join(f'{name} ({runs})' for name in names)}"
+    assert result.code == 124
+    assert said in result.err
+    assert "last error" not in result.err, "every try was answered"
+
+
 def test_a_guest_that_goes_at_once_after_it_was_ready_was_ready(monkeypatch):
     def answers_once(request):
         assert request.type == "get_health"
