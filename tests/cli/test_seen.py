@@ -163,6 +163,35 @@ def test_decode_shows_what_can_be_read(tmp_path, monkeypatch):
     assert len(cut.out.splitlines()) == len(transcript.splitlines()) - 2
 
 
+# ---------------------------------------------------------------------------------------------- config set
+
+
+def test_config_set_says_what_becomes_of_a_text_that_is_sent_as_it_is(tmp_path, monkeypatch):
+    text = "api_key = 's3ntinel'\n[secret]\nA = 's3ntinel'\n[other]\n[[agents]]\nharness = 'custom'\n"
+    (tmp_path / "j.toml").write_text(f"{text}[agents.env]\nMY_TOKEN = 's3ntinel'\nOTHER_TOKEN = '${{X}}'\n")
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "config", "set", str(tmp_path / "j.toml"), str(guest.address))
+    assert result.code == 0
+    assert [line.partition(", line ")[2] for line in result.err.splitlines()] == [
+        "1: api_key is unknown, and is sent as it is; it looks like a secret outside of [secrets]",
+        "2: secret is unknown, and is sent as it is; it looks like a secret outside of [secrets]",
+        "4: other is unknown, and is sent as it is",
+        "8: agents[0].env.MY_TOKEN looks like a secret, and everyone in the guest can read it here",
+        "9: agents[0].env.OTHER_TOKEN names a variable, whose value is not filled in here",
+    ]
+
+
+def test_config_set_has_a_way_to_guests_of_other_makes(tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("[[agents]]\nharness = 'of-my-own'\n")
+    with simulated_guest() as guest:
+        words = ("config", "set", str(tmp_path / "j.toml"), str(guest.address))
+        strict, loose = (run_cli(monkeypatch, *words, *more) for more in ((), ("--no-strict",)))
+        sent = guest.simulator.config
+    assert (strict.code, loose.code) == (2, 0)
+    assert sent == "[[agents]]\nharness = 'of-my-own'\n"
+    assert "agents[0].harness must be one of" in loose.err
+
+
 # ---------------------------------------------------------------------------------------------------- ping
 
 
