@@ -86,6 +86,7 @@ FILE: Final = Table(
 _SECRET_WORD: Final = re.compile(
     r"secret|token(?!s)|password|passwd|passphrase|credential|(?:api|access|private|auth)[-_. ]?key", re.IGNORECASE
 )
+_OUTSIDE: Final = "looks like a secret outside of [secrets]"
 _CALLED: Final[dict[object, str]] = {str: "a string", bool: "true or false", int: "a whole number"}
 
 
@@ -170,7 +171,7 @@ def _table(table: Mapping[str, Any], kind: Table, path: Path, findings: Findings
         if name is None:
             if kind.open:
                 found[key] = value
-            findings.warn((*path, key), _unknown(key, sent=kind.open))
+            _warn_of_unknown(value, (*path, key), findings, sent=kind.open)
         elif name in spelled:
             findings.fault((*path, key), f"and {spelled[name]} are two spellings of one name")
         else:
@@ -179,13 +180,37 @@ def _table(table: Mapping[str, Any], kind: Table, path: Path, findings: Findings
     return found
 
 
-def _unknown(key: str, *, sent: bool) -> str:
+def _warn_of_unknown(value: Any, path: Path, findings: Findings, *, sent: bool) -> None:
+    """Warn of the unknown key at `path`, and of names in it that look like secrets."""
     said = "is unknown here, and is sent as it is" if sent else "is unknown, and is not sent"
-    if looks_secret(key):
-        said += "; it looks like a secret" + (
-            ", and everyone in the guest can read it" if sent else " outside of [secrets]"
-        )
-    return said
+    secret = "looks like a secret, and everyone in the guest can read it" if sent else _OUTSIDE
+    inside = [*_secrets_at(path, value)]
+    findings.warn(path, f"{said}; it {secret}" if path in inside else said)
+    for place in inside:
+        if place != path:
+            findings.warn(place, secret)
+
+
+def _secrets_at(path: Path, value: Any) -> Iterator[Path]:
+    """The places from `path` on whose names look like secrets, less those inside of one that does."""
+    rest = [(path, value)]
+    while rest:
+        path, value = rest.pop()
+        if isinstance(path[-1], str) and looks_secret(path[-1]):
+            yield path
+        else:
+            rest += reversed(_members(path, value))
+
+
+def _members(path: Path, value: Any) -> list[tuple[Path, Any]]:
+    """What is directly inside of a value, with its place."""
+    match value:
+        case dict():
+            return [((*path, name), member) for name, member in value.items()]
+        case list():
+            return [((*path, index), member) for index, member in enumerate(value)]
+        case _:
+            return []
 
 
 def looks_secret(name: str) -> bool:
@@ -222,9 +247,6 @@ def _wide_numbers(document: Mapping[str, Any]) -> Iterator[Path]:
     rest: list[tuple[Path, Any]] = [((), document)]
     while rest:
         path, value = rest.pop()
-        if isinstance(value, dict):
-            rest += [((*path, name), member) for name, member in reversed(value.items())]
-        elif isinstance(value, list):
-            rest += [((*path, index), member) for index, member in reversed([*enumerate(value)])]
-        elif isinstance(value, int) and not I64_MIN <= value <= I64_MAX:
+        rest += reversed(_members(path, value))
+        if isinstance(value, int) and not I64_MIN <= value <= I64_MAX:
             yield path

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from itertools import repeat
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
@@ -195,35 +195,44 @@ class WaitProgress:
         )
 
 
+_Item = TypeVar("_Item")
+
 #: Names in a sentence, before it says how many more there are.
 _NAMES: Final = 12
+#: Characters of a name or of an agent's error in a sentence. A guest may send a megabyte of them.
+_SIZE: Final = 256
 
 
 def _seen(wanted: Sequence[str], health: Health | None) -> str:
     """Which agents were waited for, and what the guest said of them."""
-    said = f"waited for {_listed(wanted)}"
+    said = f"waited for {_listed(wanted, _cut)}"
     if health is None:
         return said
     # Those that are waited for come first. The others may tell why: an older guest calls an agent by its harness.
-    agents = sorted(health.agents, key=lambda agent: agent.name not in wanted)
-    said += f"; the guest reports {_listed([_described(agent) for agent in agents]) or 'no agents'}"
+    first = set(wanted)
+    agents = sorted(health.agents, key=lambda agent: agent.name not in first)
+    said += f"; the guest reports {_listed(agents, _described) or 'no agents'}"
     listed = {agent.name for agent in agents}
     if missing := [name for name in wanted if name not in listed]:
         verb = "is" if len(missing) == 1 else "are"
-        said += f"; {_listed(missing)} {verb} not listed: an agent that cannot start is absent from health"
+        said += f"; {_listed(missing, _cut)} {verb} not listed: an agent that cannot start is absent from health"
     return said
 
 
-def _listed(items: Sequence[str]) -> str:
+def _listed(items: Sequence[_Item], said: Callable[[_Item], str]) -> str:
     more = len(items) - _NAMES
-    return ", ".join(items[:_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(said, items[:_NAMES])) + (f" and {more} more" if more > 0 else "")
 
 
 def _described(agent: AgentStatus) -> str:
     said = "running" if agent.running else "not running"
     if agent.restarts:
         said += f", {agent.restarts} restart{'s' * (agent.restarts != 1)}"
-    return f"{agent.name} ({said}{f': {agent.error}' if agent.error else ''})"
+    return f"{_cut(agent.name)} ({said}{f': {_cut(agent.error)}' if agent.error else ''})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SIZE else f"{text[: _SIZE - 1]}…"
 
 
 @attrs.define

@@ -505,6 +505,19 @@ def test_the_config_is_held_back_where_a_mount_was_refused(on_refusal, tmp_path,
     assert bool(sent) == (on_refusal == "continue")
 
 
+def test_a_second_try_mounts_nothing_twice(tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    again = "to try again without mounting twice, use --skip-mounts"
+    with fleet(tmp_path, {"dev": {"faults": ["fail:no@inject_secret#1"]}}) as guests:
+        words = ("provision", str(tmp_path / "j.toml"), "--vm", "dev")
+        first, second = cli(*words), cli(*words, "--skip-mounts")
+        simulator = guests["dev"].simulator
+        assert len(simulator.mounts) == JCARD.count("[[shared]]") > 0
+        assert simulator.config
+    assert (first.code, again in first.err) == (1, True), first
+    assert (second.code, again in second.err) == (0, False), second
+
+
 def test_what_a_guest_would_refuse_may_be_sent_to_one_of_another_make(tmp_path, cli):
     (tmp_path / "j.toml").write_text('[[agents]]\nname = "x"\nharness = "of-my-own"\n')
     with fleet(tmp_path, {"dev": {}}) as guests:

@@ -46,6 +46,21 @@ def test_wait_for_state_and_agent_wants_both_in_one_report(monkeypatch):
     assert (document["health"]["state"], document["health"]["agents"][0]["running"]) == ("healthy", True)
 
 
+@pytest.mark.parametrize("state", [(), ("--for", "state=degraded")])
+def test_a_wait_in_vain_names_the_agents_in_the_order_of_the_user(state, monkeypatch):
+    # The condition on the agents is met at first, that on the state never.
+    names = [f"a{number}" for number in range(9, -1, -1)]
+    agents = [AgentStatus(name, bool(state)) for name in names]
+    words = [word for name in names for word in ("--for", f"agent={name}")]
+    with simulated_guest(agents=agents) as guest:
+        result = run_cli(monkeypatch, "wait", str(guest.address), *words, *state, "--timeout", "0.9")
+    runs = "running" if state else "not running"
+    said = f"; waited for {', '.join(names)}; the guest reports {', '.join(f'{name} ({runs})' for name in names)}"
+    assert result.code == 124
+    assert said in result.err
+    assert "last error" not in result.err, "every try was answered"
+
+
 def test_a_guest_that_goes_at_once_after_it_was_ready_was_ready(monkeypatch):
     def answers_once(request):
         assert request.type == "get_health"
@@ -146,6 +161,35 @@ def test_decode_shows_what_can_be_read(tmp_path, monkeypatch):
     assert cut.code == 0
     assert "its last line is cut, and was left out" in cut.err
     assert len(cut.out.splitlines()) == len(transcript.splitlines()) - 2
+
+
+# ---------------------------------------------------------------------------------------------- config set
+
+
+def test_config_set_says_what_becomes_of_a_text_that_is_sent_as_it_is(tmp_path, monkeypatch):
+    text = "api_key = 's3ntinel'\n[secret]\nA = 's3ntinel'\n[other]\n[[agents]]\nharness = 'custom'\n"
+    (tmp_path / "j.toml").write_text(f"{text}[agents.env]\nMY_TOKEN = 's3ntinel'\nOTHER_TOKEN = '${{X}}'\n")
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "config", "set", str(tmp_path / "j.toml"), str(guest.address))
+    assert result.code == 0
+    assert [line.partition(", line ")[2] for line in result.err.splitlines()] == [
+        "1: api_key is unknown, and is sent as it is; it looks like a secret outside of [secrets]",
+        "2: secret is unknown, and is sent as it is; it looks like a secret outside of [secrets]",
+        "4: other is unknown, and is sent as it is",
+        "8: agents[0].env.MY_TOKEN looks like a secret, and everyone in the guest can read it here",
+        "9: agents[0].env.OTHER_TOKEN names a variable, whose value is not filled in here",
+    ]
+
+
+def test_config_set_has_a_way_to_guests_of_other_makes(tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("[[agents]]\nharness = 'of-my-own'\n")
+    with simulated_guest() as guest:
+        words = ("config", "set", str(tmp_path / "j.toml"), str(guest.address))
+        strict, loose = (run_cli(monkeypatch, *words, *more) for more in ((), ("--no-strict",)))
+        sent = guest.simulator.config
+    assert (strict.code, loose.code) == (2, 0)
+    assert sent == "[[agents]]\nharness = 'of-my-own'\n"
+    assert "agents[0].harness must be one of" in loose.err
 
 
 # ---------------------------------------------------------------------------------------------------- ping

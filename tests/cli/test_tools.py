@@ -137,7 +137,11 @@ def test_watch_names_what_has_changed_and_nothing_else(tmp_path):
         piped("watch", str(guest.address), "-i", "0.01") as process,
     ):
         seen = [process.stdout.readline()]
-        for agents in ([some, more], [some, AgentStatus("tester", False, error="it fell over")], [some]):
+        fallen = (
+            AgentStatus("tester", False, restarts=7, error="it fell over"),
+            AgentStatus("tester", True, restarts=1),
+        )
+        for agents in ([some, more], [some, fallen[0]], [some, fallen[1]], [some]):
             guest.simulator.agents = agents
             seen.append(process.stdout.readline())
         guest.push(Lifecycle("healthy"))
@@ -148,13 +152,14 @@ def test_watch_names_what_has_changed_and_nothing_else(tmp_path):
     assert [line.partition("running")[2].strip() for line in seen] == [
         "●coder",
         "●tester",
-        "○tester: it fell over",
+        "○tester, 7 restarts: it fell over",
+        "●tester, 1 restart",
         "tester is no more",
         "",
         "",
     ]
-    assert "pushed" in seen[4], "and the next is no repetition of what was before"
-    assert "degraded" in seen[5]
+    assert "pushed" in seen[5], "and the next is no repetition of what was before"
+    assert "degraded" in seen[6]
 
 
 def test_many_agents_leave_room_for_the_changes(tmp_path):

@@ -270,6 +270,21 @@ def test_a_guest_that_shuts_down_will_not_run_its_agents():
             + " and 8 more",
         ),
         (("a",), None, "waited for a"),
+        # A guest may write a megabyte into a name or an error.
+        (
+            ("a",),
+            [AgentStatus("a", False, error="e" * 600), AgentStatus("n" * 600, True)],
+            f"waited for a; the guest reports a (not running: {'e' * 255}…), {'n' * 255}… (running)",
+        ),
+        (
+            ("b" * 257,),
+            [],
+            (
+                f"waited for {'b' * 255}…; the guest reports no agents; "
+                f"{'b' * 255}… is not listed: an agent that cannot start is absent from health"
+            ),
+        ),
+        (("b" * 256,), None, f"waited for {'b' * 256}"),
     ],
 )
 def test_a_wait_for_agents_says_what_it_saw(wanted, agents, words):

@@ -189,6 +189,28 @@ def test_unknown_keys_that_look_like_secrets_are_named():
     ]
 
 
+def test_so_are_those_inside_of_what_is_unknown():
+    _, said = read(
+        "[providers.x]\napi_key = 'x'\nurl = 'x'\n[[agents]]\nfancy = {a = [1, {token = 'x'}]}\n"
+        "[agents.config.secrets]\npassword = 'x'"
+    )
+    read_by_all = "looks like a secret, and everyone in the guest can read it"
+    assert [(path, reason) for _, path, reason in said] == [
+        (("providers",), "is unknown, and is not sent"),
+        (("providers", "x", "api_key"), "looks like a secret outside of [secrets]"),
+        (("agents", 0, "fancy"), "is unknown here, and is sent as it is"),
+        (("agents", 0, "fancy", "a", 1, "token"), read_by_all),
+        (("agents", 0, "config"), "is unknown here, and is sent as it is"),
+        # One warning is enough for all of a table.
+        (("agents", 0, "config", "secrets"), read_by_all),
+    ]
+
+
+def test_secrets_are_looked_for_however_deep_a_key_nests():
+    _, said = read(f"[[agents]]\n{'.'.join('a' * 3000)}.token = 1")
+    assert [len(path) for _, path, _ in said] == [3, 3003]
+
+
 @pytest.mark.parametrize(
     ("name", "secret"),
     [

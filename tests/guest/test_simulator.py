@@ -6,11 +6,13 @@ import math
 import re
 import threading
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import vectors
+from core.test_vectors import EXACT_NAMES
 from stereos_proto import (
     NEED_DATA,
     Ack,
@@ -92,6 +94,93 @@ def test_transcripts_replay(name, clock):
             said += pump(session, simulator)
     assert replies(said) == replies(recorded)
     assert recorded
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+#: What a guest calls the payload of a type that needs one (§4).
+PAYLOADS = {"inject_secret": "secret", "set_config": "config", "inject_ssh_key": "ssh key", "mount": "mount"}
+
+
+def answers(line, simulator):
+    """What a simulated guest answers to one line, as parsed JSON."""
+    session = GuestSession()
+    session.receive_data(line)
+    return [json.loads(answer) for answer in pump(session, simulator).splitlines()]
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in vectors.DECODE if row["name"] not in EXACT_NAMES], ids=lambda row: row["name"]
+)
+def test_a_line_is_answered_as_the_reference_reads_it(row):
+    simulator = GuestSimulator()
+    line = vectors.unbase64(row["line_b64"])
+    if line in (b"", b"\r"):
+        assert answers(line + b"\n", simulator) == []
+        return
+    [answer] = answers(line + b"\n", simulator)
+    if not row["envelope_ok"]:
+        assert answer["payload"]["error"].startswith("malformed JSON: ")
+        assert (answer["type"], answer["payload"]["reply_to"], answer["payload"]["ok"]) == ("ack", "", False)
+        return
+    type_ = row["type"]
+    if type_ in ("ping", "get_health"):
+        assert answer["type"] == {"ping": "pong", "get_health": "health"}[type_]
+        return
+    said = answer["payload"]
+    assert (answer["type"], said["reply_to"]) == ("ack", type_)
+    if type_ not in {*PAYLOADS, "shutdown"}:
+        assert (said["ok"], said["error"]) == (False, f"unknown message type: {type_}")
+    elif row["guest_payload_ok"] is False and type_ in PAYLOADS:
+        assert said["error"].startswith(f"decode {PAYLOADS[type_]} payload: ")
+        assert simulator.requests == ()
+    else:
+        # What it understood is what the reference understood.
+        [request] = simulator.requests
+        shown = attrs.asdict(request)
+        if type_ == "inject_secret" and not said["ok"]:
+            shown["value"] = row["decoded"]["value"]  # of a secret that was refused, the value is not kept
+        # A shutdown whose payload cannot be read is carried out all the same.
+        assert shown == (row["decoded"] or {"reason": ""})
+
+
+@pytest.mark.parametrize("row", [row for row in vectors.ENCODE if row["wire_b64"]], ids=lambda row: row["name"])
+def test_what_the_reference_host_writes_is_answered(row):
+    [answer] = answers(vectors.unbase64(row["wire_b64"]), GuestSimulator())
+    type_ = row["message"]["type"]
+    reply = {"ping": "pong", "get_health": "health"}.get(type_, "ack")
+    assert answer["type"] == reply
+    if reply == "ack":
+        assert answer["payload"]["reply_to"] == type_
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in vectors.FRAMING if row["side"] == "server"], ids=lambda row: row["name"]
+)
+def test_each_line_of_a_stream_gets_one_answer(row):
+    session, simulator = GuestSession(), GuestSimulator()
+    session.receive_data(vectors.input_of(row))
+    if row["input_end"] == "eof":
+        session.receive_eof()
+    said = pump(session, simulator).splitlines()
+    # A line that is too long ends the connection without an ack.
+    assert len(said) == sum(line["len"] > 0 for line in row["lines"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (
+            InjectSecret(what, "v") if type_ == "inject_secret" else Mount("share0", what, "9p"),
+            error,
+        )
+        for row in vectors.JCARD
+        for type_, what, error in row.get("stereosd_refuses", ())
+    ],
+    ids=repr,
+)
+def test_what_a_jcard_asks_for_in_vain_is_refused_in_the_words_of_the_reference(request_, error):
+    assert GuestSimulator().handle(request_) == Ack(request_.type, False, error)
 
 
 # ------------------------------------------------------------------------------------------ Go's writing

@@ -19,22 +19,27 @@ from pathlib import Path
 import pytest
 
 import stereos_proto
+import vectors
 from stereos_proto import (
     DEFAULT_TIMEOUT,
     GUEST_CID,
     GUEST_PORT,
     MAX_LINE_SIZE,
     MAX_PENDING,
+    JcardError,
     LifecycleState,
     State,
     StereosError,
+    load_jcard,
 )
 from stereos_proto._constants import MAX_HYBRID_VSOCK_ANSWER, MAX_KEPT_NESTING, MAX_NESTING
 from stereos_proto._registry import REGISTRY
 from stereos_proto._state import TRANSITIONS, Happening
 from stereos_proto.dialogues import Backoff
+from stereos_proto_io._files import MAX_PROMPT_SIZE
 from stereos_proto_io.addresses import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
 from stereos_proto_io.driver import READY_TIMEOUT
+from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.testing import simulated_guest
 
 ROOT = Path(__file__).parents[2]
@@ -324,6 +329,11 @@ NUMBERS = [
     ("howto/fleets.md", f"tried after {_BACKOFF.first * 1000:g} ms, then after twice as long each time"),
     ("howto/fleets.md", f"up to {_BACKOFF.maximum:g} s. One that answers"),
     ("howto/fleets.md", f"is asked every {_BACKOFF.answering * 1000:g} ms"),
+    ("howto/from-mb.md", f"a regular file of at most {MAX_PROMPT_SIZE // 1024} KiB"),
+    (
+        "howto/from-mb.md",
+        f"looks at its config every {inspect.signature(GuestSimulator).parameters['poll_interval'].default:g} s",
+    ),
     ("protocol.md", f"{MAX_LINE_SIZE - 1:,} bytes | `\\n` | {MAX_LINE_SIZE:,}"),
     ("protocol.md", f"waits **{DEFAULT_TIMEOUT:g} s** for a reply"),
     ("protocol.md", f"the vsock CID **{GUEST_CID}**"),
@@ -336,6 +346,105 @@ NUMBERS = [
 @pytest.mark.parametrize(("page", "sentence"), NUMBERS)
 def test_numbers_on_the_pages_are_those_of_the_code(page, sentence):
     assert sentence in " ".join((DOCS / page).read_text().split())
+
+
+FROM_MB = DOCS / "howto" / "from-mb.md"
+ROWS = {row["id"]: row for row in vectors.JCARD}
+#: What the page says of `mb` and of us, the recorded row that shows it, and what is true of the row's host and guest,
+#: and of our plan (None: we refuse the file).
+FROM_MB_CLAIMS = [
+    ("the value is empty", "expand/unset", lambda host, _: host["secrets"] == [["K", ""]], None),
+    (
+        "the value is expanded again",
+        "expand/self-reference",
+        lambda host, _: host["secrets"] == [["K", "${SELF}xx"]],
+        lambda plan: plan.secrets[0].value == "${SELF}x",
+    ),
+    (
+        "the guest drops the whole file",
+        "valid/timeout=90",
+        lambda host, guest: "config" in host and "error" in guest,
+        None,
+    ),
+    ("the guest refuses it", "shared/guest-over-system", lambda host, _: "error" not in host, None),
+    ("the guest refuses it", "secrets/dot-names", lambda host, _: "error" not in host, None),
+    ("which one counts changes from run to run", "case/Name-and-name", lambda host, _: "error" not in host, None),
+    (
+        "the guest gets a path of the host, and the agent never starts",
+        "prompt/file-relative",
+        lambda _, guest: not guest["agents"][0]["starts"],
+        lambda plan: "prompt_file" not in plan.config,
+    ),
+    (
+        "is dropped without a word | is one agent",
+        "legacy/agent-named",
+        lambda _, guest: guest["agents"] == [],
+        lambda plan: plan.agents == ("claude-code",),
+    ),
+    (
+        "are dropped | are sent; of unknown ones there is a warning",
+        "unknown/memory-and-pid-limit",
+        lambda _, guest: guest["agents"][0]["pid_limit"] == 512,
+        lambda plan: "pid_limit = 9" in plan.config,
+    ),
+    (
+        "are dropped without a word | are dropped with a warning",
+        "unknown/secret-singular",
+        lambda host, _: "secret" not in host["config"],
+        lambda plan: "secret" not in plan.config and "secret is unknown" in plan.warnings[0],
+    ),
+    (
+        "goes out as a full path | goes out as it is written",
+        "workdir/default-with-shared",
+        lambda host, _: host["config"]["shared"][0]["host"].startswith("/home/user/"),
+        lambda plan: "/home/user" not in plan.config,
+    ),
+    ("it is TOML 1.1", "bytes/inline-newline-1.1", lambda host, _: "error" not in host, None),
+    (
+        "starts in the first shared folder",
+        "workdir/default-with-shared",
+        lambda host, _: host["config"]["agents"][0]["workdir"] == host["config"]["shared"][0]["guest"],
+        lambda plan: f'workdir = "{plan.mounts[0].guest_path}"' in plan.config,
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "row", "theirs", "ours"), FROM_MB_CLAIMS, ids=lambda value: str(value)[:40])
+def test_what_the_page_for_users_of_mb_says_was_seen(words, row, theirs, ours):
+    assert words in " ".join(FROM_MB.read_text().split())
+    row = ROWS[row]
+    assert theirs(row["host"], row["guest_of_host_config"])
+    options = {"env": row["env"], "read_prompt": lambda path: row["files"][path.removeprefix("./")]}
+    if ours is None:
+        with pytest.raises(JcardError):
+            load_jcard(vectors.toml_of(row), **options)
+    else:
+        assert ours(load_jcard(vectors.toml_of(row), **options))
+
+
+def test_every_option_on_the_page_for_users_of_mb_exists():
+    options = {*re.findall(r"--[a-z][a-z-]+", FROM_MB.read_text())}
+    assert {"--skip-mounts", "--no-strict", "--on-refusal", "--ssh-key", "--fs", "--wait"} <= options
+    helps = [
+        subprocess.run(
+            [sys.executable, "-m", "stereos_proto_io.cli", command, "--help"],
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
+        ).stdout
+        for command in ("provision", "wait", "shutdown")
+    ]  # fmt: skip
+    assert [option for option in options if not any(option in text for text in helps)] == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "`mb` forwards it on all interfaces of the host",
+        "The values of `[agents.env]` stay in it",
+        "everyone in the guest can read them, and `plan.warnings` says so",
+    ],
+)
+def test_the_security_page_says_who_can_reach_and_read(sentence):
+    assert sentence in " ".join((DOCS / "security.md").read_text().split())
 
 
 def test_what_is_tried_again_every_second():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from rich.text import Text
 
@@ -25,7 +25,7 @@ from stereos_proto import (
     load_jcard,
 )
 
-from ._console import STDIN, clean
+from ._console import STDIN, clean, say
 from ._contact import Contact
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, Out
@@ -90,7 +90,23 @@ def _give(guests: Guests, request: Request, label: str, out: Out) -> int:
     return perform(guests, Job(converse, document, show, lambda _reply: label), out)
 
 
-def config_set(file: Path, /, guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
+#: What a plan would do, and what this command does instead, in the words of `load_jcard`.
+_AS_IT_IS: Final = {
+    ", and is not sent": ", and is sent as it is",
+    "comes from a variable, and everyone in the guest can read it here": (
+        "names a variable, whose value is not filled in here"
+    ),
+}
+
+
+def config_set(
+    file: Path,
+    /,
+    guest: Guests = DEFAULT_GUESTS,
+    *,
+    no_strict: Annotated[bool, option("--no-strict")] = False,
+    out: Out = DEFAULT_OUT,
+) -> int:
     """Replace the guests' jcard.toml.
 
     It is sent as it is, and the guest stores it readable by everybody. A file with
@@ -103,14 +119,20 @@ def config_set(file: Path, /, guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFA
     Args:
         guest: Which guests, until when, and whether to trace the wire.
         file: The file, - for standard input.
+        no_strict: Values that a StereOS guest would refuse are warnings, for guests of other makes.
         out: How the result is written.
     """
     content = read_text(file)
-    if load_jcard(content, env=_AnyValue(), source=str(file)).secrets:
+    plan = load_jcard(content, env=_AnyValue(), source=str(file), strict=not no_strict)
+    if plan.secrets:
         raise UsageError(
             f"{file} has [secrets], which the guest would store readable by everybody; "
             "use `stereosctl provision`, which sends them as secrets"
         )
+    for warning in plan.warnings:
+        for planned, done in _AS_IT_IS.items():
+            warning = warning.replace(planned, done)
+        say(warning, style="yellow")
     return _give(guest, SetConfig(content), "config", out)
 
 

@@ -122,6 +122,8 @@ def _changed_agents(now_: Sequence[AgentStatus], before: Sequence[AgentStatus]) 
     changed = [agent for agent in now_ if agent not in known]
     for agent in changed[:_NAMED]:
         text = agent_text(agent, _TEXT_SIZE)
+        if agent.restarts:
+            text.append(f", {agent.restarts} restart{'s' * (agent.restarts != 1)}")
         if agent.error:
             text.append(f": {short(agent.error, _TEXT_SIZE)}")
         yield text

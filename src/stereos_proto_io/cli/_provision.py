@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import attrs
 
 from stereos_proto import (
     InjectSSHKey,
+    Mount,
     OutcomeUnknown,
     ProvisionPlan,
     ProvisionReport,
@@ -49,6 +50,7 @@ def provision(
     user: Annotated[str, option(takes="NAME")] = "admin",
     max_failures: Annotated[int | None, option("--max-failures", takes="N", converter=whole_number)] = None,
     on_refusal: OnRefusal = "stop",
+    skip_mounts: Annotated[bool, option("--skip-mounts")] = False,
     no_strict: Annotated[bool, option("--no-strict")] = False,
     dry_run: bool = False,
     out: Out = DEFAULT_OUT,
@@ -74,6 +76,7 @@ def provision(
         user: Whom the key is for.
         max_failures: After so many guests that failed, begin with no other.
         on_refusal: `continue` sends the config even where a mount or a secret was refused.
+        skip_mounts: Leave the mounts out, where an earlier try has made them: nothing unmounts them.
         no_strict: Values that a StereOS guest would refuse are warnings, for guests of other makes.
         dry_run: Show the steps, and send nothing.
         out: How the result is written.
@@ -87,9 +90,12 @@ def provision(
     if not guest.address and not guest.vm and not guest.all and file is None:
         guest = _named_by_files(guest, own)
     keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
-    read = _Plans(
-        None if file is None else Path(file), own, lambda path: _read_plan(path, fs, keys, strict=not no_strict)
-    )
+
+    def load(path: Path) -> ProvisionPlan:
+        plan = _read_plan(path, fs, keys, strict=not no_strict)
+        return attrs.evolve(plan, mounts=()) if skip_mounts else plan
+
+    read = _Plans(None if file is None else Path(file), own, load)
     if dry_run:
         return _show_plans(read, out)
     # Read before the first guest is dialled: a file that is wrong is wrong for all of them.
@@ -108,7 +114,7 @@ def provision(
     def show_end(target: Target, report: ProvisionReport) -> None:
         agents = plans[target.name].agents
         starts = f"; it starts {', '.join(agents)}" if agents and report.ok else ""
-        say(f"{_said(report)}{starts}")
+        say(f"{_said(report)}{starts}{_AGAIN if _mounted_in_vain(report) else ''}")
 
     job = Job(
         converse,
@@ -220,6 +226,16 @@ def _said(report: ProvisionReport) -> str:
     counts = Counter(step.status for step in report.failed)
     rest = "".join(f", {count} {status.value}" for status, count in counts.items())
     return f"{len(report.steps) - len(report.failed)} of {len(report.steps)} steps done{rest}"
+
+
+#: What to do where a second try would lay a mount over that of the first.
+_AGAIN: Final = "; to try again without mounting twice, use --skip-mounts"
+
+
+def _mounted_in_vain(report: ProvisionReport) -> bool:
+    """Whether something was mounted, and another try is needed for the rest."""
+    mounted = any(isinstance(step.request, Mount) and step.status is StepStatus.DONE for step in report.steps)
+    return mounted and not report.ok
 
 
 def _failed_lines(report: ProvisionReport) -> list[Any]:

@@ -34,8 +34,8 @@ class _Condition:
     texts: tuple[str, ...]
     #: The report has to name one of these states, where there are any.
     states: frozenset[str] = frozenset()
-    #: In the same report these agents have to run.
-    agents: frozenset[str] = frozenset()
+    #: In the same report these agents have to run. They are named in the order in which the user named them.
+    agents: tuple[str, ...] = ()
     #: Wait until the guest does not answer any more.
     gone: bool = False
 
@@ -43,7 +43,7 @@ class _Condition:
     def parse(cls, texts: tuple[str, ...]) -> _Condition:
         """Raises UsageError."""
         states: set[str] = set()
-        agents: set[str] = set()
+        agents: dict[str, None] = {}
         gone = False
         for text in texts:
             kind, _, value = text.partition("=")
@@ -52,17 +52,17 @@ class _Condition:
             elif kind == "state" and value:
                 states |= READY_STATES if value == LifecycleState.READY else {value}
             elif kind == "agent" and value:
-                agents.add(value)
+                agents[value] = None
             else:
                 raise UsageError(f"--for takes state=STATE, agent=NAME or shutdown, not {text!r}")
         if gone and (states or agents):
             raise UsageError("--for shutdown stands alone: a guest that is gone has no state and no agents")
-        return cls(texts, frozenset(states), frozenset(agents), gone)
+        return cls(texts, frozenset(states), tuple(agents), gone)
 
     def met_by(self, report: Health) -> bool:
         """Whether one report says all of it."""
         running = {agent.name for agent in report.agents if agent.running}
-        return (not self.states or report.state in self.states) and self.agents <= running
+        return (not self.states or report.state in self.states) and running.issuperset(self.agents)
 
     def in_vain(self, error: NotReady) -> NotReady:
         """The error, with what was waited for."""
@@ -118,21 +118,22 @@ async def _until(contact: Contact, condition: _Condition) -> Health:
     while True:
         states: Collection[str] = condition.states or READY_STATES
         report = await contact.dial_when_ready(states=states, agents=condition.agents)
-        subject = f"the agents {', '.join(sorted(condition.agents))} and the state"
+        subject = f"the agents {', '.join(condition.agents)} and the state"
         with contact.show_wait(subject, contact.target) as show:
             try:
                 # The library waits for states or for agents. For both, one report has to say both.
                 while not condition.met_by(report):
                     tries += 1
-                    progress = WaitProgress(tries, report)
-                    if not contact.deadline.left:
-                        raise progress.not_ready(f"{seconds:g} s have passed")
+                    progress = WaitProgress(tries, report, agents=condition.agents)
                     show(progress)
                     await contact.sleep(_LOOK_AGAIN)
-                    report = await contact.get_health(within=max(contact.deadline.left, _LOOK_AGAIN))
+                    if not contact.deadline.left:
+                        raise progress.not_ready(f"{seconds:g} s have passed")
+                    report = await contact.get_health(within=contact.deadline.left)
             except (ConnectionLost, RequestTimeout) as exc:
                 if not contact.deadline.left:
-                    raise WaitProgress(tries, report, exc).not_ready(f"{seconds:g} s have passed") from exc
+                    progress = WaitProgress(tries, report, exc, condition.agents)
+                    raise progress.not_ready(f"{seconds:g} s have passed") from exc
                 contact.tell(error=str(exc))
                 continue
         return report
