@@ -97,6 +97,7 @@ class Redactor:
         self._parts: set[str] = set()
         # Long secrets whose parts are not in the set yet, each with what is public of it.
         self._long: list[tuple[str, Collection[str]]] = []
+        self._samples: set[str] = set()  # those of the long secrets
         self._read = 0  # characters that were redacted so far
         self._short: set[str] = set()
         # The first characters of the short ones, and how long those are that begin with them.
@@ -198,6 +199,7 @@ class Redactor:
             self._parts.update(part for part in _parts_of(secret) if part not in but)
         else:
             self._long.append((secret, but))
+            self._samples.update(secret[at : at + _SAMPLE] for at in range(0, len(secret) - _SAMPLE + 1, _STEP))
         whole = secret.strip()
         if len(whole) < PART:
             self._add(whole)
@@ -214,15 +216,20 @@ class Redactor:
                 self._long.append((secret, but))
             else:
                 self._parts.update(part for part in _parts_of(secret) if part not in but)
+        if waiting and not self._long:
+            self._samples = set()
 
     def _parts_in(self, view: str) -> set[str]:
         """The parts of the long secrets that stand in `view`, which is short beside them.
 
-        Any part holds a sample that begins at a multiple of `_STEP`. So only these are looked up.
+        Any part holds a sample that begins at a multiple of `_STEP`. So only these are looked up, and the secrets are
+        only searched where one is found: most refusals quote nothing.
         """
-        parts = set(_parts_of(view))
-        samples = {view[at : at + _SAMPLE] for at in range(len(view) - _SAMPLE + 1)}
         found: set[str] = set()
+        samples = {view[at : at + _SAMPLE] for at in range(len(view) - _SAMPLE + 1)} & self._samples
+        if not samples:
+            return found
+        parts = set(_parts_of(view))
         for secret, but in self._long:
             for at in range(0, len(secret) - _SAMPLE + 1, _STEP):
                 if secret[at : at + _SAMPLE] in samples:

@@ -367,6 +367,25 @@ def test_a_long_secret_is_found_as_a_short_one_is(secret, cuts):
     assert found[0] == found[1]
 
 
+def test_a_long_secret_is_searched_only_for_a_sentence_that_may_quote_it():
+    class Searched(Exception):
+        pass
+
+    class Secret(str):
+        __slots__ = ()
+
+        def __getitem__(self, _place):
+            raise Searched
+
+    long = "".join(map(str, range(3000)))
+    redactor = Redactor([SetConfig(long)])
+    assert redactor.redact("no such file or directory") == "no such file or directory"
+    redactor._long = [(Secret(long), ())]
+    assert redactor.redact("no space left on device") == "no space left on device"
+    with pytest.raises(Searched):
+        redactor.redact(f"line 1: {long[100:120]}")
+
+
 def test_a_long_secret_is_learnt_when_it_is_worth_it():
     secret = "".join(map(str, range(3000)))
     redactor = Redactor([SetConfig(secret)])

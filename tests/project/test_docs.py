@@ -47,7 +47,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "_generated"} & set(path.parts))
 #: Seconds after which a command counts as stuck.
-PATIENCE = 120
+PATIENCE = 400
 #: Characters that a line of code may have before it has to be scrolled on a page that is 1280 pixels wide.
 WIDTH = 88
 FENCE = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
