@@ -66,7 +66,7 @@ def test_a_second_try_sends_only_what_is_left(tmp_path, cli):
     with fleet(tmp_path, {"a": {}, "b": {"faults": ["fail:busy@mount#2"]}, "c": {}}) as guests:
         first = cli("--all", "--journal", str(book))
         assert first.code == 1
-        assert f"1 guest has steps left: the same command with --resume {book} sends only these" in first.err
+        assert f"1 guest has steps left: `stereosctl provision … --resume {book}` sends only these" in first.err
         assert folded(book)["b"] == {
             "mount share0 at /workspace": "done",
             "mount share1 at /data": "refused",
@@ -86,6 +86,7 @@ def test_a_second_try_sends_only_what_is_left(tmp_path, cli):
         # Rotated in the meantime: the second try must not bring the old one back.
         second = cli("--resume", str(book), env={"FLEET_TOKEN": "an-old-value"})
         assert second.code == 0, second
+        assert second.err.startswith("with steps left: b\n")
         assert "4 of 4 steps done, 2 of them before; it starts coder" in second.err
         assert [mount.guest_path for mount in taken(guests["b"], "mount")] == ["/workspace", "/data", "/data"]
         assert guests["b"].simulator.secrets["TOKEN"].value == SECRET
@@ -155,7 +156,7 @@ def test_what_a_reboot_has_undone_is_not_taken_for_done(tmp_path, cli):
         sent = len(taken(guests["a"], "mount"))
         again = cli("--resume", str(book))
         assert again.code == 2
-        assert again.err.startswith("stereosctl: a has been rebooted since the steps")
+        assert "\nstereosctl: a has been rebooted since the steps" in again.err
         assert len(taken(guests["a"], "mount")) == sent
 
 

@@ -229,7 +229,7 @@ def _say_what_is_left(book: Journal, path: Path | None) -> None:
     names = book.names
     if names and path is not None:
         guests = "1 guest has" if len(names) == 1 else f"{len(names)} guests have"
-        say(f"{guests} steps left: the same command with --resume {path} sends only these")
+        say(f"{guests} steps left: `stereosctl provision … --resume {path}` sends only these")
     elif any(book.mounted(name) for name in names):
         say(
             "a second try mounts again what is mounted: send the rest by `stereosctl mount`, `secret set` and "
@@ -255,6 +255,8 @@ def _own_files(texts: tuple[str, ...]) -> dict[str, Path]:
 
 def _by_default(guest: Guests, file: str | None, own: dict[str, Path], book: Journal) -> Guests:
     """The guests, where no option names any: those of the journal with steps left, or those that --jcard names."""
+    if book.names:
+        say(f"with steps left: {', '.join(book.names)}", style="dim")
     names = tuple(book.names) or (tuple(own) if file is None else ())
     addresses = tuple(name for name in names if looks_like_address(name))
     return attrs.evolve(guest, address=addresses, vm=tuple(name for name in names if name not in addresses))
