@@ -24,7 +24,6 @@ import errno
 import ipaddress
 import os
 import re
-import secrets
 import socket
 import stat
 import sys
@@ -371,7 +370,7 @@ class VirtioSerial(_UnixAddress):
     def preambles(self) -> Iterator[tuple[Preamble, float]]:
         """Yield resynchronisations, each with a nonce of its own, without end (§9)."""
         while True:
-            yield ResyncPreamble(secrets.token_hex(8)), RESYNC_PATIENCE
+            yield ResyncPreamble(os.urandom(8).hex()), RESYNC_PATIENCE
 
     @property
     def device(self) -> str:

@@ -170,7 +170,9 @@ class _Failed(Exception):
     def __init__(self, step: str, error: Exception, target: Target | None) -> None:
         super().__init__(step)
         said = str(error) if target is None else brief(target.sentence(error), target.name)
-        self.finding = Finding(step, "failed", said, _remedy(error))
+        # What is wrong with a guest that was found says itself what to do.
+        remedy = "" if isinstance(error, UsageError) and target is not None else _remedy(error)
+        self.finding = Finding(step, "failed", said, remedy)
         self.code = exit_code(error) or 1
 
 
@@ -203,7 +205,7 @@ def _machine() -> Iterator[Finding]:
 def _way(guest: Guests, given: Target | None) -> Iterator[Finding]:
     deadline = guest.end().or_in(guest.seconds())
     target: Target = given or _try("address", lambda: guest.targets()[0])
-    address: Address = _try("address", target.reached)
+    address: Address = _try("address", target.reached, target)
     yield Finding("address", "ok", str(address))
     stream = _try("dial", lambda: _dial(address, deadline), target)
     try:

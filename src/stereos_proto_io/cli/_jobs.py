@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -95,16 +95,31 @@ class Job:
         return 0
 
 
-def perform(guests: Guests, job: Job, out: Out, *, max_failures: int | None = None) -> int:
+#: What is entered once it is known which guests the job is done with, and left at its end.
+Around = Callable[[Sequence[Target]], AbstractContextManager[None]]
+
+
+def perform(
+    guests: Guests,
+    job: Job,
+    out: Out,
+    *,
+    max_failures: int | None = None,
+    around: Around = lambda _targets: nullcontext(),
+) -> int:
     """Do the job with the guests that were named, write the results, and return the exit code."""
     out.check(FIELDS)
+    guests.seconds(job.seconds)
+    guests.end()
     targets = guests.targets()
     if not guests.many:
-        return _perform_single(targets[0], guests, job, out)
+        with around(targets):
+            return _perform_single(targets[0], guests, job, out)
     targets = in_state(targets, guests)
     limits = limits_of(guests, job.seconds, max_failures)
-    outcomes, interrupted = run_fleet(targets, limits, job)
-    write_outcomes(outcomes, job, out)
+    with around(targets):
+        outcomes, interrupted = run_fleet(targets, limits, job)
+        write_outcomes(outcomes, job, out)
     if interrupted:
         raise KeyboardInterrupt
     return worst(outcome.code for outcome in outcomes)

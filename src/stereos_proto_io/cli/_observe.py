@@ -79,14 +79,21 @@ class Watched:
     def _is_new(self, sight: Sight) -> bool:
         last = self.last
         if isinstance(sight, Health) and isinstance(last, Health):
-            rebooted = sight.uptime_seconds < last.uptime_seconds
-            return rebooted or attrs.evolve(sight, uptime_seconds=0) != attrs.evolve(last, uptime_seconds=0)
+            return self._rebooted(sight) or attrs.evolve(sight, uptime_seconds=0) != attrs.evolve(
+                last, uptime_seconds=0
+            )
         return isinstance(sight, Notification | Dropped) or (type(sight), str(sight)) != (type(last), str(last))
+
+    def _rebooted(self, report: Health) -> bool:
+        """Whether a report says that the guest has booted anew since the last one."""
+        return self.health is not None and report.uptime_seconds < self.health.uptime_seconds
 
     def _line(self, sight: Sight) -> Text:
         line = Text.assemble((now().strftime("%H:%M:%S"), "dim"), "  ")
         match sight:
             case Health() as report:
+                if self._rebooted(report):
+                    line.append("rebooted  ", "bold yellow")
                 line.append_text(health_line(report))
                 for each in _changed_agents(report.agents, () if self.health is None else self.health.agents):
                     line.append("  ").append_text(each)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
+from rich.text import Text
 
 from stereos_proto import (
     InjectSSHKey,
-    Mount,
     OutcomeUnknown,
     ProvisionPlan,
     ProvisionReport,
@@ -24,13 +25,14 @@ from stereos_proto import (
 from stereos_proto_io import read_jcard
 
 from ._commands_give import FsType, read_key, read_text
-from ._console import STDIN, say
+from ._console import STDIN, clean, say, say_error
 from ._contact import Contact
 from ._deadline import WAIT_SECONDS
 from ._documents import report_document
-from ._errors import SaidNo, UsageError
+from ._errors import REFUSED, SaidNo, UsageError, exit_code, worst
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, perform
+from ._journal import Journal, Rest, UnknownMounts
 from ._options import option, repeated, whole_number
 from ._output import print_result, step_line
 from ._redact import Redactor, redactor_of
@@ -52,6 +54,9 @@ def provision(
     on_refusal: OnRefusal = "stop",
     skip_mounts: Annotated[bool, option("--skip-mounts")] = False,
     no_strict: Annotated[bool, option("--no-strict")] = False,
+    journal: Path | None = None,
+    resume: Path | None = None,
+    unknown_mounts: UnknownMounts | None = None,
     dry_run: bool = False,
     out: Out = DEFAULT_OUT,
 ) -> int:
@@ -62,10 +67,15 @@ def provision(
     secret was refused. Secrets take ${NAME} from the environment; the config goes
     without them.
 
+    A second try would mount twice. With --journal, the first try writes down what
+    became of each step; with --resume, the second one sends only what is left.
+
     For example:
 
         stereosctl provision jcard.toml --vm dev --ssh-key ~/.ssh/id_ed25519.pub
         stereosctl provision --jcard web=web.toml --jcard db=db.toml
+        stereosctl provision jcard.toml --all --journal first.jsonl
+        stereosctl provision jcard.toml --resume first.jsonl
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
@@ -76,9 +86,12 @@ def provision(
         user: Whom the key is for.
         max_failures: After so many guests that failed, begin with no other.
         on_refusal: `continue` sends the config even where a mount or a secret was refused.
-        skip_mounts: Leave the mounts out, where an earlier try has made them: nothing unmounts them.
+        skip_mounts: Leave the mounts out, where they were made before: nothing unmounts them.
         no_strict: Values that a StereOS guest would refuse are warnings, for guests of other makes.
-        dry_run: Show the steps, and send nothing.
+        journal: Write what becomes of each step into this new file. It holds no secrets.
+        resume: Send only what this journal leaves open, and go on writing it. By default to the guests in it.
+        unknown_mounts: What to do with mounts that may have been carried out: `skip` where they were, or `repeat`.
+        dry_run: Show the steps, with --resume those that are left, and send nothing.
         out: How the result is written.
     """
     if file is not None and looks_like_address(file):
@@ -86,9 +99,13 @@ def provision(
         guest, file = attrs.evolve(guest, address=(file, *guest.address)), None
     if max_failures is not None and max_failures < 1:
         raise UsageError("--max-failures must be 1 at least")
+    book = _journal(journal, resume, unknown_mounts, dry_run=dry_run)
     own = _own_files(jcard)
-    if not guest.address and not guest.vm and not guest.all and file is None:
-        guest = _named_by_files(guest, own)
+    if not guest.address and not guest.vm and not guest.all:
+        if resume is not None and not book.names:
+            say(f"nothing is left to do of {resume}")
+            return 0
+        guest = _by_default(guest, file, own, book)
     keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
 
     def load(path: Path) -> ProvisionPlan:
@@ -96,37 +113,133 @@ def provision(
         return attrs.evolve(plan, mounts=()) if skip_mounts else plan
 
     read = _Plans(None if file is None else Path(file), own, load)
-    if dry_run:
+    if dry_run and resume is None:
         return _show_plans(read, out)
     # Read before the first guest is dialled: a file that is wrong is wrong for all of them.
     plans = {target.name: read.of(target.name) for target in guest.targets()}
     read.refuse_unused(plans)
+    if dry_run:
+        return _show_rest(book, plans, unknown_mounts, out)
     shows = not guest.many and not out.kind
 
-    async def converse(contact: Contact) -> ProvisionReport:
+    async def converse(contact: Contact) -> _Came:
         plan = plans[contact.target.name]
-        await contact.dial_when_ready()
+        rest = book.rest(contact.target.name, plan, unknown_mounts)
+        new = () if not rest.plan.requests else await _send(contact, plan, rest)
+        return _Came(ProvisionReport((*rest.done, *new), plan.agents), len(rest.done))
+
+    async def _send(contact: Contact, plan: ProvisionPlan, rest: Rest) -> Iterable[ProvisionStep]:
+        name = contact.target.name
+        book.begin(name, rest, await contact.dial_when_ready())
         redactor = redactor_of(plan.requests)
-        show: Callable[[ProvisionStep], None] = lambda step: print_result(step_line(_discreet(step, redactor)))  # noqa: E731
-        result = await contact.provision(plan, show if shows else lambda _step: None, on_refusal=on_refusal)
-        return ProvisionReport(tuple(_discreet(step, redactor) for step in result.steps))
 
-    def show_end(target: Target, report: ProvisionReport) -> None:
-        agents = plans[target.name].agents
-        starts = f"; it starts {', '.join(agents)}" if agents and report.ok else ""
-        say(f"{_said(report)}{starts}{_AGAIN if _mounted_in_vain(report) else ''}")
+        def note(step: ProvisionStep) -> None:
+            book.note(name, step)
+            if shows:
+                print_result(step_line(_discreet(step, redactor)))
 
-    job = Job(
+        report = await contact.provision(rest.plan, note, on_refusal=on_refusal)
+        book.note(name, *report.steps)
+        return (_discreet(step, redactor) for step in report.steps)
+
+    @contextmanager
+    def around(targets: Sequence[Target]) -> Iterator[None]:
+        with book.writing({target.name: plans[target.name] for target in targets}, new=resume is None):
+            try:
+                yield
+            finally:
+                _say_what_is_left(book, journal or resume)
+
+    return perform(guest, _job(converse), out, max_failures=max_failures, around=around)
+
+
+def _job(converse: Callable[[Contact], Awaitable[_Came]]) -> Job:
+    def show_end(_target: Target, came: _Came) -> None:
+        agents = came.report.agents
+        starts = f"; it starts {', '.join(agents)}" if agents and came.report.ok else ""
+        say(f"{came}{starts}")
+
+    return Job(
         converse,
-        lambda _target, report: report_document(report),
+        lambda _target, came: report_document(came.report),
         show_end,
-        _said,
-        check=judge,
-        more=_failed_lines,
+        str,
+        check=lambda came: judge(came.report),
+        more=lambda came: _failed_lines(came.report),
         seconds=WAIT_SECONDS,
         waits=True,
     )
-    return perform(guest, job, out, max_failures=max_failures)
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Came:
+    """What came of the provisioning of one guest."""
+
+    report: ProvisionReport
+    #: How many of its steps an earlier try had done.
+    before: int = 0
+
+    def __str__(self) -> str:
+        report = self.report
+        counts = Counter(step.status for step in report.failed)
+        rest = "".join(f", {count} {status.value}" for status, count in counts.items())
+        before = f", {self.before} of them before" if self.before else ""
+        return f"{len(report.steps) - len(report.failed)} of {len(report.steps)} steps done{before}{rest}"
+
+
+# ---------------------------------------------------------------------------------------------- a second try
+
+
+def _journal(
+    journal: Path | None, resume: Path | None, unknown_mounts: UnknownMounts | None, *, dry_run: bool
+) -> Journal:
+    """The journal that the options name. Raises UsageError."""
+    if journal is not None and resume is not None:
+        raise UsageError("--journal and --resume exclude each other: --resume goes on writing its file")
+    if journal is not None and dry_run:
+        raise UsageError("--journal and --dry-run exclude each other: there is nothing to write down")
+    if unknown_mounts is not None and resume is None:
+        raise UsageError("--unknown-mounts is for a second try, with --resume")
+    book = Journal(journal or resume)
+    if resume is not None:
+        book.read()
+    return book
+
+
+def _show_rest(book: Journal, plans: dict[str, ProvisionPlan], unknown_mounts: UnknownMounts | None, out: Out) -> int:
+    """Show what a second try would send to each guest."""
+    code = 0
+    documents = []
+    for name, plan in plans.items():
+        try:
+            rest = book.rest(name, plan, unknown_mounts)
+        except OutcomeUnknown as exc:
+            say_error(f"{name}: {exc}")
+            code = worst((code, exit_code(exc) or REFUSED))
+            continue
+        left = [ProvisionStep(request, StepStatus.NOT_SENT) for request in rest.plan.requests]
+        documents.append({"guest": name, **report_document(ProvisionReport((*rest.done, *left)))})
+        if not out.is_json:
+            print_result(Text(clean(name), "bold"), *map(step_line, (*rest.done, *left)))
+    if out.is_json:
+        out.write_document(documents)
+    say("nothing was sent")
+    return code
+
+
+def _say_what_is_left(book: Journal, path: Path | None) -> None:
+    """Say how a second try repeats nothing, where one is needed."""
+    if not book.changed:
+        return
+    names = book.names
+    if names and path is not None:
+        guests = "1 guest has" if len(names) == 1 else f"{len(names)} guests have"
+        say(f"{guests} steps left: `stereosctl provision … --resume {path}` sends only these")
+    elif any(book.mounted(name) for name in names):
+        say(
+            "a second try mounts again what is mounted: send the rest by `stereosctl mount`, `secret set` and "
+            "`config set`; next time, --journal FILE lets --resume FILE do that"
+        )
 
 
 # ----------------------------------------------------------------------------------------------- which plan
@@ -145,10 +258,13 @@ def _own_files(texts: tuple[str, ...]) -> dict[str, Path]:
     return own
 
 
-def _named_by_files(guest: Guests, own: dict[str, Path]) -> Guests:
-    """The guests that --jcard names, where no other option names any."""
-    addresses = tuple(name for name in own if looks_like_address(name))
-    return attrs.evolve(guest, address=addresses, vm=tuple(name for name in own if name not in addresses))
+def _by_default(guest: Guests, file: str | None, own: dict[str, Path], book: Journal) -> Guests:
+    """The guests, where no option names any: those of the journal with steps left, or those that --jcard names."""
+    if book.names:
+        say(f"with steps left: {', '.join(book.names)}", style="dim")
+    names = tuple(book.names) or (tuple(own) if file is None else ())
+    addresses = tuple(name for name in names if looks_like_address(name))
+    return attrs.evolve(guest, address=addresses, vm=tuple(name for name in names if name not in addresses))
 
 
 class _Plans:
@@ -220,22 +336,6 @@ def _discreet(step: ProvisionStep, redactor: Redactor) -> ProvisionStep:
     if not isinstance(step.error, RequestFailed):
         return step
     return attrs.evolve(step, error=RequestFailed(step.request, redactor.text(step.error.error)))
-
-
-def _said(report: ProvisionReport) -> str:
-    counts = Counter(step.status for step in report.failed)
-    rest = "".join(f", {count} {status.value}" for status, count in counts.items())
-    return f"{len(report.steps) - len(report.failed)} of {len(report.steps)} steps done{rest}"
-
-
-#: What to do where a second try would lay a mount over that of the first.
-_AGAIN: Final = "; to try again without mounting twice, use --skip-mounts"
-
-
-def _mounted_in_vain(report: ProvisionReport) -> bool:
-    """Whether something was mounted, and another try is needed for the rest."""
-    mounted = any(isinstance(step.request, Mount) and step.status is StepStatus.DONE for step in report.steps)
-    return mounted and not report.ok
 
 
 def _failed_lines(report: ProvisionReport) -> list[Any]:

@@ -1,0 +1,203 @@
+"""The journal of `provision`: what became of each step in each guest, in a file, so that a second try repeats nothing.
+
+One JSON object a line, appended as things happen, so that a killed process leaves behind what it knew:
+`{"guest": NAME, "booted": SECONDS, "steps": {LABEL: STATUS}}`. Later lines win over earlier ones. A step is `unknown`
+from the moment when it may be sent until its reply is there. Labels are all that stands there of a request.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, TextIO
+
+import attrs
+
+from stereos_proto import (
+    Health,
+    OutcomeUnknown,
+    ProvisionPlan,
+    ProvisionReport,
+    ProvisionStep,
+    StepStatus,
+)
+
+from ._errors import UsageError
+
+UnknownMounts = Literal["repeat", "skip"]
+
+#: Seconds by which the moment when a guest booted may seem to move: uptimes are whole seconds, and clocks are set.
+_SAME_BOOT: Final = 5.0
+_MAYBE_DONE: Final = frozenset({StepStatus.DONE, StepStatus.UNKNOWN})
+
+
+@attrs.define(eq=False, repr=False)
+class _Known:
+    """What is known of one guest."""
+
+    #: The status of each step, by its label.
+    steps: dict[str, StepStatus] = attrs.Factory(dict)
+    #: When the guest booted, in seconds since 1970, None where it never answered.
+    booted: float | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class Rest:
+    """What is to be done with one guest."""
+
+    #: The steps that are to be sent, and their warnings.
+    plan: ProvisionPlan
+    #: The steps that are done, by an earlier try.
+    done: tuple[ProvisionStep, ...] = ()
+
+
+class Journal:
+    """The file, and what is known from it. Without a file nothing is kept, and nothing is known."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, _Known] = {}
+        self._file: TextIO | None = None
+        #: Whether anything new is known by this try.
+        self.changed = False
+        #: The labels of all mounts.
+        self._mounts: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """The guests with steps that are not done."""
+        return [
+            name
+            for name, known in self._known.items()
+            if any(status is not StepStatus.DONE for status in known.steps.values())
+        ]
+
+    def mounted(self, name: str) -> bool:
+        """Whether a mount was carried out in a guest, or may have been."""
+        steps = self._known.get(name, _Known()).steps
+        return any(label in self._mounts and status in _MAYBE_DONE for label, status in steps.items())
+
+    def read(self) -> None:
+        """Read what an earlier try has written. Raises UsageError."""
+        if self._path is None:
+            return
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except OSError as exc:
+            raise UsageError(f"cannot read {self._path}: {exc.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{self._path} is no journal: it is not UTF-8") from None
+        # A process that was killed can leave half a line. What it was about stays unknown, as the line before it says.
+        whole, _, _ = text.rpartition("\n")
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise UsageError(f"{self._path} is no journal of provision: see its line {number}") from None
+        if not self._known:
+            raise UsageError(f"{self._path} is no journal of provision: no guest stands in it")
+
+    def _take(self, record: dict[str, Any]) -> None:
+        known = self._known.setdefault(str(record["guest"]), _Known())
+        known.steps.update({label: StepStatus(status) for label, status in record["steps"].items()})
+        if record["booted"] is not None:
+            known.booted = float(record["booted"])
+
+    @contextmanager
+    def writing(self, plans: Mapping[str, ProvisionPlan], *, new: bool) -> Iterator[None]:
+        """Keep the file open for the length of a `with`, and name in it all guests that are to be provisioned.
+
+        Raises UsageError; with `new` where the file exists, too: it may be needed for a second try.
+        """
+        for plan in plans.values():
+            self._mounts.update(ProvisionStep(mount, StepStatus.NOT_SENT).label for mount in plan.mounts)
+        if self._path is None:
+            yield
+            return
+        try:
+            self._file = self._path.open("x" if new else "r+", encoding="utf-8")
+            if not new:
+                text = self._file.read()
+                # Half a line would spoil the next one.
+                self._file.seek(len(text[: text.rfind("\n") + 1].encode()))
+                self._file.truncate()
+        except FileExistsError:
+            raise UsageError(
+                f"{self._path} exists already: --resume goes on where it ends; a first try needs a new file"
+            ) from None
+        except OSError as exc:
+            raise UsageError(f"cannot write {self._path}: {exc.strerror}") from None
+        with self._file:
+            for name, plan in plans.items():
+                known = self._known.get(name, _Known()).steps
+                steps = (ProvisionStep(request, StepStatus.NOT_SENT) for request in plan.requests)
+                self._write(name, {step.label: step.status for step in steps if step.label not in known})
+            yield
+
+    def rest(self, name: str, plan: ProvisionPlan, unknown_mounts: UnknownMounts | None) -> Rest:
+        """What is left to do of a plan.
+
+        Raises OutcomeUnknown where a mount may have been carried out, unless `unknown_mounts` says what to do with it.
+        """
+        known = self._known.get(name, _Known()).steps
+        steps: list[ProvisionStep] = []
+        for request in plan.requests:
+            label = ProvisionStep(request, StepStatus.NOT_SENT).label
+            steps.append(ProvisionStep(request, known.get(label, StepStatus.NOT_SENT)))
+        report = ProvisionReport(tuple(steps), plan.agents)
+        try:
+            rest = report.remaining_plan(unknown_mounts=unknown_mounts or "raise")
+        except OutcomeUnknown as exc:
+            unknown = [step for step in report.failed if step.status is StepStatus.UNKNOWN]
+            labels = ", ".join(step.label for step in unknown if step.request in plan.mounts)
+            raise OutcomeUnknown(
+                f"it is not known whether the guest carried this out: {labels}. Look into the guest, and say "
+                "--unknown-mounts skip where it did and repeat where it did not; or reboot it, and provision it anew",
+                request=exc.request,
+            ) from None
+        # A mount that is skipped was carried out: that is what the user says by it.
+        done = tuple(
+            ProvisionStep(step.request, StepStatus.DONE) for step in steps if step.request not in rest.requests
+        )
+        return Rest(rest, done)
+
+    def begin(self, name: str, rest: Rest, health: Health) -> None:
+        """The steps of a guest are about to be sent. Raises UsageError where those that were done are so no more."""
+        booted = time.time() - health.uptime_seconds
+        before = self._known.get(name, _Known()).booted
+        if rest.done and before is not None and abs(booted - before) > _SAME_BOOT:
+            raise UsageError(
+                f"{name} has been rebooted since the steps that {self._path} calls done, or its clock stood still; "
+                "a reboot undoes mounts and secrets: provision it without --resume"
+            )
+        self._write(name, {step.label: step.status for step in rest.done}, booted)
+        requests = rest.plan.requests
+        self._write(name, {ProvisionStep(each, StepStatus.UNKNOWN).label: StepStatus.UNKNOWN for each in requests})
+
+    def note(self, name: str, *steps: ProvisionStep) -> None:
+        """What became of steps. Raises UsageError where the file cannot be written."""
+        self._write(name, {step.label: step.status for step in steps})
+
+    def _write(self, name: str, steps: dict[str, StepStatus], booted: float | None = None) -> None:
+        known = self._known.setdefault(name, _Known())
+        news = {label: status for label, status in steps.items() if known.steps.get(label) is not status}
+        if not news and booted is None:
+            return
+        self.changed = True
+        known.steps.update(news)
+        known.booted = known.booted if booted is None else booted
+        if self._file is None:
+            return
+        record = {
+            "guest": name,
+            "booted": booted and round(booted, 3),
+            "steps": {label: status.value for label, status in news.items()},
+        }
+        try:
+            self._file.write(f"{json.dumps(record)}\n")
+            self._file.flush()
+        except OSError as exc:
+            raise UsageError(f"cannot write {self._path}: {exc.strerror}") from None

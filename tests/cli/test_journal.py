@@ -1,0 +1,235 @@
+"""A second try of `provision`: what the first one wrote down is not repeated, and nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+
+import pytest
+
+from cli.fleets import fleet, keep_state
+from cli.test_commands import check
+from cli_harness import CLEAN_ENV, COMMAND, run_cli, terminal
+
+JCARD = """
+[[shared]]
+host = "."
+guest = "/workspace"
+[[shared]]
+host = "."
+guest = "/data"
+[secrets]
+TOKEN = "${FLEET_TOKEN}"
+[[agents]]
+name = "coder"
+harness = "custom"
+"""
+SECRET = "a-secret-value"
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text(JCARD)
+
+    def run(*words, **options):
+        env = {"MB_CONFIG_DIR": str(tmp_path), "FLEET_TOKEN": SECRET, **options.pop("env", {})}
+        return run_cli(monkeypatch, *words, env=env, **options)
+
+    def provision(*words, **options):
+        return run("provision", str(tmp_path / "j.toml"), *words, **options)
+
+    return provision
+
+
+def lines(path):
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        check(record, "journal")
+    return records
+
+
+def folded(path):
+    steps = {}
+    for record in lines(path):
+        steps.setdefault(record["guest"], {}).update(record["steps"])
+    return steps
+
+
+def taken(guest, kind):
+    return [request for request in guest.simulator.requests if request.type == kind]
+
+
+def test_a_second_try_sends_only_what_is_left(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {}, "b": {"faults": ["fail:busy@mount#2"]}, "c": {}}) as guests:
+        first = cli("--all", "--journal", str(book))
+        assert first.code == 1
+        assert f"1 guest has steps left: `stereosctl provision … --resume {book}` sends only these" in first.err
+        assert folded(book)["b"] == {
+            "mount share0 at /workspace": "done",
+            "mount share1 at /data": "refused",
+            "secret TOKEN": "done",
+            "config": "not sent",
+        }
+        dry = cli("--resume", str(book), "--dry-run")
+        assert dry.out.splitlines() == [
+            "b",
+            "✓ mount share0 at /workspace",
+            "✓ secret TOKEN",
+            "– mount share1 at /data  not sent",
+            "– config  not sent",
+        ]
+        as_json = json.loads(cli("--resume", str(book), "--dry-run", "--json").out)
+        check(as_json, "rest")
+        # Rotated in the meantime: the second try must not bring the old one back.
+        second = cli("--resume", str(book), env={"FLEET_TOKEN": "an-old-value"})
+        assert second.code == 0, second
+        assert second.err.startswith("with steps left: b\n")
+        assert "4 of 4 steps done, 2 of them before; it starts coder" in second.err
+        assert [mount.guest_path for mount in taken(guests["b"], "mount")] == ["/workspace", "/data", "/data"]
+        assert guests["b"].simulator.secrets["TOKEN"].value == SECRET
+        assert [len(taken(guest, "mount")) for guest in guests.values()] == [2, 3, 2]
+        third = cli("--resume", str(book))
+        assert (third.code, third.err) == (0, f"nothing is left to do of {book}\n")
+        everyone = cli("--all", "--resume", str(book), "--json")
+        document = json.loads(everyone.out)
+        check(document, "many")
+        assert [each["result"]["ok"] for each in document] == [True] * 3
+        assert [len(taken(guest, "mount")) for guest in guests.values()] == [2, 3, 2], "nothing was sent"
+    assert SECRET not in book.read_text()
+
+
+def test_guests_that_were_never_begun_are_in_the_journal(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {"faults": ["fail:no@mount"]}, "b": {}, "c": {}}) as guests:
+        keep_state(tmp_path, "gone", {"backend": "qemu", "vsock_port": 1})
+        words = ("--all", "--parallel", "1", "--max-failures", "1", "--timeout", "1", "--journal", str(book))
+        first = cli(*words)
+        assert first.code == 1
+        assert "4 guests have steps left" in first.err
+        assert set(folded(book)) == {"a", "b", "c", "gone"}
+        assert [len(taken(guest, "mount")) for guest in guests.values()] == [2, 0, 0]
+        second = cli("--resume", str(book), "--timeout", "1")
+        assert second.code == 124
+        assert [len(taken(guest, "mount")) for guest in guests.values()] == [4, 2, 2]
+        assert "1 guest has steps left" not in second.err, "a refuses again"
+        assert "2 guests have steps left" in second.err
+
+
+def test_a_mount_of_unknown_outcome_is_asked_about(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {"faults": ["stall@mount#2"]}, "b": {}}) as guests:
+        first = cli("--vm", "a", "--vm", "b", "--journal", str(book), "--timeout", "1")
+        assert first.code == 124
+        assert folded(book)["a"]["mount share1 at /data"] == "unknown"
+        sent = len(guests["a"].simulator.requests)
+        for words in (("--resume", str(book)), ("--resume", str(book), "--dry-run"), ("--resume", str(book), "--all")):
+            again = cli(*words)
+            assert again.code == 5
+            assert "it is not known whether the guest carried this out: " in again.all
+            assert "--unknown-mounts skip where it did and repeat where it did not" in again.all
+        assert len(guests["a"].simulator.requests) == sent, "nothing was sent"
+        last = cli("--resume", str(book), "--unknown-mounts", "skip")
+        assert last.code == 0, last
+        assert len(taken(guests["a"], "mount")) == 2
+        assert set(folded(book)["a"].values()) == {"done"}
+        assert guests["a"].simulator.config
+
+
+def test_unknown_mounts_are_repeated_on_demand(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {"faults": ["stall@mount#2"]}}) as guests:
+        assert cli("--vm", "a", "--journal", str(book), "--timeout", "1").code == 124
+        assert cli("--resume", str(book), "--unknown-mounts", "repeat").code == 0
+        assert [mount.guest_path for mount in taken(guests["a"], "mount")] == ["/workspace", "/data", "/data"]
+
+
+def test_what_a_reboot_has_undone_is_not_taken_for_done(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {"faults": ["fail:no@mount#2"]}}) as guests:
+        assert cli("--vm", "a", "--journal", str(book)).code == 1
+        # As if the first try had been to a guest that booted a while before this one.
+        text = re.sub(r'"booted": ([0-9.]+)', lambda match: f'"booted": {float(match[1]) - 60}', book.read_text())
+        book.write_text(text)
+        sent = len(taken(guests["a"], "mount"))
+        again = cli("--resume", str(book))
+        assert again.code == 2
+        assert "\nstereosctl: a has been rebooted since the steps" in again.err
+        assert len(taken(guests["a"], "mount")) == sent
+
+
+def test_a_killed_first_try_leaves_behind_what_it_knew(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {}, "b": {"faults": ["stall@mount"]}}) as guests:
+        words = ("provision", str(tmp_path / "j.toml"), "--all", "--journal", str(book))
+        env = {**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path), "FLEET_TOKEN": SECRET}
+        with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, env=env, text=True) as process:
+            seen = ""
+            while "✓  a" not in seen or not taken(guests["b"], "mount"):
+                line = process.stderr.readline()
+                assert line, seen
+                seen += line
+            process.send_signal(signal.SIGKILL)
+        known = folded(book)
+        assert set(known["a"].values()) == {"done"}
+        assert "unknown" in known["b"].values()
+        # Half a line at the end is what a kill can leave.
+        book.write_text(book.read_text() + '{"guest": "a", "boo')
+        again = cli("--resume", str(book))
+        assert again.code == 5
+        assert "it is not known whether the guest carried this out" in again.err
+        folded(book)
+
+
+def test_ctrl_c_leaves_a_journal_and_says_how_to_go_on(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {}, "b": {"faults": ["stall@mount"]}}) as guests:
+        words = ("provision", str(tmp_path / "j.toml"), "--all", "--journal", str(book))
+        env = {"MB_CONFIG_DIR": str(tmp_path), "FLEET_TOKEN": SECRET}
+        with terminal(*words, env=env) as it:
+            it.wait_for("1 of 2 guests are through")
+            it.interrupt()
+            assert it.end() == -signal.SIGINT
+        assert "1 guest has steps left" in it.seen
+        assert guests["b"].simulator.requests
+    assert "unknown" in folded(book)["b"].values()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("--vm a --journal BOOK --resume BOOK", "--journal and --resume exclude each other"),
+        ("--vm a --journal BOOK --dry-run", "--journal and --dry-run exclude each other"),
+        ("--vm a --unknown-mounts skip", "--unknown-mounts is for a second try, with --resume"),
+        ("--vm a --journal BOOK", "exists already: --resume goes on where it ends"),
+        ("--resume NOWHERE", "cannot read NOWHERE: No such file or directory"),
+        ("--resume BOOK", "is no journal of provision: see its line 1"),
+        ("--vm a --journal NOWHERE/x", "cannot write NOWHERE/x: No such file or directory"),
+    ],
+)
+def test_a_journal_that_makes_no_sense_is_refused(words, text, tmp_path, cli):
+    (tmp_path / "book").write_text(f'{{"guest": "{SECRET}"}}\n')
+    places = {"BOOK": str(tmp_path / "book"), "NOWHERE": str(tmp_path / "nowhere")}
+    for short, path in places.items():
+        words, text = words.replace(short, path), text.replace(short, path)
+    with fleet(tmp_path, {"a": {}}) as guests:
+        result = cli(*words.split())
+        assert not any(guest.simulator.requests for guest in guests.values())
+    assert (result.code, text in result.err, SECRET in result.all) == (2, True, False), result
+
+
+def test_without_a_journal_the_danger_of_a_second_try_is_said(tmp_path, cli):
+    with fleet(tmp_path, {"a": {"faults": ["fail:no@mount#2"]}, "b": {}}):
+        result = cli("--all")
+        assert "a second try mounts again what is mounted" in result.err
+        assert "--journal FILE" in result.err
+
+
+def test_a_wrong_option_leaves_no_journal_behind(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {}}):
+        for words in ("--timeout 0", "--total-timeout 0", "-o template={nome}", "--vm nowhere", "-o xml"):
+            assert cli("--vm", "a", "--journal", str(book), *words.split()).code == 2
+            assert not book.exists(), words
