@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,11 +108,7 @@ def provision(
             return 0
         guest = _by_default(guest, file, own, book)
     keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
-
-    def load(path: Path) -> ProvisionPlan:
-        plan = _read_plan(path, fs, keys, strict=not no_strict)
-        return attrs.evolve(plan, mounts=()) if skip_mounts else plan
-
+    load = partial(_read_plan, fs=fs, keys=keys, strict=not no_strict, skip_mounts=skip_mounts)
     read = _Plans(None if file is None else Path(file), own, load)
     if dry_run and resume is None:
         return _show_plans(read, out)
@@ -300,7 +297,9 @@ class _Plans:
             raise UsageError(f"--jcard names {', '.join(unused)}, which is not among the guests")
 
 
-def _read_plan(file: Path, fs: FsType, keys: Sequence[InjectSSHKey], *, strict: bool) -> ProvisionPlan:
+def _read_plan(
+    file: Path, *, fs: FsType, keys: Sequence[InjectSSHKey], strict: bool, skip_mounts: bool
+) -> ProvisionPlan:
     """The plan that a jcard.toml describes. Its warnings are shown."""
     options: dict[str, Any] = {"env": os.environ, "fs_type": fs, "ssh_keys": keys, "strict": strict}
     if str(file) == STDIN:
@@ -310,7 +309,7 @@ def _read_plan(file: Path, fs: FsType, keys: Sequence[InjectSSHKey], *, strict: 
         plan = read_jcard(file, **options)
     for warning in plan.warnings:
         say(warning, style="yellow")
-    return plan
+    return attrs.evolve(plan, mounts=()) if skip_mounts else plan
 
 
 def _show_plans(read: _Plans, out: Out) -> int:
