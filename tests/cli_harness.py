@@ -122,6 +122,11 @@ def run_process(*arguments: str, stdin: bytes = b"", env=None) -> Result:
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+#: Characters of what a command has written that are looked at: to take the colours out of all of it, again and again,
+#: takes longer than `watch` takes to write more.
+_LOOKED_AT = 65536
+
+
 class TerminalProcess:
     """A command in a process with a terminal as its own: what is typed, Ctrl-C included, reaches it."""
 
@@ -150,16 +155,17 @@ class TerminalProcess:
 
     def wait_for(self, text: str) -> None:
         """Read until `text` is on the screen."""
-        while text not in plain(self.seen):
-            self.seen += self._read()
+        end = time.monotonic() + PATIENCE
+        while text not in plain(self.seen[-_LOOKED_AT:]):
+            self.seen += self._read(end)
 
-    def _read(self) -> str:
-        silence = time.monotonic()
+    def _read(self, end: float) -> str:
         while not select.select([self._master], [], [], 0.1)[0]:
             if self.process.poll() is not None:
                 raise EOFError(self.seen)
-            # A failure, rather than a run of the tests that never ends.
-            assert time.monotonic() - silence < PATIENCE, self.seen
+            assert time.monotonic() < end, self.seen[-_LOOKED_AT:]
+        # Also of a command that writes all the time: a failure, rather than a run of the tests that never ends.
+        assert time.monotonic() < end, self.seen[-_LOOKED_AT:]
         data = os.read(self._master, 65536)
         if not data:
             raise EOFError(self.seen)
@@ -167,9 +173,10 @@ class TerminalProcess:
 
     def end(self) -> int:
         """Wait until the command has ended, and return its exit code."""
+        end = time.monotonic() + PATIENCE
         while True:
             try:
-                self.seen += self._read()
+                self.seen += self._read(end)
             except EOFError:
                 return self.process.wait(PATIENCE)
 

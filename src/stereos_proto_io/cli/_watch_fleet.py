@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections import Counter, deque
@@ -187,6 +188,10 @@ def _cells(watched: Watched) -> list[Text]:
     return [name_text(watched.target.name), state, agents_count(row), row_rtt(row), Text(pushes), newest]
 
 
+#: One key of what is read, which may be several: those of a cursor key come in one piece, Esc alone is Esc.
+_KEY: Final = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Z])|.", re.DOTALL)
+
+
 @contextmanager
 def _keys(loop: asyncio.AbstractEventLoop, press: Callable[[str], None]) -> Iterator[None]:
     """Read keys as they are pressed, unseen, for the length of a `with`. Without a terminal there are none."""
@@ -211,8 +216,7 @@ def _keys(loop: asyncio.AbstractEventLoop, press: Callable[[str], None]) -> Iter
         if not data:
             loop.remove_reader(fd)
             return
-        # A key that is more than one character begins with Esc, and comes in one piece.
-        for key in [data] if data.startswith("\x1b") else data:
+        for key in _KEY.findall(data):
             press(key)
 
     with ExitStack() as stack:
