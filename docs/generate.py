@@ -49,6 +49,10 @@ from stereos_proto_io.guest import blocking as guest_blocking
 from stereos_proto_io.guest import effects, faults
 from stereos_proto_io.guest import trio as guest_trio
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import count_lines
+
 # ---------------------------------------------------------------------------------------------------------
 # Diagrams
 # ---------------------------------------------------------------------------------------------------------
@@ -538,6 +542,54 @@ def examples(*, loops: bool) -> str:
     return "\n".join(parts)
 
 
+#: Lines of code that a whole client, or a guest, may take at most in a loop of each kind.
+GOALS = {"callbacks": 80, "coroutines": 40, "green threads": 30, "guest": 45}
+#: What a client for a loop of each kind is made of.
+BASES = {
+    "LoopClient": "callbacks",
+    "PollClient": "callbacks",
+    "FdClient": "coroutines",
+    "GreenClient": "green threads",
+    "GuestSession": "guest",
+}
+#: Examples that bring a loop of their own, and the class in each that is the client.
+OWN_LOOPS = {"loop_handmade": "Client", "loop_selectors": "SelectorsClient", "loop_threads": "ThreadClient"}
+
+
+@attrs.frozen
+class Size:
+    """How many lines of code an example of an event loop takes: the client, or the guest, and the file."""
+
+    name: str
+    kind: str
+    client: int
+    file: int
+
+    @classmethod
+    def of(cls, path: Path) -> Size:
+        """Count them. The kind is that of the class of this library that the example uses."""
+        words = set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+        kind = next((kind for base, kind in BASES.items() if base in words), "coroutines")
+        own = OWN_LOOPS.get(path.stem)
+        client = count_lines.count(path, own) if own else count_lines.count_without_main(path)
+        return cls(path.name, kind, client, count_lines.count(path))
+
+
+def sizes() -> list[Size]:
+    """Those of all examples of event loops, and of the guests."""
+    folder = HERE.parent / "examples"
+    return [Size.of(path) for path in sorted((*folder.glob("loop_*.py"), *folder.glob("guest_*.py")))]
+
+
+def sizes_table() -> str:
+    """The line counts of all loops."""
+    rows = (
+        [f"[{one.name}](#{nodes.make_id(one.name)})", one.kind, str(one.client), f"≤ {GOALS[one.kind]}", str(one.file)]
+        for one in sizes()
+    )
+    return table(["file", "kind", "client or guest", "goal", "whole file"], rows)
+
+
 def screens() -> str:
     """The pictures of `stereosctl`, as many as there are, each with its twin for narrow pages where it has one."""
     parts = []
@@ -571,6 +623,7 @@ def main(folder: Path) -> None:
         "names.md": names_table(),
         "cli.md": cli_reference(),
         "examples-loops.md": examples(loops=True),
+        "examples-sizes.md": sizes_table(),
         "examples-others.md": examples(loops=False),
         "screens.md": screens(),
         "unreleased.md": unreleased(),

@@ -37,8 +37,7 @@ class Host(protocol.Protocol):
         self.may_write = True
         self.turn()
 
-    def stopProducing(self):  # noqa: N802
-        self.session.close()
+    stopProducing = writeConnectionLost  # noqa: N815
 
     def turn(self):
         session = self.session

@@ -1,6 +1,8 @@
 """A client for curio: python loop_curio.py ADDRESS"""
 
 import sys
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import curio
 import curio.traps
@@ -9,20 +11,36 @@ from stereos_proto import RequestTimeout
 from stereos_proto_io import parse_address
 from stereos_proto_io.driver import FdClient
 
+CLOSING = WeakKeyDictionary()  # what wakes the tasks that wait for a stream
+
+
+async def first_of(*functions):
+    async with curio.TaskGroup(wait=any) as tasks:
+        for function in functions:
+            await tasks.spawn(function)
+
+
+def waiting(trap):
+    async def wait_for(stream):
+        closing = CLOSING.setdefault(stream, curio.UniversalEvent())
+        await first_of(partial(trap, stream), closing.wait)
+
+    return staticmethod(wait_for)
+
 
 class Client(FdClient):
     event = curio.UniversalEvent
     set = staticmethod(lambda event: event.set())
-    readable = staticmethod(curio.traps._read_wait)
-    writable = staticmethod(curio.traps._write_wait)
+    readable = waiting(curio.traps._read_wait)
+    writable = waiting(curio.traps._write_wait)
+    race = staticmethod(first_of)
     sleep = staticmethod(curio.sleep)
     thread = staticmethod(curio.run_in_thread)
 
     @staticmethod
-    async def race(*functions):
-        async with curio.TaskGroup(wait=any) as tasks:
-            for function in functions:
-                await tasks.spawn(function)
+    def closing(stream):
+        if stream in CLOSING:
+            CLOSING[stream].set()
 
     @staticmethod
     async def bounded(limit, function, *arguments):

@@ -10,11 +10,15 @@ from stereos_proto_io import parse_address
 from stereos_proto_io.driver import GreenClient
 
 
+class Expired(Exception):
+    """The time of a wait is up. A timeout of the user's is another exception."""
+
+
 def waiting(wait):
     def wait_for(descriptor, seconds):
         try:
-            wait(descriptor, timeout=seconds)
-        except TimeoutError:
+            wait(descriptor, timeout=seconds, timeout_exc=Expired)
+        except Expired:
             return False
         return True
 

@@ -172,12 +172,17 @@ class Event:
 
 
 class Client(FdClient):
-    """The client: eight functions."""
+    """The client: eight functions, and `closing`, as `poll` tells nobody of a close."""
 
     event = Event
     set = staticmethod(Event.set)
     readable = waiting_for(select.POLLIN)
     writable = waiting_for(select.POLLOUT)
+
+    @staticmethod
+    def closing(stream):
+        for key in [key for key in LOOP.waits if key[0] == stream.fileno()]:
+            LOOP.resume(LOOP.waits[key])
 
     @staticmethod
     async def sleep(seconds):

@@ -11,6 +11,8 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 
 from stereos_proto import ConnectionLost, Ping
 from stereos_proto_io import parse_address
@@ -21,34 +23,37 @@ class ThreadClient(PollClient):
     def __init__(self, address, on_event=print):
         super().__init__(address)
         self.on_event = on_event
-        self.selector = selectors.DefaultSelector()
         self.work = deque()
+        self.is_serving = True
         self.bell, self.hears = socket.socketpair()
+        self.selector = selectors.DefaultSelector()
         self.selector.register(self.hears, selectors.EVENT_READ)
         self.thread = threading.Thread(target=self.serve, name=self.label)
         self.thread.start()
 
     def do(self, function, *arguments, **options):
-        """Call a method of the client in its thread; return a Future of the outcome."""
+        """Call a method, such as `request`, in the thread; return a Future."""
         future = Future()
-        self.work.append((function, arguments, options, future))
+        item = (partial(function, *arguments, **options), future)
+        self.work.append(item)
         try:
             self.bell.send(b"!")
         except OSError:
-            future.set_exception(
-                ConnectionLost(f"the client of {self.label} was stopped")
-            )
+            # It was stopped. What is in line still, nobody takes any more.
+            with suppress(ValueError):
+                self.work.remove(item)
+                future.set_exception(ConnectionLost(f"{self.label} was let go of"))
         return future
 
     def stop(self):
-        self.do(self.close)
+        self.bell.close()
         self.thread.join()
 
     def serve(self):
-        streams = set()
-        while streams or not self._closed:
+        watched = self.selector.get_map()
+        while self.is_serving or len(watched) > 1:
             deadline = self.next_deadline()
-            left = None if deadline is None else max(deadline - self.clock(), 0)
+            left = None if deadline is None else deadline - self.clock()
             for key, mask in self.selector.select(left):
                 if key.fileobj is self.hears:
                     self.take_work()
@@ -58,27 +63,31 @@ class ThreadClient(PollClient):
             self.expire()
             self.tell()
             for stream, mask in self.changes():
-                if stream in streams:
+                if stream in watched:
                     self.selector.unregister(stream)
-                streams.discard(stream)
                 if mask:
                     self.selector.register(stream, mask)
-                    streams.add(stream)
-        self.bell.close()
         self.hears.close()
 
     def take_work(self):
-        # Drain the wake-up socket before the queue; later work writes to it again.
-        self.hears.recv(4096)
+        # Drain the bell before the queue; later work rings again.
+        if not self.hears.recv(4096):
+            self.is_serving = False
+            self.close()
         while self.work:
-            function, arguments, options, future = self.work.popleft()
+            function, future = self.work.popleft()
             try:
-                done = function(*arguments, **options)
-                done is None and future.set_result(None)
-                if done is not None:
-                    done.context = future
+                done = function()
             except Exception as exc:  # noqa: BLE001
-                future.set_exception(exc)
+                settle(future, partial(throw, exc))
+                continue
+            if done is not None:
+                done.context = future
+                future.add_done_callback(partial(self.give_up, done))
+
+    def give_up(self, done, future):
+        if future.cancelled():
+            self.do(self.cancel, done)
 
     def tell(self):
         for event in self.events():
@@ -87,16 +96,21 @@ class ThreadClient(PollClient):
                 if done is None:
                     self.on_event(event)
                 else:
-                    settle(done.context, done)
-            except Exception as exc:  # noqa: BLE001  a callback that raises must not end the thread
+                    settle(done.context, done.result)
+            except Exception as exc:  # noqa: BLE001  it must not end the thread
                 sys.excepthook(type(exc), exc, exc.__traceback__)
 
 
-def settle(future, done):
-    try:
-        future.set_result(done.result())
-    except Exception as exc:  # noqa: BLE001
-        future.set_exception(exc)
+def settle(future, result):
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(result())
+        except Exception as exc:  # noqa: BLE001
+            future.set_exception(exc)
+
+
+def throw(error):
+    raise error
 
 
 def main(address):

@@ -52,6 +52,15 @@ def count(path: Path, name: str = "") -> int:
     raise LookupError(f"there is no {name} in {path}")
 
 
+def count_without_main(path: Path) -> int:
+    """Count the lines of code of a script without its function `main` and what runs that."""
+    lines = code_lines(text := path.read_text(encoding="utf-8"))
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.If) or getattr(node, "name", "") == "main":
+            lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
 def main(arguments: list[str]) -> None:
     """Print a count for each argument."""
     for argument in arguments:

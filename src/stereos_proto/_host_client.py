@@ -247,7 +247,7 @@ class HostClient:
         self._resume_dialers(None)
 
     def dial_failed(self, error: ConnectError) -> None:
-        """Say that no connection could be made."""
+        """Say that no connection could be made. After a `timed_out` one, `wait_ready` gives the next dial longer."""
         self._dialling = None
         self._dial_error = error
         self._resume_dialers(error)

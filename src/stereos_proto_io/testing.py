@@ -11,11 +11,19 @@ import attrs
 from stereos_proto import Lifecycle
 
 from .addresses import TCP, Address
-from .conformance import ClientCase, ClientReport, check_client, client_cases
+from .conformance import ClientCase, ClientReport, check_client, check_loop_client, client_cases
 from .guest import GuestSimulator
 from .guest.blocking import GuestServer, serve
 
-__all__ = ["ClientCase", "ClientReport", "SimulatedGuest", "check_client", "client_cases", "simulated_guest"]
+__all__ = [
+    "ClientCase",
+    "ClientReport",
+    "SimulatedGuest",
+    "check_client",
+    "check_loop_client",
+    "client_cases",
+    "simulated_guest",
+]
 
 
 @attrs.frozen

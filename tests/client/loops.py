@@ -1,17 +1,18 @@
-"""The clients of the examples, with the verbs that `check_client` puts a client through."""
+"""The clients of the examples, and what `check_client` needs to put each through its cases in its event loop."""
 
+import asyncio
+import importlib
 import importlib.util
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from stereos_proto import NotificationReceived, RequestTimeout, UnknownMessage, UnknownReceived
 from stereos_proto.dialogues import SendMany
-from stereos_proto_io.driver import SyncVerbs, replies
+from stereos_proto_io.conformance._client_loop import LoopVerbs
+from stereos_proto_io.driver import replies
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -24,123 +25,8 @@ def example(name):
     return module
 
 
-class Loop:
-    """A loop that runs in the thread that made this; other threads hand over what they want done.
-
-    `turn(seconds)` runs one turn of the loop, and waits so long at most.
-    """
-
-    def __init__(self, turn):
-        self._turn = turn
-        self._owner = threading.get_ident()
-        self._jobs = deque()
-
-    def do(self, function, *args, **options):
-        """Call a function in the thread of the loop, and return what it returns."""
-        if threading.get_ident() == self._owner:
-            return function(*args, **options)
-        future = Future()
-        self._jobs.append((future, partial(function, *args, **options)))
-        return future.result(60)
-
-    def wait(self, seconds):
-        """Run a turn, or in another thread let the loop do so."""
-        if threading.get_ident() == self._owner:
-            self._turn(seconds)
-        else:
-            time.sleep(0.002)
-
-    def together(self, functions):
-        """Run functions in threads, and the loop meanwhile."""
-        threads = [threading.Thread(target=function, daemon=True) for function in functions]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            while self._jobs:
-                future, job = self._jobs.popleft()
-                try:
-                    future.set_result(job())
-                except Exception as exc:  # noqa: BLE001  (it is raised in the thread that asked)
-                    future.set_exception(exc)
-            self._turn(0.002)
-
-
-class Verbs(SyncVerbs):
-    """A `LoopClient` with verbs: each runs the loop until its call is done."""
-
-    def __init__(self, client, loop, *, timeout=10):
-        self.client = client
-        self._loop = loop
-        self._timeout = timeout
-        self._news = deque()
-        client.on_event = self._on_event
-        connected = client.connect(timeout=timeout)
-        try:
-            self._until(lambda: connected.done)
-            connected.result()
-        except BaseException:
-            self.close()
-            raise
-
-    def _on_event(self, event):
-        if isinstance(event, NotificationReceived):
-            self._news.append(event.message)
-        elif isinstance(event, UnknownReceived):
-            self._news.append(UnknownMessage(event.type, event.payload))
-
-    def _until(self, is_over, seconds=60):
-        deadline = time.monotonic() + seconds
-        while not is_over():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            self._loop.wait(min(left, 0.5))
-        return True
-
-    def request(self, message, *, timeout=None):
-        call = self._loop.do(self.client.request, message, timeout=self._timeout if timeout is None else timeout)
-        try:
-            self._until(lambda: call.done)
-        finally:
-            self._loop.do(self.client.cancel, call)
-        return call.result()
-
-    def request_many(self, messages, *, timeout=None):
-        calls = self._loop.do(self.client.request_many, messages, timeout=self._timeout if timeout is None else timeout)
-        self._until(lambda: all(call.done for call in calls))
-        return replies(call.outcome for call in calls)
-
-    def run(self, dialogue, *, timeout=None):
-        task = self._loop.do(self.client.run, dialogue, timeout=self._timeout if timeout is None else timeout)
-        self._until(lambda: task.done)
-        return task.result()
-
-    def notifications(self, *, timeout=None):
-        while True:
-            session = self.client.session
-            came = self._until(lambda session=session: self._news or session.ended, 60 if timeout is None else timeout)
-            if self._news:
-                yield self._news.popleft()
-            elif not came:
-                raise RequestTimeout("no notification came in time")
-            elif session.closed:
-                return
-            else:
-                raise session.ended
-
-    @property
-    def connection(self):
-        return self.client.session.connection
-
-    def close(self):
-        self._loop.do(self.client.close)
-        self._until(lambda: not (self.client._told or self.client._dropped))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_exc):
-        self.close()
+# ------------------------------------------------------------------------------------------------ loops of callbacks
+# Each yields the two arguments of `check_loop_client`: how to make a client, and how to run one turn of the loop.
 
 
 @contextmanager
@@ -156,8 +42,7 @@ def selectors_loop():
     def alarm():
         """End the turn."""
 
-    callers = Loop(turn)
-    yield lambda address: Verbs(module.SelectorsClient(loop, address), callers), callers.together
+    yield lambda address: module.SelectorsClient(loop, address), turn
 
 
 @contextmanager
@@ -172,8 +57,7 @@ def qt_loop():
         alarm.start(int(seconds * 1000) + 1)
         app.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
 
-    callers = Loop(turn)
-    yield lambda address: Verbs(module.QtClient(address), callers), callers.together
+    yield module.QtClient, turn
 
 
 @contextmanager
@@ -188,8 +72,7 @@ def glib_loop():
         context.iteration(may_block=True)
         GLib.source_remove(alarm)
 
-    callers = Loop(turn)
-    yield lambda address: Verbs(module.GLibClient(address), callers), callers.together
+    yield module.GLibClient, turn
 
 
 @contextmanager
@@ -206,16 +89,13 @@ def tk_loop():
         root.after_cancel(alarm)
 
     try:
-        callers = Loop(turn)
-        yield lambda address: Verbs(module.TkClient(root, address), callers), callers.together
+        yield lambda address: module.TkClient(root, address), turn
     finally:
         root.destroy()
 
 
 @contextmanager
 def tornado_loop():
-    import asyncio
-
     from tornado.ioloop import IOLoop
 
     module = example("loop_tornado")
@@ -228,8 +108,7 @@ def tornado_loop():
         loop.asyncio_loop.run_until_complete(wait())
 
     try:
-        callers = Loop(turn)
-        yield lambda address: Verbs(module.TornadoClient(loop, address), callers), callers.together
+        yield lambda address: module.TornadoClient(loop, address), turn
     finally:
         loop.close()
 
@@ -247,24 +126,36 @@ def twisted_loop():
         reactor.doIteration(seconds if pause is None else min(pause, seconds))
         reactor.runUntilCurrent()
 
-    callers = Loop(turn)
-    yield lambda address: Verbs(module.TwistedClient(address), callers), callers.together
+    yield module.TwistedClient, turn
 
 
-@contextmanager
-def threads_loop():
+CALLBACK_LOOPS = {
+    "selectors": selectors_loop,
+    "qt": qt_loop,
+    "glib": glib_loop,
+    "tk": tk_loop,
+    "tornado": tornado_loop,
+    "twisted": twisted_loop,
+}
+
+
+# --------------------------------------------------------------------------------------------------- other clients
+# Each returns the arguments of `check_client`.
+
+
+def threads_client():
     module = example("loop_threads")
 
-    class ThreadVerbs(Verbs):
+    class ThreadVerbs(LoopVerbs):
         """The loop runs by itself; a verb waits for a Future."""
 
-        def __init__(self, address):
+        def __init__(self, address, begin="connect", seconds=10):
+            self._timeout = 10
             self._news = deque()
             self._heard = threading.Condition()
             self.client = module.ThreadClient(address, self._on_event)
-            self._timeout = 10
             try:
-                self.client.do(self.client.connect, timeout=10).result(60)
+                self.client.do(getattr(self.client, begin), timeout=seconds).result(60)
             except BaseException:
                 self.close()
                 raise
@@ -275,8 +166,7 @@ def threads_loop():
                 self._heard.notify_all()
 
         def request(self, message, *, timeout=None):
-            limit = self._timeout if timeout is None else timeout
-            return self.client.do(self.client.request, message, timeout=limit).result(60)
+            return self.client.do(self.client.request, message, timeout=self._limit(timeout)).result(60)
 
         def request_many(self, messages, *, timeout=None):
             def in_one_flight():
@@ -285,8 +175,7 @@ def threads_loop():
             return replies(self.run(in_one_flight(), timeout=timeout))
 
         def run(self, dialogue, *, timeout=None):
-            limit = self._timeout if timeout is None else timeout
-            return self.client.do(self.client.run, dialogue, timeout=limit).result(60)
+            return self.client.do(self.client.run, dialogue, timeout=self._limit(timeout)).result(60)
 
         def _until(self, is_over, seconds=60):
             with self._heard:
@@ -298,69 +187,113 @@ def threads_loop():
             with self._heard:
                 self._heard.notify_all()
 
-    yield ThreadVerbs, None
+    def when_ready(address, seconds):
+        return ThreadVerbs(address, "wait_ready", seconds)
+
+    return {"make_client": ThreadVerbs, "when_ready": when_ready}
 
 
-@contextmanager
-def gevent_loop():
+def dials_with(driver):
+    """The two ways of a driver, a class or a module, to get a client."""
+
+    def when_ready(address, seconds):
+        return driver.connect_when_ready(address, timeout=seconds)
+
+    return {"make_client": driver.connect, "when_ready": when_ready}
+
+
+def gevent_client():
     import gevent
 
-    yield (
-        example("loop_gevent").Client.connect,
-        lambda functions: gevent.joinall([gevent.spawn(function) for function in functions]),
-    )
+    def within(client, message, seconds):
+        # The exception is of the class that a driver is most likely to catch for a purpose of its own.
+        with gevent.Timeout(seconds, TimeoutError):
+            return client.request(message)
+
+    def together(functions):
+        gevent.joinall([gevent.spawn(function) for function in functions])
+
+    return {"within": within, "together": together, **dials_with(example("loop_gevent").Client)}
 
 
-#: Loops that call back, and green threads: clients that block as seen from here.
-BLOCKING_LOOPS = {
-    "selectors": selectors_loop,
-    "qt": qt_loop,
-    "glib": glib_loop,
-    "tk": tk_loop,
-    "tornado": tornado_loop,
-    "twisted": twisted_loop,
-    "threads": threads_loop,
-    "gevent": gevent_loop,
-}
+def anyio_client(backend):
+    import anyio
+
+    async def within(client, message, seconds):
+        with anyio.fail_after(seconds):
+            return await client.request(message)
+
+    async def together(functions):
+        async with anyio.create_task_group() as tasks:
+            for function in functions:
+                tasks.start_soon(function)
+
+    run = partial(anyio.run, backend=backend)
+    return {"run": run, "within": within, "together": together, **dials_with(example("loop_anyio").Client)}
 
 
-def anyio_runner(backend):
-    def load():
-        import anyio
-
-        return example("loop_anyio").Client.connect, lambda main: anyio.run(main, backend=backend)
-
-    return load
-
-
-def curio_runner():
+def curio_client():
     import curio
 
-    return example("loop_curio").Client.connect, curio.run
+    async def within(client, message, seconds):
+        try:
+            async with curio.timeout_after(seconds):
+                return await client.request(message)
+        except curio.TaskTimeout:
+            raise TimeoutError from None
+
+    async def together(functions):
+        async with curio.TaskGroup() as tasks:
+            for function in functions:
+                await tasks.spawn(function)
+
+    return {"run": curio.run, "within": within, "together": together, **dials_with(example("loop_curio").Client)}
 
 
-def handmade_runner():
+def handmade_client():
     module = example("loop_handmade")
-    return module.Client.connect, lambda main: module.LOOP.run(main())
+
+    async def within(client, message, seconds):
+        task = module.LOOP.spawn(client.request(message))
+        await module.wait_for_any([task], seconds)
+        is_late = not task.is_done
+        await module.end([task])
+        if is_late:
+            raise TimeoutError
+        return task.result
+
+    async def together(functions):
+        tasks = [module.LOOP.spawn(function()) for function in functions]
+        for task in tasks:
+            await module.wait_for_any([task])
+        await module.end(tasks)
+
+    def run(main):
+        return module.LOOP.run(main())
+
+    return {"run": run, "within": within, "together": together, **dials_with(module.Client)}
 
 
-def uvloop_runner():
-    import asyncio
-
+def uvloop_client():
     import uvloop
 
     def run(main):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
 
-    return importlib.import_module("stereos_proto_io.asyncio").connect, run
+    async def within(client, message, seconds):
+        async with asyncio.timeout(seconds):
+            return await client.request(message)
+
+    return {"run": run, "within": within, **dials_with(importlib.import_module("stereos_proto_io.asyncio"))}
 
 
-#: Loops that await: how to connect, and how to run a coroutine function.
-AWAITING_LOOPS = {
-    "anyio on asyncio": anyio_runner("asyncio"),
-    "anyio on trio": anyio_runner("trio"),
-    "curio": curio_runner,
-    "handmade": handmade_runner,
-    "uvloop": uvloop_runner,
+OTHER_CLIENTS = {
+    "threads": threads_client,
+    "gevent": gevent_client,
+    "anyio on asyncio": partial(anyio_client, "asyncio"),
+    "anyio on trio": partial(anyio_client, "trio"),
+    "curio": curio_client,
+    "handmade": handmade_client,
+    "uvloop": uvloop_client,
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import selectors
 import socket
 import threading
 import time
@@ -15,7 +16,8 @@ from stereos_proto_io.conformance import _client_case
 from stereos_proto_io.conformance._client_bench import run_blocking
 from stereos_proto_io.conformance._client_guest import ScriptedGuest, ScriptError
 from stereos_proto_io.conformance._client_wire import SECRET, WireLog
-from stereos_proto_io.testing import ClientCase, check_client, client_cases
+from stereos_proto_io.driver import LoopClient
+from stereos_proto_io.testing import ClientCase, check_client, check_loop_client, client_cases
 
 from .harness import ASYNCIO, BLOCKING, TRIO
 from .wrong_clients import Client
@@ -424,3 +426,122 @@ def test_a_muxer_wants_a_connect(said, text, tmp_path, monkeypatch):
             host.recv(1)
         with pytest.raises(ScriptError, match=f"^{text}$"):
             guest.check()
+
+
+# ------------------------------------------------------------------------------------------- what a client may be
+
+
+class Plain:
+    """A client that is no context manager: `check_client` closes it."""
+
+    def __init__(self, address):
+        self.closed = 0
+        self.client = blocking.connect(address)
+        MADE.append(self)
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def close(self):
+        self.closed += 1
+        self.client.close()
+
+
+class PlainAsync:
+    def __init__(self, client):
+        self.closed = 0
+        self.client = client
+        MADE.append(self)
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    async def aclose(self):
+        self.closed += 1
+        await self.client.aclose()
+
+
+MADE = []
+
+
+def test_a_client_that_is_no_context_manager():
+    MADE.clear()
+    check_client(Plain, cases=[CASES["refusal"], CASES["own_end"]])
+    assert [client.closed > 0 for client in MADE] == [True, True]
+
+
+def test_an_awaited_client_that_is_no_context_manager():
+    async def make(address):
+        sock = socket.create_connection((address.host, address.port))
+        return PlainAsync(await asyncio_driver.Client.attach(sock))
+
+    MADE.clear()
+    check_client(make, run=run_asyncio, cases=[CASES["own_end"]])
+    assert [client.closed > 0 for client in MADE] == [True]
+
+
+# ------------------------------------------------------------------------------------------------ loops of callbacks
+
+
+class Polled(LoopClient):
+    """A client in a loop that polls, as that of a game does."""
+
+    def __init__(self, address):
+        super().__init__(address)
+        self.selector = selectors.DefaultSelector()
+        self.soon = []
+        self.due = None
+
+    def watch(self, stream, mask):
+        if stream in self.selector.get_map():
+            self.selector.unregister(stream)
+        if mask:
+            self.selector.register(stream, mask)
+
+    def set_timer(self, seconds):
+        self.due = None if seconds is None else time.monotonic() + seconds
+
+    def call_soon(self, function):
+        self.soon.append(function)
+
+    def frame(self):
+        soon, self.soon = self.soon, []
+        for function in soon:
+            function()
+        for key, mask in self.selector.select(0):
+            self.on_ready(key.fileobj, mask)
+        if self.due is not None and self.due <= time.monotonic():
+            self.due = None
+            self.on_timer()
+
+
+class Deaf(Polled):
+    """It does not set its timer, so no deadline holds."""
+
+    def set_timer(self, seconds):
+        self.due = None
+
+
+def frames(kind):
+    """The two arguments of `check_loop_client` for clients of this kind."""
+    clients = []
+
+    def make(address):
+        clients.append(kind(address))
+        return clients[-1]
+
+    def turn(seconds):
+        for client in clients:
+            client.frame()
+        time.sleep(min(seconds, 1 / 250))
+
+    return make, turn
+
+
+def test_a_loop_of_callbacks_is_put_through_all_cases():
+    assert check_loop_client(*frames(Polled)).passed == tuple(CASES)
+
+
+def test_a_loop_of_callbacks_that_forgets_its_timer_is_found():
+    with pytest.raises(AssertionError, match="late_reply_is_swallowed"):
+        check_loop_client(*frames(Deaf), cases=[CASES["late_reply_is_swallowed"]], deadline=2)

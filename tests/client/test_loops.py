@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from stereos_proto import ConnectionLost, GetHealth, Mount, Ping, Pong, SessionEnded
 from stereos_proto_io import TCP, HybridVsock, UnixSocket
-from stereos_proto_io.testing import check_client, client_cases
+from stereos_proto_io.testing import check_client, check_loop_client, client_cases, simulated_guest
 
-from .loops import AWAITING_LOOPS, BLOCKING_LOOPS
+from .loops import CALLBACK_LOOPS, OTHER_CLIENTS, example
 
 TESTS = Path(__file__).parents[1]
 #: Seconds after which a loop counts as stuck.
@@ -22,23 +23,18 @@ ADDRESSES = {
 }
 
 
-async def ask(client, message, seconds):
-    return (await client._ask_within(seconds, message)).result()
-
-
 def check(name, address):
-    if name in BLOCKING_LOOPS:
-        with BLOCKING_LOOPS[name]() as (make, together):
-            check_client(make, address=address, together=together, thread=False)
+    """Nothing is left out: each client dials until the guest is ready, has many callers, and is cancelled."""
+    if name in CALLBACK_LOOPS:
+        with CALLBACK_LOOPS[name]() as (make, turn):
+            report = check_loop_client(make, turn, address=address)
     else:
-        make, run = AWAITING_LOOPS[name]()
-        # Neither asyncio nor trio, so `check_client` does not know how several tasks are run.
-        cases = client_cases(without=["when_ready", *(["together"] if name in ("curio", "handmade") else ())])
-        check_client(make, run=run, within=ask, address=address, cases=cases, thread=False)
+        report = check_client(**OTHER_CLIENTS[name](), address=address, thread=False)
+    assert report.passed == tuple(case.name for case in client_cases())
 
 
 @pytest.mark.parametrize("kind", ADDRESSES)
-@pytest.mark.parametrize("name", [*BLOCKING_LOOPS, *AWAITING_LOOPS])
+@pytest.mark.parametrize("name", [*CALLBACK_LOOPS, *OTHER_CLIENTS])
 def test_a_loop(name, kind, tmp_path):
     """In a process of its own: some loops live as long as their process, and one that hangs must not hang the rest."""
     line = [sys.executable, "-m", "client.test_loops", name, kind, str(tmp_path)]
@@ -64,6 +60,41 @@ def python_with_gi(environment):
     if os.environ.get("CI"):
         pytest.fail("PyGObject is missing (apt install python3-gi)")
     pytest.skip("PyGObject is missing (apt install python3-gi)")
+
+
+def test_a_thread_refuses_work_that_comes_too_late():
+    """What is handed over while the thread ends must not be lost: its caller would wait for ever."""
+    late = []
+
+    def on_event(event):
+        if isinstance(event, SessionEnded):
+            late.append(client.do(client.request, Ping()))
+
+    with simulated_guest() as guest:
+        client = example("loop_threads").ThreadClient(guest.address, on_event)
+        client.do(client.request, Ping()).result(PATIENCE)
+        client.stop()
+    late.append(client.do(client.request, Ping()))
+    for future in late:
+        with pytest.raises(ConnectionLost):
+            future.result(5)
+    assert len(late) == 2
+
+
+def test_a_future_of_a_thread_is_cancelled(capfd):
+    """The call is given up, the thread goes on, and nothing is complained about."""
+    with simulated_guest(faults=["late:0.2s@mount"]) as guest:
+        client = example("loop_threads").ThreadClient(guest.address)
+        try:
+            future = client.do(client.request, Mount("t", "/workspace", "9p"))
+            client.do(client.request, GetHealth()).cancel()
+            assert future.cancel()
+            assert client.do(client.request, Ping(), timeout=5).result(PATIENCE) == Pong()
+        finally:
+            client.stop()
+        asked = [request.type for request in guest.simulator.requests]
+    assert asked[-1] == "ping"
+    assert capfd.readouterr().err == ""
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import json
 import os
 import pkgutil
 import re
+import select
 import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,7 +40,7 @@ from stereos_proto._state import TRANSITIONS, Happening
 from stereos_proto.dialogues import Backoff
 from stereos_proto_io._files import MAX_PROMPT_SIZE
 from stereos_proto_io.addresses import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
-from stereos_proto_io.driver import READY_TIMEOUT
+from stereos_proto_io.driver import READY_TIMEOUT, PollClient
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.testing import simulated_guest
 
@@ -70,9 +72,11 @@ def name_of(path):
 @pytest.fixture(scope="module", autouse=True)
 def _docs_modules():
     """What generates parts of the pages lies beside them."""
-    sys.path.insert(0, str(DOCS))
+    folders = [str(DOCS), str(ROOT / "tools")]
+    sys.path[:0] = folders
     yield
-    sys.path.remove(str(DOCS))
+    for folder in folders:
+        sys.path.remove(folder)
 
 
 # ------------------------------------------------------------------------------------------------- snippets
@@ -154,6 +158,66 @@ def test_code_is_no_wider_than_a_page(page):
     blocks = re.findall(r"^(```+)[^{\n].*?\n(.*?)^\1$", page.read_text(), re.DOTALL | re.MULTILINE)
     blocks += re.findall(r"^(```+)\{code-block\}.*?\n(.*?)^\1$", page.read_text(), re.DOTALL | re.MULTILINE)
     assert [line for _, body in blocks for line in body.splitlines() if len(line) > WIDTH] == []
+
+
+def test_the_turn_that_is_shown_tells_each_stream_and_pulls_before_it_expires():
+    """What a reader copies is right in a turn in which nothing is ready, and in one in which two streams are."""
+    text = next(body for _, body in FENCE.findall((DOCS / "integrate.md").read_text()) if "def state_of" in body)
+    turn = []
+
+    class Spy(PollClient):
+        def ready(self, stream, mask):
+            turn.append(stream)
+            super().ready(stream, mask)
+
+        def events(self):
+            turn.append("events")
+            return super().events()
+
+        def expire(self):
+            assert turn[-1] == "events"
+            super().expire()
+
+    def spy_on_select(readers, writers, _others, _seconds):
+        turns.append(tuple(each for each in turn if each != "events"))
+        ready = select.select(readers, writers, [], 0.02) if len(turns) > 1 else ([], [], [])
+        wanted.append(tuple({*ready[0], *ready[1]}))
+        turn.clear()
+        return ready
+
+    turns, wanted = [], []
+    namespace = {"__name__": "snippet"}
+    run_python(text.replace("simulated_guest()", "simulated_guest(faults=['late:0.2s@get_health'])"), namespace, "turn")
+    namespace.update(PollClient=Spy, select=SimpleNamespace(select=spy_on_select))
+    with simulated_guest(faults=["late:0.2s@get_health"]) as guest, contextlib.redirect_stdout(io.StringIO()):
+        namespace["state_of"](guest.address)
+    assert turns[1:] == wanted[: len(turns) - 1]
+    assert () in wanted[1:]
+
+
+def test_every_example_of_a_loop_is_as_short_as_is_said():
+    import generate
+
+    sizes = {size.name: size for size in generate.sizes()}
+    files = [*(ROOT / "examples").glob("loop_*.py"), *(ROOT / "examples").glob("guest_*.py")]
+    assert {*sizes} == {path.name for path in files}
+    assert {size.kind for size in sizes.values()} == set(generate.GOALS)
+    assert [name for name, size in sizes.items() if size.client > generate.GOALS[size.kind]] == []
+    assert all(
+        f"| {size.client} | ≤ {generate.GOALS[size.kind]} | {size.file} |" in generate.sizes_table()
+        for size in sizes.values()
+    )
+
+
+def test_lines_are_counted_without_main(tmp_path):
+    import count_lines
+
+    path = tmp_path / "example.py"
+    path.write_text(
+        '"""Doc."""\n\nimport sys\n\n\ndef work():\n    # why\n    return 1\n\n\n'
+        'def main():\n    work()\n\n\nif __name__ == "__main__":\n    main()\n'
+    )
+    assert (count_lines.count(path), count_lines.count_without_main(path)) == (7, 3)
 
 
 def test_tests_in_snippets_pass(tmp_path):

@@ -5,12 +5,14 @@ each named after a sentence of `docs/protocol.md` with its section, and returns 
 change the guest are left out unless they are allowed.
 
 `check_client(make_client)` puts a client through `client_cases()`, each with a guest of its own, and raises an
-AssertionError that names the first case that the client fails.
+AssertionError that names the first case that the client fails. `check_loop_client(make_client, turn)` does that for
+clients of loops that call back.
 """
 
 from ._client_case import ClientCase
 from ._client_cases import client_cases
 from ._client_check import ClientReport, check_client
+from ._client_loop import check_loop_client
 from ._guest_case import Case, Need
 from ._guest_cases import CASES
 from ._guest_peer import Deviation
@@ -28,6 +30,7 @@ __all__ = [
     "Report",
     "Result",
     "check_client",
+    "check_loop_client",
     "client_cases",
     "run",
 ]

@@ -6,8 +6,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -237,12 +237,26 @@ async def carry_out(
         if when_ready is None:
             raise AssertionError(_lacks("when_ready", ABILITIES["when_ready"]))
         made = when_ready(DEADLINE)
-    if hasattr(made, "__aenter__"):
+    async with _client(made) as client:
+        await _check(case, Bench(client, guest, within, together, when_ready))
+
+
+@asynccontextmanager
+async def _client(made: Any) -> AsyncIterator[Any]:
+    """Give the client that `made` is, or is the awaitable or (async) context manager of. It is closed afterwards."""
+    if hasattr(type(made), "__aenter__"):
         async with made as client:
-            await _check(case, Bench(client, guest, within, together, when_ready))
-    else:
-        with await result(made) as client:
-            await _check(case, Bench(client, guest, within, together, when_ready))
+            yield client
+        return
+    found = await result(made)
+    if hasattr(type(found), "__enter__"):
+        with found as client:
+            yield client
+        return
+    try:
+        yield found
+    finally:
+        await result(found.aclose() if hasattr(found, "aclose") else found.close())
 
 
 async def _check(case: ClientCase, bench: Bench) -> None:

@@ -107,7 +107,10 @@ class FdClient(AsyncClient):
 
     @staticmethod
     def closing(stream: Any) -> None:
-        """Wake the tasks that wait for `stream`, which is about to be closed. Needed where the runtime does not."""
+        """Wake the tasks that wait for `stream`, which is about to be closed. Does not wait.
+
+        Needed where the runtime does not wake them. Neither poll nor epoll tells of a descriptor that is closed.
+        """
 
     @classmethod
     async def _bounded(cls, limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:

@@ -23,7 +23,11 @@ class GreenClient(SyncClient):
     """A connection to a guest, for green threads of one hub (§3). Any number of them may share it.
 
     A driver brings six functions of its runtime: `event`, `spawn`, `kill`, `readable`, `writable` and `lookup`. No
-    function of this library blocks the hub.
+    function of this library blocks the hub. What one of the six raises, the caller gets.
+
+    A green thread is cancelled by an exception that its runtime raises inside one of the waits (`gevent.Timeout`,
+    `eventlet.Timeout`, `kill`). The exception must come through: a wait that uses an exception for its own timeout
+    needs a class that nobody else raises.
     """
 
     # -- what a driver brings ------------------------------------------------------------------------------
@@ -31,7 +35,10 @@ class GreenClient(SyncClient):
     @staticmethod
     @abstractmethod
     def event() -> Event:
-        """Return a new event: `set()`, and `wait(seconds)`, which lets other green threads run."""
+        """Return a new event: `set()`, and `wait(seconds)`, which lets other green threads run until it is set.
+
+        `set` may be called twice, and before `wait`. What `wait` returns does not matter. `seconds` is finite.
+        """
 
     @staticmethod
     @abstractmethod
@@ -41,22 +48,31 @@ class GreenClient(SyncClient):
     @staticmethod
     @abstractmethod
     def kill(thread: Any) -> None:
-        """End a green thread. One that has ended is fine."""
+        """End a green thread. One that has ended, or has not begun, is fine."""
 
     @staticmethod
     @abstractmethod
     def readable(descriptor: int, seconds: float) -> bool:
-        """Wait until a descriptor is readable, or for `seconds`; return whether it is."""
+        """Wait until a descriptor is readable, or for `seconds`; return whether it is.
+
+        One green thread at a time waits for the reading of a connection, and another may wait for its writing.
+        """
 
     @staticmethod
     @abstractmethod
     def writable(descriptor: int, seconds: float) -> bool:
-        """Wait until a descriptor is writable, or for `seconds`; return whether it is."""
+        """Wait until a descriptor is writable, or for `seconds`; return whether it is.
+
+        Several green threads may wait for the same descriptor at once.
+        """
 
     @staticmethod
     @abstractmethod
     def lookup(host: str, port: int) -> list[Attempt]:
-        """Look a host up without blocking the hub; return (family, target) pairs, as `driver.lookup` does."""
+        """Look a host up without blocking the hub; return (family, target) pairs, as `driver.lookup` does.
+
+        A runtime with a pool of threads calls `driver.lookup` there. Raises OSError.
+        """
 
     # -- what the client needs -----------------------------------------------------------------------------
 
@@ -83,11 +99,16 @@ class GreenClient(SyncClient):
             stream, bit = waits[0]
             return [waits[0]] if cls._wait_one(stream, bit, seconds) else []
         ready: list[tuple[Any, int]] = []
+        failures: list[Exception] = []
         event = cls.event()
 
         def wait(stream: Any, bit: int) -> None:
-            if cls._wait_one(stream, bit, seconds):
-                ready.append((stream, bit))
+            try:
+                if cls._wait_one(stream, bit, seconds):
+                    ready.append((stream, bit))
+                    event.set()
+            except Exception as exc:  # noqa: BLE001  (it is raised in the thread that waits)
+                failures.append(exc)
                 event.set()
 
         threads = [cls.spawn(wait, *each) for each in waits]
@@ -96,6 +117,8 @@ class GreenClient(SyncClient):
         finally:
             for thread in threads:
                 cls.kill(thread)
+        if failures:
+            raise failures[0]
         return ready
 
     @classmethod
@@ -155,13 +178,13 @@ class GreenClient(SyncClient):
     @classmethod
     def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt]:
         """Look up a name within `limit` seconds."""
-        found: list[list[Attempt] | OSError] = []
+        found: list[list[Attempt] | Exception] = []
         event = cls.event()
 
         def look_up() -> None:
             try:
                 found.append(cls.lookup(*name))
-            except OSError as exc:
+            except Exception as exc:  # noqa: BLE001  (it is raised in the thread that waits)
                 found.append(exc)
             event.set()
 
@@ -172,6 +195,6 @@ class GreenClient(SyncClient):
             cls.kill(thread)
         if not found:
             raise TimeoutError(f"the name {name[0]} was not looked up in time")
-        if isinstance(found[0], OSError):
+        if isinstance(found[0], Exception):
             raise found[0]
         return found[0]

@@ -33,21 +33,21 @@ class LoopClient(PollClient):
 
     @abstractmethod
     def set_timer(self, seconds: float | None) -> None:
-        """Call `on_timer` once in `seconds`; None: not at all. It replaces the timer before."""
+        """Call `on_timer` once in `seconds`, not before; None: not at all. It replaces the timer before."""
 
     @abstractmethod
     def call_soon(self, function: Callable[[], object]) -> None:
-        """Call `function` in a turn of the loop, soon, and not from in here."""
+        """Call `function` once in a turn of the loop, soon, and not from in here. Only the loop's thread calls this."""
 
     # -- what a user may override --------------------------------------------------------------------------
 
     def on_event(self, event: Any) -> None:
-        """Handle a notification, an unknown message, the end of the session, or a call without a callback."""
+        """Handle a notification, an unknown message, the end of the session, or a call or task without a callback."""
 
     # -- what the loop calls -------------------------------------------------------------------------------
 
     def on_ready(self, stream: Any, mask: int) -> None:
-        """Go on: a stream is ready."""
+        """Go on: a stream is ready. One that is not watched any more is ignored."""
         self.ready(stream, mask)
         self.turn()
 

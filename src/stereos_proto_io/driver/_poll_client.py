@@ -4,14 +4,17 @@ The shape is that of curl's multi interface. The client says which streams to wa
 at the latest (`next_deadline`); the loop says which stream is ready (`ready`), or that time has passed (`expire`);
 then the client says what happened (`events`). A whole turn of a loop:
 
-    client.ready(stream, mask) or client.expire()
+    client.ready(stream, mask)                  # for each stream that is ready
     for event in client.events():
         ...                                     # CallDone, TaskDone, NotificationReceived, SessionEnded, …
+    client.expire()
+    for event in client.events():
+        ...                                     # the same: what was too late
     for stream, mask in client.changes():
         ...                                     # watch the stream for mask; 0: watch it no more
     ...                                         # a timer for client.next_deadline(), if it is not None
 
-Do the last three steps, too, after calling `request`, `run`, `wait_ready`, `provision`, `cancel` or `close`.
+Do all of it but the first step after calling `request`, `run`, `wait_ready`, `provision`, `cancel` or `close`.
 """
 
 from __future__ import annotations
@@ -72,7 +75,10 @@ class PollClient(HostClient):
     # -- what the loop says --------------------------------------------------------------------------------
 
     def ready(self, stream: Any, mask: int) -> None:
-        """Handle a stream that is ready for `mask` (`READ`, `WRITE` or both). Reads once, writes what it can."""
+        """Handle a stream that is ready for `mask` (`READ`, `WRITE` or both). Reads once, writes what it can.
+
+        A stream that the client has let go of is ignored.
+        """
         if self._lookup is not None and stream is self._lookup.stream:
             self._dial_to(self._lookup.take())
         elif self._dialler is not None:
