@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never
 
 import attrs
 
-from ._codec import encode
+from ._codec import write
 from ._connection import Connection
 from ._constants import MAX_PENDING
 from ._errors import (
@@ -72,6 +72,8 @@ _JOIN: Final = 64 * 1024
 #: Bytes of encoded lines that may wait for room in flight. Lines beyond it are encoded again when their turn
 #: comes: 300 waiting requests of 64 KiB would otherwise hold 18 MiB.
 _MAX_WAITING_BYTES: Final = 1024 * 1024
+
+_new: Final[Callable[[type[Any]], Any]] = object.__new__
 
 #: Settled calls that the heap of deadlines may hold before it is cleaned.
 _MAX_STALE: Final = 64
@@ -209,7 +211,9 @@ class HostSession:
         ended, ValueError when the deadline is NaN. Nothing was sent then.
         """
         call = self._call(message, deadline, context)
-        self._add(call)
+        self._waiting[call] = None
+        if call.deadline is not None:
+            self._keep_deadline(call, call.deadline)
         return call
 
     def request_many(
@@ -218,7 +222,9 @@ class HostSession:
         """Take several requests, or none of them. See `request`."""
         calls = [self._call(message, deadline, context) for message in messages]
         for call in calls:
-            self._add(call)
+            self._waiting[call] = None
+            if call.deadline is not None:
+                self._keep_deadline(call, call.deadline)
         return calls
 
     def _call(self, message: Request[ReplyT], deadline: float | None, context: Any) -> Call[ReplyT]:
@@ -226,7 +232,9 @@ class HostSession:
             raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none")
         if deadline is not None and deadline != deadline:
             raise ValueError("a deadline must not be NaN")
-        line = encode(message)
+        line = write(message)
+        if not isinstance(line, bytes):
+            raise line
         if self.ended is not None or self._write_error is not None:
             del line
             raise self._not_sent(message)
@@ -236,14 +244,12 @@ class HostSession:
             self._waiting_bytes += len(line)
         return call
 
-    def _add(self, call: Call[Any]) -> None:
-        self._waiting[call] = None
-        if call.deadline is not None:
-            if len(self._deadlines) > _MAX_STALE + 2 * (len(self._in_flight) + len(self._waiting)):
-                self._deadlines = [entry for entry in self._deadlines if entry[2].outcome is None]
-                heapify(self._deadlines)
-            self._number += 1
-            heappush(self._deadlines, (call.deadline, self._number, call))
+    def _keep_deadline(self, call: Call[Any], deadline: float) -> None:
+        if len(self._deadlines) > _MAX_STALE + 2 * (len(self._in_flight) + len(self._waiting)):
+            self._deadlines = [entry for entry in self._deadlines if entry[2].outcome is None]
+            heapify(self._deadlines)
+        self._number += 1
+        heappush(self._deadlines, (deadline, self._number, call))
 
     def cancel(self, call: Call[Any]) -> None:
         """Give up `call`. It settles at once, with a RequestTimeout and without an event.
@@ -337,12 +343,11 @@ class HostSession:
         size = 0
         while self._waiting and len(self._in_flight) < self._max_pending and size < _JOIN:
             call = next(iter(self._waiting))
-            try:
-                line = call._line or encode(call.request)
-            except LocalProtocolError as exc:
+            line = call._line or write(call.request)
+            if not isinstance(line, bytes):
                 # The payload of a CustomRequest was changed after it was checked.
                 self._withdraw(call)
-                self._settle(call, exc.with_traceback(None))
+                self._settle(call, line)
                 continue
             self.connection.commit(call.request)
             call.sent = True
@@ -350,7 +355,10 @@ class HostSession:
             call._end = self._queued = call._start + len(line)
             # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
             self._in_flight.append(call)
-            self._withdraw(call)
+            del self._waiting[call]
+            if call._line is not None:
+                self._waiting_bytes -= len(line)
+                call._line = None
             lines.append(line)
             size += len(line)
         self._outgoing = lines[0] if len(lines) == 1 else b"".join(lines)
@@ -373,13 +381,6 @@ class HostSession:
         self._waiting.clear()
         self._waiting_bytes = 0
         self._end_if_idle()
-
-    def _after_the_last(self) -> None:
-        """Nothing is in flight any more, or nothing more will be written."""
-        if not self._in_flight:
-            self._redactor = None
-        if self._write_error is not None:
-            self._end_if_idle()
 
     def _end_if_idle(self) -> None:
         if all(call.outcome is not None for call in self._in_flight):
@@ -416,13 +417,27 @@ class HostSession:
         """
         return bool(self._events) or (self.ended is not None and not self._told_end)
 
-    def next_event(self) -> SessionEvent | Literal[Need.DATA]:
+    @property
+    def may_have_events(self) -> bool:
+        """Whether `next_event` may have something to tell: `owes_events`, or bytes and ends that it has not looked at.
+
+        Half a line counts.
+        """
+        if self._events or self.ended is not None:
+            return self.owes_events
+        lines = self.connection._lines
+        return lines._start < len(lines._buffer) or lines._eof or self._read_error is not None
+
+    def next_event(self) -> SessionEvent | Literal[Need.DATA]:  # noqa: C901  (in one piece: calls are what it costs)
         """Return what happened next, or NEED_DATA. Raises nothing.
 
         `CallDone` for each call that settled, other than by `cancel`; `NotificationReceived` and
         `UnknownReceived` for what the guest tells unasked; `SessionEnded` once, as the last event.
         """
+        lines = self.connection._lines
         while not self._events and self.ended is None:
+            if lines._start == len(lines._buffer) and not lines._eof and self._read_error is None:
+                return NEED_DATA  # what most questions end in, without asking further down
             try:
                 event = self.connection.next_event()
             except RemoteProtocolError as exc:
@@ -436,10 +451,15 @@ class HostSession:
                     call.outcome = self._redacted(reply) if type(reply) is Ack and reply.error else reply
                     call.done = True
                 self._in_flight.popleft()
-                if not self._in_flight or self._write_error is not None:
-                    self._after_the_last()
+                if not self._in_flight:
+                    self._redactor = None
+                if self._write_error is not None:
+                    self._end_if_idle()
                 if waited:
-                    return CallDone(call)
+                    # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
+                    done: CallDone = _new(CallDone)
+                    done.__dict__["call"] = call
+                    return done
                 self._say("swallowed the late reply to %s", call.request.type)
             elif event is NEED_DATA:
                 if self._read_error is None:

@@ -133,8 +133,12 @@ class Pump:
         without the guest (`owes_events`) is pulled all the same: the callers of those calls sleep, and after the end
         of the session no other caller would pull for them.
         """
+        session = self.session
         count = 0
-        while waiter is None or not waiter.done or self.session.owes_events:
+        while True:
+            owes = session._events or (session.ended is not None and not session._told_end)
+            if not owes and waiter is not None and waiter.done:
+                return session.may_have_events
             if count == limit:
                 return True
             event = self._next_event()
@@ -151,4 +155,3 @@ class Pump:
                 self.mailbox.wake_all()
             else:
                 self.mailbox.put(UnknownMessage(event.type, event.payload))  # type: ignore[union-attr]  # pyright: ignore[reportAttributeAccessIssue]
-        return True

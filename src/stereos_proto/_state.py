@@ -88,7 +88,8 @@ def answers(reply: Message, request: Request) -> bool:
     An ack names the type that it answers. A refusal answers any request; it names "" when the guest could not
     read the line.
     """
-    expected = row_of(request).reply
+    row = BY_CLASS[type(request)] if type(request) is not CustomRequest else row_of(request)
+    expected = row.reply
     if type(reply) is not Ack:
         return type(reply) is expected
     if reply.ok:

@@ -30,7 +30,8 @@ moment at which there is room in flight for another request, and the leader, whi
   another file's while a thread still polls it.
 
 - *Calls settle without the guest* (a write fails after the last pull, or the client is closed). Their followers would
-  not be woken by anyone, so `step` and `leave` pull what the session owes (`HostSession.owes_events`).
+  not be woken by anyone, so `step` and `leave` pull all that the session owes (`HostSession.owes_events`), whatever
+  the limit of a turn is.
 
 One sleep is longer than it has to be. The writer waits for the stream only. If another waiter completes its line and
 the reply comes before the stream takes bytes again, the writer learns that when the stream does, or at its deadline.
@@ -85,11 +86,13 @@ class Turns(Pump):
         return self._leader is None and self._writer is None
 
     def step(self, waiter: Waiter | Call[Any], *, wants_write: bool) -> Step:
-        """Return what `waiter` has to do next. Pull (`pump(waiter)`) before; write before, what can be written.
+        """Return what `waiter` has to do next. Pull (`pump`) before, unless all was pulled; write what can be written.
 
         `wants_write`: whether the session has bytes that the stream does not take now.
         """
-        self._pull_owed()
+        session = self.session
+        if session._events or session.ended is not None:
+            self.pump(_GONE)
         if waiter.done:
             return Step.DONE
         if self._leader is None or self._leader is waiter:
@@ -109,7 +112,9 @@ class Turns(Pump):
 
     def leave(self, waiter: Waiter | Call[Any]) -> None:
         """Let go of everything, and wake the followers whose turn it is. Twice is fine."""
-        self._pull_owed()
+        session = self.session
+        if session._events or session.ended is not None:
+            self.pump(_GONE)
         waiter.context = None
         self._followers.pop(waiter, None)
         if self._leader is waiter:
@@ -119,14 +124,8 @@ class Turns(Pump):
         if self._followers:
             if self._leader is None:
                 self._wake_first(self._followers)
-            if self._writer is None and self.session.wants_write:
+            if self._writer is None and session.wants_write:
                 self._wake_a_writer()
-
-    def _pull_owed(self) -> None:
-        """Wake those whose calls settled without the guest, in a write that failed after the last pull, or a close."""
-        session = self.session
-        if session._events or session.ended is not None:
-            self.pump(_GONE)
 
     def _leave_writing(self, waiter: Waiter | Call[Any]) -> None:
         if self._writer is waiter:

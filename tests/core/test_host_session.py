@@ -276,12 +276,35 @@ def test_what_became_of_a_call_that_was_given_up(request_, sent, text):
     assert call.outcome is caught.value
 
 
+@pytest.mark.parametrize(
+    ("happens", "more"),
+    [
+        (lambda _session: None, False),
+        (lambda session: session.receive_data(b'{"type":'), True),
+        (lambda session: session.receive_data(b'{"type":"pong"}\n'), True),
+        (lambda session: session.receive_eof(), True),
+        (lambda session: session.read_failed(OSError(5, "broken")), True),
+        (lambda session: session.close(), True),
+        (lambda session: session.expire(1.0), True),
+    ],
+)
+def test_whether_there_may_be_events(happens, more):
+    session = HostSession()
+    session.request_many([Ping()], deadline=1.0)
+    session.data_to_send()
+    happens(session)
+    assert session.may_have_events is more
+    list(session.events())
+    half = session.ended is None and bool(session.connection.trailing_data)
+    assert session.may_have_events is half
+
+
 # Writing
 
 
 def test_lines_are_encoded_once_and_joined(monkeypatch):
     encoded = []
-    monkeypatch.setattr(_host_session, "encode", lambda message: encoded.append(message) or encode(message))
+    monkeypatch.setattr(_host_session, "write", lambda message: encoded.append(message) or encode(message))
     session = HostSession(max_pending=100)
     session.request_many([Ping()] * 3)
     assert session.data_to_send() == encode(Ping()) * 3

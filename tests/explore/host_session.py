@@ -257,7 +257,9 @@ class World:
         self.session.expire(self.now)
 
     def do_pull(self) -> None:
+        more = self.session.may_have_events
         self.event = self.session.next_event()
+        assert more or self.event is NEED_DATA, "`may_have_events` was false, and there was an event"
 
     @property
     def over(self) -> bool:

@@ -139,6 +139,9 @@ class World:
         # The guest: bytes that it has read, replies that it has given.
         self.heard = 0
         self.answered = 0
+        # Whether what was received is not wholly worked through. Clients keep this flag, pull only then, and pull a few
+        # events in each turn: here one.
+        self.behind = False
         self.written = b""
         self.pushed = False
         self.disturbances = 0
@@ -248,8 +251,8 @@ class World:
         if thread.reason == "readable":
             self.read()
         if thread.reason != "interrupted":
-            self.write()
-            turns.pump(waiter)
+            if self.behind:
+                self.behind = turns.pump(waiter, 1)
             self.write()
             step = turns.step(waiter, wants_write=session.wants_write)
         if thread.reason == "interrupted" or step is Step.DONE or thread.late:
@@ -260,7 +263,9 @@ class World:
             turns.leave(waiter)
             thread.phase, thread.step, thread.event, thread.late, thread.interrupted = "gone", None, False, False, False
         else:
-            thread.phase, thread.step, thread.event = "waits", step, False
+            # Where there is work left, a client does not sleep, but lets others in.
+            phase = "woken" if self.behind and step in POLLS_TO_READ else "waits"
+            thread.phase, thread.step, thread.event = phase, step, False
             waiter.context = thread.wake if step is Step.FOLLOW else None
         thread.reason = ""
         if session.ended is not None:
@@ -282,6 +287,7 @@ class World:
         return True
 
     def read(self) -> None:
+        self.behind = True
         if self.inbound and not self.shut:
             self.session.receive_data(self.inbound)
             self.inbound = b""
@@ -292,6 +298,7 @@ class World:
         while self.session.wants_write:
             if self.broken or self.shut:
                 self.session.write_failed(BrokenPipeError(32, "Broken pipe"))
+                self.behind = self.turns.pump(limit=1)
                 return
             data = bytes(self.session.data_to_send())[: self.size - self.outbound]
             if not data:
@@ -329,7 +336,16 @@ class World:
             tuple(number.get(id(event.call)) for event in s._events),
             (s._queued, s._written, s._write_error is None, s.ended is None, s._told_end, s.connection._eof),
             len(s.connection.trailing_data),
-            (self.outbound, len(self.inbound), self.eof, self.broken, self.shut, self.heard, self.answered),
+            (
+                self.outbound,
+                len(self.inbound),
+                self.eof,
+                self.broken,
+                self.shut,
+                self.heard,
+                self.answered,
+                self.behind,
+            ),
             (self.pushed, self.disturbances, self.mailbox.heard),
         )
 

@@ -46,13 +46,13 @@ def test_each_request_is_encoded_once(verb, monkeypatch):
     from stereos_proto import HostSession, Ping, _host_session
 
     written = []
-    encode = _host_session.encode
+    write = _host_session.write
 
     def counting(message):
         written.append(message)
-        return encode(message)
+        return write(message)
 
-    monkeypatch.setattr(_host_session, "encode", counting)
+    monkeypatch.setattr(_host_session, "write", counting)
     session = HostSession(max_pending=50)
     if verb == "request":
         for _ in range(300):

@@ -52,6 +52,8 @@ class FdClient(AsyncClient):
         self._stream = as_stream(stream)
         # Set when the task that waits until the stream is writable has done so: runtimes take one such task only.
         self._writing: AsyncEvent | None = None
+        # Whether what was received is not wholly worked through.
+        self._behind = False
         if early:
             self._session.receive_data(early)
             self._turns.pump()
@@ -131,12 +133,13 @@ class FdClient(AsyncClient):
         waited = False
         try:
             while True:
-                behind = turns.pump(waiter, EVENTS_PER_TURN)
+                if self._behind:
+                    self._behind = turns.pump(waiter, EVENTS_PER_TURN)
                 step = turns.step(waiter, wants_write=session.wants_write and self._flush())
                 if step is Step.DONE:
                     break
                 waited = True
-                if behind and step in (Step.READ, Step.READ_WRITE):
+                if self._behind and step in (Step.READ, Step.READ_WRITE):
                     await self.sleep(0)
                 elif step is Step.READ:
                     await self._read()
@@ -164,6 +167,7 @@ class FdClient(AsyncClient):
         except BlockingIOError:
             return
         except OSError as exc:
+            self._behind = True
             session.read_failed(exc)
             return
         except Exception:
@@ -171,6 +175,7 @@ class FdClient(AsyncClient):
             if session.ended is None:
                 raise
             return
+        self._behind = True
         if data:
             session.receive_data(data)
         else:
@@ -201,7 +206,7 @@ class FdClient(AsyncClient):
             return not getattr(self._stream, "reads_to_write", False)
         except OSError as exc:
             session.write_failed(exc)
-            self._turns.pump(limit=EVENTS_PER_TURN)
+            self._behind = self._turns.pump(limit=EVENTS_PER_TURN)
         return False
 
     def _hang_up(self) -> None:

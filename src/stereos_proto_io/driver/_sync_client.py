@@ -301,7 +301,8 @@ class SyncClient(SyncVerbs):
         session, turns = self._session, self._turns
         if ready & READ:
             self._read()
-        self._behind = turns.pump(waiter, EVENTS_PER_TURN)
+        if self._behind:
+            self._behind = turns.pump(waiter, EVENTS_PER_TURN)
         step = turns.step(waiter, wants_write=session.wants_write and self._write())
         if step is Step.DONE:
             turns.leave(waiter)
@@ -329,6 +330,7 @@ class SyncClient(SyncVerbs):
         session = self._session
         if session.ended is not None:
             return
+        self._behind = True
         try:
             data = self._stream.recv(READ_SIZE)
         except BlockingIOError:
