@@ -96,7 +96,7 @@ def check_rest(ignored: list[str]) -> int:
         env = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "data")}
         run = (sys.executable, "-m", "coverage")
         tests = subprocess.run(  # noqa: S603  (this interpreter, and our own files)
-            (*run, "run", config, *PYTEST[1:], "-n", "auto", *ignored), cwd=ROOT, env=env, check=False
+            (*run, "run", config, *PYTEST[1:], "-n", "auto", "--durations=40", *ignored), cwd=ROOT, env=env, check=False
         )
         subprocess.run((*run, "combine", "--quiet", config), cwd=ROOT, env=env, check=False)  # noqa: S603
         report = subprocess.run(  # noqa: S603
