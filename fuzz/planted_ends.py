@@ -100,9 +100,10 @@ FAULTS: Final[dict[str, Fault]] = {
     "half of many requests are taken": Fault(
         f"{CORE}/_host_session.py",
         "        calls = [self._call(message, deadline, context) for message in messages]\n"
-        "        for call in calls:\n            self._add(call)\n",
+        "        for call in calls:\n            self._waiting[call] = None\n",
         "        calls = []\n        for message in messages:\n"
-        "            calls.append(self._call(message, deadline, context))\n            self._add(calls[-1])\n",
+        "            call = self._call(message, deadline, context)\n            calls.append(call)\n"
+        "            self._waiting[call] = None\n",
         "session",
         _SESSION,
     ),
