@@ -473,7 +473,7 @@ FROM_MB_CLAIMS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "row", "theirs", "ours"), FROM_MB_CLAIMS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("words", "row", "theirs", "ours"), FROM_MB_CLAIMS, ids=[claim[1] for claim in FROM_MB_CLAIMS])
 def test_what_the_page_for_users_of_mb_says_was_seen(words, row, theirs, ours):
     assert words in " ".join(FROM_MB.read_text().split())
     row = ROWS[row]
