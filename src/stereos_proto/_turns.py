@@ -93,7 +93,8 @@ class Turns(Pump):
         session = self.session
         if session._events or session.ended is not None:
             self.pump(_GONE)
-        if waiter.done:
+        # After the end there is nothing to wait for: a waiter that came too late would find the end again and again.
+        if waiter.done or session.ended is not None:
             return Step.DONE
         if self._leader is None or self._leader is waiter:
             self._leader = waiter

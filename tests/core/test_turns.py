@@ -146,6 +146,15 @@ def test_one_that_listens_does_not_write():
     assert turns.step(waiter, wants_write=True) is Step.FOLLOW
 
 
+def test_a_waiter_that_comes_after_the_end_is_done():
+    session, turns, _ = shared(1, written=False)
+    session.close()
+    turns.pump()
+    late = Waiter()
+    assert turns.step(late, wants_write=False) is Step.DONE
+    turns.leave(late)
+
+
 @pytest.mark.parametrize("settle", [HostSession.close, lambda session: session.write_failed(OSError("broken"))])
 @pytest.mark.parametrize(
     "act", [lambda turns, one: turns.leave(one), lambda turns, one: turns.step(one, wants_write=False)]

@@ -6,7 +6,7 @@ import time
 
 import trio
 
-from stereos_proto import NEED_DATA, CallDone, ConnectError, ConnectionLost, Step, Turns, Waiter
+from stereos_proto import ConnectError, ConnectionLost, HostSession, Step, Turns, Waiter
 from stereos_proto._mailbox import Mailbox, wake
 from stereos_proto_io import asyncio as asyncio_driver
 from stereos_proto_io import blocking
@@ -222,17 +222,9 @@ def closing_wakes_no_caller(patch):
 
 
 @wrong("closing_wakes_a_reader_of_notifications", TRIO)
-def closing_wakes_callers_only(patch):
-    """Readers of notifications are not woken when the client is closed."""
-
-    async def changed(self):
-        self._session.close()
-        while (event := self._session.next_event()) is not NEED_DATA:
-            if isinstance(event, CallDone):
-                wake(event.call)
-        self._stream.shutdown(2)
-
-    patch.setattr(TrioClient, "aclose", changed)
+def closing_is_an_error_for_readers(patch):
+    """Readers of notifications get an error when the client is closed."""
+    patch.setattr(HostSession, "closed", False)
 
 
 @wrong("closing_reaches_the_guest")
