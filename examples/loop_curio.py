@@ -1,10 +1,8 @@
 """A client for curio: python loop_curio.py ADDRESS"""
 
 import sys
-from functools import partial
 from weakref import WeakKeyDictionary
 
-import curio
 import curio.traps
 
 from stereos_proto import RequestTimeout
@@ -22,8 +20,12 @@ async def first_of(*functions):
 
 def waiting(trap):
     async def wait_for(stream):
+        async def ready():
+            if stream.fileno() >= 0:  # it may be closed before this task runs
+                await trap(stream)
+
         closing = CLOSING.setdefault(stream, curio.UniversalEvent())
-        await first_of(partial(trap, stream), closing.wait)
+        await first_of(ready, closing.wait)
 
     return staticmethod(wait_for)
 
