@@ -253,8 +253,8 @@ class Redactor:
     def _marks(self, view: str) -> bytearray:
         """Return a byte for each character of `view`, 1 where a secret is."""
         parts, short, heads = self._parts, self._short, self._heads
-        if self._long:
-            parts = parts | self._parts_in(view)
+        if self._long and (found_in_long := self._parts_in(view)):
+            parts = parts | found_in_long
         marks = bytearray(len(view))
         if parts:
             for at in [at for at in range(len(view) - PART + 1) if view[at : at + PART] in parts]:
