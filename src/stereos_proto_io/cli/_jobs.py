@@ -109,10 +109,11 @@ def perform(
 ) -> int:
     """Do the job with the guests that were named, write the results, and return the exit code."""
     out.check(FIELDS)
-    guests.seconds(job.seconds)
-    guests.end()
     targets = guests.targets()
     if not guests.many:
+        # Both are asked again when the guest is dialled. Here they raise before `around`, which may create a file.
+        guests.seconds(job.seconds)
+        guests.end()
         with around(targets):
             return _perform_single(targets[0], guests, job, out)
     targets = in_state(targets, guests)
