@@ -172,7 +172,7 @@ class Event:
 
 
 class Client(FdClient):
-    """The client: eight functions, and `closing`, as `poll` tells nobody of a close."""
+    """Eight functions, and `closing`, since `poll` does not report a close."""
 
     event = Event
     set = staticmethod(Event.set)

@@ -39,7 +39,7 @@ class ThreadClient(PollClient):
         try:
             self.bell.send(b"!")
         except OSError:
-            # It was stopped. What is in line still, nobody takes any more.
+            # The thread has ended. It takes no more work.
             with suppress(ValueError):
                 self.work.remove(item)
                 future.set_exception(ConnectionLost(f"{self.label} was let go of"))

@@ -355,6 +355,7 @@ class HostSession:
             call._end = self._queued = call._start + len(line)
             # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
             self._in_flight.append(call)
+            # What `_withdraw` does, without the call: this is done for each request.
             del self._waiting[call]
             if call._line is not None:
                 self._waiting_bytes -= len(line)

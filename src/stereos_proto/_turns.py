@@ -91,6 +91,7 @@ class Turns(Pump):
         `wants_write`: whether the session has bytes that the stream does not take now.
         """
         session = self.session
+        # Wake the callers whose calls settled without the guest.
         if session._events or session.ended is not None:
             self.pump(_GONE)
         # After the end there is nothing to wait for: a waiter that came too late would find the end again and again.

@@ -26,8 +26,8 @@ class GreenClient(SyncClient):
     function of this library blocks the hub. What one of the six raises, the caller gets.
 
     A green thread is cancelled by an exception that its runtime raises inside one of the waits (`gevent.Timeout`,
-    `eventlet.Timeout`, `kill`). The exception must come through: a wait that uses an exception for its own timeout
-    needs a class that nobody else raises.
+    `eventlet.Timeout`, `kill`). The wait must not catch that exception: a wait that uses an exception for its own
+    timeout needs a class of its own.
     """
 
     # -- what a driver brings ------------------------------------------------------------------------------
