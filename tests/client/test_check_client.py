@@ -392,6 +392,14 @@ def reads(end):
     end.line()
 
 
+def test_a_scripted_guest_that_is_closed_listens_no_more():
+    """No thread is left that polls the listener: where shutting it down wakes none, its port would stay taken."""
+    guest = ScriptedGuest(TCP("127.0.0.1", 0), lambda end: end.answer_rest(), WireLog())
+    guest.close()
+    assert not guest._accepting.is_alive()
+    guest.close()
+
+
 @pytest.mark.parametrize(
     ("script", "text"),
     [

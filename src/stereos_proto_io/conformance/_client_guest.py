@@ -90,6 +90,9 @@ class ScriptedGuest:
         self._lock = threading.Lock()
         self._ends: list[End] = []
         self._threads: list[threading.Thread] = []
+        # Closed to end the thread that accepts. Shutting the listener down does not wake it on every transport, and a
+        # listener that is closed while a thread polls it keeps its port.
+        self._bell, self._hears = socket.socketpair()
         self._accepting = threading.Thread(target=self._accept, name="scripted guest", daemon=True)
         self._accepting.start()
 
@@ -105,7 +108,7 @@ class ScriptedGuest:
 
     def check(self) -> None:
         """Wait until the scripts have ended, which most do when the host closes. Raises the first failure of one."""
-        while self._is_dialled(0):
+        while self._ready(0, self._listener):
             time.sleep(0.001)  # it is about to be accepted
         with self._lock:
             threads = tuple(self._threads)
@@ -117,8 +120,9 @@ class ScriptedGuest:
     def close(self) -> None:
         """End every connection, and listen no more. Twice is fine."""
         self.go.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        self._bell.close()
+        self._accepting.join(self.patience)
+        self._hears.close()
         self._listener.close()
         for end in self._ends:
             end.hang_up()
@@ -126,9 +130,8 @@ class ScriptedGuest:
             Path(self.address.socket_file).unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        with suppress(OSError, ValueError):
-            while True:
-                self._is_dialled(None)
+        with suppress(OSError):
+            while self._hears.fileno() not in self._ready(None, self._listener, self._hears):
                 with self._lock:
                     sock, _ = self._listener.accept()
                     end = End(self, sock, len(self._ends), self._log)
@@ -137,11 +140,13 @@ class ScriptedGuest:
                     self._threads.append(thread)
                     thread.start()
 
-    def _is_dialled(self, seconds: float | None) -> bool:
-        """Whether a connection waits to be accepted, within `seconds` (None: wait for one)."""
+    @staticmethod
+    def _ready(seconds: float | None, *sockets: socket.socket) -> list[int]:
+        """The descriptors of the sockets that are readable, within `seconds` (None: wait for one)."""
         poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
+        for each in sockets:
+            poll.register(each, select.POLLIN)
+        return [descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)]
 
     def _run(self, end: End) -> None:
         self._log.note(f"connection {end.number + 1} begins")
