@@ -154,6 +154,9 @@ def _trio(counting: Callable[[], None]) -> None:
         trio.run(main)
 
 
+#: Calls that one request and its reply may make, in any driver.
+MOST_CALLS = 30
+
 #: One request and its reply through each driver: calls of our own Python functions, coroutines that go on included.
 DRIVERS: dict[str, Callable[[Callable[[], None]], None]] = {
     "a ping, blocking": _blocking,

@@ -99,11 +99,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "half of many requests are taken": Fault(
         f"{CORE}/_host_session.py",
-        "        calls = [self._call(message, deadline, context) for message in messages]\n"
-        "        for call in calls:\n            self._waiting[call] = None\n",
-        "        calls = []\n        for message in messages:\n"
-        "            call = self._call(message, deadline, context)\n            calls.append(call)\n"
-        "            self._waiting[call] = None\n",
+        "            for call in calls:\n                self._withdraw(call)\n",
+        "",
         "session",
         _SESSION,
     ),

@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never
@@ -159,6 +160,8 @@ class HostSession:
         self._trace = trace
         self._log = log
         self.connection: Connection = Connection(Role.HOST, max_pending=max_pending)
+        # `Connection.commit` without its checks: there is room in flight, and the session has not ended.
+        self._commit = partial(self.connection._conversation.message, Role.HOST)
         self._max_pending = max_pending
         # Calls of which nothing was handed out, oldest first. Ordered and keyed, so that cancelling is O(1).
         self._waiting: OrderedDict[Call[Any], None] = OrderedDict()
@@ -210,24 +213,7 @@ class HostSession:
         Raises LocalProtocolError when the message can never be sent (§5), ConnectionLost when the session has
         ended, ValueError when the deadline is NaN. Nothing was sent then.
         """
-        call = self._call(message, deadline, context)
-        self._waiting[call] = None
-        if call.deadline is not None:
-            self._keep_deadline(call, call.deadline)
-        return call
-
-    def request_many(
-        self, messages: Iterable[Request[ReplyT]], *, deadline: float | None = None, context: Any = None
-    ) -> list[Call[ReplyT]]:
-        """Take several requests, or none of them. See `request`."""
-        calls = [self._call(message, deadline, context) for message in messages]
-        for call in calls:
-            self._waiting[call] = None
-            if call.deadline is not None:
-                self._keep_deadline(call, call.deadline)
-        return calls
-
-    def _call(self, message: Request[ReplyT], deadline: float | None, context: Any) -> Call[ReplyT]:
+        # In one piece: calls are what a small request costs.
         if not isinstance(message, Request):
             raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none")
         if deadline is not None and deadline != deadline:
@@ -242,7 +228,26 @@ class HostSession:
         if self._waiting_bytes + len(line) <= _MAX_WAITING_BYTES:
             call._line = line
             self._waiting_bytes += len(line)
+        self._waiting[call] = None
+        if call.deadline is not None:
+            self._keep_deadline(call, call.deadline)
         return call
+
+    def request_many(
+        self, messages: Iterable[Request[ReplyT]], *, deadline: float | None = None, context: Any = None
+    ) -> list[Call[ReplyT]]:
+        """Take several requests, or none of them. See `request`."""
+        calls: list[Call[ReplyT]] = []
+        try:
+            for message in messages:
+                calls.append(self.request(message, deadline=deadline, context=context))  # noqa: PERF401  (one may raise)
+        except BaseException:
+            for call in calls:
+                self._withdraw(call)
+            self._deadlines = [entry for entry in self._deadlines if entry[2].sent or entry[2] in self._waiting]
+            heapify(self._deadlines)
+            raise
+        return calls
 
     def _keep_deadline(self, call: Call[Any], deadline: float) -> None:
         if len(self._deadlines) > _MAX_STALE + 2 * (len(self._in_flight) + len(self._waiting)):
@@ -313,10 +318,34 @@ class HostSession:
         The calls whose lines are in it count as sent from now on. Write the bytes to the end, or end the
         session: two lines glued together would be read as one (§1).
         """
-        if not self._outgoing and self._waiting:
-            self._fill()
-        left = self._queued - self._written
-        return self._outgoing if left == len(self._outgoing) else memoryview(self._outgoing)[-left:]
+        if self._outgoing or not self._waiting:
+            left = self._queued - self._written
+            return self._outgoing if left == len(self._outgoing) else memoryview(self._outgoing)[-left:]
+        lines: list[bytes] = []
+        size = 0
+        while self._waiting and len(self._in_flight) < self._max_pending and size < _JOIN:
+            call = next(iter(self._waiting))
+            line = call._line or write(call.request)
+            if not isinstance(line, bytes):
+                # The payload of a CustomRequest was changed after it was checked.
+                self._withdraw(call)
+                self._settle(call, line)
+                continue
+            self._commit(call.request)
+            call.sent = True
+            call._start = self._queued
+            call._end = self._queued = call._start + len(line)
+            # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
+            self._in_flight.append(call)
+            # What `_withdraw` does, without the call: this is done for each request.
+            del self._waiting[call]
+            if call._line is not None:
+                self._waiting_bytes -= len(line)
+                call._line = None
+            lines.append(line)
+            size += len(line)
+        self._outgoing = lines[0] if len(lines) == 1 else b"".join(lines)
+        return self._outgoing
 
     def data_sent(self, size: int) -> bool:
         """Say that the first `size` bytes of `data_to_send` are written; return whether it has more.
@@ -336,33 +365,6 @@ class HostSession:
     def is_written(self, call: Call[Any]) -> bool:
         """Whether the whole line of `call` is written."""
         return call.sent and call._end <= self._written
-
-    def _fill(self) -> None:
-        """Move calls from the queue into flight, and their lines into one write."""
-        lines: list[bytes] = []
-        size = 0
-        while self._waiting and len(self._in_flight) < self._max_pending and size < _JOIN:
-            call = next(iter(self._waiting))
-            line = call._line or write(call.request)
-            if not isinstance(line, bytes):
-                # The payload of a CustomRequest was changed after it was checked.
-                self._withdraw(call)
-                self._settle(call, line)
-                continue
-            self.connection.commit(call.request)
-            call.sent = True
-            call._start = self._queued
-            call._end = self._queued = call._start + len(line)
-            # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
-            self._in_flight.append(call)
-            # What `_withdraw` does, without the call: this is done for each request.
-            del self._waiting[call]
-            if call._line is not None:
-                self._waiting_bytes -= len(line)
-                call._line = None
-            lines.append(line)
-            size += len(line)
-        self._outgoing = lines[0] if len(lines) == 1 else b"".join(lines)
 
     def write_failed(self, cause: BaseException) -> None:
         """Say that writing failed for good. Reading goes on: what was written can still be answered.

@@ -140,7 +140,9 @@ class Conversation:
         if kind is _REPLY:
             if not pending:
                 raise Violation(f"{describe(message)} answers nothing: no request is waiting")
-            if not answers(message, pending[0]):
+            # Most replies are of the class that the registry names. An ack also names what it answers.
+            cls = type(message)
+            if (cls is Ack or cls is not BY_CLASS[type(pending[0])].reply) and not answers(message, pending[0]):
                 oldest = named(pending[0])
                 what = describe(message, pending)
                 raise Violation(f"{what} does not answer {oldest}, the oldest unanswered request")

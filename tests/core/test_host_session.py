@@ -229,6 +229,22 @@ def test_all_or_none(bad):
     assert not session.wants_write
 
 
+def test_many_requests_that_are_refused_leave_nothing_behind():
+    session = HostSession()
+    kept = session.request(Ping(), deadline=3.0)
+    out = session.request(Ping(), deadline=4.0)
+    session.data_to_send()
+    waiting = session.request(Ping(), deadline=5.0)
+    with pytest.raises(LocalProtocolError):
+        session.request_many([SetConfig("x"), Ping(), CustomRequest("a", {1, 2})], deadline=1.0)
+    assert session.pending == (kept, out, waiting)
+    assert session.next_deadline() == 3.0
+    assert session._waiting_bytes == len(encode(Ping()))
+    session.expire(4.5)
+    assert [event.call for event in session.events()] == [kept, out]
+    assert session.next_deadline() == 5.0
+
+
 def test_a_deadline_is_a_number_or_none():
     session = HostSession()
     with pytest.raises(ValueError, match="NaN"):

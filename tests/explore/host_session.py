@@ -23,6 +23,7 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +42,7 @@ from stereos_proto import (
     RemoteProtocolError,
     Request,
     RequestTimeout,
+    Role,
     SessionEnded,
     encode,
 )
@@ -284,6 +286,7 @@ class World:
         connection._conversation = conversation = shallow(connection._conversation)
         conversation.states, conversation.pending = conversation.states.copy(), conversation.pending.copy()
         connection._feed, connection._next_line, connection._take = lines.feed, lines.next_line, conversation.message
+        session._commit = partial(conversation.message, Role.HOST)
         return twin
 
     # -- the state -----------------------------------------------------------------------------------------
@@ -320,8 +323,8 @@ class World:
             *("label", "connection", "_max_pending", "_waiting", "_waiting_bytes", "_in_flight", "_outgoing"),
             *("_queued", "_written", "_deadlines", "_number", "_events", "_read_error", "_write_error"),
             *("ended", "_told_end", "_closed"),
-            # No request here holds a secret, and nothing is traced or logged.
-            *("_redactor", "_trace", "_log"),
+            # No request here holds a secret, nothing is traced or logged, and `_commit` is the connection's.
+            *("_redactor", "_trace", "_log", "_commit"),
         }
     )
 

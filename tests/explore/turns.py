@@ -33,6 +33,7 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from stereos_proto import (
@@ -44,6 +45,7 @@ from stereos_proto import (
     Mailbox,
     Ping,
     Pong,
+    Role,
     Step,
     Turns,
     Waiter,
@@ -373,6 +375,7 @@ class World:
         connection._conversation = conversation = shallow(connection._conversation)
         conversation.states, conversation.pending = conversation.states.copy(), conversation.pending.copy()
         connection._feed, connection._next_line, connection._take = lines.feed, lines.next_line, conversation.message
+        session._commit = partial(conversation.message, Role.HOST)
         turns.session, turns.mailbox, turns._next_event = session, mailbox, session.next_event
         turns._leader = turns._leader and waiters[id(turns._leader)]
         turns._writer = turns._writer and waiters[id(turns._writer)]

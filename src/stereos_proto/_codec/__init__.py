@@ -18,7 +18,7 @@ from .._constants import MAX_KEPT_NESTING, MAX_LINE_SIZE
 from .._errors import LocalProtocolError, RemoteProtocolError
 from .._messages import Ack, CustomRequest, Message, UnknownMessage, named, wire_fields
 from .._registry import BY_TYPE, REGISTRY, Role, Row
-from .canonical import LISTS, MAX_SKIPPED_NESTING, decoder, may_repeat, read_open, write_tolerantly, writer
+from .canonical import LISTS, MAX_SKIPPED_NESTING, bare_line, decoder, may_repeat, read_open, write_tolerantly, writer
 from .json import nests_deeper
 from .tolerant import Unfit, read_tolerantly
 
@@ -53,20 +53,22 @@ def decode(line: bytes, *, sender: Role) -> Message:
 
 def write(message: Message, limit: int = MAX_LINE_SIZE) -> bytes | LocalProtocolError:
     """`encode`, with the fault as a value and a `limit` in bytes, line ending included."""
-    writer = _WRITERS.get(type(message))
-    if writer is None:
-        return LocalProtocolError(f"{type(message).__name__} is not a message that can be sent")
-    try:
-        line = writer(message)
-    except Unfit as exc:
-        return LocalProtocolError(f"cannot send {named(message)}: {exc}")
-    except UnicodeEncodeError:
-        return LocalProtocolError(
-            f"cannot send {named(message)}: a text in it holds a lone surrogate, which has no UTF-8"
-        )
-    except RemoteProtocolError as exc:
-        # A custom request with the name of a class, whose payload that class does not take.
-        return LocalProtocolError(f"cannot send {named(message)}: {exc}")
+    line = _LINES.get(type(message))
+    if line is None:
+        writer = _WRITERS.get(type(message))
+        if writer is None:
+            return LocalProtocolError(f"{type(message).__name__} is not a message that can be sent")
+        try:
+            line = writer(message)
+        except Unfit as exc:
+            return LocalProtocolError(f"cannot send {named(message)}: {exc}")
+        except UnicodeEncodeError:
+            return LocalProtocolError(
+                f"cannot send {named(message)}: a text in it holds a lone surrogate, which has no UTF-8"
+            )
+        except RemoteProtocolError as exc:
+            # A custom request with the name of a class, whose payload that class does not take.
+            return LocalProtocolError(f"cannot send {named(message)}: {exc}")
     if len(line) > limit:
         return LocalProtocolError(
             f"cannot send {named(message)}: the line would be {len(line)} bytes long, and the guest closes the "
@@ -139,8 +141,10 @@ def _write_custom(message: CustomRequest) -> bytes:
     return line
 
 
+#: The lines of the messages that have no fields.
+_LINES: Final[dict[type[Message], bytes]] = {row.cls: bare_line(row) for row in REGISTRY if not wire_fields(row.cls)}
 _WRITERS: Final[dict[type[Message], Callable[[Any], bytes]]] = {
-    **{row.cls: _checked(row, writer(row)) for row in REGISTRY},
+    **{row.cls: _checked(row, writer(row)) for row in REGISTRY if row.cls not in _LINES},
     CustomRequest: _write_custom,
     UnknownMessage: write_tolerantly,
 }

@@ -60,12 +60,14 @@ def write_tolerantly(message: Message) -> bytes:
     return _ENCODER.encode(written(message)) + b"\n"
 
 
+def bare_line(row: Row) -> bytes:
+    """Return the line of the messages of `row`, which has no fields."""
+    return _ENCODER.encode({"type": row.type}) + b"\n"
+
+
 def writer(row: Row) -> Callable[[Any], bytes]:
-    """Return the function that writes the messages of `row`. It raises Unfit as `write_tolerantly` does."""
+    """Return the function that writes the messages of `row`, which has fields. It raises as `write_tolerantly` does."""
     fields = wire_fields(row.cls)
-    if not fields:
-        line = _ENCODER.encode({"type": row.type}) + b"\n"
-        return lambda _message: line
     payload: Any = _payload_struct(row.cls)
     # msgspec looks at a struct when it is first used, lets other threads run meanwhile, and a thread that then
     # uses the struct crashes the process. A decoder of it looks at it now, under the lock of the import.

@@ -33,9 +33,9 @@ class Client(AsyncClient):
 
     def __init__(self, label: str = "the guest", **limits: Unpack[Limits]) -> None:
         super().__init__(label, **limits)
-        self._loop = asyncio.get_running_loop()
         self._protocol = SessionProtocol(self._session, self._turns)
-        self._flush = self._protocol.flush  # type: ignore[method-assign]
+
+    _current_loop = staticmethod(asyncio.get_running_loop)
 
     @classmethod
     async def attach(
@@ -56,6 +56,8 @@ class Client(AsyncClient):
         return client
 
     async def _wait(self, waiter: Waiter | Call[Any]) -> None:
+        if not waiter.done:
+            self._protocol.flush()
         if waiter.done:
             await asyncio.sleep(0)
         try:
@@ -66,18 +68,11 @@ class Client(AsyncClient):
         finally:
             waiter.context = None
 
-    def _flush(self) -> bool:
-        return self._protocol.flush()
-
     def _hang_up(self) -> None:
         self._protocol.abort()
 
     async def _closed(self) -> None:
         await asyncio.shield(self._protocol.lost)
-
-    def _check_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("this client belongs to another event loop; use it in the loop that made it")
 
     @classmethod
     async def _bounded(cls, limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:

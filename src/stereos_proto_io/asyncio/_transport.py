@@ -119,18 +119,17 @@ class SessionProtocol(asyncio.BufferedProtocol):
         with suppress(AttributeError, RuntimeError, NotImplementedError):
             getattr(self.transport, change)()
 
-    def flush(self) -> bool:
+    def flush(self) -> None:
         """Hand whole lines to the transport, which buffers what the system does not take."""
         session = self.session
         if self._gone is not None:
             session.write_failed(self._gone)
             self.pump()
-            return False
+            return
         more = True
         while more and not self._full and (data := session.data_to_send()):
             more = session.data_sent(len(data))
             self.transport.write(data)
-        return False
 
     def abort(self) -> None:
         """Close the transport without waiting for its buffer."""

@@ -44,8 +44,8 @@ Client = TypeVar("Client", bound="AsyncClient")
 class AsyncClient(AsyncVerbs):
     """A connection to a guest (§3). Any number of tasks of one event loop may share it.
 
-    A driver brings `_wait`, `_flush`, `_hang_up`, `_closed`, `_check_loop`, `_bounded`, `_sleep` and `_now`, in the
-    words of its runtime.
+    A driver brings `_wait`, `_hang_up`, `_closed`, `_bounded` and `_sleep`, in the words of its runtime;
+    `_current_loop`, where it can tell its loops apart; `_now`, where its clock is not `time.monotonic`.
     """
 
     def __init__(
@@ -60,16 +60,14 @@ class AsyncClient(AsyncVerbs):
         self._session = session = HostSession(label, max_pending=max_pending, trace=trace, log=log)
         self._mailbox = Mailbox(log=log) if max_notifications is None else Mailbox(max_notifications, log=log)
         self._turns = Turns(session, self._mailbox)
+        # The loop that the client belongs to.
+        self._loop = self._current_loop()
 
     # -- what a driver brings ------------------------------------------------------------------------------
 
     @abstractmethod
     async def _wait(self, waiter: Waiter | Call[Any]) -> None:
-        """Return when `waiter` is done, and let other tasks run in any case."""
-
-    @abstractmethod
-    def _flush(self) -> bool:
-        """Write what can be written without waiting; return whether there is more, for when it can be written."""
+        """Write what there is to write, and return when `waiter` is done. Let other tasks run in any case."""
 
     @abstractmethod
     def _hang_up(self) -> None:
@@ -79,9 +77,10 @@ class AsyncClient(AsyncVerbs):
     async def _closed(self) -> None:
         """Return when the stream is closed and everything that belongs to it is released."""
 
-    @abstractmethod
-    def _check_loop(self) -> None:
-        """Raise RuntimeError when the caller runs in another event loop than the client's."""
+    @staticmethod
+    def _current_loop() -> Any:
+        """Return what is the same object as long as callers run in the same event loop. Raises RuntimeError outside."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -130,7 +129,16 @@ class AsyncClient(AsyncVerbs):
 
     async def request(self, message: Request[ReplyT]) -> ReplyT:
         """Send `message` and return its reply (§3). Raises what all verbs raise."""
-        return (await self._ask(message)).result()
+        # In one piece: calls are what a small request costs.
+        if self._current_loop() is not self._loop:
+            self._check_loop()
+        call = self._session.request(message)
+        try:
+            await self._wait(call)
+        except BaseException:
+            self._session.cancel(call)
+            raise
+        return call.result()
 
     async def request_many(self, messages: Iterable[Request]) -> list[Reply]:
         """Send `messages` in one flight and return their replies in order; a refusal is an Ack with ok=False.
@@ -153,16 +161,10 @@ class AsyncClient(AsyncVerbs):
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    async def _ask(self, message: Request[ReplyT]) -> Call[ReplyT]:
-        self._check_loop()
-        call = self._session.request(message)
-        try:
-            self._flush()
-            await self._wait(call)
-        except BaseException:
-            self._session.cancel(call)
-            raise
-        return call
+    def _check_loop(self) -> None:
+        """Raise RuntimeError when the caller runs in another event loop than the client's."""
+        if self._current_loop() is not self._loop:
+            raise RuntimeError("this client belongs to another event loop; use it in the loop that made it")
 
     async def _ask_within(self, limit: float, message: Request[ReplyT]) -> Call[ReplyT]:
         """Send `message` and wait for its outcome, for `limit` seconds at most."""
@@ -170,7 +172,6 @@ class AsyncClient(AsyncVerbs):
         call = self._session.request(message)
         try:
             if limit > 0:
-                self._flush()
                 await self._bounded(limit, self._wait, call)
         except RequestTimeout:
             pass  # the call has an error of its own for that
@@ -197,7 +198,6 @@ class AsyncClient(AsyncVerbs):
             if not calls:
                 await self._wait(Waiter(done=True))
             elif limit > 0:
-                self._flush()
                 await (wait_for_each() if limit == inf else self._bounded(limit, wait_for_each))
         except RequestTimeout:
             pass

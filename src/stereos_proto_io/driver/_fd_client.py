@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from math import inf
-from typing import Any, Protocol, Self, Unpack
+from typing import Any, ClassVar, Protocol, Self, Unpack
 
 from stereos_proto import Call, PreambleError, Step, Waiter
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
@@ -43,7 +43,7 @@ class FdClient(AsyncClient):
 
     A driver brings eight functions of its runtime: `event`, `set`, `readable`, `writable`, `race`, `thread`,
     `bounded` and `sleep`; `now`, where its clock is not `time.monotonic`; `closing`, where its tasks are not woken
-    when their descriptor is closed.
+    when their descriptor is closed; `closed_error`, where they get another error than OSError then.
     """
 
     def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
@@ -61,6 +61,9 @@ class FdClient(AsyncClient):
                 self._hang_up()
 
     # -- what a driver brings ------------------------------------------------------------------------------
+
+    #: What `readable` and `writable` raise for a stream that was closed, where that is no OSError.
+    closed_error: ClassVar[type[Exception]] = OSError
 
     @staticmethod
     @abstractmethod
@@ -135,7 +138,10 @@ class FdClient(AsyncClient):
             while True:
                 if self._behind:
                     self._behind = turns.pump(waiter, EVENTS_PER_TURN)
-                step = turns.step(waiter, wants_write=session.wants_write and self._flush())
+                if waiter.done:
+                    # What there is room for now is written by the next waiter, who is woken when this one leaves.
+                    break
+                step = turns.step(waiter, wants_write=self._flush())
                 if step is Step.DONE:
                     break
                 waited = True
@@ -166,14 +172,13 @@ class FdClient(AsyncClient):
             data = self._stream.recv(READ_SIZE)
         except BlockingIOError:
             return
-        except OSError as exc:
-            self._behind = True
-            session.read_failed(exc)
-            return
-        except Exception:
-            # What a runtime raises in a task that waits for a stream which another task closes.
+        except Exception as exc:
+            # After the end: what a runtime raises in a task that waits for a stream which another task closes.
             if session.ended is None:
-                raise
+                if not isinstance(exc, (OSError, self.closed_error)):
+                    raise
+                self._behind = True
+                session.read_failed(exc)
             return
         self._behind = True
         if data:
@@ -187,7 +192,7 @@ class FdClient(AsyncClient):
             return
         self._writing = event = self.event()
         try:
-            with suppress(OSError):
+            with suppress(OSError, self.closed_error):
                 await self.writable(self._stream)
                 self._flush()
         except Exception:
@@ -198,6 +203,7 @@ class FdClient(AsyncClient):
             self.set(event)
 
     def _flush(self) -> bool:
+        """Write what can be written without waiting; return whether there is more, for when it can be written."""
         session, send = self._session, self._stream.send
         try:
             while (data := session.data_to_send()) and session.data_sent(send(data)):
@@ -219,9 +225,6 @@ class FdClient(AsyncClient):
 
     async def _closed(self) -> None:
         await self.sleep(0)
-
-    def _check_loop(self) -> None:
-        """Trust the caller: not every runtime can tell its loops apart."""
 
     # -- dialling ------------------------------------------------------------------------------------------
 

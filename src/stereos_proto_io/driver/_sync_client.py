@@ -220,6 +220,10 @@ class SyncClient(SyncVerbs):
         calls.append(call)
         if limit <= 0:
             self._session.cancel(call)
+        elif not self._behind:
+            step = self._turns.step(call, wants_write=self._write())
+            if step is not Step.DONE:
+                return step
         return self._turn(call, 0)
 
     def _ask_many(
@@ -299,11 +303,23 @@ class SyncClient(SyncVerbs):
     def _turn(self, waiter: Waiter | Call[Any], ready: int) -> Step:
         """Read and write what can be without waiting; return the next step. One that is done has left then."""
         session, turns = self._session, self._turns
-        if ready & READ:
-            self._read()
+        if ready & READ and session.ended is None:
+            self._behind = True
+            try:
+                data = self._stream.recv(READ_SIZE)
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                session.read_failed(exc)
+            else:
+                if data:
+                    session.receive_data(data)
+                else:
+                    session.receive_eof()
         if self._behind:
             self._behind = turns.pump(waiter, EVENTS_PER_TURN)
-        step = turns.step(waiter, wants_write=session.wants_write and self._write())
+        # What there is room for once this waiter is done, the next one writes, who is woken when this one leaves.
+        step = Step.DONE if waiter.done else turns.step(waiter, wants_write=session.wants_write and self._write())
         if step is Step.DONE:
             turns.leave(waiter)
         if session.ended is not None:
@@ -325,23 +341,6 @@ class SyncClient(SyncVerbs):
             self._hang_up()
 
     # -- the stream, under the lock --------------------------------------------------------------------------
-
-    def _read(self) -> None:
-        session = self._session
-        if session.ended is not None:
-            return
-        self._behind = True
-        try:
-            data = self._stream.recv(READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            session.read_failed(exc)
-            return
-        if data:
-            session.receive_data(data)
-        else:
-            session.receive_eof()
 
     def _write(self) -> bool:
         """Write what the stream takes without waiting; return whether there is more, for when it is writable."""

@@ -19,13 +19,13 @@ try:
 except ModuleNotFoundError:
     raise missing(__name__, "trio", "trio") from None
 
-from stereos_proto import Call, Reply, Request, RequestTimeout, StereosError
+from stereos_proto import Reply, Request, RequestTimeout, StereosError
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver import FdClient, Limits
 from stereos_proto_io.driver._verbs import ReplyT
 
-from ._transport import StreamTransport, adopt, readable, writable
+from ._transport import StreamTransport, adopt
 
 __all__ = ["Client", "connect", "connect_when_ready"]
 
@@ -40,17 +40,21 @@ class Client(FdClient):
 
     def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
         super().__init__(adopt(stream), label=label, early=early, **limits)
-        self._token = trio.lowlevel.current_trio_token()
+        if isinstance(self._stream, StreamTransport):
+            # A stream waits by itself.
+            self.readable = StreamTransport.wait_readable
+            self.writable = StreamTransport.wait_writable
 
     # Ctrl-C comes at checkpoints only: in between, what was asked, read and written would be unknown.
-    _send = trio.lowlevel.enable_ki_protection(FdClient._ask)
+    _request = trio.lowlevel.enable_ki_protection(FdClient.request)
     _send_many = trio.lowlevel.enable_ki_protection(FdClient._ask_many)
     _ask_within = trio.lowlevel.enable_ki_protection(FdClient._ask_within)
     _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
 
-    def _ask(self, message: Request[ReplyT]) -> Coroutine[Any, Any, Call[ReplyT]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (one coroutine less)
+    def request(self, message: Request[ReplyT]) -> Coroutine[Any, Any, ReplyT]:
+        """Send `message` and return its reply (§3). Raises what all verbs raise."""
         # In a scope that is cancelled already, nothing is sent.
-        return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send(message)
+        return _cancelled() if trio.current_effective_deadline() == -math.inf else self._request(message)
 
     def _ask_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Reply | StereosError]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send_many(*args, **options)
@@ -70,8 +74,10 @@ class Client(FdClient):
         """Set an event."""
         event.set()
 
-    readable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(readable)  # type: ignore[assignment]  # (named parameters)
-    writable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(writable)  # type: ignore[assignment]
+    readable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_readable)  # type: ignore[assignment]  # (named parameters)
+    writable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_writable)  # type: ignore[assignment]
+    closed_error = trio.ClosedResourceError
+    _current_loop = staticmethod(trio.lowlevel.current_trio_token)
 
     @staticmethod
     async def race(*functions: Callable[[], Awaitable[object]]) -> None:
@@ -107,10 +113,6 @@ class Client(FdClient):
         """Wake the tasks that wait for `stream`."""
         if not isinstance(stream, StreamTransport):
             trio.lowlevel.notify_closing(stream)
-
-    def _check_loop(self) -> None:
-        if trio.lowlevel.current_trio_token() is not self._token:
-            raise RuntimeError("this client belongs to another run of trio; use it in the run that made it")
 
     async def _closed(self) -> None:
         if isinstance(self._stream, StreamTransport):

@@ -28,26 +28,6 @@ def adopt(stream: Any) -> Any:
     return StreamTransport(stream) if isinstance(stream, trio.abc.Stream) else stream
 
 
-async def readable(stream: Any) -> None:
-    """Wait until a stream is readable. Raises OSError when it is closed meanwhile."""
-    try:
-        await (
-            stream.wait_readable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_readable(stream)  # noqa: ASYNC105
-        )
-    except trio.ClosedResourceError as exc:
-        raise OSError("the stream was closed") from exc
-
-
-async def writable(stream: Any) -> None:
-    """Wait until a stream is writable. Raises OSError when it is closed meanwhile."""
-    try:
-        await (
-            stream.wait_writable() if isinstance(stream, StreamTransport) else trio.lowlevel.wait_writable(stream)  # noqa: ASYNC105
-        )
-    except trio.ClosedResourceError as exc:
-        raise OSError("the stream was closed") from exc
-
-
 class StreamTransport:
     """A `trio.abc.Stream` with the methods of a socket that does not block, and two to wait.
 

@@ -130,16 +130,16 @@ def cancelling_closes(patch):
 @wrong("those_who_give_up_shift_no_reply", TRIO)
 def cancelling_forgets(patch):
     """A request that is cancelled is forgotten together with its place."""
-    ask = TrioClient._ask
+    request = TrioClient.request
 
     async def changed(self, message):
         try:
-            return await ask(self, message)
+            return await request(self, message)
         except trio.Cancelled:
             self._session._in_flight.pop()
             raise
 
-    patch.setattr(TrioClient, "_ask", changed)
+    patch.setattr(TrioClient, "request", changed)
 
 
 # ----------------------------------------------------------------------------------------------------- dialogues
