@@ -30,7 +30,7 @@ LOWEST := $(VENV)-lowest
 test-lowest: pyproject.toml ## run the tests of the core and of the clients on the lowest versions of all dependencies
 	@mkdir -p build && $(PYTHON) tools/lowest_versions.py > build/lowest.txt
 	@PIP_CONSTRAINT=build/lowest.txt tools/make_venv "$(PYTHON)" "$(LOWEST)" test
-	@$(LOWEST)/bin/python -m pytest -q --no-header -n auto tests/core tests/client --ignore=tests/client/test_loops.py $(ARGS)
+	@$(LOWEST)/bin/python -m pytest -q --no-header -n 4 tests/core tests/client --ignore=tests/client/test_loops.py $(ARGS)
 
 lint: $(DEV) ## check format, style and types
 	$(BIN)/ruff format --check .

@@ -394,11 +394,18 @@ def is_shown(base: type) -> bool:
 
 def is_described(value: Any) -> bool:
     """Whether a value is a class or a function, which have docstrings of their own."""
-    return inspect.isclass(value) or inspect.isfunction(value)
+    return inspect.isclass(value) or inspect.isroutine(value)
 
 
 def autodoc(module: ModuleType, name: str, value: Any) -> str:
     """One autodoc directive."""
+    if inspect.ismethod(value):
+        # Sphinx takes it for a function and then drops a parameter each time it shows the method.
+        of = f"{value.__self__.__name__}.{value.__name__}"
+        directives = (
+            f".. py:currentmodule:: {module.__name__}\n.. py:function:: {name}(...)\n\n   ``{of}``, for short.\n"
+        )
+        return f"```{{eval-rst}}\n{directives}```\n\n"
     if inspect.isfunction(value):
         return f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{name}\n```\n\n"
     options = ["members", *(["show-inheritance"] if any(map(is_shown, value.__bases__)) else [])]

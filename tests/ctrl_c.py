@@ -2,6 +2,7 @@
 
 import dis
 import sys
+from contextlib import suppress
 from functools import cache
 
 import pytest
@@ -45,8 +46,10 @@ class Interrupt:
         return self
 
     def look(self):
-        if trio.lowlevel.in_trio_run() and trio.lowlevel.currently_ki_protected():
-            return
+        with suppress(RuntimeError):
+            trio.lowlevel.current_trio_token()  # raises it where trio does not run
+            if trio.lowlevel.currently_ki_protected():
+                return
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt

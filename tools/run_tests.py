@@ -26,6 +26,8 @@ CORE: Final = ROOT / "src" / "stereos_proto"
 #: Per cent of lines and branches of `stereos_proto_io` that the tests must cover. What only a booted machine may run
 #: (AF_VSOCK) is counted as not covered.
 IO_SHARE: Final = 95
+#: Processes for the tests that are not of the core: most of them wait for most of their time.
+WORKERS: Final = 2 * (os.cpu_count() or 1)
 #: Tests marked `vm` need a machine that was booted for them.
 PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "--no-header", "-m", "not vm")
 
@@ -96,7 +98,10 @@ def check_rest(ignored: list[str]) -> int:
         env = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "data")}
         run = (sys.executable, "-m", "coverage")
         tests = subprocess.run(  # noqa: S603  (this interpreter, and our own files)
-            (*run, "run", config, *PYTEST[1:], "-n", "auto", "--durations=40", *ignored), cwd=ROOT, env=env, check=False
+            (*run, "run", config, *PYTEST[1:], "-n", str(WORKERS), "--durations=40", *ignored),
+            cwd=ROOT,
+            env=env,
+            check=False,
         )
         subprocess.run((*run, "combine", "--quiet", config), cwd=ROOT, env=env, check=False)  # noqa: S603
         report = subprocess.run(  # noqa: S603

@@ -360,7 +360,8 @@ def forty(tmp_path_factory):
     [
         *("ping", "health", "agents", "ls", "wait --timeout 2", "watch --timeout 1", "doctor", "ls -o wide"),
         *("secret set A --env PWD", "mount a /b --fs 9p", "health -o wide", "health -o template={name}|{state}"),
-        *("provision FOLDER/j.toml --max-failures 3", "provision FOLDER/j.toml", "config set FOLDER/plain.toml"),
+        *("provision FOLDER/j.toml --max-failures 3 --timeout 6", "provision FOLDER/j.toml --timeout 6"),
+        *("provision FOLDER/j.toml --timeout 6 --json", "config set FOLDER/plain.toml"),
         *("ssh-key add FOLDER/key.pub --user admin", "health --json", "watch --timeout 1 --jsonl"),
     ],
 )
@@ -379,6 +380,20 @@ def test_forty_hostile_guests_beside_an_honest_one(command, columns, forty, monk
         rows = [line for line in text.splitlines() if "evil-" in line or "honest" in line]
         assert len(rows) >= 41
         assert max(map(len, rows)) <= max(columns, 120)
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_hostile_guests_are_shut_down(columns, tmp_path, monkeypatch):
+    evil = {f"evil-{number:02}": hostile(number) for number in range(40)}
+    evil["evil-00"]["faults"] = ["fail:\x1b[31mno\u202e@shutdown"]
+    with fleet(tmp_path, {**evil, "honest": {}}) as guests:
+        result = run_cli(monkeypatch, "shutdown", "--all", env={"MB_CONFIG_DIR": str(tmp_path)}, columns=columns)
+        assert all("shutdown" in {request.type for request in guest.simulator.requests} for guest in guests.values())
+    assert result.code == 1
+    assert "41 guests: 40 done, 1 said no" in result.err
+    for char in ("\x1b", "\u202e", "\x9b"):
+        assert char not in result.all, char
+    assert len([line for line in plain(result.out).splitlines() if "evil-" in line or "honest" in line]) == 41
 
 
 @pytest.mark.parametrize("columns", [40, 160])

@@ -121,7 +121,7 @@ def twisted_loop():
     reactor.startRunning(installSignalHandlers=False)
 
     def turn(seconds):
-        reactor.runUntilCurrent()
+        # Not after what is due was run: nothing might follow it, and the turn would wait in vain.
         pause = reactor.timeout()
         reactor.doIteration(seconds if pause is None else min(pause, seconds))
         reactor.runUntilCurrent()

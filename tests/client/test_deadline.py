@@ -2,9 +2,11 @@
 
 import itertools
 import socket
+import subprocess
+import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 import trio
@@ -13,7 +15,7 @@ from stereos_proto import ConnectionLost, CustomRequest, GetHealth, Lifecycle, P
 from stereos_proto_io import blocking
 from stereos_proto_io.driver import _sync_client
 
-from .guests import Counting, echo, lines, scripted
+from .guests import Counting, lines, scripted
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, company, each_driver, result, run, until
 
 #: Seconds: far beyond the deadlines here, and far below what a guest takes that has its way.
@@ -159,6 +161,29 @@ def test_threads_on_one_client_of_a_guest_that_floods(line):
         assert max(late) < WIDE
 
 
+#: A guest that acknowledges every request, on its standard input.
+ACKNOWLEDGING = """
+import json, socket
+with socket.socket(fileno=0) as sock, sock.makefile("rb") as lines:
+    for line in lines:
+        ack = {"type": "ack", "payload": {"reply_to": json.loads(line)["type"], "ok": True}}
+        sock.sendall(json.dumps(ack).encode() + b"\\n")
+"""
+
+
+@contextmanager
+def acknowledging():
+    """A socket to a guest in a process of its own: a thread would wait for the interpreter's lock, not for the loop."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen([sys.executable, "-c", ACKNOWLEDGING], stdin=theirs)
+    try:
+        yield ours
+    finally:
+        ours.close()
+        assert process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP, TRIO], ids=str)
 @pytest.mark.parametrize("line", LINES)
 def test_a_guest_that_floods_leaves_the_loop_to_others(driver, line):
@@ -172,13 +197,14 @@ def test_a_guest_that_floods_leaves_the_loop_to_others(driver, line):
         async with attached(driver, ours) as hostile, attached(driver, other) as honest, company(driver) as begin:
             begin(lambda: flooded(hostile))
             await until(driver, lambda: hostile._mailbox.heard)
+            await honest.request(CustomRequest("begin"))
             start = time.monotonic()
             for number in range(30):
                 assert (await honest.request(CustomRequest(f"n{number}"))).reply_to == f"n{number}"
             assert time.monotonic() - start < WIDE
             await hostile.aclose()
 
-    with Talking(LINES[line]) as ours, scripted(echo) as other:
+    with Talking(LINES[line]) as ours, acknowledging() as other:
         run(driver, main)
 
 

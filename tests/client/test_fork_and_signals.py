@@ -109,11 +109,13 @@ def test_signals_that_come_while_a_call_waits(what):
 
     def handle(*_):
         came.release()
-        # Not periodically: on a busy machine the next one would interrupt this handler, and so on.
-        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        signal.setitimer(signal.ITIMER_REAL, *often)
 
+    # One that comes just before a call of the system does not interrupt it, and no handler would ask for the next. The
+    # interval sees to that; a short one would interrupt the handler itself on a busy machine, again and again.
+    often = 0.001, 0.2
     previous = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    signal.setitimer(signal.ITIMER_REAL, *often)
     try:
         with scripted(script) as ours, BLOCKING.Client.attach(ours, timeout=PATIENCE) as client:
             if what == "news":

@@ -38,7 +38,7 @@ def public_things(module):
         names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
     for name in names:
         thing = getattr(module, name)
-        if not name.startswith("_") and (inspect.isclass(thing) or inspect.isfunction(thing)):
+        if not name.startswith("_") and (inspect.isclass(thing) or inspect.isroutine(thing)):
             yield name, thing
 
 
@@ -58,7 +58,7 @@ def functions():
     """Every public function and method: where it is, itself, and the docstrings of the classes that it belongs to."""
     for module in map(importlib.import_module, PUBLIC):
         for name, thing in public_things(module):
-            if inspect.isfunction(thing):
+            if inspect.isroutine(thing):
                 yield f"{module.__name__}.{name}", thing, ""
             else:
                 for method, function, home in methods(thing):

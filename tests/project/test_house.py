@@ -89,3 +89,12 @@ def test_the_scan_sees_what_it_looks_for(tmp_path):
     names = list(imported(guilty))
     assert names == [("stereos_proto", "_codec", "encode"), ("stereos_proto_io", "_errors")]
     assert all(map(private_parts, names))
+
+
+@pytest.mark.parametrize("driver", ["blocking", "asyncio", "trio"])
+def test_a_driver_is_small(driver, monkeypatch):
+    """What drivers have in common is in `driver`. Counted without blank lines, comments and docstrings."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import count_lines
+
+    assert sum(count_lines.count(path) for path in (IO / driver).glob("*.py")) <= 250

@@ -7,15 +7,14 @@ and no stream buffer in between. Reading never stops for long, so a write cannot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from stereos_proto import Call, RequestTimeout, Waiter
-from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 from stereos_proto_io.addresses import Address
-from stereos_proto_io.driver import AsyncClient, AsyncRunner, Limits, noting, ready_wait, seconds
+from stereos_proto_io.driver import AsyncClient, Limits
 
 from ._dial import adopt, dial
 from ._transport import SessionProtocol, fulfil
@@ -38,13 +37,7 @@ class Client(AsyncClient):
     _current_loop = staticmethod(asyncio.get_running_loop)
 
     @classmethod
-    async def attach(
-        cls,
-        stream: Any,
-        *,
-        label: str = "the guest",
-        **limits: Unpack[Limits],
-    ) -> Self:
+    async def attach(cls, stream: Any, *, label: str = "the guest", **limits: Unpack[Limits]) -> Self:
         """Return a client over what is connected already, and is the client's from then on.
 
         `stream` is a socket, an asyncio transport, or the pair of `StreamReader` and `StreamWriter` that
@@ -53,6 +46,12 @@ class Client(AsyncClient):
         """
         client = cls(label, **limits)
         await adopt(stream, client._protocol)
+        return client
+
+    @classmethod
+    async def _dial(cls, address: Address, limits: Limits) -> Self:
+        client = cls(str(address), **limits)
+        await dial(address, client._protocol)
         return client
 
     async def _wait(self, waiter: Waiter | Call[Any]) -> None:
@@ -90,70 +89,5 @@ class Client(AsyncClient):
         await asyncio.sleep(max(limit, 0))
 
 
-class _Connecting:
-    """A client to come: `await` it, or enter it with `async with`."""
-
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, Client]]) -> None:
-        self.make = make
-
-    def __await__(self) -> Generator[Any, Any, Client]:
-        return self.make().__await__()
-
-    async def __aenter__(self) -> Client:
-        self._client = await self.make()
-        return self._client
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self._client.aclose()
-
-
-def connect(address: Address, **limits: Unpack[Limits]) -> _Connecting:
-    """Dial a guest. Await this for a client, or enter it with `async with … as client`.
-
-    `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
-    `connect_when_ready`.
-
-    Raises ConnectError.
-    """
-
-    async def make() -> Client:
-        client = Client(str(address), **limits)
-        await dial(address, client._protocol)
-        return client
-
-    return _Connecting(make)
-
-
-def connect_when_ready(
-    address: Address,
-    *,
-    timeout: float | None = None,
-    states: Collection[str] = READY_STATES,
-    agents: Collection[str] = (),
-    backoff: Backoff | None = None,
-    on_progress: Callable[[WaitProgress], None] | None = None,
-    **limits: Unpack[Limits],
-) -> _Connecting:
-    """Dial until there is a guest, and wait until it is ready; to be awaited or entered like `connect`.
-
-    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
-    `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`. `timeout` bounds it all,
-    in seconds; a scope of your own does as well, and then shows where the wait stood in a note on its error.
-
-    Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
-    RemoteProtocolError when what answers does not speak the protocol.
-    """
-    wait = ready_wait(states, agents, backoff, on_progress)
-    connecting = connect(address, **limits)
-    limit = seconds(timeout)
-
-    async def make() -> Client:
-        runner = AsyncRunner(Client, dial=connecting.make)
-        try:
-            await runner.run(noting(wait, redial=True), limit)
-        except BaseException:
-            await runner.aclose()
-            raise
-        return runner.found(Client)
-
-    return _Connecting(make)
+connect: Final = Client.connect
+connect_when_ready: Final = Client.connect_when_ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import threading
@@ -74,13 +73,12 @@ class SessionProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Record that the transport is gone. A transport that cannot write closes by itself."""
-        session = self.session
-        self._gone = exc or BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        self._gone = exc or BrokenPipeError("the transport was closed")
         if exc is None:
-            session.receive_eof()
+            self.session.receive_eof()
         else:
             self._take_the_rest()
-            session.read_failed(exc)
+            self.session.read_failed(exc)
         self.pump()
         fulfil(self.lost)
 
@@ -147,14 +145,13 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def _take_the_rest(self) -> None:
         """Read what had come when writing failed. asyncio does not, and there may be replies to earlier requests."""
         # uvloop has read it already, and may have no socket any more.
-        with suppress(OSError):
-            if self.transport.get_extra_info("sslcontext") is None:
-                with self._twin() as sock:
-                    sock.setblocking(False)
-                    for _ in range(_LAST_READS):
-                        if not (data := sock.recv(READ_SIZE)):
-                            break
-                        self.session.receive_data(data)
+        if self.transport.get_extra_info("sslcontext") is None:
+            with suppress(OSError), self._twin() as sock:
+                sock.setblocking(False)
+                for _ in range(_LAST_READS):
+                    if not (data := sock.recv(READ_SIZE)):
+                        break
+                    self.session.receive_data(data)
 
 
 def fulfil(future: asyncio.Future[None]) -> None:

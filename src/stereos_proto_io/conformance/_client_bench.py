@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -172,8 +172,11 @@ class Bench:
 def _runtime() -> str:
     """The asynchronous runtime that runs this code: "trio", "asyncio", or "" for others."""
     trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return "trio"
+    if trio is not None:
+        # `in_trio_task` is newer than the oldest trio that will do.
+        with suppress(RuntimeError):
+            trio.lowlevel.current_task()
+            return "trio"
     asyncio = sys.modules.get("asyncio")
     return "asyncio" if asyncio is not None and asyncio._get_running_loop() is not None else ""
 

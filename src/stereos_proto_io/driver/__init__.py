@@ -12,6 +12,7 @@
 from stereos_proto_io._errors import connect_error
 
 from ._async_client import AsyncClient, AsyncRunner
+from ._async_dial import Connecting, open_stream
 from ._device import Device
 from ._dialling import ATTEMPT_DELAY, READ, WRITE, Dialling, attempts, begin_lookup, lookup, lookup_number, names
 from ._fd_client import FdClient
@@ -35,6 +36,7 @@ __all__ = [
     "AsyncClient",
     "AsyncRunner",
     "AsyncVerbs",
+    "Connecting",
     "Device",
     "Dialling",
     "Encrypted",
@@ -57,6 +59,7 @@ __all__ = [
     "lookup_number",
     "names",
     "noting",
+    "open_stream",
     "ready_wait",
     "replies",
     "seconds",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from math import inf
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import attrs
 
@@ -31,12 +31,14 @@ from stereos_proto import (
     Turns,
     Waiter,
 )
-from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
+from stereos_proto.dialogues import READY_STATES, Action, Backoff, Connect, Send, SendMany, Sleep, WaitProgress
+from stereos_proto_io.addresses import Address
 
+from ._async_dial import Connecting
 from ._log import log_for, logger
 from ._outcomes import again, replies
 from ._timeouts import seconds
-from ._verbs import AsyncVerbs, ReplyT, Result
+from ._verbs import AsyncVerbs, Limits, ReplyT, Result, noting, ready_wait
 
 Client = TypeVar("Client", bound="AsyncClient")
 
@@ -44,7 +46,7 @@ Client = TypeVar("Client", bound="AsyncClient")
 class AsyncClient(AsyncVerbs):
     """A connection to a guest (§3). Any number of tasks of one event loop may share it.
 
-    A driver brings `_wait`, `_hang_up`, `_closed`, `_bounded` and `_sleep`, in the words of its runtime;
+    A driver brings `_dial`, `_wait`, `_hang_up`, `_closed`, `_bounded` and `_sleep`, in the words of its runtime;
     `_current_loop`, where it can tell its loops apart; `_now`, where its clock is not `time.monotonic`.
     """
 
@@ -64,6 +66,11 @@ class AsyncClient(AsyncVerbs):
         self._loop = self._current_loop()
 
     # -- what a driver brings ------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    async def _dial(cls, address: Address, limits: Limits) -> Self:
+        """Return a client over a new stream to `address`. Raises ConnectError."""
 
     @abstractmethod
     async def _wait(self, waiter: Waiter | Call[Any]) -> None:
@@ -98,6 +105,52 @@ class AsyncClient(AsyncVerbs):
         return time.monotonic()
 
     # -- for users -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def connect(cls, address: Address, **limits: Unpack[Limits]) -> Connecting[Self]:
+        """Dial a guest. Await this for a client, or enter it with `async with … as client`.
+
+        `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
+        `connect_when_ready`.
+
+        Raises ConnectError.
+        """
+        return Connecting(lambda: cls._dial(address, limits))
+
+    @classmethod
+    def connect_when_ready(
+        cls,
+        address: Address,
+        *,
+        timeout: float | None = None,
+        states: Collection[str] = READY_STATES,
+        agents: Collection[str] = (),
+        backoff: Backoff | None = None,
+        on_progress: Callable[[WaitProgress], None] | None = None,
+        **limits: Unpack[Limits],
+    ) -> Connecting[Self]:
+        """Dial until there is a guest, and wait until it is ready; to be awaited or entered like `connect`.
+
+        Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
+        `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`. `timeout` bounds it all,
+        in seconds; a scope of your own does as well, and then shows where the wait stood in a note on its error.
+
+        Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
+        RemoteProtocolError when what answers does not speak the protocol.
+        """
+        wait = ready_wait(states, agents, backoff, on_progress)
+        limit = seconds(timeout)
+
+        async def make() -> Self:
+            runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits))
+            try:
+                await runner.run(noting(wait, redial=True), limit)
+            except BaseException:
+                await runner.aclose()
+                raise
+            return runner.found(cls)
+
+        return Connecting(make)
 
     async def __aenter__(self) -> Self:
         return self

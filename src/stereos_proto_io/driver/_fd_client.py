@@ -8,26 +8,23 @@ counting them.
 
 from __future__ import annotations
 
-import inspect
 import socket
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, ClassVar, Protocol, Self, Unpack
 
-from stereos_proto import Call, PreambleError, Step, Waiter
-from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
-from stereos_proto_io._errors import connect_error
+from stereos_proto import Call, Step, Waiter
 from stereos_proto_io.addresses import Address
 
-from ._async_client import AsyncClient, AsyncRunner
-from ._dialling import WRITE, Dialling, attempts, lookup, lookup_number, names
+from ._async_client import AsyncClient
+from ._async_dial import open_stream
+from ._dialling import WRITE, Dialling, lookup
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
-from ._timeouts import seconds
-from ._verbs import Limits, Result, noting, ready_wait
+from ._verbs import Limits, Result
 
 
 class AsyncEvent(Protocol):
@@ -238,84 +235,15 @@ class FdClient(AsyncClient):
         return cls(stream, label=label, **limits)
 
     @classmethod
-    def connect(cls, address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextManager[Self]:
-        """Dial a guest, for use with `async with … as client`.
-
-        `limits` are those of `attach`. A connection does not mean that the guest is there (§8): see
-        `connect_when_ready`.
-
-        Raises ConnectError.
-        """
-        return _entered(lambda: cls._dial(address, limits))
-
-    @classmethod
-    def connect_when_ready(
-        cls,
-        address: Address,
-        *,
-        timeout: float | None = None,
-        states: Collection[str] = READY_STATES,
-        agents: Collection[str] = (),
-        backoff: Backoff | None = None,
-        on_progress: Callable[[WaitProgress], None] | None = None,
-        **limits: Unpack[Limits],
-    ) -> AbstractAsyncContextManager[Self]:
-        """Dial until there is a guest, and wait until it is ready; for use with `async with … as client`.
-
-        Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
-        `states`, `agents`, `backoff` and `on_progress` are those of `wait_ready`. `timeout` bounds it all, in
-        seconds; a scope of your own does as well.
-
-        Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
-        RemoteProtocolError when what answers does not speak the protocol.
-        """
-        wait = ready_wait(states, agents, backoff, on_progress)
-        limit = seconds(timeout)
-
-        async def make() -> Self:
-            runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits))
-            try:
-                await runner.run(noting(wait, redial=True), limit)
-            except BaseException:
-                await runner.aclose()
-                raise
-            return runner.found(cls)
-
-        return _entered(make)
-
-    @classmethod
     async def _dial(cls, address: Address, limits: Limits) -> Self:
-        try:
-            opened = address.open()
-            if inspect.isawaitable(opened):
-                opened = await opened
-            if opened is not None and next(address.preambles(), None) is None:
-                return cls(opened, label=str(address), **limits)
-            stream, early = await cls._connect(address, opened)
-        except (OSError, PreambleError) as exc:
-            raise connect_error(address, exc) from exc
+        stream, early = await open_stream(
+            address,
+            now=cls.now,
+            lookup=partial(cls.thread, lookup),
+            next_moment=cls._next_moment,
+            closing=cls.closing,
+        )
         return cls(stream, label=str(address), early=early, **limits)
-
-    @classmethod
-    async def _connect(cls, address: Address, stream: Any) -> tuple[Any, bytes]:
-        """Connect a socket and run the preambles; return the stream, and the bytes that came early."""
-        found: Any = []
-        if stream is None and (name := names(address)):
-            found = lookup_number(*name) or await cls.thread(lookup, *name)
-        places = attempts(address, found) if stream is None else []
-        dialling = Dialling(address, places, now=cls.now(), stream=stream)
-        try:
-            while dialling.outcome is None:
-                await cls._next_moment(dialling)
-                cls._discard(dialling)
-        except BaseException:
-            dialling.cancel()
-            raise
-        finally:
-            cls._discard(dialling)
-        if isinstance(dialling.outcome, Exception):
-            raise dialling.outcome
-        return dialling.outcome, dialling.early
 
     @classmethod
     async def _next_moment(cls, dialling: Dialling) -> None:
@@ -333,20 +261,3 @@ class FdClient(AsyncClient):
             await waits[0]()
         else:
             await cls.race(*waits)
-        dialling.expire(cls.now())
-
-    @classmethod
-    def _discard(cls, dialling: Dialling) -> None:
-        while dialling.discarded:
-            stream = dialling.discarded.pop()
-            cls.closing(stream)
-            stream.close()
-
-
-@asynccontextmanager
-async def _entered(make: Callable[[], Awaitable[Any]]) -> AsyncIterator[Any]:
-    client = await make()
-    try:
-        yield client
-    finally:
-        await client.aclose()

@@ -8,9 +8,8 @@ yours, is simply the standing leader.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from contextlib import AbstractAsyncContextManager
-from typing import Any, NoReturn, TypeVar, Unpack
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NoReturn, TypeVar, Unpack
 
 from stereos_proto_io._extras import missing
 
@@ -20,8 +19,6 @@ except ModuleNotFoundError:
     raise missing(__name__, "trio", "trio") from None
 
 from stereos_proto import Reply, Request, RequestTimeout, StereosError
-from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
-from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver import FdClient, Limits
 from stereos_proto_io.driver._verbs import ReplyT
 
@@ -51,7 +48,7 @@ class Client(FdClient):
     _ask_within = trio.lowlevel.enable_ki_protection(FdClient._ask_within)
     _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
 
-    def request(self, message: Request[ReplyT]) -> Coroutine[Any, Any, ReplyT]:
+    def request(self, message: Request[ReplyT]) -> Coroutine[Any, Any, ReplyT]:  # pyright: ignore[reportIncompatibleMethodOverride]  (one coroutine less)
         """Send `message` and return its reply (§3). Raises what all verbs raise."""
         # In a scope that is cancelled already, nothing is sent.
         return _cancelled() if trio.current_effective_deadline() == -math.inf else self._request(message)
@@ -126,42 +123,5 @@ async def _cancelled() -> NoReturn:
     raise AssertionError("this runs in a cancelled scope only")
 
 
-def connect(address: Address, **limits: Unpack[Limits]) -> AbstractAsyncContextManager[Client]:
-    """Dial a guest, for use with `async with … as client`.
-
-    `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
-    `connect_when_ready`.
-
-    Raises ConnectError.
-    """
-    return Client.connect(address, **limits)
-
-
-def connect_when_ready(
-    address: Address,
-    *,
-    timeout: float | None = None,
-    states: Collection[str] = READY_STATES,
-    agents: Collection[str] = (),
-    backoff: Backoff | None = None,
-    on_progress: Callable[[WaitProgress], None] | None = None,
-    **limits: Unpack[Limits],
-) -> AbstractAsyncContextManager[Client]:
-    """Dial until there is a guest, and wait until it is ready; for use with `async with … as client`.
-
-    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
-    `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`. `timeout` bounds it all, in
-    seconds; a scope of your own does as well.
-
-    Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
-    RemoteProtocolError when what answers does not speak the protocol.
-    """
-    return Client.connect_when_ready(
-        address,
-        timeout=timeout,
-        states=states,
-        agents=agents,
-        backoff=backoff,
-        on_progress=on_progress,
-        **limits,
-    )
+connect: Final = Client.connect
+connect_when_ready: Final = Client.connect_when_ready

@@ -1,0 +1,84 @@
+"""Dialling for callers that await: what all runtimes share. A runtime brings what waits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from stereos_proto import PreambleError
+from stereos_proto_io._errors import connect_error
+from stereos_proto_io.addresses import Address, Attempt
+
+from ._dialling import Dialling, attempts, lookup_number, names
+
+if TYPE_CHECKING:
+    from ._async_client import AsyncClient
+
+Client = TypeVar("Client", bound="AsyncClient")
+
+
+class Connecting(Generic[Client]):
+    """A client to come (§8): `await` it, or enter it with `async with … as client`, which closes it in the end."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, Client]]) -> None:
+        self._make = make
+
+    def __await__(self) -> Generator[Any, Any, Client]:
+        return self._make().__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._make()
+        return self._client
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._client.aclose()
+
+
+async def open_stream(
+    address: Address,
+    *,
+    now: Callable[[], float],
+    lookup: Callable[[str, int], Awaitable[list[Attempt]]],
+    next_moment: Callable[[Dialling], Awaitable[object]],
+    closing: Callable[[Any], object] = id,
+) -> tuple[Any, bytes]:
+    """Return a stream to `address`, and the bytes of the protocol that came early (§8). Raises ConnectError.
+
+    A runtime brings `lookup`, which looks a name up in a thread; `next_moment`, which waits until one of the streams
+    that the dial watches is ready, and tells the dial, or until its next deadline; and `closing`, which is told of a
+    stream before that is closed.
+    """
+    try:
+        stream = address.open()
+        if inspect.isawaitable(stream):
+            stream = await stream
+        if stream is not None and (not hasattr(stream, "fileno") or next(address.preambles(), None) is None):
+            return stream, b""
+        places: list[Attempt] = []
+        if stream is None:
+            name = names(address)
+            places = attempts(address, (lookup_number(*name) or await lookup(*name)) if name else ())
+        dialling = Dialling(address, places, now=now(), stream=stream)
+        try:
+            while dialling.outcome is None:
+                await next_moment(dialling)
+                dialling.expire(now())
+                _discard(dialling, closing)
+        except BaseException:
+            dialling.cancel()
+            raise
+        finally:
+            _discard(dialling, closing)
+    except (OSError, PreambleError) as exc:
+        raise connect_error(address, exc) from exc
+    if isinstance(dialling.outcome, Exception):
+        raise dialling.outcome
+    return dialling.outcome, dialling.early
+
+
+def _discard(dialling: Dialling, closing: Callable[[Any], object]) -> None:
+    while dialling.discarded:
+        stream = dialling.discarded.pop()
+        closing(stream)
+        stream.close()
