@@ -301,7 +301,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
     ),
     ("core", "Preambles", stereos_proto, ("_preamble",)),
     ("core", "Plans", stereos_proto, ("_provision", "_jcard", "_jcard_text")),
-    ("core", "Errors", stereos_proto, ("_errors",)),
+    ("core", "Errors", stereos_proto, ("_errors", "_frames")),
     ("core", "Redaction", stereos_proto, ("_redact",)),
     ("core", "Dialogues", dialogues, None),
     ("core", "Testing", core_testing, None),
@@ -606,6 +606,18 @@ def screens() -> str:
     return "\n\n".join(parts)
 
 
+def wrong_clients_table() -> str:
+    """The clients that are wrong on purpose, by the case of `check_client` that finds each."""
+    found = defaultdict(list)
+    for path in sorted((HERE.parent / "tests" / "client" / "wrong_clients").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for mark in getattr(node, "decorator_list", ()):
+                if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "wrong":
+                    found[ast.literal_eval(mark.args[0])].append(ast.get_docstring(node) or "")
+    rows = [(f"`{case}`", " ".join(" ".join(what.split()) for what in whats)) for case, whats in sorted(found.items())]
+    return table(("case", "what it finds"), rows)
+
+
 def unreleased() -> str:
     """What the next release changes, from the fragments."""
     line = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "next", "--dir", str(HERE.parent)]
@@ -634,6 +646,7 @@ def main(folder: Path) -> None:
         "examples-others.md": examples(loops=False),
         "screens.md": screens(),
         "unreleased.md": unreleased(),
+        "wrong-clients.md": wrong_clients_table(),
         **{f"api-{part}.md": "".join(api_sections(part)) for part in ("core", "io", "guest")},
     }
     for name, text in pages.items():

@@ -32,7 +32,7 @@ _DATA: Final = (
 )
 _CODEC: Final = ("stereos_proto/_codec/__init__", "stereos_proto/_codec/canonical")
 _READ: Final = (*_DATA, *_CODEC, "stereos_proto/_codec/json", "stereos_proto/_codec/tolerant")
-_ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_framing", "stereos_proto/_state")
+_ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_frames", "stereos_proto/_framing", "stereos_proto/_state")
 _PLAN: Final = (
     *("stereos_proto/_jcard", "stereos_proto/_jcard_agents", "stereos_proto/_jcard_fields"),
     *("stereos_proto/_jcard_text", "stereos_proto/_provision", "stereos_proto/_toml"),

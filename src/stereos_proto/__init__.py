@@ -39,6 +39,7 @@ from ._events import (
     SessionEnded,
     UnknownReceived,
 )
+from ._frames import forget_locals
 from ._guest_session import GuestSession, PendingRequest, ReplyReplaced
 from ._host_client import DialWanted, HostClient, Task, TaskDone
 from ._host_session import Call, HostSession, raise_for_refusal
@@ -164,6 +165,7 @@ __all__ = [
     "changes_guest",
     "decode",
     "encode",
+    "forget_locals",
     "load_jcard",
     "message_class",
     "raise_for_refusal",

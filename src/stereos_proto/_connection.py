@@ -32,6 +32,7 @@ from ._events import (
     RequestReceived,
     UnknownReceived,
 )
+from ._frames import forget_locals
 from ._framing import TOO_LONG, LineReader
 from ._messages import Message, Reply, Request, UnknownMessage, named
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role, row_of
@@ -123,17 +124,17 @@ class Connection:
         Raises LocalProtocolError, with no bytes and nothing changed, when it may not be sent now (§3), cannot
         be written faithfully (§5), or is longer than the limit (§1).
         """
-        line = write(message, self._max_line_size)
-        if not isinstance(line, bytes):
-            raise line
+        line: bytes | LocalProtocolError | None = None
         try:
-            self.commit(message)
-        except LocalProtocolError as exc:
-            error = exc
-        else:
-            return line
-        del line
-        raise error.with_traceback(None)
+            line = write(message, self._max_line_size)
+            if isinstance(line, bytes):
+                self.commit(message)
+                return line
+        except BaseException as exc:
+            line = None
+            forget_locals(exc)
+            raise
+        raise line
 
     def commit(self, message: Message) -> None:
         """Count `message`, whose line the caller has from `encode`, as sent.
@@ -177,7 +178,12 @@ class Connection:
         if self._eof:
             raise RuntimeError("receive_data was called after receive_eof")
         if self._error is None:
-            self._feed(data)
+            try:
+                self._feed(data)
+            except BaseException as exc:
+                data = b""
+                forget_locals(exc)
+                raise
 
     def receive_eof(self) -> None:
         """Record that the peer's stream has ended. Saying it twice is fine."""
@@ -197,37 +203,44 @@ class Connection:
         """
         if self._error is not None:
             raise copy.copy(self._error)
-        line = self._next_line()
-        if line is TOO_LONG:
-            limit = self._max_line_size
-            self._fail(LineTooLong(f"the {self.their_role.value} sent a line longer than {limit} bytes", limit=limit))
-        if line is None:
-            return self._ended() if self._eof and not self._said_closed else NEED_DATA
-        message: Any = self._read(line)
-        del line  # it may hold a secret, and what follows may raise
-        cls = _EVENTS.get(type(message))
-        if cls is None:
-            message = self._unreadable(message)
-            if type(message) is MalformedReceived:
-                return message
-            cls = RequestReceived
+        line: Any = None
+        message: Any = None
         try:
-            request = self._take(self.their_role, message)
-        except Violation as exc:
-            why = str(exc)
-        else:
-            if cls is UnknownReceived:
-                return UnknownReceived(message.type, message.payload)
-            # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
-            event: Event = _new(cls)
-            fields = event.__dict__
-            fields["message"] = message
-            if request is not None:
-                fields["request"] = request
-            return event
-        error = self._violation(message, why)
-        del message  # it may quote a secret, which the error does not
-        return self._fail(error)
+            line = self._next_line()
+            if line is TOO_LONG:
+                limit = self._max_line_size
+                self._fail(
+                    LineTooLong(f"the {self.their_role.value} sent a line longer than {limit} bytes", limit=limit)
+                )
+            if line is None:
+                return self._ended() if self._eof and not self._said_closed else NEED_DATA
+            message = self._read(line)
+            cls = _EVENTS.get(type(message))
+            if cls is None:
+                message = self._unreadable(message)
+                if type(message) is MalformedReceived:
+                    return message
+                cls = RequestReceived
+            try:
+                request = self._take(self.their_role, message)
+            except Violation as exc:
+                why = str(exc)
+            else:
+                if cls is UnknownReceived:
+                    return UnknownReceived(message.type, message.payload)
+                # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
+                event: Event = _new(cls)
+                fields = event.__dict__
+                fields["message"] = message
+                if request is not None:
+                    fields["request"] = request
+                return event
+            error = self._violation(message, why)
+            return self._fail(error)
+        except BaseException as exc:
+            del line, message
+            forget_locals(exc)
+            raise
 
     def _unreadable(self, error: RemoteProtocolError) -> MalformedReceived | Request:
         """What follows from a line that could not be read: an event, or the request that it stands for."""

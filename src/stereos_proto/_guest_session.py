@@ -34,6 +34,7 @@ from ._connection import Connection
 from ._constants import MAX_LINE_SIZE
 from ._errors import ConnectionLost, IncompleteLine, LocalProtocolError, RemoteProtocolError, StereosError
 from ._events import NEED_DATA, ConnectionClosed, MalformedReceived, Need, RequestReceived, SessionEnded
+from ._frames import forget_locals
 from ._messages import Ack, Lifecycle, Reply, Request, Shutdown
 from ._registry import Role
 
@@ -157,7 +158,12 @@ class GuestSession:
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the host. They are dropped once nothing more is read."""
         if self._reading:
-            self.connection.receive_data(data)
+            try:
+                self.connection.receive_data(data)
+            except BaseException as exc:
+                data = b""
+                forget_locals(exc)
+                raise
 
     def receive_eof(self) -> None:
         """Record that the host sends no more. It still gets the replies that it is owed (§1)."""

@@ -46,12 +46,14 @@ from ._events import (
     NEED_DATA,
     CallDone,
     ConnectionClosed,
+    Event,
     Need,
     NotificationReceived,
     ReplyReceived,
     SessionEnded,
     UnknownReceived,
 )
+from ._frames import forget_locals
 from ._messages import Ack, Reply, Request
 from ._redact import Redactor
 from ._registry import Role, changes_guest
@@ -218,20 +220,25 @@ class HostSession:
             raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none")
         if deadline is not None and deadline != deadline:
             raise ValueError("a deadline must not be NaN")
-        line = write(message)
-        if not isinstance(line, bytes):
-            raise line
-        if self.ended is not None or self._write_error is not None:
-            del line
-            raise self._not_sent(message)
-        call = Call(message, context, None if deadline == inf else deadline)
-        if self._waiting_bytes + len(line) <= _MAX_WAITING_BYTES:
-            call._line = line
-            self._waiting_bytes += len(line)
-        self._waiting[call] = None
-        if call.deadline is not None:
-            self._keep_deadline(call, call.deadline)
-        return call
+        line: bytes | LocalProtocolError | None = None
+        try:
+            line = write(message)
+            if isinstance(line, bytes):
+                if self.ended is None and self._write_error is None:
+                    call = Call(message, context, None if deadline == inf else deadline)
+                    if self._waiting_bytes + len(line) <= _MAX_WAITING_BYTES:
+                        call._line = line
+                        self._waiting_bytes += len(line)
+                    self._waiting[call] = None
+                    if call.deadline is not None:
+                        self._keep_deadline(call, call.deadline)
+                    return call
+                line = None
+        except BaseException as exc:
+            line = None
+            forget_locals(exc)
+            raise
+        raise line or self._not_sent(message)
 
     def request_many(
         self, messages: Iterable[Request[ReplyT]], *, deadline: float | None = None, context: Any = None
@@ -321,31 +328,38 @@ class HostSession:
         if self._outgoing or not self._waiting:
             left = self._queued - self._written
             return self._outgoing if left == len(self._outgoing) else memoryview(self._outgoing)[-left:]
+        line: bytes | LocalProtocolError | None
         lines: list[bytes] = []
-        size = 0
-        while self._waiting and len(self._in_flight) < self._max_pending and size < _JOIN:
-            call = next(iter(self._waiting))
-            line = call._line or write(call.request)
-            if not isinstance(line, bytes):
-                # The payload of a CustomRequest was changed after it was checked.
-                self._withdraw(call)
-                self._settle(call, line)
-                continue
-            self._commit(call.request)
-            call.sent = True
-            call._start = self._queued
-            call._end = self._queued = call._start + len(line)
-            # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
-            self._in_flight.append(call)
-            # What `_withdraw` does, without the call: this is done for each request.
-            del self._waiting[call]
-            if call._line is not None:
-                self._waiting_bytes -= len(line)
-                call._line = None
-            lines.append(line)
-            size += len(line)
-        self._outgoing = lines[0] if len(lines) == 1 else b"".join(lines)
-        return self._outgoing
+        try:
+            size = 0
+            while self._waiting and len(self._in_flight) < self._max_pending and size < _JOIN:
+                call = next(iter(self._waiting))
+                line = call._line or write(call.request)
+                if not isinstance(line, bytes):
+                    # The payload of a CustomRequest was changed after it was checked.
+                    self._withdraw(call)
+                    self._settle(call, line)
+                    continue
+                self._commit(call.request)
+                call.sent = True
+                call._start = self._queued
+                call._end = self._queued = call._start + len(line)
+                # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
+                self._in_flight.append(call)
+                # What `_withdraw` does, without the call: this is done for each request.
+                del self._waiting[call]
+                if call._line is not None:
+                    self._waiting_bytes -= len(line)
+                    call._line = None
+                lines.append(line)
+                size += len(line)
+            self._outgoing = lines[0] if len(lines) == 1 else b"".join(lines)
+            return self._outgoing
+        except BaseException as exc:
+            line = None
+            lines.clear()
+            forget_locals(exc)
+            raise
 
     def data_sent(self, size: int) -> bool:
         """Say that the first `size` bytes of `data_to_send` are written; return whether it has more.
@@ -394,9 +408,14 @@ class HostSession:
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the guest. Nothing is looked at before `next_event`. Dropped after the end."""
         if self.ended is None:
-            if self._trace is not None:
-                self._trace(Role.GUEST, bytes(data))
-            self.connection.receive_data(data)
+            try:
+                if self._trace is not None:
+                    self._trace(Role.GUEST, bytes(data))
+                self.connection.receive_data(data)
+            except BaseException as exc:
+                data = b""
+                forget_locals(exc)
+                raise
 
     def receive_eof(self) -> None:
         """Say that the guest's stream has ended. Twice is fine."""
@@ -437,47 +456,54 @@ class HostSession:
         `CallDone` for each call that settled, other than by `cancel`; `NotificationReceived` and
         `UnknownReceived` for what the guest tells unasked; `SessionEnded` once, as the last event.
         """
-        lines = self.connection._lines
-        while not self._events and self.ended is None:
-            if lines._start == len(lines._buffer) and not lines._eof and self._read_error is None:
-                return NEED_DATA  # what most questions end in, without asking further down
-            try:
-                event = self.connection.next_event()
-            except RemoteProtocolError as exc:
-                self._finish(self._broke_off(exc.with_traceback(None)))
-                break
-            if type(event) is ReplyReceived:
-                call = self._in_flight[0]
-                waited = call.outcome is None
-                if waited:
-                    reply = event.message
-                    call.outcome = self._redacted(reply) if type(reply) is Ack and reply.error else reply
-                    call.done = True
-                self._in_flight.popleft()
-                if not self._in_flight:
-                    self._redactor = None
-                if self._write_error is not None:
-                    self._end_if_idle()
-                if waited:
-                    # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
-                    done: CallDone = _new(CallDone)
-                    done.__dict__["call"] = call
-                    return done
-                self._say("swallowed the late reply to %s", call.request.type)
-            elif event is NEED_DATA:
-                if self._read_error is None:
-                    return NEED_DATA
-                self._finish(self._broken(self._read_error))
-            elif type(event) is ConnectionClosed:
-                self._finish(ConnectionLost(f"{self.label} closed the connection"))
-            else:
-                return event  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (a host gets no others)
-        if self._events:
-            return self._events.popleft()
-        if self.ended is None or self._told_end:
-            return NEED_DATA
-        self._told_end = True
-        return SessionEnded(self.ended)
+        event: Event | Literal[Need.DATA] | None = None
+        reply: Reply | None = None
+        try:
+            lines = self.connection._lines
+            while not self._events and self.ended is None:
+                if lines._start == len(lines._buffer) and not lines._eof and self._read_error is None:
+                    return NEED_DATA  # what most questions end in, without asking further down
+                try:
+                    event = self.connection.next_event()
+                except RemoteProtocolError as exc:
+                    self._finish(self._broke_off(exc.with_traceback(None)))
+                    break
+                if type(event) is ReplyReceived:
+                    call = self._in_flight[0]
+                    waited = call.outcome is None
+                    if waited:
+                        reply = event.message
+                        call.outcome = self._redacted(reply) if type(reply) is Ack and reply.error else reply
+                        call.done = True
+                    self._in_flight.popleft()
+                    if not self._in_flight:
+                        self._redactor = None
+                    if self._write_error is not None:
+                        self._end_if_idle()
+                    if waited:
+                        # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
+                        done: CallDone = _new(CallDone)
+                        done.__dict__["call"] = call
+                        return done
+                    self._say("swallowed the late reply to %s", call.request.type)
+                elif event is NEED_DATA:
+                    if self._read_error is None:
+                        return NEED_DATA
+                    self._finish(self._broken(self._read_error))
+                elif type(event) is ConnectionClosed:
+                    self._finish(ConnectionLost(f"{self.label} closed the connection"))
+                else:
+                    return event  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (a host gets no others)
+            if self._events:
+                return self._events.popleft()
+            if self.ended is None or self._told_end:
+                return NEED_DATA
+            self._told_end = True
+            return SessionEnded(self.ended)
+        except BaseException as exc:
+            del event, reply
+            forget_locals(exc)
+            raise
 
     def _redacted(self, reply: Ack) -> Ack:
         """A refusal, without the secrets of any request in flight: it may quote another request than its own."""

@@ -73,11 +73,12 @@ def load_jcard(
     """
     try:
         return _plan(JcardText(source, text), env, fs_type, ssh_keys, strict, read_prompt, folder_name)
-    except Exception as exc:  # noqa: BLE001  (those of a caller's `env` and `read_prompt` as well)
-        # What has been seen on the way, secrets among it, stands in the frames of the traceback.
-        error = exc.with_traceback(None)
-        error.__context__ = None
-    del text, env
+    except BaseException as exc:  # noqa: BLE001  (those of a caller's `env` and `read_prompt` as well)
+        # What has been seen on the way, secrets among it, stands in the frames of the traceback. Nothing is called
+        # here: a Ctrl-C would come in between.
+        del text, env
+        exc.__traceback__ = exc.__context__ = None
+        error = exc
     raise error
 
 

@@ -132,8 +132,14 @@ def test_an_asyncio_stream(driver, tmp_path):
 
 @pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
 def test_an_asyncio_transport(driver, tmp_path):
+    class Waiting(asyncio.Protocol):
+        """It leaves what a guest sends at once to the client."""
+
+        def connection_made(self, transport):
+            transport.pause_reading()
+
     async def dial(address):
-        transport, _ = await asyncio.get_running_loop().create_unix_connection(asyncio.Protocol, address.path)
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(Waiting, address.path)
         return transport
 
     check(driver, lambda address: driver.module.connect(Dial(lambda: dial(address))), UnixSocket(tmp_path / "guest"))

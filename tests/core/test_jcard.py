@@ -534,6 +534,12 @@ def test_a_damaged_document_is_taken_or_refused(document, data):
 @pytest.mark.parametrize("key", [f"[{'.'.join('a' * 5000)}]", f"[agents.{'.'.join('a' * 5000)}]"])
 def test_what_nests_too_deeply_to_be_written(key):
     text = f"{AGENT}{key}\nA = '{SENTINEL}'\n"
+    try:
+        tomllib.loads(text)
+    except RecursionError:
+        # Later Pythons read no keys of more than 1000 parts.
+        assert str(refusal(text)) == "jcard.toml: no TOML: it nests too deeply"
+        return
     if "agents" not in key:
         assert SENTINEL not in load_jcard(text, env=ENV).config
         return

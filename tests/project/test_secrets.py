@@ -6,13 +6,16 @@ import copy
 import errno
 import gc
 import io
+import itertools
 import json
 import logging
 import pickle
 import socket
+import sys
 import threading
 import traceback
 import warnings
+from functools import partial
 
 import pytest
 import trio
@@ -20,6 +23,7 @@ import trio
 import stereos_proto_io.asyncio
 import stereos_proto_io.blocking
 import stereos_proto_io.trio
+from ctrl_c import Interrupt, bytecode_of_3_11
 from guest_harness import KINDS, Host, running
 from stereos_proto import (
     Ack,
@@ -126,7 +130,9 @@ def shown(error):
         for frame, line in traceback.walk_tb(current.__traceback__):
             if frame.f_code.co_filename != __file__:
                 place = f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
-                texts += [f"{place}: {name} = {local!r}" for name, local in frame.f_locals.items()]
+                for name, local in frame.f_locals.items():
+                    with contextlib.suppress(AttributeError):  # half made, it cannot show itself
+                        texts.append(f"{place}: {name} = {local!r}")
         waiting += [current.__cause__, current.__context__]
         waiting += getattr(current, "exceptions", ())
     return texts
@@ -351,6 +357,65 @@ def test_a_ctrl_c_while_a_text_is_redacted(place, monkeypatch):
         assert_silent(shown(caught.value))
 
 
+def a_conversation(request):
+    session = HostSession()
+    call = session.request(request)
+    while data := session.data_to_send():
+        session.data_sent(len(data))
+    session.receive_data(REFUSALS[request.type])
+    list(session.events())
+    call.result()
+
+
+def a_guest(line):
+    session = GuestSession()
+    session.receive_data(line)
+    list(session.events())
+
+
+LINE = encode(CARRIERS[0])
+REFUSALS = {request.type: encode(Ack(request.type, False, f"no {SENTINEL}")) for request in CARRIERS}
+JCARD = f'[secrets]\nA = "{SENTINEL}"\nB = "${{B}}"\n[agents.env]\nC = "${{B}}"\n'
+JOBS = {
+    **{f"encode {request.type}": partial(encode, request) for request in CARRIERS},
+    **{f"send {request.type}": lambda request=request: Connection(Role.HOST).send(request) for request in CARRIERS},
+    **{f"ask {request.type}": partial(a_conversation, request) for request in CARRIERS},
+    "decode": partial(decode, LINE, sender=Role.HOST),
+    "decode tolerantly": partial(decode, LINE.replace(b'"name"', b'"NAME"'), sender=Role.HOST),
+    "decode what is wrong": partial(decode, UNREADABLE[1].encode(), sender=Role.HOST),
+    "a guest": partial(a_guest, LINE),
+    "a jcard": partial(load_jcard, JCARD, env={"B": SENTINEL}),
+}
+
+
+def has_begun(error):
+    """Whether it passed more than the first line of one function, which knows what its caller gave it."""
+    ours = [
+        step for step in traceback.walk_tb(error.__traceback__) if "/src/stereos_proto" in step[0].f_code.co_filename
+    ]
+    return len(ours) > 1 or any(line != frame.f_code.co_firstlineno for frame, line in ours)
+
+
+@bytecode_of_3_11
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_a_ctrl_c_anywhere(job):
+    for number in itertools.count(1):
+        before = sys.gettrace()
+        sys.settrace(Interrupt(number))
+        try:
+            job()
+        except KeyboardInterrupt as exc:
+            sys.settrace(before)
+            assert_silent(shown(exc) if has_begun(exc) else ())
+            continue
+        except StereosError:
+            pass
+        finally:
+            sys.settrace(before)
+        break
+    assert number > 10
+
+
 @pytest.mark.parametrize("request_", CARRIERS, ids=lambda request: request.type)
 def test_what_pickle_says(request_):
     session, connection = HostSession("the guest"), Connection(Role.HOST)
@@ -531,6 +596,24 @@ def test_each_driver_when_writing_fails(ask, request_, left):
     with theirs, pytest.raises(ConnectionLost) as caught:
         ask(stream, request_)
     assert not left or isinstance(caught.value.__cause__, OSError)
+    assert_silent(shown(caught.value))
+
+
+class Faulty(socket.socket):
+    """A socket with a fault of its own, which is no OSError."""
+
+    def send(self, data):
+        raise ZeroDivisionError(len(data))
+
+    sendmsg = send
+
+
+@pytest.mark.parametrize("ask", [through_blocking, through_trio])
+@pytest.mark.parametrize("request_", CARRIERS, ids=lambda request: request.type)
+def test_each_driver_when_writing_has_a_fault(ask, request_):
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(ZeroDivisionError) as caught:
+        ask(Faulty(fileno=ours.detach()), request_)
     assert_silent(shown(caught.value))
 
 

@@ -130,8 +130,8 @@ def _unpack_qemu(tree: Path) -> None:
     (packages / "partial").mkdir(parents=True)
     # With what it depends on and this system lacks.
     what = ("install", "-y", "-qq", "--download-only", "--no-install-recommends", _QEMU_PACKAGE)
-    _apt("apt-get", *_release(), "-o", f"Dir::Cache::archives={packages}", *what)
-    _unpack(packages, tree)
+    apt("apt-get", *_release(), "-o", f"Dir::Cache::archives={packages}", *what)
+    unpack(packages, tree)
     qemu = _qemu_in(tree)
     _run(str(qemu.program), "--version", environment=qemu.environment)
 
@@ -147,8 +147,8 @@ def _unpack_kernel(folder: Path) -> None:
     _say(f"getting and unpacking {name} and {_BUSYBOX_PACKAGE}, once")
     everything = folder / "all"
     everything.mkdir()
-    _apt("apt-get", *_release(), "download", "-q", name, _BUSYBOX_PACKAGE, folder=everything)
-    _unpack(everything, everything)
+    apt("apt-get", *_release(), "download", "-q", name, _BUSYBOX_PACKAGE, folder=everything)
+    unpack(everything, everything)
     (image,) = (everything / "boot").glob("vmlinuz-*")
     (folder / "vmlinux").write_bytes(vmlinux(image.read_bytes()))
     (busybox,) = everything.glob("**/bin/busybox")
@@ -165,15 +165,15 @@ def muxer() -> Path:
 
 def _unpack_muxer(folder: Path) -> None:
     _say(f"getting {_MUXER} from {_MUXER_SUITE}, once")
-    options = _other_release(_MUXER_SUITE, folder / "apt")
-    _apt("apt-get", *options, "update", "-qq")
+    options = other_release(_MUXER_SUITE, folder / "apt")
+    apt("apt-get", *options, "update", "-qq")
     try:
-        _apt("apt-get", *options, "download", "-q", _MUXER, folder=folder)
+        apt("apt-get", *options, "download", "-q", _MUXER, folder=folder)
     except Unavailable as exc:
         if "Unable to locate package" in str(exc):
             raise Impossible(f"{_MUXER_SUITE} has no {_MUXER} any more") from None
         raise
-    _unpack(folder, folder)
+    unpack(folder, folder)
     shutil.rmtree(folder / "apt")
 
 
@@ -289,7 +289,7 @@ def _keep_modules(package: Path, folder: Path) -> None:
 
 
 def _kernel_package() -> str:
-    depends = _apt("apt-cache", *_release(), "depends", _KERNEL)
+    depends = apt("apt-cache", *_release(), "depends", _KERNEL)
     found = re.search(r"Depends: (linux-image-\S+)", depends)
     if not found:
         raise Unavailable(f"{_KERNEL} names no kernel")
@@ -304,7 +304,7 @@ def _release() -> tuple[str, ...]:
         raise Impossible(f"its parts are packages of Debian, and this is {system.get('NAME', 'another Linux')}")
     options = _options(CACHE / "apt")
     try:
-        _apt("apt-get", *options, "update", "-qq")
+        apt("apt-get", *options, "update", "-qq")
     except Unavailable:
         # Of the system's sources, one that is not Debian's may be away.
         if not _mirrors(options):
@@ -319,7 +319,7 @@ def _system() -> Mapping[str, str]:
         return {}
 
 
-def _other_release(suite: str, root: Path) -> tuple[str, ...]:
+def other_release(suite: str, root: Path) -> tuple[str, ...]:
     """apt's options for another release alone, from the mirror that this system uses."""
     mirrors = _mirrors(_release())
     (root / "etc").mkdir(parents=True)
@@ -351,21 +351,21 @@ def _options(root: Path, **more: Path) -> tuple[str, ...]:
 
 def _mirrors(options: Sequence[str]) -> list[str]:
     what = ("Created-By: Packages", "Origin: Debian", "Component: main")
-    return _apt("apt-get", *options, "indextargets", *what, "--format", "$(REPO_URI)").split()
+    return apt("apt-get", *options, "indextargets", *what, "--format", "$(REPO_URI)").split()
 
 
 def _say(what: str) -> None:
     print(f"make: {what}", file=sys.stderr, flush=True)
 
 
-def _unpack(packages: Path, target: Path) -> None:
+def unpack(packages: Path, target: Path) -> None:
     """Unpack all packages in a folder, and remove them."""
     for package in sorted(packages.glob("*.deb")):
         _run("dpkg", "-x", str(package), str(target))
         package.unlink()
 
 
-def _apt(*command: str, folder: Path | None = None) -> str:
+def apt(*command: str, folder: Path | None = None) -> str:
     return _run(*command, folder=folder, environment={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"})
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from .._constants import MAX_KEPT_NESTING, MAX_LINE_SIZE
 from .._errors import LocalProtocolError, RemoteProtocolError
+from .._frames import forget_locals
 from .._messages import Ack, CustomRequest, Message, UnknownMessage, named, wire_fields
 from .._registry import BY_TYPE, REGISTRY, Role, Row
 from .canonical import LISTS, MAX_SKIPPED_NESTING, bare_line, decoder, may_repeat, read_open, write_tolerantly, writer
@@ -29,9 +30,15 @@ def encode(message: Message) -> bytes:
     Raises LocalProtocolError when a value is of the wrong type or out of its range, when it cannot be
     written faithfully (a lone surrogate, NaN, a set), or when the line would be longer than 1 MiB.
     """
-    result = write(message)
-    if isinstance(result, bytes):
-        return result
+    result: bytes | LocalProtocolError | None = None
+    try:
+        result = write(message)
+        if isinstance(result, bytes):
+            return result
+    except BaseException as exc:
+        result = None
+        forget_locals(exc)
+        raise
     raise result
 
 
@@ -44,11 +51,17 @@ def decode(line: bytes, *, sender: Role) -> Message:
     Raises MalformedLine when it is no JSON object with a textual type, InvalidMessage when its payload does
     not fit its type.
     """
-    result = reader(sender)(line.removesuffix(b"\n").removesuffix(b"\r"))
-    if isinstance(result, RemoteProtocolError):
-        del line
-        raise result
-    return result
+    result: Message | RemoteProtocolError | None = None
+    try:
+        result = reader(sender)(line.removesuffix(b"\n").removesuffix(b"\r"))
+        if not isinstance(result, RemoteProtocolError):
+            return result
+    except BaseException as exc:
+        line, result = b"", None
+        forget_locals(exc)
+        raise
+    del line
+    raise result
 
 
 def write(message: Message, limit: int = MAX_LINE_SIZE) -> bytes | LocalProtocolError:

@@ -41,7 +41,8 @@ class Client(AsyncClient):
         """Return a client over what is connected already, and is the client's from then on.
 
         `stream` is a socket, an asyncio transport, or the pair of `StreamReader` and `StreamWriter` that
-        `asyncio.open_connection` returns. `max_pending` bounds the requests in flight, `max_notifications` the
+        `asyncio.open_connection` returns. A transport's protocol must not have read anything: let its `connection_made`
+        pause reading, which goes on here. `max_pending` bounds the requests in flight, `max_notifications` the
         notifications kept for `notifications()`.
         """
         client = cls(label, **limits)

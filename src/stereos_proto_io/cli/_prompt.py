@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from contextlib import ExitStack, suppress
 
 from ._signals import lending
+
+#: Seconds after which a wait for a line looks for signals.
+_LOOK_AGAIN = 0.5
 
 
 def ask_hidden(prompt: str) -> str | None:
@@ -34,6 +38,9 @@ def ask_hidden(prompt: str) -> str | None:
         stack.callback(give_back)
         stack.enter_context(lending(give_back, take))
         take()
+        # A signal that comes just before a read does not interrupt it, so the wait is none that lasts.
+        while not select.select([fd], [], [], _LOOK_AGAIN)[0]:
+            pass
         line = sys.stdin.readline()
         with suppress(OSError):
             sys.stderr.write("\n")

@@ -30,6 +30,7 @@ from stereos_proto import (
     StereosError,
     Turns,
     Waiter,
+    forget_locals,
 )
 from stereos_proto.dialogues import READY_STATES, Action, Backoff, Connect, Send, SendMany, Sleep, WaitProgress
 from stereos_proto_io.addresses import Address
@@ -188,8 +189,9 @@ class AsyncClient(AsyncVerbs):
         call = self._session.request(message)
         try:
             await self._wait(call)
-        except BaseException:
+        except BaseException as exc:
             self._session.cancel(call)
+            forget_locals(exc)
             raise
         return call.result()
 
@@ -228,6 +230,9 @@ class AsyncClient(AsyncVerbs):
                 await self._bounded(limit, self._wait, call)
         except RequestTimeout:
             pass  # the call has an error of its own for that
+        except BaseException as exc:
+            forget_locals(exc)
+            raise
         finally:
             self._session.cancel(call)
         return call
@@ -254,6 +259,9 @@ class AsyncClient(AsyncVerbs):
                 await (wait_for_each() if limit == inf else self._bounded(limit, wait_for_each))
         except RequestTimeout:
             pass
+        except BaseException as exc:
+            forget_locals(exc)
+            raise
         finally:
             for call in calls:
                 self._session.cancel(call)

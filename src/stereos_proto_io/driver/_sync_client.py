@@ -31,6 +31,7 @@ from stereos_proto import (
     StereosError,
     Turns,
     Waiter,
+    forget_locals,
 )
 
 from ._dialling import READ, WRITE
@@ -394,8 +395,9 @@ class SyncClient(SyncVerbs):
                 return work(*args)
             except StereosError:
                 raise
-            except BaseException:
+            except BaseException as exc:
                 self._interrupted()
+                forget_locals(exc)
                 raise
             finally:
                 self._inside = False

@@ -1,0 +1,30 @@
+"""What a traceback shows of a secret: the local variables of the frames that the exception passed.
+
+Errors of this library are made where no secret is at hand. An exception that comes from outside, such as a
+KeyboardInterrupt, comes anywhere; so what handles secrets catches everything, forgets, and raises it again.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+#: How the names of our modules begin, those of the drivers among them.
+_OURS: Final = __name__.partition(".")[0]
+
+
+def forget_locals(error: BaseException) -> None:
+    """Clear the local variables of the frames that `error` has passed. Places and lines stay (§7).
+
+    Those of the caller stay: it still runs. Of errors that were being handled when `error` came, the frames of this
+    library are cleared; others may be of whoever called it.
+    """
+    passed: BaseException | None = error
+    while passed is not None:
+        trace = passed.__traceback__
+        while trace is not None:
+            if passed is error or trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+                with suppress(RuntimeError):  # the caller's own frame
+                    trace.tb_frame.clear()
+            trace = trace.tb_next
+        passed = passed.__context__
