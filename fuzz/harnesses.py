@@ -32,7 +32,7 @@ _DATA: Final = (
 )
 _CODEC: Final = ("stereos_proto/_codec/__init__", "stereos_proto/_codec/canonical")
 _READ: Final = (*_DATA, *_CODEC, "stereos_proto/_codec/json", "stereos_proto/_codec/tolerant")
-_ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_frames", "stereos_proto/_framing", "stereos_proto/_state")
+_ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_framing", "stereos_proto/_state")
 _PLAN: Final = (
     *("stereos_proto/_jcard", "stereos_proto/_jcard_agents", "stereos_proto/_jcard_fields"),
     *("stereos_proto/_jcard_text", "stereos_proto/_provision", "stereos_proto/_toml"),
@@ -41,7 +41,7 @@ _PLAN: Final = (
 EXECUTED: Final = {
     "framing": ("stereos_proto/_constants", "stereos_proto/_framing"),
     "codec": _READ,
-    "connection": (*_READ, *_ENDS, "stereos_proto/_events", "stereos_proto/_redact"),
+    "connection": (*_READ, *_ENDS, "stereos_proto/_events", "stereos_proto/_frames", "stereos_proto/_redact"),
     "preamble": (*_READ, "stereos_proto/_preamble"),
     "jcard": (
         *_DATA,
@@ -51,10 +51,10 @@ EXECUTED: Final = {
         "stereos_proto_io/guest/_agents",
         "stereos_proto_io/guest/_go",
     ),
-    "session": (*_READ, *_ENDS, "stereos_proto/_host_session", "stereos_proto/_redact"),
+    "session": (*_READ, *_ENDS, "stereos_proto/_frames", "stereos_proto/_host_session", "stereos_proto/_redact"),
     PROPERTIES: (
         *(*_READ, *_ENDS, *_PLAN, "stereos_proto/_events", "stereos_proto/_preamble"),
-        *("stereos_proto/_host_session", "stereos_proto/_redact"),
+        *("stereos_proto/_frames", "stereos_proto/_host_session", "stereos_proto/_redact"),
         *("stereos_proto/_mailbox", "stereos_proto/_running", "stereos_proto/_turns"),
         "stereos_proto/testing/strategies",
     ),
