@@ -26,11 +26,14 @@ test: $(DEV) ## run all tests, and check that each test file covers its module o
 	@$(BIN)/python tools/run_tests.py $(ARGS)
 
 LOWEST := $(VENV)-lowest
+# What stands on each dependency: all of the core, the drivers over every transport, the command line.
+LOWEST_TESTS := tests/core tests/cli/test_commands.py tests/cli/test_completion.py \
+	$(addprefix tests/client/test_,attach.py cancel.py conformance.py ctrl_c.py dial.py trio_streams.py)
 
-test-lowest: pyproject.toml ## run the tests of the core and of the clients on the lowest versions of all dependencies
+test-lowest: pyproject.toml ## run what stands on dependencies with the lowest versions of all of them
 	@mkdir -p build && $(PYTHON) tools/lowest_versions.py > build/lowest.txt
 	@PIP_CONSTRAINT=build/lowest.txt tools/make_venv "$(PYTHON)" "$(LOWEST)" test
-	@$(LOWEST)/bin/python -m pytest -q --no-header -n 4 tests/core tests/client --ignore=tests/client/test_loops.py $(ARGS)
+	@$(LOWEST)/bin/python -m pytest -q --no-header -n 4 $(LOWEST_TESTS) $(ARGS)
 
 lint: $(DEV) ## check format, style and types
 	$(BIN)/ruff format --check .

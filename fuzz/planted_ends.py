@@ -57,8 +57,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "one more in flight than may be": Fault(
         f"{CORE}/_host_session.py",
-        "len(self._in_flight) < self._max_pending and size < _JOIN",
-        "len(self._in_flight) <= self._max_pending and size < _JOIN",
+        "len(in_flight) < self._max_pending and size < _JOIN",
+        "len(in_flight) <= self._max_pending and size < _JOIN",
         "session",
         _SESSION,
     ),

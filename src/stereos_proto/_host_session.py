@@ -331,9 +331,9 @@ class HostSession:
         line: bytes | LocalProtocolError | None
         lines: list[bytes] = []
         try:
-            size = 0
-            while self._waiting and len(self._in_flight) < self._max_pending and size < _JOIN:
-                call = next(iter(self._waiting))
+            waiting, in_flight, size = self._waiting, self._in_flight, 0
+            while waiting and len(in_flight) < self._max_pending and size < _JOIN:
+                call = next(iter(waiting))
                 line = call._line or write(call.request)
                 if not isinstance(line, bytes):
                     # The payload of a CustomRequest was changed after it was checked.
@@ -345,9 +345,9 @@ class HostSession:
                 call._start = self._queued
                 call._end = self._queued = call._start + len(line)
                 # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
-                self._in_flight.append(call)
+                in_flight.append(call)
                 # What `_withdraw` does, without the call: this is done for each request.
-                del self._waiting[call]
+                del waiting[call]
                 if call._line is not None:
                     self._waiting_bytes -= len(line)
                     call._line = None

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import sys
 import tomllib
 import traceback
 from contextlib import suppress
@@ -74,6 +75,8 @@ def reader_of(row):
 
 @pytest.mark.parametrize("row", JCARD, ids=lambda row: row["id"])
 def test_a_file_means_what_the_reference_makes_of_it(row):
+    if sys.version_info >= (3, 15) and row["id"] == "bytes/inline-newline-1.1":
+        pytest.skip("Python 3.15 reads TOML 1.1; what is sent is written anew, in TOML 1.0")
     host, guest = row["host"], row["guest_of_host_config"]
     differs, _ = JCARD_DIFFERENCES.get(row["id"], ("", ""))
     options = {"env": row["env"], "read_prompt": reader_of(row), "folder_name": "proj"}
@@ -531,13 +534,19 @@ def test_a_damaged_document_is_taken_or_refused(document, data):
         assert tomllib.loads(plan.config) == DEFAULTS
 
 
-@pytest.mark.parametrize("key", [f"[{'.'.join('a' * 5000)}]", f"[agents.{'.'.join('a' * 5000)}]"])
-def test_what_nests_too_deeply_to_be_written(key):
-    text = f"{AGENT}{key}\nA = '{SENTINEL}'\n"
+def reads(text):
+    """Whether this Python does: later ones read no keys of more than 1000 parts."""
     try:
         tomllib.loads(text)
     except RecursionError:
-        # Later Pythons read no keys of more than 1000 parts.
+        return False
+    return True
+
+
+@pytest.mark.parametrize("key", [f"[{'.'.join('a' * 5000)}]", f"[agents.{'.'.join('a' * 5000)}]"])
+def test_what_nests_too_deeply_to_be_written(key):
+    text = f"{AGENT}{key}\nA = '{SENTINEL}'\n"
+    if not reads(text):
         assert str(refusal(text)) == "jcard.toml: no TOML: it nests too deeply"
         return
     if "agents" not in key:

@@ -51,7 +51,7 @@ FAULTS = {
     "a line that was not begun counts as sent": ("call._start < written]", "call._start <= written]", ONE),
     "a failed write ends the session": ("        if all(call.outcome is not None for call in self._in_flight):\n            self._finish", "        if True:\n            self._finish", ONE),
     "a failed write never ends it": ("                    if self._write_error is not None:\n                        self._end_if_idle()\n", "", ONE),
-    "one too many in flight": ("        while self._waiting and len(self._in_flight) < self._max_pending and", "        while self._waiting and", Config(TWO.requests, TWO.deadlines, 1, pushes=False)),
+    "one too many in flight": ("            while waiting and len(in_flight) < self._max_pending and", "            while waiting and", Config(TWO.requests, TWO.deadlines, 1, pushes=False)),
     "the end is told before the calls": ("            if self._events:\n                return self._events.popleft()\n            if self.ended is None or self._told_end:", "            if self._events and self._told_end:\n                return self._events.popleft()\n            if self.ended is None or self._told_end:", ONE),
     "the end is told twice": ("        self._told_end = True\n", "", ONE),
     "a cancelled call is told": ('            self._give_up(call, "before it was cancelled")', '            self._give_up(call, "before it was cancelled")\n            self._events.append(CallDone(call))', ONE),

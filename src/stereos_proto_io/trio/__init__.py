@@ -7,9 +7,8 @@ yours, is simply the standing leader.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, NoReturn, TypeVar, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
 from stereos_proto_io._extras import missing
 
@@ -18,9 +17,8 @@ try:
 except ModuleNotFoundError:
     raise missing(__name__, "trio", "trio") from None
 
-from stereos_proto import Reply, Request, RequestTimeout, StereosError
+from stereos_proto import RequestTimeout
 from stereos_proto_io.driver import FdClient, Limits
-from stereos_proto_io.driver._verbs import ReplyT
 
 from ._transport import StreamTransport, adopt
 
@@ -43,18 +41,10 @@ class Client(FdClient):
             self.writable = StreamTransport.wait_writable
 
     # Ctrl-C comes at checkpoints only: in between, what was asked, read and written would be unknown.
-    _request = trio.lowlevel.enable_ki_protection(FdClient.request)
-    _send_many = trio.lowlevel.enable_ki_protection(FdClient._ask_many)
+    request = trio.lowlevel.enable_ki_protection(FdClient.request)
+    _ask_many = trio.lowlevel.enable_ki_protection(FdClient._ask_many)
     _ask_within = trio.lowlevel.enable_ki_protection(FdClient._ask_within)
     _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
-
-    def request(self, message: Request[ReplyT]) -> Coroutine[Any, Any, ReplyT]:  # pyright: ignore[reportIncompatibleMethodOverride]  (one coroutine less)
-        """Send `message` and return its reply (§3). Raises what all verbs raise."""
-        # In a scope that is cancelled already, nothing is sent.
-        return _cancelled() if trio.current_effective_deadline() == -math.inf else self._request(message)
-
-    def _ask_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Reply | StereosError]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _cancelled() if trio.current_effective_deadline() == -math.inf else self._send_many(*args, **options)
 
     @staticmethod
     def event() -> trio.Event:
@@ -73,6 +63,8 @@ class Client(FdClient):
 
     readable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_readable)  # type: ignore[assignment]  # (named parameters)
     writable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_writable)  # type: ignore[assignment]
+    cancels_early = True
+    checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
     closed_error = trio.ClosedResourceError
     _current_loop = staticmethod(trio.lowlevel.current_trio_token)
 
@@ -115,12 +107,6 @@ class Client(FdClient):
         if isinstance(self._stream, StreamTransport):
             await self._stream.closed()
         await trio.lowlevel.checkpoint()
-
-
-async def _cancelled() -> NoReturn:
-    """Raise trio's Cancelled."""
-    await trio.lowlevel.checkpoint()
-    raise AssertionError("this runs in a cancelled scope only")
 
 
 connect: Final = Client.connect
