@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from stereos_proto import PreambleError
 from stereos_proto_io._errors import connect_error
@@ -12,10 +12,12 @@ from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import Dialling, attempts, lookup_number, names
 
-if TYPE_CHECKING:
-    from ._async_client import AsyncClient
 
-Client = TypeVar("Client", bound="AsyncClient")
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+Client = TypeVar("Client", bound=_Closable)
 
 
 class Connecting(Generic[Client]):
