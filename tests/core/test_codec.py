@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
+from interrupts import interrupt, locals_of
 from stereos_proto import (
     MAX_LINE_SIZE,
     Ack,
@@ -456,3 +457,13 @@ def test_nothing_is_made_ready_when_a_message_is_first_used():
 def test_lines_that_are_the_same_each_time_are_not_read_again(message):
     sender = BY_CLASS[type(message)].sender
     assert decode(encode(message), sender=sender) is decode(encode(message), sender=sender)
+
+
+@pytest.mark.parametrize("place", ["write", "reader"])
+def test_a_ctrl_c_leaves_no_secret_in_the_frames(place, monkeypatch):
+    request = InjectSecret("TOKEN", "a secret")
+    line = encode(request)
+    monkeypatch.setattr(_codec, place, interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        encode(request) if place == "write" else decode(line, sender=Role.HOST)
+    assert "a secret" not in locals_of(caught.value)

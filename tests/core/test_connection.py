@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from interrupts import interrupt, locals_of
 from stereos_proto import (
     NEED_DATA,
     REDACTED,
@@ -625,3 +626,28 @@ def test_errors_are_copies_that_keep_their_evidence():
     (error,) = after(host(MOUNT), encode(Pong()))
     twin = copy.copy(error)
     assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+
+
+def test_a_ctrl_c_while_bytes_are_taken(monkeypatch):
+    connection = Connection(Role.HOST)
+    monkeypatch.setattr(connection, "_feed", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        connection.receive_data(b"a secret")
+    assert "a secret" not in locals_of(caught.value)
+
+
+def test_a_ctrl_c_while_a_line_is_read(monkeypatch):
+    connection = Connection(Role.GUEST)
+    connection.receive_data(b'{"type":"ping","x":"a secret"}\n')
+    monkeypatch.setattr(connection, "_read", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        connection.next_event()
+    assert "a secret" not in locals_of(caught.value)
+
+
+def test_a_ctrl_c_while_a_message_is_sent(monkeypatch):
+    connection = Connection(Role.HOST)
+    monkeypatch.setattr(connection, "_take", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        connection.send(InjectSecret("TOKEN", "a secret"))
+    assert "a secret" not in locals_of(caught.value)

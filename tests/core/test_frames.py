@@ -4,7 +4,8 @@ import traceback
 
 import pytest
 
-from stereos_proto import forget_locals
+from interrupts import locals_of
+from stereos_proto import InjectSecret, LocalProtocolError, encode, forget_locals
 
 
 def inner(secret):
@@ -30,3 +31,24 @@ def test_the_frames_that_were_passed_are_cleared():
 
 def test_what_was_not_raised_has_no_frames():
     forget_locals(KeyError())
+
+
+def test_the_frames_of_an_error_that_was_being_handled_stay_when_they_are_not_ours():
+    mine = "kept"
+    with pytest.raises(KeyError) as caught:
+        outer(mine)
+    interrupt = KeyboardInterrupt()
+    interrupt.__context__ = caught.value
+    forget_locals(interrupt)
+    frames = {frame.f_code.co_name: frame.f_locals for frame, _ in traceback.walk_tb(caught.value.__traceback__)}
+    assert frames["outer"]["secret"] == "kept"
+
+
+def test_those_of_ours_are_cleared():
+    with pytest.raises(LocalProtocolError) as caught:
+        encode(InjectSecret("TOKEN", "a secret", -1))
+    interrupt = KeyboardInterrupt()
+    interrupt.__context__ = caught.value
+    assert "message" in locals_of(caught.value)
+    forget_locals(interrupt)
+    assert "message" not in locals_of(caught.value)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interrupts import interrupt, locals_of
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
@@ -476,3 +477,11 @@ def test_health_is_told():
     session.receive_data(b'{"type":"get_health"}\n')
     session.reply(session.next_event(), Health("ready"))
     assert session.connection.lifecycle == "ready"
+
+
+def test_a_ctrl_c_while_bytes_are_taken(monkeypatch):
+    session = GuestSession()
+    monkeypatch.setattr(session.connection, "_feed", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        session.receive_data(b"a secret")
+    assert "a secret" not in locals_of(caught.value)

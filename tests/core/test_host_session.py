@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from interrupts import interrupt, locals_of
 from stereos_proto import (
     NEED_DATA,
     Ack,
@@ -591,3 +592,23 @@ def test_all_bytes_are_traced_when_they_are_written_and_when_they_come():
 def test_a_session_is_not_pickled():
     with pytest.raises(TypeError, match="belongs to one stream"):
         pickle.dumps(HostSession())
+
+
+def test_a_ctrl_c_leaves_no_secret_in_the_frames(monkeypatch):
+    refusal = encode(Ack("inject_secret", False, "no a secret"))
+    places = {
+        "write": lambda session: session.request(InjectSecret("TOKEN", "a secret")),
+        "_commit": lambda session: session.data_to_send(),
+        "_trace": lambda session: session.receive_data(refusal),
+        "_redacted": lambda session: session.next_event(),
+    }
+    session = HostSession()
+    for place, job in places.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(_host_session if place == "write" else session, place, interrupt)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                job(session)
+        assert "a secret" not in locals_of(caught.value), place
+        # And again without one, for the next place.
+        job(session)
+    assert session.ended is None
