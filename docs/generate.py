@@ -410,7 +410,7 @@ def autodoc(module: ModuleType, name: str, value: Any) -> str:
         return f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{name}\n```\n\n"
     options = ["members", *(["show-inheritance"] if any(map(is_shown, value.__bases__)) else [])]
     if name == "Client":
-        options.append("inherited-members")
+        options += ["inherited-members", "exclude-members: checkpoint_if_cancelled"]  # it is the runtime's own
     if issubclass(value, Enum):
         options.append("undoc-members")
     if attrs.has(value):
@@ -619,7 +619,9 @@ def wrong_clients_table() -> str:
 
 
 def unreleased() -> str:
-    """What the next release changes, from the fragments."""
+    """What the next release changes, from the fragments; nothing where there are none."""
+    if not list((HERE.parent / "changelog.d").glob("+*")):
+        return ""
     line = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "next", "--dir", str(HERE.parent)]
     notes = subprocess.run(line, capture_output=True, text=True, check=True).stdout  # noqa: S603  (our own arguments)
     return "## The next release\n" + notes.strip().partition("\n")[2]
