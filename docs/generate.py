@@ -410,7 +410,7 @@ def autodoc(module: ModuleType, name: str, value: Any) -> str:
         return f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{name}\n```\n\n"
     options = ["members", *(["show-inheritance"] if any(map(is_shown, value.__bases__)) else [])]
     if name == "Client":
-        options += ["inherited-members", "exclude-members: checkpoint_if_cancelled"]  # it is the runtime's own
+        options.append("inherited-members")
     if issubclass(value, Enum):
         options.append("undoc-members")
     if attrs.has(value):

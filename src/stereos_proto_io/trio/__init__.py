@@ -64,9 +64,13 @@ class Client(FdClient):
     readable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_readable)  # type: ignore[assignment]  # (named parameters)
     writable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_writable)  # type: ignore[assignment]
     cancels_early = True
-    checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
     closed_error = trio.ClosedResourceError
     _current_loop = staticmethod(trio.lowlevel.current_trio_token)
+
+    @staticmethod
+    async def checkpoint_if_cancelled() -> None:
+        """Raise Cancelled if this task is cancelled already."""
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     @staticmethod
     async def race(*functions: Callable[[], Awaitable[object]]) -> None:
