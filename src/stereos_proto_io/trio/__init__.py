@@ -8,7 +8,7 @@ yours, is simply the standing leader.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from stereos_proto_io._extras import missing
 
@@ -41,7 +41,8 @@ class Client(FdClient):
             self.writable = StreamTransport.wait_writable
 
     # Ctrl-C comes at checkpoints only: in between, what was asked, read and written would be unknown.
-    request = trio.lowlevel.enable_ki_protection(FdClient.request)
+    if not TYPE_CHECKING:  # a checker sees the type of what this wraps
+        request = trio.lowlevel.enable_ki_protection(FdClient.request)
     _ask_many = trio.lowlevel.enable_ki_protection(FdClient._ask_many)
     _ask_within = trio.lowlevel.enable_ki_protection(FdClient._ask_within)
     _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
