@@ -29,17 +29,8 @@ CORE: Final = ROOT / "src" / "stereos_proto"
 MODULES: Final = (
     *("_framing", "_state", "_connection", "_preamble", "_registry", "_events", "_redact"),
     *("_codec/__init__", "_codec/canonical", "_codec/tolerant", "_codec/json"),
-    *(
-        "_messages",
-        "_errors",
-        "_frames",
-        "_provision",
-        "_toml",
-        "_jcard_fields",
-        "_jcard_agents",
-        "_jcard_text",
-        "_jcard",
-    ),
+    *("_messages", "_errors", "_frames", "_provision", "_toml"),
+    *("_jcard_fields", "_jcard_agents", "_jcard_text", "_jcard"),
     *("dialogues", "_host_session", "_turns", "_mailbox", "_running", "_host_client"),
 )
 MORE: Final = (

@@ -16,8 +16,8 @@ _OURS: Final = __name__.partition(".")[0]
 def forget_locals(error: BaseException) -> None:
     """Clear the local variables of the frames that `error` has passed. Places and lines stay (§7).
 
-    Those of the caller stay: it still runs. Of errors that were being handled when `error` came, the frames of this
-    library are cleared; others may be of whoever called it.
+    The caller's own frame keeps its variables, as it still runs. In the errors that were being handled when `error` was
+    raised, only the frames of this library are cleared: the other frames may belong to the caller.
     """
     passed: BaseException | None = error
     while passed is not None:

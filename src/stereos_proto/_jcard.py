@@ -74,8 +74,8 @@ def load_jcard(
     try:
         return _plan(JcardText(source, text), env, fs_type, ssh_keys, strict, read_prompt, folder_name)
     except BaseException as exc:  # noqa: BLE001  (those of a caller's `env` and `read_prompt` as well)
-        # What has been seen on the way, secrets among it, stands in the frames of the traceback. Nothing is called
-        # here: a Ctrl-C would come in between.
+        # The frames of the traceback hold what has been read, secrets among it. No function is called here: a Ctrl-C
+        # could interrupt it.
         del text, env
         exc.__traceback__ = exc.__context__ = None
         error = exc

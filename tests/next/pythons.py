@@ -45,16 +45,11 @@ exec chroot "$0" /usr/bin/env -C /project "$@"
 
 def unpack(folder: Path) -> None:
     """Fill `folder` with the Pythons. Raises Unavailable."""
-    packages = folder / "packages"
-    (packages / "partial").mkdir(parents=True)
-    print(f"make: getting Python {' and '.join(VERSIONS)} from {SUITE}, once", file=sys.stderr, flush=True)
+    parts.say(f"getting Python {' and '.join(VERSIONS)} from {SUITE}, once")
     options = parts.other_release(SUITE, folder / "apt")
     parts.apt("apt-get", *options, "update", "-qq")
-    what = ("install", "-y", "-qq", "--download-only", "--no-install-recommends")
     pythons = [f"python{version}" for version in VERSIONS]
-    parts.apt("apt-get", *options, "-o", f"Dir::Cache::archives={packages}", *what, *pythons, *PROGRAMS)
-    parts.unpack(packages, folder)
-    shutil.rmtree(packages)
+    parts.unpack_with_dependencies(options, folder, *pythons, *PROGRAMS)
     shutil.rmtree(folder / "apt")
     for name in ("bin", "lib", "lib64", "sbin"):
         if not (folder / name).exists():
@@ -76,7 +71,7 @@ def requirements() -> list[str]:
 
 def install(root: Path, version: str) -> None:
     """Put the project and what it needs where Python `version` looks for it."""
-    # What pip says is about this machine.
+    # pip warns of this machine's settings, which is of no use here.
     pip = (sys.executable, "-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check")
     target = root / "usr" / "local" / "lib" / f"python{version}" / "dist-packages"
     shutil.rmtree(target, ignore_errors=True)
@@ -104,7 +99,7 @@ def main(arguments: list[str]) -> int:
     try:
         root = parts.kept("pythons", unpack)
     except parts.Unavailable as exc:
-        print(f"make: {exc}", file=sys.stderr)
+        parts.say(str(exc))
         return 2
     failed = False
     for version in VERSIONS:

@@ -25,6 +25,7 @@ import stereos_proto_io.blocking
 import stereos_proto_io.trio
 from ctrl_c import Interrupt, bytecode_of_3_11
 from guest_harness import KINDS, Host, running
+from interrupts import interrupt
 from stereos_proto import (
     Ack,
     Connection,
@@ -341,9 +342,6 @@ def test_a_step_that_quotes_the_secret_of_another():
 
 @pytest.mark.parametrize("place", ["_views", "_texts", "_parts_of"])
 def test_a_ctrl_c_while_a_text_is_redacted(place, monkeypatch):
-    def interrupt(*_arguments):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(_redact, place, interrupt)
     ack = Ack("inject_secret", False, f"no {SENTINEL}")
     for job in (

@@ -145,7 +145,7 @@ def test_one_run_at_a_time_makes_a_part(cache, monkeypatch, capsys):
         (cache / "part").mkdir()
         holder.close()
 
-    monkeypatch.setattr(parts, "_say", other_run_is_done)
+    monkeypatch.setattr(parts, "say", other_run_is_done)
     assert parts.kept("part", lambda _folder: pytest.fail("it is there")) == cache / "part"
 
 

@@ -125,13 +125,8 @@ def _qemu_in(tree: Path) -> Qemu:
 
 
 def _unpack_qemu(tree: Path) -> None:
-    _say(f"getting and unpacking {_QEMU_PACKAGE}, once")
-    packages = tree / "packages"
-    (packages / "partial").mkdir(parents=True)
-    # With what it depends on and this system lacks.
-    what = ("install", "-y", "-qq", "--download-only", "--no-install-recommends", _QEMU_PACKAGE)
-    apt("apt-get", *_release(), "-o", f"Dir::Cache::archives={packages}", *what)
-    unpack(packages, tree)
+    say(f"getting and unpacking {_QEMU_PACKAGE}, once")
+    unpack_with_dependencies(_release(), tree, _QEMU_PACKAGE)
     qemu = _qemu_in(tree)
     _run(str(qemu.program), "--version", environment=qemu.environment)
 
@@ -144,11 +139,11 @@ def kernel() -> Kernel:
 
 def _unpack_kernel(folder: Path) -> None:
     name = _kernel_package()
-    _say(f"getting and unpacking {name} and {_BUSYBOX_PACKAGE}, once")
+    say(f"getting and unpacking {name} and {_BUSYBOX_PACKAGE}, once")
     everything = folder / "all"
     everything.mkdir()
     apt("apt-get", *_release(), "download", "-q", name, _BUSYBOX_PACKAGE, folder=everything)
-    unpack(everything, everything)
+    _unpack(everything, everything)
     (image,) = (everything / "boot").glob("vmlinuz-*")
     (folder / "vmlinux").write_bytes(vmlinux(image.read_bytes()))
     (busybox,) = everything.glob("**/bin/busybox")
@@ -164,7 +159,7 @@ def muxer() -> Path:
 
 
 def _unpack_muxer(folder: Path) -> None:
-    _say(f"getting {_MUXER} from {_MUXER_SUITE}, once")
+    say(f"getting {_MUXER} from {_MUXER_SUITE}, once")
     options = other_release(_MUXER_SUITE, folder / "apt")
     apt("apt-get", *options, "update", "-qq")
     try:
@@ -173,7 +168,7 @@ def _unpack_muxer(folder: Path) -> None:
         if "Unable to locate package" in str(exc):
             raise Impossible(f"{_MUXER_SUITE} has no {_MUXER} any more") from None
         raise
-    unpack(folder, folder)
+    _unpack(folder, folder)
     shutil.rmtree(folder / "apt")
 
 
@@ -206,7 +201,7 @@ def _alone() -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("another run is getting the parts; waiting for it")
+            say("another run is getting the parts; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         # What was killed left its drafts, but not its lock.
         shutil.rmtree(drafts, ignore_errors=True)
@@ -354,11 +349,21 @@ def _mirrors(options: Sequence[str]) -> list[str]:
     return apt("apt-get", *options, "indextargets", *what, "--format", "$(REPO_URI)").split()
 
 
-def _say(what: str) -> None:
+def say(what: str) -> None:
+    """Tell who ran `make`."""
     print(f"make: {what}", file=sys.stderr, flush=True)
 
 
-def unpack(packages: Path, target: Path) -> None:
+def unpack_with_dependencies(options: Sequence[str], tree: Path, *names: str) -> None:
+    """Unpack packages into `tree`, with what they depend on and the system of apt's `options` lacks."""
+    packages = tree / "packages"
+    (packages / "partial").mkdir(parents=True)
+    what = ("install", "-y", "-qq", "--download-only", "--no-install-recommends", *names)
+    apt("apt-get", *options, "-o", f"Dir::Cache::archives={packages}", *what)
+    _unpack(packages, tree)
+
+
+def _unpack(packages: Path, target: Path) -> None:
     """Unpack all packages in a folder, and remove them."""
     for package in sorted(packages.glob("*.deb")):
         _run("dpkg", "-x", str(package), str(target))
@@ -366,6 +371,7 @@ def unpack(packages: Path, target: Path) -> None:
 
 
 def apt(*command: str, folder: Path | None = None) -> str:
+    """Run one of apt's programs, in `folder`; return what it prints. Raises Unavailable."""
     return _run(*command, folder=folder, environment={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"})
 
 

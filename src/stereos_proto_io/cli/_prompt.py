@@ -38,7 +38,7 @@ def ask_hidden(prompt: str) -> str | None:
         stack.callback(give_back)
         stack.enter_context(lending(give_back, take))
         take()
-        # A signal that comes just before a read does not interrupt it, so the wait is none that lasts.
+        # A signal that arrives just before a blocking read does not interrupt it. So the wait ends twice a second.
         while not select.select([fd], [], [], _LOOK_AGAIN)[0]:
             pass
         line = sys.stdin.readline()

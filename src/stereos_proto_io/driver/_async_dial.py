@@ -43,7 +43,7 @@ async def open_stream(
     now: Callable[[], float],
     lookup: Callable[[str, int], Awaitable[list[Attempt]]],
     next_moment: Callable[[Dialling], Awaitable[object]],
-    closing: Callable[[Any], object] = id,
+    closing: Callable[[Any], object] | None = None,
 ) -> tuple[Any, bytes]:
     """Return a stream to `address`, and the bytes of the protocol that came early (§8). Raises ConnectError.
 
@@ -79,8 +79,9 @@ async def open_stream(
     return dialling.outcome, dialling.early
 
 
-def _discard(dialling: Dialling, closing: Callable[[Any], object]) -> None:
+def _discard(dialling: Dialling, closing: Callable[[Any], object] | None) -> None:
     while dialling.discarded:
         stream = dialling.discarded.pop()
-        closing(stream)
+        if closing is not None:
+            closing(stream)
         stream.close()

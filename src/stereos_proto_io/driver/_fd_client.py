@@ -41,7 +41,7 @@ class FdClient(AsyncClient):
     A driver brings eight functions of its runtime: `event`, `set`, `readable`, `writable`, `race`, `thread`,
     `bounded` and `sleep`; `now`, where its clock is not `time.monotonic`; `closing`, where its tasks are not woken
     when their descriptor is closed; `closed_error`, where they get another error than OSError then;
-    `cancels_early` and `checkpoint_if_cancelled`, where a task can be cancelled before it waits.
+    `checkpoint_if_cancelled`, where a task can be cancelled before it waits.
     """
 
     def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
@@ -59,9 +59,6 @@ class FdClient(AsyncClient):
                 self._hang_up()
 
     # -- what a driver brings ------------------------------------------------------------------------------
-
-    #: Whether `checkpoint_if_cancelled` is there to be called.
-    cancels_early: ClassVar[bool] = False
 
     #: What `readable` and `writable` raise for a stream that was closed, where that is no OSError.
     closed_error: ClassVar[type[Exception]] = OSError
@@ -115,7 +112,7 @@ class FdClient(AsyncClient):
     async def checkpoint_if_cancelled() -> None:
         """Raise what a cancelled task gets, if this task is cancelled already: then nothing is sent.
 
-        For runtimes in which a task can be cancelled before it waits; say so with `cancels_early`.
+        For runtimes in which a task can be cancelled before it waits.
         """
 
     @staticmethod
@@ -143,7 +140,7 @@ class FdClient(AsyncClient):
         turns, session = self._turns, self._session
         waited = False
         try:
-            if self.cancels_early and not waiter.done:
+            if not waiter.done:
                 await self.checkpoint_if_cancelled()
             while True:
                 if self._behind:

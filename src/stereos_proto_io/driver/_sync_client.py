@@ -319,7 +319,7 @@ class SyncClient(SyncVerbs):
                     session.receive_eof()
         if self._behind:
             self._behind = turns.pump(waiter, EVENTS_PER_TURN)
-        # What there is room for once this waiter is done, the next one writes, who is woken when this one leaves.
+        # Once this waiter is done, the next waiter writes what there is room for: it is woken when this one leaves.
         step = Step.DONE if waiter.done else turns.step(waiter, wants_write=session.wants_write and self._write())
         if step is Step.DONE:
             turns.leave(waiter)

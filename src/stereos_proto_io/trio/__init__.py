@@ -64,7 +64,6 @@ class Client(FdClient):
 
     readable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_readable)  # type: ignore[assignment]  # (named parameters)
     writable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_writable)  # type: ignore[assignment]
-    cancels_early = True
     closed_error = trio.ClosedResourceError
     _current_loop = staticmethod(trio.lowlevel.current_trio_token)
 
