@@ -5,7 +5,7 @@ import gc
 import json
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -111,7 +111,7 @@ def _trio(address, handler, options):
         return trio.from_thread.run_sync(work, trio_token=box["token"])
 
     thread = threading.Thread(target=trio.run, args=[main])
-    yield from _threaded(thread, up, off, box, call, lambda: call(box["end"].set))
+    yield from _threaded(thread, up, off, box, call, lambda: box["token"].run_sync_soon(box["end"].set))
 
 
 def _threaded(thread, up, off, box, call, end):
@@ -122,8 +122,10 @@ def _threaded(thread, up, off, box, call, end):
             raise box["error"]
         yield Served(box["server"], call, lambda: off.wait(PATIENCE))
     finally:
-        if "server" in box and thread.is_alive():
-            end()
+        if "server" in box:
+            # The loop may have ended by itself: a handler raised, for one.
+            with suppress(RuntimeError):
+                end()
         thread.join(PATIENCE)
     assert not thread.is_alive()
     if "error" in box:
