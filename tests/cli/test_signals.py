@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from cli_harness import CLEAN_ENV, piped, plain, resize, terminal
 from stereos_proto_io import UnixSocket
+from stereos_proto_io.cli._signals import heartbeat
 from stereos_proto_io.testing import simulated_guest
 
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
@@ -88,6 +90,57 @@ def test_ctrl_c_ends_the_loop_of_a_shell(tmp_path):
         it.wait_for("interrupted")
         it.run("echo n''ext", "next")
         assert "turn 2" not in plain(it.seen)
+
+
+#: Runs `stereosctl` so that another thread gets the signals. They then arrive in the main thread as those do that come
+#: just before it begins to wait: noted, but the wait is not interrupted.
+MISSED = """
+import signal, sys, threading
+from stereos_proto_io.cli import main
+numbers = {signal.SIGINT, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def take():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    threading.Event().wait()
+threading.Thread(target=take, daemon=True).start()
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("guests", [1, 2])
+def test_a_signal_that_does_not_interrupt_the_wait_ends_the_command_all_the_same(guests, number, tmp_path):
+    with ExitStack() as stack:
+        addresses = [UnixSocket(tmp_path / f"{index}") for index in range(guests)]
+        deaf = [stack.enter_context(simulated_guest(address, faults=["stall@get_health"])) for address in addresses]
+        words = ("health", *(str(guest.address) for guest in deaf), "--timeout", "300")
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", MISSED, *words],
+                env=CLEAN_ENV,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        stack.callback(process.kill)
+        while not all(guest.simulator.requests for guest in deaf):
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(60) == -number
+
+
+def test_there_is_no_heartbeat_where_it_would_end_the_process():
+    """In another thread no handler can be set, and without one the signal kills."""
+
+    def run():
+        with heartbeat():
+            seen.append(signal.getitimer(signal.ITIMER_REAL))
+
+    seen = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(0.0, 0.0)]
 
 
 def test_ctrl_c_ends_a_watch_and_the_script_goes_on(tmp_path):

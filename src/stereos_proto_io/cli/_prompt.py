@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import select
 import sys
 from contextlib import ExitStack, suppress
 
 from ._signals import lending
-
-#: Seconds after which a wait for a line looks for signals.
-_LOOK_AGAIN = 0.5
 
 
 def ask_hidden(prompt: str) -> str | None:
@@ -38,9 +34,6 @@ def ask_hidden(prompt: str) -> str | None:
         stack.callback(give_back)
         stack.enter_context(lending(give_back, take))
         take()
-        # A signal that arrives just before a blocking read does not interrupt it. So the wait ends twice a second.
-        while not select.select([fd], [], [], _LOOK_AGAIN)[0]:
-            pass
         line = sys.stdin.readline()
         with suppress(OSError):
             sys.stderr.write("\n")

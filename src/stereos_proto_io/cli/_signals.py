@@ -83,10 +83,42 @@ def signals_as_event() -> Iterator[Event]:
         yield stop
 
 
+#: Seconds after which a signal that did not interrupt a wait is noticed.
+_BEAT: Final = 0.5
+
+
+@contextmanager
+def heartbeat() -> Iterator[None]:
+    """Interrupt whatever the main thread waits for, again and again, for the length of a `with`.
+
+    Python notes a signal, and runs its handler between two instructions. A signal that arrives after the last
+    instruction and before the system call that waits is noted, but interrupts nothing: Ctrl-C would only take effect
+    at the end of the wait, which may be minutes away. Each SIGALRM interrupts the wait, Python runs the handlers of all
+    signals that it has noted, and waits on.
+    """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def go_on(_number: int, _frame: FrameType | None) -> None:
+        """Python has run the other handlers."""
+
+    with handling({signal.SIGALRM: go_on}):
+        # Without its handler, which only the main thread can set, the signal would end the process.
+        beats = signal.getsignal(signal.SIGALRM) is go_on
+        if beats:
+            signal.setitimer(signal.ITIMER_REAL, _BEAT, _BEAT)
+        try:
+            yield
+        finally:
+            if beats:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def as_process(run: Callable[[], int]) -> int:
     """Run a command as a whole process: signals end it as the table above says. Return its exit code."""
     try:
-        with ending_cleanly():
+        with ending_cleanly(), heartbeat():
             code = run()
     except Stopped as exc:
         _die_of(exc.number)
