@@ -2,9 +2,10 @@
 
 import os
 import signal
-import sys
 
 from hypothesis import HealthCheck, settings
+
+from again import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401  (hooks of every run)
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
@@ -15,9 +16,3 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     signal.signal(_number, signal.SIG_DFL)
-
-
-def pytest_runtest_logreport(report):
-    """In CI, name a failure at once: a run that is cut off would otherwise end without its list of them."""
-    if report.failed and os.environ.get("CI") and "PYTEST_XDIST_WORKER" not in os.environ:
-        print(f"\nFAILED {report.nodeid}\n{report.longreprtext[-2000:]}", file=sys.stderr, flush=True)
