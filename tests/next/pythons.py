@@ -69,16 +69,17 @@ def requirements() -> list[str]:
     return [*needed, *(line for line in project["dependency-groups"]["test"] if not line.startswith("uvloop"))]
 
 
-def install(root: Path, version: str) -> None:
-    """Put the project and what it needs where Python `version` looks for it."""
+def install(target: Path, version: str, abi: str = "") -> None:
+    """Put the project and what it needs into `target`, for Python `version`; `abi` is "t" without a global lock."""
     # pip warns of this machine's settings, which is of no use here.
     pip = (sys.executable, "-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check")
-    target = root / "usr" / "local" / "lib" / f"python{version}" / "dist-packages"
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run((*pip, "wheel", "--no-deps", "--wheel-dir", folder, str(ROOT)), check=True)
         (wheel,) = Path(folder).glob("*.whl")
         foreign = ("--only-binary=:all:", "--implementation", "cp", "--python-version", version)
+        if abi:
+            foreign += ("--abi", f"cp{version.replace('.', '')}{abi}")
         subprocess.run((*pip, "install", "--target", str(target), *foreign, str(wheel), *requirements()), check=True)
 
 
@@ -103,7 +104,7 @@ def main(arguments: list[str]) -> int:
         return 2
     failed = False
     for version in VERSIONS:
-        install(root, version)
+        install(root / "usr" / "local" / "lib" / f"python{version}" / "dist-packages", version)
         print(f"Python {version}", flush=True)
         failed |= run_tests(root, version, arguments or ["-n", str(2 * (os.cpu_count() or 1)), *TESTS]) != 0
     return int(failed)

@@ -314,12 +314,15 @@ def _system() -> Mapping[str, str]:
         return {}
 
 
-def other_release(suite: str, root: Path) -> tuple[str, ...]:
-    """apt's options for another release alone, from the mirror that this system uses."""
+def other_release(suite: str, root: Path, *, kind: str = "deb") -> tuple[str, ...]:
+    """apt's options for another release alone, from the mirror that this system uses.
+
+    `kind` is "deb-src" for packages of source.
+    """
     mirrors = _mirrors(_release())
     (root / "etc").mkdir(parents=True)
     sources = root / "etc" / "sources.list"
-    sources.write_text(f"deb [signed-by={_KEYRING}] {mirrors[0]} {suite} main\n")
+    sources.write_text(f"{kind} [signed-by={_KEYRING}] {mirrors[0]} {suite} main\n")
     (root / "status").touch()
     more = {"Dir::Etc": root / "etc", "Dir::Etc::sourcelist": sources, "Dir::State::status": root / "status"}
     return _options(root, **more)
