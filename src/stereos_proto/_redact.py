@@ -24,6 +24,7 @@ a short sentence, so where many texts are read against the same messages, keep o
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -165,16 +166,22 @@ class Redactor:
         return clean
 
     def _clean(self, value: Any) -> Any:
+        """`value` without secrets; itself where there are none. A guest chooses how many values there are."""
         if isinstance(value, str):
-            return self.redact(value)
+            return self.redact(value) if len(value) >= SHORTEST else value
         if isinstance(value, (list, tuple)):
-            return type(value)(map(self._clean, value))
+            items = [*map(self._clean, value)]
+            return value if all(map(operator.is_, items, value)) else type(value)(items)
         if isinstance(value, dict):
             return {self._clean(name): self._clean(item) for name, item in value.items()}
-        if attrs.has(type(value)):
-            names = [field.name for field in attrs.fields(type(value))]
-            return attrs.evolve(value, **{name: self._clean(getattr(value, name)) for name in names})
-        return value
+        changed = {}
+        for field in getattr(value, "__attrs_attrs__", ()):
+            name: str = field.name
+            before = getattr(value, name)
+            # Most values are neither text nor hold any, or are too short to be a secret.
+            if before and type(before) not in _PLAIN and (after := self._clean(before)) is not before:
+                changed[name] = after
+        return attrs.evolve(value, **changed) if changed else value
 
     # -- learning ----------------------------------------------------------------------------------------
 
@@ -267,6 +274,10 @@ class Redactor:
                     if found in short:
                         marks[at : at + len(found)] = _MARKS[len(found)]
         return marks
+
+
+#: Types whose values hold no text.
+_PLAIN: Final = frozenset((bool, int, float))
 
 
 def redact_reply(reply: R, requests: Iterable[Request]) -> R:

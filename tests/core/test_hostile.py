@@ -212,6 +212,38 @@ def test_many_small_values_cost_in_proportion_to_their_bytes(name):
     assert cost.peak < MEMORY_PER_BYTE * len(line)
 
 
+def unexpected_to_a_connection(line):
+    connection = Connection(Role.HOST)
+    connection.send(SECRET)
+    connection.receive_data(line + b"\n")
+    return events(connection)
+
+
+def unexpected_to_a_session(line):
+    session = HostSession()
+    call = session.request(SECRET)
+    session.data_to_send()
+    session.receive_data(line + b"\n")
+    while session.next_event() is not NEED_DATA:
+        pass
+    return call.outcome
+
+
+SECRET = InjectSecret("TOKEN", "0123456789-abcdefgh-ijklmnop")
+
+
+@pytest.mark.parametrize("receive", [unexpected_to_a_connection, unexpected_to_a_session])
+@pytest.mark.parametrize("name", [*MANY, "agents with a text", "agents that quote the secret"])
+def test_an_unexpected_reply_of_many_values_costs_in_proportion_to_its_bytes(name, receive):
+    """The error holds the reply without the secrets of what was asked: each of its texts is looked at."""
+    texts = {"agents with a text": b"text", "agents that quote the secret": SECRET.value.encode()}
+    line = MANY.get(name) or filled(b'"agents":[', b'{"name":"%b"}' % texts[name], b"]")
+    with counted_calls() as cost:
+        outcome = receive(line)
+    assert SECRET.value not in repr(outcome)
+    assert cost.calls < CALLS_PER_BYTE * len(line)
+
+
 def test_lists_of_agents_with_ever_new_members():
     """Members that nobody knows do not pile up from list to list."""
 
