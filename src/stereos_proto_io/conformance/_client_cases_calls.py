@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from stereos_proto import (
@@ -179,6 +180,38 @@ async def a_flight_goes_out_without_waiting_for_replies(bench: Bench) -> None:
 async def callers_do_not_wait_for_one_another(bench: Bench) -> None:
     outcomes = await bench.together(*(lambda n=number: bench.is_refused(f"c{n}") for number in range(10)))
     expect("what became of ten callers", outcomes, [None] * 10)
+
+
+#: Rounds of the following: in a single one, the last caller may not have begun to wait when the others leave.
+_ROUNDS: Final = 8
+
+
+def answers_the_last_of_ten_when_told(end: End) -> None:
+    """Answer nine of ten requests, and the last one when the case says so; several times."""
+    for _ in range(_ROUNDS):
+        end.guest.go.clear()
+        *lines, last = end.lines(10)
+        for line in lines:
+            end.answer(line)
+        end.wait_for_go()
+        end.answer(last)
+    end.answer_rest()
+
+
+@scripted(answers_the_last_of_ten_when_told, needs="together")
+async def a_caller_that_is_left_alone_gets_its_reply(bench: Bench) -> None:
+    async def call(name: str, left: list[str]) -> None:
+        await bench.is_refused(name)
+        left.append(name)
+        # The caller that read for all may be among these: the one that is left has to read for itself.
+        if len(left) == 9:
+            bench.guest.go.set()
+
+    for number in range(_ROUNDS):
+        left: list[str] = []
+        names = [f"round{number}-{each}" for each in range(10)]
+        outcomes = await bench.together(*(partial(call, name, left) for name in names))
+        expect("what became of ten callers", outcomes, [None] * 10)
 
 
 # ---------------------------------------------------------------------------------------- slow, long, in pieces

@@ -106,7 +106,7 @@ def passes_over_followers_that_are_done(patch):
     patch.setattr(Turns, "pump", pulls_for_itself)
 
 
-@wrong("many_callers")
+@wrong("a_caller_that_is_left_alone_gets_its_reply")
 def hands_nothing_over(patch):
     """A leader that leaves wakes nobody."""
     patch.setattr(Turns, "_wake_first", staticmethod(lambda followers: None))
