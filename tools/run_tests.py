@@ -2,8 +2,8 @@
 
 Every module of `stereos_proto` has one test file, which covers it wholly, branches included. To know that it
 is this file that does it, each runs in an interpreter of its own, several at a time. The other tests of the core
-follow, then all the rest, which hold `stereos_proto_io` to the share of branches that is set below. Arguments are for
-pytest; with any, coverage is not measured.
+and those of the project follow, then all the rest, which hold `stereos_proto_io` to the share of branches that is set
+below. Arguments are for pytest; with any, coverage is not measured.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ CORE: Final = ROOT / "src" / "stereos_proto"
 #: Per cent of lines and branches of `stereos_proto_io` that the tests must cover. What only a booted machine may run
 #: (AF_VSOCK) is counted as not covered.
 IO_SHARE: Final = 95
-#: Tests that run the core alone.
-PURE: Final = (ROOT / "tests" / "core", ROOT / "tests" / "explore")
+#: Tests of the core that belong to no single module, and of the project as a whole.
+UNMEASURED: Final = tuple(ROOT / "tests" / name for name in ("core", "explore", "project"))
 #: Processes for the tests that are not of the core: most of them wait for most of their time.
 WORKERS: Final = 2 * (os.cpu_count() or 1)
 #: Tests marked `vm` need a machine that was booted for them.
@@ -93,18 +93,18 @@ def check_core() -> list[Path]:
     return faulty
 
 
-def check_pure(ignored: list[str]) -> int:
-    """Run the tests of the core that belong to no single module; return the exit code.
+def check_unmeasured(ignored: list[str]) -> int:
+    """Run the tests that cover little or nothing of `stereos_proto_io`; return the exit code.
 
-    They are busy all the time and run nothing of `stereos_proto_io`. Measuring that would take three times as long.
+    They run the core, Sphinx, pip and copies of the tests, which would take three times as long if they were measured.
     """
-    command = (*PYTEST, "-n", str(os.cpu_count() or 1), "--durations=10", *ignored, *map(str, PURE))
+    command = (*PYTEST, "-n", str(WORKERS), "--durations=20", *ignored, *map(str, UNMEASURED))
     return subprocess.run(command, cwd=ROOT, check=False).returncode  # noqa: S603  (this interpreter, and our own files)
 
 
 def check_rest() -> int:
     """Run all other tests, and measure `stereos_proto_io`; return the exit code."""
-    ignored = [f"--ignore={path}" for path in PURE]
+    ignored = [f"--ignore={path}" for path in UNMEASURED]
     with tempfile.TemporaryDirectory() as folder:
         config = f"--rcfile={ROOT / 'tools' / 'coverage_io.ini'}"
         env = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "data")}
@@ -135,11 +135,11 @@ def main(arguments: list[str]) -> int:
     faulty = check_core()
     print(f"core: each module covered to 100 % by its own test file, {len(faulty)} faulty, {took(start)}", flush=True)
     covered = {test_file(module) for module in CORE.rglob("*.py")}
-    pure = check_pure([f"--ignore={path}" for path in covered if path.exists()])
-    print(f"core and exploration: {took(start)} so far", flush=True)
+    unmeasured = check_unmeasured([f"--ignore={path}" for path in covered if path.exists()])
+    print(f"core, exploration and project: {took(start)} so far", flush=True)
     rest = check_rest()
-    print(f"{'FAILED' if faulty or pure or rest else 'all green'} in {took(start)}", flush=True)
-    return int(bool(faulty or pure or rest))
+    print(f"{'FAILED' if faulty or unmeasured or rest else 'all green'} in {took(start)}", flush=True)
+    return int(bool(faulty or unmeasured or rest))
 
 
 if __name__ == "__main__":
