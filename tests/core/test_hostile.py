@@ -168,8 +168,8 @@ def test_one_string_of_a_mebibyte(content, closed):
     assert cost.calls < 2000
     with counted_bytes() as cost, contextlib.suppress(MalformedLine):
         decode(line, sender=Role.GUEST)
-    # Texts with characters outside the BMP take 4 bytes each, and several copies are there at once: the most on a Python
-    # without the global lock, whose allocator cannot make a text longer in its place.
+    # Texts with characters outside the BMP take 4 bytes each, and several copies are there at once: most of them on a
+    # Python without the global lock, whose allocator cannot make a text longer in its place.
     assert cost.peak < 20 * MAX_LINE_SIZE
 
 
