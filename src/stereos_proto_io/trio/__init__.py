@@ -47,9 +47,6 @@ class Client(FdClient):
     _ask_within = trio.lowlevel.enable_ki_protection(FdClient._ask_within)
     _wait = trio.lowlevel.enable_ki_protection(FdClient._wait)
 
-    if not TYPE_CHECKING:  # a checker sees the type of the method of FdClient
-        checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
-
     @staticmethod
     def event() -> trio.Event:
         """Return a new event."""
@@ -69,6 +66,11 @@ class Client(FdClient):
     writable: Callable[[Any], Coroutine[Any, Any, None]] = staticmethod(trio.lowlevel.wait_writable)  # type: ignore[assignment]
     closed_error = trio.ClosedResourceError
     _current_loop = staticmethod(trio.lowlevel.current_trio_token)
+
+    @staticmethod
+    async def checkpoint_if_cancelled() -> None:
+        """Raise Cancelled if this task is cancelled already."""
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     @staticmethod
     async def race(*functions: Callable[[], Awaitable[object]]) -> None:
