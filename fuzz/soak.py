@@ -544,6 +544,8 @@ def soak(driver: str, *, seed: int, start: int, until: Callable[[int], bool]) ->
     seen: Counter[str] = Counter()
     number = start
     first: InUse | None = None
+    # Before the first thread: areas that exist stay.
+    allocator("mallopt", M_ARENA_MAX, 1)
     fill_caches()
     tracemalloc.start()
     try:
@@ -573,8 +575,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0, metavar="N", help="go on with this conversation")
     options = parser.parse_args()
-    # Before the first thread: areas that exist stay.
-    allocator("mallopt", M_ARENA_MAX, 1)
     end = time.monotonic() + options.minutes * 60
     until = lambda _number: time.monotonic() >= end  # noqa: E731
     done = soak(options.driver, seed=options.seed, start=options.start, until=until)
