@@ -10,7 +10,7 @@ import pytest
 import again
 
 TESTS = Path(again.__file__).parent
-#: A test that passes from its run number `FROM` on, and one that fails in one run only.
+#: A test that passes, and one that fails in the runs with these numbers.
 SUITE = """
 from pathlib import Path
 
