@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from . import campaign, harnesses, mutation, planted, planted_ends
+from . import campaign, harnesses, mutants, mutation, planted, planted_ends
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TESTS: Final = ROOT / "tests"
@@ -53,9 +53,9 @@ def rows() -> Iterator[tuple[str, object]]:
     yield "inputs that once broke an invariant, or find a fault", f"{len(harnesses.crashes())} files"
     above, by_harness = len(planted_ends.FAULTS), sum(bool(fault.harness) for fault in planted.FAULTS.values())
     yield "planted faults", f"{len(planted.FAULTS)}, {above} of them above the core, {by_harness} found by a harness"
-    modules = [f"stereos_proto/{name}.py" for name in mutation.MODULES]
+    modules = [f"{name}.py" for room in mutation.ROOMS for name in room.modules]
     sources = [(ROOT / "src" / module).read_text(encoding="utf-8") for module in modules]
-    places = sum(mutation.places(source) for source in sources)
+    places = sum(mutants.places(source) for source in sources)
     yield "mutants", f"{places} in {len(modules)} modules"
     guard = json.loads((ROOT / "bench" / "guard.json").read_text(encoding="utf-8"))
     for version, figures in guard.items():

@@ -1,199 +1,314 @@
-"""Change the core at one place at a time, and see whether a test fails: `python -m fuzz.mutation [MODULE ...]`.
+"""Change the library at one place at a time, and see whether a test fails: `python -m fuzz.mutation [MODULE ...]`.
 
-A mutant is killed by the module's own test file, else by the tests in `MORE`, else it has survived and is printed.
-Each runs in a process forked from one that has pytest loaded already; the library comes from a changed copy.
-What is changed: comparisons, `and` and `or`, `not`, numbers, flags, arithmetic, conditions, results, and statements
-that are left out. Texts are not: they are for people. Survivors are explained in README.md.
+`ROOMS` has the modules and the test files that are asked about each. First every test file runs once, to learn which
+tests execute which lines, and how long each takes. Then each mutant (`mutants.py`) is asked of the tests that execute
+the changed statement, the quickest first, until one fails: it is killed. A statement that is executed on import only is
+asked of all tests of its module. A mutant that no test kills has survived and is printed; README.md explains those.
+
+Each mutant runs in a process of its own, forked from one that has pytest and the dependencies loaded already, with the
+library in a changed copy. Since a mutant may do anything, an audit hook keeps it and its children from AF_VSOCK, from
+signals to processes of others, and from removing files outside the temporary folders.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
-import copy
+import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import coverage
 import hypothesis
 import pytest
 
+from . import mutants
+
 ROOT: Final = Path(__file__).resolve().parent.parent
-CORE: Final = ROOT / "src" / "stereos_proto"
-MODULES: Final = (
+SOURCE: Final = ROOT / "src"
+
+#: What is asked about a module of the core after its own test file.
+_MORE: Final = (
+    "core/test_vectors.py",
+    *(f"project/test_fuzz_corpus.py::{name}" for name in ("test_kept_corpus", "test_what_was_once_found")),
+    "core/test_codec.py",
+)
+_CORE: Final = (
     *("_framing", "_state", "_connection", "_preamble", "_registry", "_events", "_redact"),
     *("_codec/__init__", "_codec/canonical", "_codec/tolerant", "_codec/json"),
     *("_messages", "_errors", "_frames", "_provision", "_toml"),
     *("_jcard_fields", "_jcard_agents", "_jcard_text", "_jcard"),
-    *("dialogues", "_host_session", "_turns", "_mailbox", "_running", "_host_client"),
+    *("dialogues", "_host_session", "_guest_session", "_turns", "_mailbox", "_running", "_host_client"),
 )
-MORE: Final = (
-    "tests/core/test_vectors.py",
-    "tests/project/test_fuzz_corpus.py::test_kept_corpus",
-    "tests/project/test_fuzz_corpus.py::test_what_was_once_found",
-    "tests/core/test_codec.py",
+_CLIENTS: Final = tuple(
+    f"client/test_{name}.py"
+    for name in (
+        *("addresses", "attach", "backpressure", "cancel", "checkpoints", "close", "deadline", "dial", "dial_given_up"),
+        *("dialling_race", "errors", "files", "green", "guest_goes", "handing_over", "hostile", "logging"),
+        *("notifications", "ready", "resolve", "resync", "runners", "sharing", "timeouts", "trio_streams", "verbs"),
+    )
 )
+_GUESTS: Final = tuple(
+    f"guest/test_{name}.py" for name in ("agents", "faults", "hostile_hosts", "servers", "simulator", "conformance")
+)
+
+
+class Room(NamedTuple):
+    """Modules below `src`, and the test files below `tests` that are asked about them."""
+
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+    #: Per cent of the mutants that have to be killed.
+    share: int
+
+
+def _own(module: str) -> str:
+    parts = [part.strip("_") for part in module.removesuffix("/__init__").split("/")]
+    return f"core/test_{'_'.join(parts)}.py"
+
+
+#: `guest/effects` and `guest/__main__` are left out: a mutant of theirs could change the machine it runs on.
+ROOMS: Final = (
+    *(Room((f"stereos_proto/{name}",), tuple(dict.fromkeys((_own(name), *_MORE))), 95) for name in _CORE),
+    Room(
+        (
+            "stereos_proto_io/addresses",
+            *(f"stereos_proto_io/asyncio/_{name}" for name in ("dial", "transport")),
+            *(f"stereos_proto_io/blocking/_{name}" for name in ("dial", "transport")),
+            "stereos_proto_io/trio/_transport",
+            *(f"stereos_proto_io/driver/_{name}_client" for name in ("async", "fd", "green", "loop", "poll", "sync")),
+            *(f"stereos_proto_io/driver/_{name}" for name in ("async_dial", "sync_dial", "dialling", "sync_runner")),
+            *(f"stereos_proto_io/driver/_{name}" for name in ("device", "device_transport", "outcomes", "streams")),
+            *(f"stereos_proto_io/driver/_{name}" for name in ("timeouts", "verbs")),
+        ),
+        (*_CLIENTS, "guest/test_device_transport.py"),
+        90,
+    ),
+    Room(
+        (
+            *(f"stereos_proto_io/guest/_{name}" for name in ("agents", "faulty_session", "go", "listen", "server")),
+            *(f"stereos_proto_io/guest/_{name}_connection" for name in ("asyncio", "blocking", "trio")),
+            "stereos_proto_io/guest/_blocking_transport",
+            *(f"stereos_proto_io/guest/{name}" for name in ("asyncio", "blocking", "trio", "faults", "simulator")),
+        ),
+        _GUESTS,
+        90,
+    ),
+    Room(("stereos_proto_io/cli/_redact",), ("cli/test_redact.py",), 90),
+)
+
 PYTEST: Final = (
     *("-x", "-q", "-m", "not vm", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
-    *("-p", "no:xdist", "--hypothesis-profile", "mutation"),
+    *("-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-profile", "mutation"),
 )
+#: Seconds that the tests of a mutant may take as they are, after which no more of them are asked.
+LONGEST: Final = 30.0
 #: Seconds of CPU after which a mutant counts as killed, since it hangs. What else the machine does is not its fault.
 PATIENCE: Final = 40
+#: Seconds of the clock after which one that waits for ever counts as killed, beside a multiple of what its tests take.
+WAIT: Final = 30
+TIMES: Final = 10
 
-SWAPS: Final[dict[type[Any], type[Any]]] = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.FloorDiv,
-    ast.FloorDiv: ast.Mult,
-    ast.Break: ast.Continue,
-    ast.Continue: ast.Break,
-}
+_SITE: Final = """
+import os, sys, tempfile
 
+def _audit(event, arguments, session=os.getsid(0), folder=tempfile.gettempdir() + "/"):
+    if event == "socket.__new__" and arguments[1] == 40:
+        raise OSError("AF_VSOCK is not for mutants")
+    if event == "os.killpg" or (event == "os.kill" and arguments[0] <= 0):
+        raise OSError("a mutant signals a group")
+    if event == "os.kill" and os.getsid(arguments[0]) != session:
+        raise OSError("a mutant signals a process of another session")
+    if event in ("os.remove", "os.rmdir", "os.rename") and arguments[-1] == -1:
+        if not os.path.abspath(os.fsdecode(arguments[0])).startswith(folder):
+            raise OSError("a mutant removes a file that is not its own")
 
-def changed(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """What may stand instead of a node, with a word for it."""
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        new = copy.deepcopy(node)
-        new.ops[0] = SWAPS[type(node.ops[0])]()
-        yield "comparison", new
-    elif isinstance(node, (ast.BoolOp, ast.BinOp)) and type(node.op) in SWAPS and not _is_type(node):
-        new = copy.deepcopy(node)
-        new.op = SWAPS[type(node.op)]()
-        yield "operator", new
-    elif isinstance(node, (ast.Break, ast.Continue)):
-        yield "jump", SWAPS[type(node)]()
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield "not", node.operand
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield "flag", ast.Constant(not node.value)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
-        yield "number", ast.Constant(node.value + 1)
-    elif isinstance(node, (ast.If, ast.IfExp)):
-        new = copy.deepcopy(node)
-        new.test = ast.UnaryOp(ast.Not(), new.test)
-        yield "condition", new
-    elif isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
-        yield "result", ast.Return(ast.Constant(None))
-    elif isinstance(node, (ast.AugAssign, ast.Raise, ast.Delete)) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-    ):
-        yield "left out", ast.Pass()
+sys.addaudithook(_audit)
+"""
 
 
-def _is_type(node: ast.AST) -> bool:
-    """`A | B` of types and the like, which only type checkers read."""
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)
+class Trace(NamedTuple):
+    """What one test file does with the library as it is."""
+
+    #: The tests that execute a line, by module (a path below `src` with .py) and line.
+    lines: dict[str, dict[int, set[str]]]
+    #: How long each test takes, in seconds.
+    seconds: dict[str, float]
 
 
-class _Replace(ast.NodeTransformer):
-    def __init__(self, old: ast.AST, new: ast.AST) -> None:
-        self.old, self.new = old, new
+class _Tracing:
+    """A plugin of pytest that gives each test a coverage context of its own, and times it."""
 
-    def visit(self, node: ast.AST) -> Any:
-        return ast.copy_location(self.new, node) if node is self.old else super().visit(node)
+    def __init__(self, measured: coverage.Coverage) -> None:
+        self.measured = measured
+        self.seconds: dict[str, float] = {}
 
-
-def skipped(tree: ast.AST) -> set[int]:
-    """Nodes that never run: annotations, and what only type checkers see."""
-    found: set[int] = set()
-    for node in ast.walk(tree):
-        parts: list[ast.AST | None] = []
-        if isinstance(node, (ast.AnnAssign, ast.arg)):
-            parts.append(node.annotation)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            parts.append(node.returns)
-        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            parts += [node.test, *node.body]
-            found.add(id(node))
-        found |= {id(inner) for part in parts if part for inner in ast.walk(part)}
-    return found
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.measured.switch_context(item.nodeid)
+        start = time.monotonic()
+        yield
+        self.seconds[item.nodeid] = time.monotonic() - start
 
 
-def places(source: str) -> int:
-    """How many mutants there are."""
-    tree = ast.parse(source)
-    never = skipped(tree)
-    return sum(1 for node in ast.walk(tree) if id(node) not in never for _ in changed(node))
+class _Chosen:
+    """A plugin of pytest that runs the tests it is given and no others, in their order."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self.places = {test: place for place, test in enumerate(tests)}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self.places), key=lambda item: self.places[item.nodeid]
+        )
 
 
-def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Line, description and source of each mutant."""
-    tree = ast.parse(source)
-    never = skipped(tree)
-    for node in ast.walk(tree):
-        if id(node) in never:
-            continue
-        for kind, new in changed(node):
-            # The tree is shared by all; what is replaced is put back by parsing anew.
-            place = next(index for index, other in enumerate(ast.walk(tree)) if other is node)
-            fresh = ast.parse(source)
-            target = [*ast.walk(fresh)][place]
-            mutant = ast.fix_missing_locations(_Replace(target, new).visit(fresh))
-            line = getattr(node, "lineno", 0)
-            yield line, f"{kind}: {ast.unparse(node).splitlines()[0][:70]}", ast.unparse(mutant)
+def child(source: Path, work: Any, seconds: float, patience: int = PATIENCE) -> int:
+    """Run `work` in a process of its own that imports the library from `source`; return how it ended, 0 for well."""
+    number = os.fork()
+    if number == 0:
+        status = 70
+        try:
+            os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (patience, patience))
+            sys.path.insert(0, str(source))
+            sys.dont_write_bytecode = True
+            os.environ["PYTHONPATH"] = str(source)
+            os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+            exec(_SITE, {})
+            with (
+                (source.parent / "output.txt").open("w") as output,
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(output),
+            ):
+                status = int(work())
+        except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and this process ends)
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(status)
+    end = time.monotonic() + seconds
+    status = -1
+    while time.monotonic() < end:
+        done, status = os.waitpid(number, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        status = -1
+    # Also what the tests have started and a mutant has not ended.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(number, signal.SIGKILL)
+    if status == -1:
+        os.waitpid(number, 0)
+    return status
 
 
-def fails(source: Path, tests: list[str]) -> bool:
-    """Whether a test fails with the library that is in `source`."""
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE))
-        sys.path.insert(0, str(source))
-        sys.dont_write_bytecode = True
-        os.environ["PYTHONPATH"] = str(source)
-        with (
-            Path(os.devnull).open("w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
-            os._exit(int(pytest.main([*PYTEST, *tests])))
-    _, status = os.waitpid(child, 0)
-    return status != 0
+def trace(test: str, source: Path) -> Trace:
+    """Run a test file once. Raises RuntimeError when it fails."""
+    data = source.parent / "coverage"
+    times = source.parent / "times"
+
+    def work() -> int:
+        measured = coverage.Coverage(
+            data_file=str(data), config_file=False, include=[f"{source}/*"], concurrency=["thread"]
+        )
+        tracing = _Tracing(measured)
+        measured.start()
+        status = pytest.main([*PYTEST, f"--basetemp={source.parent}/base", f"tests/{test}"], plugins=[tracing])
+        measured.stop()
+        measured.save()
+        times.write_text("".join(f"{seconds}\t{name}\n" for name, seconds in tracing.seconds.items()))
+        return status
+
+    data.unlink(missing_ok=True)
+    if child(source, work, 3600, 3600):
+        raise RuntimeError(f"tests/{test} fails as it is:\n{(source.parent / 'output.txt').read_text()[-3000:]}")
+    read = coverage.CoverageData(str(data))
+    read.read()
+    lines: dict[str, dict[int, set[str]]] = {}
+    for file in read.measured_files():
+        contexts = read.contexts_by_lineno(file)
+        lines[str(Path(file).relative_to(source))] = {
+            line: {name for name in names if name} for line, names in contexts.items()
+        }
+    rows = (row.split("\t", 1) for row in times.read_text().splitlines())
+    return Trace(lines, {name: float(seconds) for seconds, name in rows})
 
 
-def tests_of(name: str) -> list[list[str]]:
-    """The tests to ask, one list after the other."""
-    parts = [part.strip("_") for part in name.removesuffix("/__init__").split("/")]
-    own = f"tests/core/test_{'_'.join(parts)}.py"
-    return [[own], [more for more in MORE if more != own]]
+def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> tuple[list[str], float]:
+    """The tests to ask about a mutant, file by file, the quickest first; and the seconds they take as they are."""
+    chosen: list[str] = []
+    total = 0.0
+    for only_executing in (True, False):
+        for traced in traces:
+            lines = traced.lines.get(f"{module}.py", {})
+            names: set[str] = set(traced.seconds)
+            if only_executing:
+                names = set().union(*(lines.get(line, ()) for line in range(mutant.first, mutant.last + 1)))
+            for name in sorted(names, key=lambda name: traced.seconds[name]):
+                if total + traced.seconds[name] < LONGEST or not chosen:
+                    total += traced.seconds[name]
+                    chosen.append(name)
+        if chosen:
+            break
+    return chosen, total
 
 
-def survivors(name: str, source: Path) -> tuple[int, list[str]]:
-    """How many mutants a module has, and which of them no test kills."""
-    path = source / "stereos_proto" / f"{name}.py"
+class Task(NamedTuple):
+    """One mutant to be asked."""
+
+    module: str
+    mutant: mutants.Mutant
+    tests: list[str]
+    seconds: float
+
+
+_copy: Path
+
+
+def set_up(folder: str) -> None:
+    """Give a process that asks mutants a copy of the library of its own."""
+    global _copy  # noqa: PLW0603  (one for each process)
+    _copy = Path(tempfile.mkdtemp(dir=folder)) / "src"
+    copy_source(_copy)
+
+
+def copy_source(target: Path) -> None:
+    """Copy the library, with what keeps a mutant's children from harm."""
+    shutil.copytree(SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "sitecustomize.py").write_text(_SITE)
+
+
+def survives(task: Task) -> tuple[Task, bool]:
+    """Whether no test fails for a mutant."""
+    path = _copy / f"{task.module}.py"
     original = path.read_text(encoding="utf-8")
-    alive: list[str] = []
-    number = 0
-    for line, description, text in mutants(original):
-        number += 1
-        path.write_text(text, encoding="utf-8")
-        if not any(fails(source, tests) for tests in tests_of(name)):
-            alive.append(f"{name}:{line} {description}")
-            print(f"  survived  {alive[-1]}", flush=True)
-    path.write_text(original, encoding="utf-8")
-    return number, alive
+    path.write_text(task.mutant.source, encoding="utf-8")
+    files = dict.fromkeys(name.split("::")[0] for name in task.tests)
+
+    def work() -> int:
+        base = f"--basetemp={_copy.parent}/base"
+        return pytest.main([*PYTEST, base, *files], plugins=[_Chosen(task.tests)])
+
+    try:
+        return task, child(_copy, work, WAIT + TIMES * task.seconds) == 0
+    finally:
+        path.write_text(original, encoding="utf-8")
 
 
 def prepare() -> None:
-    """The same examples each time, and no time for making a failure small."""
+    """The same examples each time, and no time for making a failure small; and load what all tests import."""
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile(
         "mutation",
@@ -204,28 +319,55 @@ def prepare() -> None:
         phases=phases,
         suppress_health_check=[*hypothesis.HealthCheck],
     )
+    for name in ("asyncio", "attrs", "cattrs", "hypothesis.strategies", "msgspec", "ssl", "tomli_w", "tomllib", "trio"):
+        __import__(name)
+
+
+def trace_in_worker(test: str) -> tuple[str, Trace]:
+    """Trace a test file in a process that asks mutants."""
+    return test, trace(test, _copy)
 
 
 def main() -> int:
-    """Print the survivors and the figures; return 1 when fewer than 95 % are killed."""
-    parser = argparse.ArgumentParser(prog="fuzz.mutation")
-    parser.add_argument("modules", nargs="*", default=[*MODULES])
+    """Print the survivors and the figures; return 1 when too few are killed."""
+    parser = argparse.ArgumentParser(prog="fuzz.mutation", description=(__doc__ or "").splitlines()[0])
+    known = [module for room in ROOMS for module in room.modules]
+    parser.add_argument("modules", nargs="*", help="below src, without .py, or the start of such names; default: all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     options = parser.parse_args()
+    wanted = [module for module in known if not options.modules or module.startswith(tuple(options.modules))]
     os.chdir(ROOT)
     prepare()
-    total = killed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "src"
-        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in options.modules:
-            if any(fails(source, tests) for tests in tests_of(name)):
-                print(f"{name}: its tests fail as it is", flush=True)
-                return 2
-            number, alive = survivors(name, source)
-            total, killed = total + number, killed + number - len(alive)
-            print(f"{name:14} {number - len(alive)} of {number} killed", flush=True)
-    print(f"{'all':14} {killed} of {total} killed: {100 * killed / max(total, 1):.1f} %")
-    return int(killed < 0.95 * total)
+    total: Counter[str] = Counter()
+    alive: defaultdict[str, list[str]] = defaultdict(list)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # Not `multiprocessing.Pool`: its workers are daemons, and the tests below them may start no process pools.
+        ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork"), set_up, (folder,)) as pool,
+    ):
+        rooms = [(module, room) for room in ROOMS for module in room.modules if module in wanted]
+        tests = dict.fromkeys(test for _, room in rooms for test in room.tests)
+        traces = dict(pool.map(trace_in_worker, tests))
+        tasks = (
+            Task(module, mutant, *asked([traces[test] for test in room.tests], module, mutant))
+            for module, room in rooms
+            for mutant in mutants.mutants((SOURCE / f"{module}.py").read_text(encoding="utf-8"))
+        )
+        for task, lives in pool.map(survives, tasks):
+            total[task.module] += 1
+            if lives:
+                alive[task.module].append(task.mutant.description)
+                print(f"  survived  {task.module}:{task.mutant.first} {task.mutant.description}", flush=True)
+    failed = False
+    print("| module | mutants | killed | |\n|---|---|---|---|")
+    for module, room in rooms:
+        killed = total[module] - len(alive[module])
+        share = 100 * killed / max(total[module], 1)
+        failed |= share < room.share
+        print(f"| `{module}` | {total[module]} | {killed} | {share:.1f} % |")
+    every, living = sum(total.values()), sum(map(len, alive.values()))
+    print(f"| all | {every:,} | {every - living:,} | {100 * (every - living) / max(every, 1):.1f} % |")
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import pickle
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from ._messages import redacted
 from ._redact import MAX_SENTENCE, Redactor
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from ._messages import Health, Message, Request
 
+#: The label of a guest that was given no other.
+GUEST: Final = "the guest"
+
 
 class StereosError(Exception):
     """Base of every error that this library raises on purpose.
@@ -30,6 +33,20 @@ class StereosError(Exception):
     which it tells are the same. In a pickle, their secrets are replaced by "[redacted]": such a request tells what
     it was, and cannot be sent any more.
     """
+
+    #: The label of the guest that it is about: that of the session or client that raised it. None: it is not known.
+    guest: str | None = None
+
+    def about(self, guest: str) -> Self:
+        """Say which guest it is about, unless that is said already; return it.
+
+        Where the text does not name the guest, a note does, which tracebacks and logs show.
+        """
+        if self.guest is None:
+            self.guest = guest
+            if guest != GUEST and guest not in str(self):
+                self.add_note(f"guest: {guest}")
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         cause = None if self.__cause__ is None else _portable(self.__cause__)

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 import attrs
 
 from ._constants import MAX_PENDING
-from ._errors import ConnectError, ConnectionLost, StereosError
+from ._errors import GUEST, ConnectError, ConnectionLost, StereosError
 from ._events import NEED_DATA, CallDone, Need, NotificationReceived, SessionEnded, UnknownReceived
 from ._host_session import Call, HostSession, ReplyT
-from ._messages import Health, Request
+from ._messages import Ack, Health, Request
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
 from ._registry import Role
 from ._running import Dialogue, Result, Running
@@ -42,6 +42,7 @@ from .dialogues import (
     Sleep,
     WaitProgress,
     provision,
+    shut_down,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ class TaskDone:
 class DialWanted:
     """A client: dial (§8), and then say `connected` or `dial_failed`. The last connection has ended: let go of it.
 
-    `deadline` is a number of the client's clock; None: take the time that you take by default.
+    `deadline` is a number of the client's clock; None: take the time that you take by default. The dial is yours to
+    end: when its deadline has passed, close what you have and say `dial_failed(ConnectError(..., timed_out=True))`.
+    A second later the dialogues that wait for it stop waiting; requests go on waiting, and no other dial is wanted.
     """
 
     deadline: float | None
@@ -119,7 +122,7 @@ class HostClient:
 
     def __init__(
         self,
-        label: str = "the guest",
+        label: str = GUEST,
         *,
         clock: Callable[[], float],
         max_pending: int = MAX_PENDING,
@@ -201,11 +204,16 @@ class HostClient:
     ) -> Task[Health]:
         """Wait until the guest is in one of `states`, or the named `agents` run (§6, §7).
 
-        With `redial` it dials, and dials again whenever a connection or a try does not get through. The task
-        raises NotReady when `timeout` seconds have passed.
+        It begins over the connection that there is. With `redial` it dials where there is none, and dials again
+        whenever a connection or a try does not get through; what others were asking over it then ends.
+
+        The task raises NotReady when `timeout` seconds have passed, or the guest shuts down; RemoteProtocolError when
+        the guest breaks the protocol; ConnectError when another dial would not help (`retryable` is False); without
+        `redial`, ConnectionLost when the connection ends.
         """
         wait = ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
-        return self.run(wait.run(redial=redial), timeout=timeout, context=context)
+        connected = self.is_connected or not redial
+        return self.run(wait.run(redial=redial, connected=connected), timeout=timeout, context=context)
 
     def provision(
         self,
@@ -218,6 +226,13 @@ class HostClient:
     ) -> Task[ProvisionReport]:
         """Carry out a plan (§7). `options` are those of `stereos_proto.dialogues.provision`."""
         return self.run(provision(plan, on_step=on_step, **options), timeout=timeout, context=context)
+
+    def shutdown(self, reason: str = "", *, timeout: float | None = None, context: Any = None) -> Task[Ack | None]:
+        """Power the guest off (§6). The task returns None when the connection ended before the ack.
+
+        It raises RequestFailed when the guest refuses, ConnectionLost when the request could not be sent.
+        """
+        return self.run(shut_down(reason), timeout=timeout, context=context)
 
     def cancel(self, what: Call[Any] | Task[Any]) -> None:
         """Give up a call (see `HostSession.cancel`) or a task, whose dialogue is closed. Without an event."""
@@ -238,7 +253,12 @@ class HostClient:
     # -- what the loop says ---------------------------------------------------------------------------------
 
     def connected(self, early: bytes = b"") -> None:
-        """Say that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8)."""
+        """Say that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8).
+
+        After `close` it says nothing: let go of the connection.
+        """
+        if self._closed:
+            return
         self._dialling = None
         self._dial_error = None
         self.is_connected = True
@@ -266,8 +286,10 @@ class HostClient:
         error = None
         if isinstance(task._action, Connect):
             dial = self._dialling or self._wanted
-            if dial is not None and dial.deadline is not None and dial.deadline <= now:
-                # It is over as well: `dial_failed` will say why.
+            over = None if dial is None or dial.deadline is None else dial.deadline
+            if over is not None and over <= now < over + _GRACE:
+                # The dial is over as well: `dial_failed` will say why.
+                self._timer(task, over + _GRACE)
                 return
             self._dialers.remove(task)
             error = ConnectError(f"no connection to {self.label} was made in time", timed_out=True)
@@ -443,7 +465,7 @@ class HostClient:
             task._running.dialogue.close()
 
     def _end(self, task: Task[Any], error: BaseException | None) -> None:
-        task.error = error
+        task.error = error.about(self.label) if isinstance(error, StereosError) else error
         task.done = True
         self._running.pop(task, None)
         self._done.append(task)
@@ -476,6 +498,9 @@ class HostClient:
     def _after(self, timeout: float | None) -> float | None:
         return None if timeout is None else self.clock() + timeout
 
+
+#: Seconds that a dial may be overdue before those that wait for it are told that it was not made in time.
+_GRACE: Final = 1.0
 
 #: Seconds that `connect` takes by default.
 _CONNECT_TIMEOUT: Final = 10.0

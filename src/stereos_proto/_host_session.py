@@ -33,6 +33,7 @@ from ._codec import write
 from ._connection import Connection
 from ._constants import MAX_PENDING
 from ._errors import (
+    GUEST,
     ConnectionLost,
     IncompleteLine,
     LocalProtocolError,
@@ -96,11 +97,15 @@ class Call(Generic[ReplyT]):
     # When the call settles with RequestTimeout, on the caller's own clock. None: never.
     deadline: float | None = None
     # The reply (a refusal included), or the error that the call ended in. None: not settled yet.
-    outcome: ReplyT | Ack | StereosError | None = attrs.field(default=None, repr=lambda outcome: type(outcome).__name__)
+    outcome: ReplyT | Ack | StereosError | None = attrs.field(
+        default=None, repr=lambda outcome: "None" if outcome is None else f"<{type(outcome).__name__}>"
+    )
     # Whether the outcome is there.
     done: bool = False
     # Whether bytes of the request were handed out by `data_to_send`. The guest may then carry it out.
     sent: bool = False
+    # The guest that it asks, for errors.
+    _label: str = attrs.field(default=GUEST, repr=False)
     # The encoded line, while the call waits for room in flight.
     _line: bytes | None = attrs.field(default=None, repr=False)
     # The place of its line in all that the session has handed out, in bytes.
@@ -119,16 +124,16 @@ class Call(Generic[ReplyT]):
         if self.outcome is None:
             raise RuntimeError(f"{self.request.type} is not done yet")
         if type(self.outcome) is Ack:
-            raise_for_refusal(self.request, self.outcome)
+            raise_for_refusal(self.request, self.outcome, guest=self._label)
         return self.outcome  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (an Ack that is no refusal)
 
 
-def raise_for_refusal(request: Request, reply: Reply) -> None:
-    """Raise RequestFailed when `reply` refuses `request` (§3)."""
+def raise_for_refusal(request: Request, reply: Reply, *, guest: str | None = None) -> None:
+    """Raise RequestFailed when `reply` refuses `request` (§3). `guest` is the label of the guest, for the error."""
     if type(reply) is Ack and not reply.ok:
         error = RequestFailed(request, reply.error)
         del reply  # it may quote a secret, which the error redacts
-        raise error
+        raise error if guest is None else error.about(guest)
 
 
 class HostSession:
@@ -144,7 +149,7 @@ class HostSession:
 
     def __init__(
         self,
-        label: str = "the guest",
+        label: str = GUEST,
         *,
         max_pending: int = MAX_PENDING,
         trace: Callable[[Role, bytes], object] | None = None,
@@ -225,7 +230,7 @@ class HostSession:
             line = write(message)
             if isinstance(line, bytes):
                 if self.ended is None and self._write_error is None:
-                    call = Call(message, context, None if deadline == inf else deadline)
+                    call = Call(message, context, None if deadline == inf else deadline, label=self.label)
                     if self._waiting_bytes + len(line) <= _MAX_WAITING_BYTES:
                         call._line = line
                         self._waiting_bytes += len(line)
@@ -263,8 +268,10 @@ class HostSession:
         self._number += 1
         heappush(self._deadlines, (deadline, self._number, call))
 
-    def cancel(self, call: Call[Any]) -> None:
+    def cancel(self, call: Call[Any], *, timed_out: bool = False) -> None:
         """Give up `call`. It settles at once, with a RequestTimeout and without an event.
+
+        `timed_out` says why, for the text of the error: a timer of your own has ended the call, and not its caller.
 
         Its place is kept if bytes of it were handed out, and its reply will be swallowed; otherwise it is
         withdrawn, and will not be sent. Other calls are not affected. A call that is done stays as it is.
@@ -273,7 +280,7 @@ class HostSession:
         if call.outcome is None:
             if call not in (self._in_flight if call.sent else self._waiting):
                 raise ValueError("this call belongs to another session")
-            self._give_up(call, "before it was cancelled")
+            self._give_up(call, "in time" if timed_out else "before it was cancelled")
 
     def next_deadline(self) -> float | None:
         """Return the earliest deadline of a call that is not done; None when there is none."""
@@ -299,7 +306,7 @@ class HostSession:
             what = "; it may still be carried out" if call.sent else "; it was not sent"
         call.outcome = RequestTimeout(
             f"{self.label} did not answer {request.type} {when}{what}", request=request, sent=call.sent
-        )
+        ).about(self.label)
         call.done = True
         if not call.sent:
             self._withdraw(call)
@@ -320,7 +327,7 @@ class HostSession:
         return bool(self._outgoing) or (bool(self._waiting) and len(self._in_flight) < self._max_pending)
 
     def data_to_send(self) -> bytes | memoryview:
-        """Return the bytes to write next, b"" when there are none. Say `data_sent` before asking again.
+        """Return the bytes to write next, b"" when there are none. Until `data_sent` it returns the same again.
 
         The calls whose lines are in it count as sent from now on. Write the bytes to the end, or end the
         session: two lines glued together would be read as one (§1).
@@ -362,11 +369,19 @@ class HostSession:
             raise
 
     def data_sent(self, size: int) -> bool:
-        """Say that the first `size` bytes of `data_to_send` are written; return whether it has more.
+        """Say that the first `size` bytes of `data_to_send` are written. True: it has more, so ask it again.
 
         If your write takes everything and fails later (`transport.write`), say it before you write: if the
         write raises in between, the outcome is then unknown, and not wrongly "not sent".
+
+        Ignored once the session has ended or writing has failed. Raises ValueError, and counts nothing, when `size`
+        is negative or more than was handed out.
         """
+        left = self._queued - self._written
+        if not 0 <= size <= left:
+            if self.ended is not None or self._write_error is not None:
+                return False
+            raise ValueError(f"{size} bytes cannot have been written: {left} were handed out")
         if self._trace is not None and size:
             start = len(self._outgoing) - (self._queued - self._written)
             self._trace(Role.HOST, self._outgoing[start : start + size])
@@ -544,7 +559,7 @@ class HostSession:
 
     def _finish(self, reason: StereosError) -> None:
         if self.ended is None:
-            self.ended = reason
+            self.ended = reason.about(self.label)
             self._say("the session ended: %s", reason)
             self._settle_all()
 
@@ -571,7 +586,7 @@ class HostSession:
             self._settle(call, self._not_sent(call.request))
 
     def _settle(self, call: Call[Any], outcome: StereosError) -> None:
-        call.outcome = outcome
+        call.outcome = outcome.about(self.label)
         call.done = True
         self._events.append(CallDone(call))
 
@@ -587,7 +602,7 @@ class HostSession:
     def _lost(self, text: str, cause: BaseException | None) -> ConnectionLost:
         error = ConnectionLost(text)
         error.__cause__ = cause.with_traceback(None) if cause else None
-        return error
+        return error.about(self.label)
 
     def _not_sent(self, request: Request) -> ConnectionLost:
         reason = self.ended or self._broken(self._write_error)

@@ -254,8 +254,11 @@ class ReadyWait:
         default=attrs.Factory(lambda self: WaitProgress(agents=tuple(self.agents)), takes_self=True), init=False
     )
 
-    def run(self, *, redial: bool) -> Generator[Action, Any, Health]:
+    def run(self, *, redial: bool, connected: bool | None = None) -> Generator[Action, Any, Health]:
         """Wait. With `redial`, dial first, and again whenever the connection or a try does not get through.
+
+        `connected` says that there is a connection to begin with; by default there is one where it does not redial.
+        With `redial`, it is dropped when a probe over it takes longer than `attempt_timeout`, or when it is lost.
 
         A try that was silent gives the next one twice the time. Silent is a probe without a reply, and a dial whose
         ConnectError says `timed_out`, or was caused by a TimeoutError (which the operating system's ETIMEDOUT is, too).
@@ -267,7 +270,7 @@ class ReadyWait:
         whole wait is up (a `TimeUp` is thrown in); what a try raised, when another would not help.
         """
         try:
-            return (yield from self._run(redial))
+            return (yield from self._run(redial, not redial if connected is None else connected))
         except TimeUp as exc:
             raise self.progress.not_ready(f"{exc.seconds:g} s have passed") from (self.progress.error or exc)
         except BaseException as exc:
@@ -276,17 +279,19 @@ class ReadyWait:
                 exc.add_note(f"while waiting for the guest to be ready: {self.progress}")
             raise
 
-    def _run(self, redial: bool) -> Generator[Action, Any, Health]:
-        connected = not redial
+    def _run(self, redial: bool, connected: bool) -> Generator[Action, Any, Health]:
         patience = min(FIRST_ATTEMPT, self.attempt_timeout)
+        # Others may use a connection that was there before, so it is not dropped as soon as one of our own.
+        is_ours = not connected
         delays = self.backoff.delays()
         while True:
             seen = self._kind()
             try:
                 if not connected:
                     yield Connect(patience)
-                    connected = True
-                reply = yield Send(GetHealth(), patience if redial else None)
+                    connected = is_ours = True
+                bound = patience if is_ours else self.attempt_timeout
+                reply = yield Send(GetHealth(), bound if redial else None)
             except TimeUp:
                 raise
             except (ConnectError, ConnectionLost, RequestTimeout) as exc:
@@ -363,9 +368,10 @@ def provision(
     a single flight, the config too, whatever becomes of the rest.
 
     `on_step` is called as each step settles. Nothing is ever sent twice. What did not work is in the report, and so
-    is what was still open when the time of the dialogue was up.
+    is what was still open when the time of the dialogue was up, or when the connection ended between the flights.
 
-    Raises ValueError when `on_refusal` is neither of the two.
+    Raises ConnectionLost when the connection has ended before the first step, so that nothing was sent; ValueError
+    when `on_refusal` is neither of the two.
     """
     if on_refusal not in ("stop", "continue"):
         raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")
@@ -376,7 +382,13 @@ def provision(
     for request in requests[first:]:
         cause = next(filter(_holds_back, steps), None)
         if cause is None:
-            steps += yield from _flight((request,), redactor, on_step)
+            try:
+                steps += yield from _flight((request,), redactor, on_step)
+            except StereosError as exc:
+                # Not a byte of it was sent. What was done before is worth more than an error.
+                steps.append(ProvisionStep.of(request, exc))
+                if on_step is not None:
+                    on_step(steps[-1])
         else:
             steps.append(ProvisionStep.held_back(request, cause))
             if on_step is not None:

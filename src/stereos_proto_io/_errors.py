@@ -60,7 +60,7 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
         text = f"{meaning} ({cause})"
     error = ConnectError(f"cannot connect to {address}: {text}", retryable=retryable, timed_out=timed_out)
     error.__cause__ = cause.with_traceback(None)
-    return error
+    return error.about(str(address))
 
 
 def _name_error(cause: socket.gaierror) -> tuple[str, bool]:

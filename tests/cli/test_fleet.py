@@ -359,7 +359,12 @@ def forty(tmp_path_factory):
     "command",
     [
         *("ping", "health", "agents", "ls", "wait --timeout 2", "watch --timeout 1", "doctor", "ls -o wide"),
-        *("secret set A --env PWD", "mount a /b --fs 9p", "health -o wide", "health -o template={name}|{state}"),
+        *(
+            "secret set A --env FLEET_TOKEN",
+            "mount a /b --fs 9p",
+            "health -o wide",
+            "health -o template={name}|{state}",
+        ),
         *("provision FOLDER/j.toml --max-failures 3 --timeout 6", "provision FOLDER/j.toml --timeout 6"),
         *("provision FOLDER/j.toml --timeout 6 --json", "config set FOLDER/plain.toml"),
         *("ssh-key add FOLDER/key.pub --user admin", "health --json", "watch --timeout 1 --jsonl"),

@@ -548,6 +548,29 @@ def test_a_timeout_in_the_second_flight():
     assert [step.status for step in stop.value.value.steps] == [StepStatus.DONE] * 3 + [StepStatus.UNKNOWN]
 
 
+def test_a_connection_that_ends_between_the_flights_leaves_a_report():
+    """Before, its error came out, which says that nothing was sent: who tried again mounted twice."""
+    steps = []
+    dialogue = provision(PLAN, on_step=steps.append)
+    next(dialogue)
+    dialogue.send([OK, OK, OK])
+    gone = ConnectionLost("set_config was not sent: the guest closed the connection")
+    with pytest.raises(StopIteration) as stop:
+        dialogue.throw(gone)
+    report = stop.value.value
+    assert [step.status for step in report.steps] == [StepStatus.DONE] * 3 + [StepStatus.NOT_SENT]
+    assert report.steps[3].error is gone
+    assert steps == [report.steps[3]]
+    assert report.remaining_plan() == ProvisionPlan(config="c", agents=["a"])
+
+
+def test_a_connection_that_had_ended_before_the_plan_is_an_error():
+    dialogue = provision(PLAN)
+    next(dialogue)
+    with pytest.raises(ConnectionLost, match="not sent"):
+        dialogue.throw(ConnectionLost("mount was not sent: the guest closed the connection"))
+
+
 def test_another_way_to_take_a_refusal_is_refused():
     with pytest.raises(ValueError, match="must be stop or continue"):
         next(provision(PLAN, on_refusal="ignore"))

@@ -289,6 +289,19 @@ def test_a_refusal_that_quotes_the_secret():
     assert RequestFailed(InjectSecret("T", None), "no such folder").error == "no such folder"
 
 
+def test_an_error_names_its_guest_once():
+    error = ConnectionLost("web-5 closed the connection")
+    assert error.guest is None
+    assert error.about("web-5") is error
+    assert (error.guest, getattr(error, "__notes__", [])) == ("web-5", [])
+    refused = RequestFailed(Ping(), "no").about("web-5").about("web-6")
+    assert (refused.guest, refused.__notes__) == ("web-5", ["guest: web-5"])
+    for twin in (copy.copy(refused), pickled(refused)):
+        assert (twin.guest, twin.__notes__) == ("web-5", ["guest: web-5"])
+    # The label that a session has where it is given none.
+    assert not hasattr(RequestFailed(Ping(), "no").about("the guest"), "__notes__")
+
+
 def test_reports_about_a_plan():
     step = ProvisionStep.of(SECRET, Ack("inject_secret", False, "no"))
     assert copy.copy(step) is copy.deepcopy(step) is step

@@ -15,6 +15,7 @@ from stereos_proto import (
     GetHealth,
     Health,
     HostClient,
+    InjectSSHKey,
     Lifecycle,
     LocalProtocolError,
     Mount,
@@ -27,6 +28,7 @@ from stereos_proto import (
     RequestTimeout,
     Role,
     SessionEnded,
+    StepStatus,
     StereosError,
     TaskDone,
     encode,
@@ -383,9 +385,32 @@ def test_the_deadline_of_its_own_dial_is_told_by_the_dial():
     task = loop.client.connect(timeout=2)
     loop.pull()
     assert loop.wait(2) == []
-    assert loop.client.next_deadline() is None
+    assert loop.client.next_deadline() == 103.0
     assert loop.fail()[0] == TaskDone(task)
     assert str(task.error) == str(NOBODY)
+
+
+def test_a_dial_that_the_loop_does_not_end_keeps_no_task_for_ever():
+    loop = Loop()
+    task = loop.client.wait_ready(timeout=10)
+    assert loop.pull() == [DialWanted(101.0)]
+    # A loop that calls `expire` at `next_deadline`, and knows nothing more to do.
+    while not task.done:
+        loop.wait(loop.client.next_deadline() - loop.now)
+        assert loop.now <= 112
+    with pytest.raises(NotReady, match="10 s have passed"):
+        task.result()
+    assert [event for event in loop.events if isinstance(event, DialWanted)] == [DialWanted(101.0)]
+
+
+def test_a_connection_after_the_client_was_closed_is_none():
+    loop = Loop()
+    loop.client.connect()
+    loop.pull()
+    loop.client.close()
+    loop.connect(b"{}")
+    assert not loop.client.is_connected
+    assert loop.client.next_event() is NEED_DATA
 
 
 def test_the_whole_time_of_a_dialogue():
@@ -536,6 +561,55 @@ def test_wait_ready_on_a_connection():
     assert loop.hear(Health("shutdown"))[-1] == TaskDone(task)
     with pytest.raises(NotReady):
         task.result()
+
+
+@pytest.mark.parametrize("redial", [True, False])
+def test_wait_ready_begins_over_the_connection_that_is_there(redial):
+    """Before, it dropped it, and what was under way over it was OutcomeUnknown."""
+    loop = connected()
+    mount = loop.client.request(Mount("a", "/a", "9p"))
+    task = loop.client.wait_ready(redial=redial)
+    loop.pull()
+    assert loop.wait(4.9) == []
+    assert loop.hear(Ack("mount", True), Health("ready")) == [CallDone(mount), TaskDone(task)]
+    assert task.result() == Health("ready")
+
+
+def test_wait_ready_drops_a_connection_that_is_silent():
+    loop = connected()
+    loop.client.wait_ready()
+    loop.pull()
+    loop.wait(5)
+    ended, dial = loop.wait(loop.client.next_deadline() - loop.now)
+    assert isinstance(ended, SessionEnded)
+    # What comes next is a connection of its own, and a try over it is as short as the first one always is.
+    assert dial == DialWanted(loop.now + 2)
+    loop.connect()
+    assert loop.client.next_deadline() == loop.now + 2
+
+
+@pytest.mark.parametrize("answers", [[Ack("shutdown", True)], []])
+def test_shutdown(answers):
+    loop = connected()
+    task = loop.client.shutdown("enough", timeout=5)
+    loop.pull()
+    events = loop.hear(*answers) if answers else loop.lose()
+    assert TaskDone(task) in events
+    assert task.result() == (answers[0] if answers else None)
+
+
+def test_provision_over_a_connection_that_ends_between_the_flights():
+    loop = connected()
+    steps = []
+    plan = ProvisionPlan(mounts=[Mount("a", "/a", "9p")], ssh_keys=[InjectSSHKey("u", "k")], config="c")
+    task = loop.client.provision(plan, on_step=steps.append)
+    loop.pull()
+    loop.client.session.receive_data(encode(Ack("mount", True)) + b"oops\n")
+    loop.pull()
+    report = task.result()
+    assert [step.status for step in report.steps] == [StepStatus.DONE, StepStatus.UNKNOWN, StepStatus.NOT_SENT]
+    assert [step.request for step in steps] == [step.request for step in report.steps]
+    assert report.remaining_plan() == ProvisionPlan(ssh_keys=[InjectSSHKey("u", "k")], config="c")
 
 
 def test_provision():

@@ -7,6 +7,7 @@ by this machine's own pip, for the other Python. Whoever may make namespaces of 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -24,7 +25,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SUITE: Final = "forky"
 VERSIONS: Final = ("3.14", "3.15")
 #: Beside the Pythons, what the tests call.
-PROGRAMS: Final = ("coreutils", "dash", "procps")
+PROGRAMS: Final = ("bash", "coreutils", "dash", "fish", "procps", "zsh")
+#: What the root is made of: other contents are another folder of the cache.
+CONTENTS: Final = (SUITE, VERSIONS, PROGRAMS)
 
 #: What is run unless arguments say otherwise. The examples want event loops that may not be there yet.
 TESTS: Final = ("tests/core", "tests/client", "tests/cli", "--ignore=tests/client/test_loops.py")
@@ -98,7 +101,7 @@ def run_tests(root: Path, version: str, arguments: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     """Test on all versions; 1 when a test fails, 2 when the Pythons cannot be had."""
     try:
-        root = parts.kept("pythons", unpack)
+        root = parts.kept(f"pythons-{hashlib.sha256(repr(CONTENTS).encode()).hexdigest()[:16]}", unpack)
     except parts.Unavailable as exc:
         parts.say(str(exc))
         return 2

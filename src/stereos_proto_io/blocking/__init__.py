@@ -138,7 +138,7 @@ def connect_when_ready(
     """
     wait = ready_wait(states, agents, backoff, on_progress)
     patience = seconds(request_timeout)
-    runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, patience, limits))
+    runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, patience, limits), label=str(address))
     try:
         runner.run(noting(wait, redial=True), seconds(timeout))
     except BaseException:

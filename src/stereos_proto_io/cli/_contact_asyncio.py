@@ -67,24 +67,7 @@ class AsyncContact(Contact):
     async def _provision(
         self, plan: ProvisionPlan, on_step: Callable[[ProvisionStep], None], options: dict[str, Any]
     ) -> ProvisionReport:
-        settled: list[ProvisionStep] = []
-
-        def note(step: ProvisionStep) -> None:
-            settled.append(step)
-            on_step(step)
-
-        late = self._late("all requests")
-        try:
-            work = self.client.provision(plan, on_step=note, **options)
-            return await _bounded(work, self.deadline.left, late)
-        except RequestTimeout as exc:
-            if exc is not late:
-                raise
-        # Steps settle in order. What has not settled may have been carried out.
-        rest = [ProvisionStep.of(request, late) for request in plan.requests[len(settled) :]]
-        for step in rest:
-            on_step(step)
-        return ProvisionReport((*settled, *rest))
+        return await self.client.provision(plan, on_step=on_step, timeout=self.deadline.left, **options)
 
     async def shutdown(self, reason: str) -> Ack | None:
         """Power the guest off. None: the connection ended before the ack."""

@@ -143,7 +143,7 @@ class AsyncClient(AsyncVerbs):
         limit = seconds(timeout)
 
         async def make() -> Self:
-            runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits))
+            runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits), label=str(address))
             try:
                 await runner.run(noting(wait, redial=True), limit)
             except BaseException:
@@ -229,7 +229,7 @@ class AsyncClient(AsyncVerbs):
             if limit > 0:
                 await self._bounded(limit, self._wait, call)
         except RequestTimeout:
-            pass  # the call has an error of its own for that
+            self._session.cancel(call, timed_out=True)
         except BaseException as exc:
             forget_locals(exc)
             raise
@@ -252,19 +252,20 @@ class AsyncClient(AsyncVerbs):
                 reported += 1
                 report(reported - 1, call.outcome)
 
+        late = limit <= 0
         try:
             if not calls:
                 await self._wait(Waiter(done=True))
-            elif limit > 0:
+            elif not late:
                 await (wait_for_each() if limit == inf else self._bounded(limit, wait_for_each))
         except RequestTimeout:
-            pass
+            late = True
         except BaseException as exc:
             forget_locals(exc)
             raise
         finally:
             for call in calls:
-                self._session.cancel(call)
+                self._session.cancel(call, timed_out=late)
         for index in range(reported, len(calls)):
             report(index, calls[index].outcome)
         return [call.outcome for call in calls]  # type: ignore[misc]
@@ -299,7 +300,10 @@ class _Notifications(AsyncIterator[Notification]):
 
 
 class AsyncRunner:
-    """Runs dialogues for callers that await: over one client, or over one after another that `dial` makes (§3)."""
+    """Runs dialogues for callers that await: over one client, or over one after another that `dial` makes (§3).
+
+    `label` names the guest in errors.
+    """
 
     def __init__(
         self,
@@ -307,8 +311,10 @@ class AsyncRunner:
         client: AsyncClient | None = None,
         *,
         dial: Callable[[], Awaitable[AsyncClient]] | None = None,
+        label: str = "the guest",
     ) -> None:
         self.client = client
+        self._label = label if client is None else client._session.label
         self._driver = driver
         self._dial = dial
         # Notifications when something was asked last: what came since ends a Sleep.
@@ -325,6 +331,8 @@ class AsyncRunner:
                 action = running.resume(await self._perform(action, running), self._driver._now())
         except BaseException as exc:
             running.fail(exc)
+            if isinstance(exc, StereosError):
+                exc.about(self._label)
             raise
         result: Result = running.result
         return result

@@ -162,7 +162,9 @@ class GreenClient(SyncClient):
         The arguments and errors are those of `stereos_proto_io.blocking.connect_when_ready`.
         """
         wait = ready_wait(states, agents, backoff, on_progress)
-        runner = SyncRunner(cls, dial=lambda limit: cls._connect(address, limit, request_timeout, limits))
+        runner = SyncRunner(
+            cls, dial=lambda limit: cls._connect(address, limit, request_timeout, limits), label=str(address)
+        )
         try:
             runner.run(wait.run(redial=True), seconds(timeout))
         except BaseException:

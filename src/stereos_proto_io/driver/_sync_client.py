@@ -220,7 +220,7 @@ class SyncClient(SyncVerbs):
         call = self._session.request(message)
         calls.append(call)
         if limit <= 0:
-            self._session.cancel(call)
+            self._session.cancel(call, timed_out=True)
         elif not self._behind:
             step = self._turns.step(call, wants_write=self._write())
             if step is not Step.DONE:
@@ -249,7 +249,7 @@ class SyncClient(SyncVerbs):
             self._write()
         else:
             for call in calls:
-                self._session.cancel(call)
+                self._session.cancel(call, timed_out=True)
 
     def _take(self, waiter: Waiter) -> tuple[Notification | None, StereosError | None]:
         """Return the next notification; where there is none, listen for it."""
@@ -280,7 +280,7 @@ class SyncClient(SyncVerbs):
         now: Step = step or self._locked(self._turn, waiter, 0)
         while now is not Step.DONE:
             if late:
-                self._give_up([waiter])
+                self._locked(self._leave, [waiter], True)
                 return False
             left = deadline - time.monotonic()
             late = left <= 0
@@ -330,11 +330,11 @@ class SyncClient(SyncVerbs):
     def _give_up(self, waiters: Iterable[Waiter | Call[Any]]) -> None:
         self._locked(self._leave, waiters)
 
-    def _leave(self, waiters: Iterable[Waiter | Call[Any]]) -> None:
+    def _leave(self, waiters: Iterable[Waiter | Call[Any]], timed_out: bool = False) -> None:
         """Let go of everything, and cancel the calls that are not done."""
         for waiter in waiters:
             if isinstance(waiter, Call):
-                self._session.cancel(waiter)
+                self._session.cancel(waiter, timed_out=timed_out)
             else:
                 self._mailbox.ignore(waiter)
             self._turns.leave(waiter)

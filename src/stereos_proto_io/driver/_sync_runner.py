@@ -21,7 +21,8 @@ Client = TypeVar("Client", bound=SyncClient)
 class SyncRunner:
     """Runs dialogues for callers that block: over one client, or over one after another that `dial` makes (§3).
 
-    `dial(timeout)` returns a client within `timeout` seconds, or raises ConnectError.
+    `dial(timeout)` returns a client within `timeout` seconds, or raises ConnectError. `label` names the guest in
+    errors.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class SyncRunner:
         client: SyncClient | None = None,
         *,
         dial: Callable[[float], SyncClient] | None = None,
+        label: str = "the guest",
     ) -> None:
         self.client = client
+        self._label = label if client is None else client._session.label
         self._driver = driver
         self._dial = dial
         # Notifications when something was asked last: what came since ends a Sleep.
@@ -46,6 +49,8 @@ class SyncRunner:
                 action = running.resume(self._perform(action, running), time.monotonic())
         except BaseException as exc:
             running.fail(exc)
+            if isinstance(exc, StereosError):
+                exc.about(self._label)
             raise
         result: Result = running.result
         return result

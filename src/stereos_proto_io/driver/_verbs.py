@@ -167,7 +167,8 @@ class SyncVerbs(ABC):
 class AsyncVerbs(ABC):
     """The verbs of the asynchronous clients (§3). Each `timeout` is in seconds.
 
-    Bound them with the runtime's own timeout or cancel scope.
+    Bound them with the runtime's own timeout or cancel scope. Those that have something to tell when the time is up,
+    `wait_ready` and `provision`, have a `timeout`.
 
     Each raises RequestFailed when the guest refuses, ConnectionLost when the connection is gone
     (OutcomeUnknown where the request may have been carried out), RemoteProtocolError when the guest broke the
@@ -221,13 +222,19 @@ class AsyncVerbs(ABC):
         return await self.run(shut_down(reason))
 
     async def provision(
-        self, plan: ProvisionPlan, *, on_step: Callable[[ProvisionStep], None] | None = None, **options: Any
+        self,
+        plan: ProvisionPlan,
+        *,
+        on_step: Callable[[ProvisionStep], None] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  (a scope of the caller's would end it without a report)
+        **options: Any,
     ) -> ProvisionReport:
         """Carry out a plan and report on each step; `on_step` is called as they settle (§7).
 
-        `options` are those of `stereos_proto.dialogues.provision`.
+        When `timeout` seconds have passed, the report says which steps are still open. A scope of your own loses the
+        report, and with it what must not be sent twice. `options` are those of `stereos_proto.dialogues.provision`.
         """
-        return await self.run(provision(plan, on_step=on_step, **options))
+        return await self.run(provision(plan, on_step=on_step, **options), timeout=timeout)
 
     async def wait_ready(
         self,
