@@ -187,8 +187,8 @@ FAULTS: Final[dict[str, Fault]] = {
     # -- drivers
     "the last place that failed is named": Fault(
         f"{IO}/driver/_dialling.py",
-        "        self._failure = self._failure or failure\n        self._attempt(now)\n",
-        "        self._failure = failure\n        self._attempt(now)\n",
+        "                self._failure = self._failure or exc\n                self._attempt(now)\n",
+        "                self._failure = exc\n                self._attempt(now)\n",
         "",
         _DIALS,
     ),
@@ -217,7 +217,7 @@ FAULTS: Final[dict[str, Fault]] = {
         _DIALS,
     ),
     "NaN is a timeout": Fault(
-        f"{IO}/driver/_timeouts.py",
+        "stereos_proto/_timeouts.py",
         "    if timeout != timeout:\n",
         "    if timeout is None:\n",
         "",

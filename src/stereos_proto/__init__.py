@@ -75,6 +75,7 @@ from ._redact import Redactor, redact_reply
 from ._registry import Role, changes_guest, message_class
 from ._running import Dialogue, Running
 from ._state import State
+from ._timeouts import seconds
 from ._turns import Step, Turns
 
 __all__ = [
@@ -170,4 +171,5 @@ __all__ = [
     "message_class",
     "raise_for_refusal",
     "redact_reply",
+    "seconds",
 ]

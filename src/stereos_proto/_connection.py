@@ -84,6 +84,11 @@ class Connection:
         self._eof = False
         self._said_closed = False
 
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"a {type(self).__name__} belongs to one stream and may hold secrets, so it is neither copied nor pickled"
+        )
+
     def __repr__(self) -> str:
         return (
             f"<Connection {self.our_role.value} ours={self.our_state.value} theirs={self.their_state.value} "

@@ -123,6 +123,9 @@ class GuestSession:
         self._said_end = False
         self._error: StereosError | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.connection.__reduce__()
+
     def __repr__(self) -> str:
         return f"<GuestSession pending={len(self._pending)} unsent={self._unsent} ended={self.ended}>"
 

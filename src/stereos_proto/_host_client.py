@@ -31,6 +31,7 @@ from ._messages import Ack, Health, Request
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
 from ._registry import Role
 from ._running import Dialogue, Result, Running
+from ._timeouts import seconds
 from .dialogues import (
     READY_STATES,
     Action,
@@ -110,7 +111,7 @@ ClientEvent = CallDone | NotificationReceived | UnknownReceived | SessionEnded |
 
 
 class HostClient:
-    """A client of one guest, without IO (§3, §7). Each `timeout` is in seconds.
+    """A client of one guest, without IO (§3, §7). Each `timeout` is in seconds, as `seconds` reads it.
 
     For one thread; `next_event` is not re-entrant.
 
@@ -155,6 +156,9 @@ class HostClient:
         self._dial_error: ConnectError | None = None
         self._done: deque[Task[Any]] = deque()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.session.__reduce__()
+
     # -- asking ------------------------------------------------------------------------------------------
 
     def request(self, message: Request[ReplyT], *, timeout: float | None = None, context: Any = None) -> Call[ReplyT]:
@@ -182,7 +186,7 @@ class HostClient:
 
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
         """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over."""
-        task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), timeout or 0.0))
+        task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), seconds(timeout, 0.0)))
         self._running[task] = None
         self._ready.append((task, None))
         return task
@@ -381,6 +385,8 @@ class HostClient:
             except StereosError as exc:
                 # Nothing was begun. The dialogue is told in its turn.
                 self._ready.append((task, exc))
+            except TypeError as exc:
+                self._stop(task, exc)
 
     def _perform(self, task: Task[Any], action: Action) -> None:
         now = self.clock()
@@ -400,6 +406,8 @@ class HostClient:
                 self._ready.append((task, None))
             else:
                 self._timer(task, task._least if task._heard_enough else until(action.seconds, now))
+        elif not isinstance(action, Connect):
+            raise TypeError(f"a dialogue yields actions, and {type(action).__name__} is none")
         else:
             deadline = until(action.timeout, now)
             self._want_dial(deadline)
@@ -461,7 +469,7 @@ class HostClient:
         """End `task` before its dialogue is over."""
         self._stop_waiting(task)
         self._end(task, error)
-        with suppress(ValueError):  # it is running: `_go_on` closes it
+        with suppress(ValueError, RuntimeError):  # it is running: `_go_on` closes it; or it yields as it is closed
             task._running.dialogue.close()
 
     def _end(self, task: Task[Any], error: BaseException | None) -> None:
@@ -496,7 +504,8 @@ class HostClient:
             self._ready.append((task, copy.copy(value)))
 
     def _after(self, timeout: float | None) -> float | None:
-        return None if timeout is None else self.clock() + timeout
+        limit = seconds(timeout)
+        return None if limit == inf else self.clock() + limit
 
 
 #: Seconds that a dial may be overdue before those that wait for it are told that it was not made in time.

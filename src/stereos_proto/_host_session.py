@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 
 import attrs
 
@@ -105,7 +105,7 @@ class Call(Generic[ReplyT]):
     # Whether bytes of the request were handed out by `data_to_send`. The guest may then carry it out.
     sent: bool = False
     # The guest that it asks, for errors.
-    _label: str = attrs.field(default=GUEST, repr=False)
+    _label: str = attrs.field(default=GUEST, repr=False, alias="label")
     # The encoded line, while the call waits for room in flight.
     _line: bytes | None = attrs.field(default=None, repr=False)
     # The place of its line in all that the session has handed out, in bytes.
@@ -197,8 +197,8 @@ class HostSession:
         state = "ended" if self.ended else "open"
         return f"<HostSession {self.label} {state} pending={len(self.pending)}>"
 
-    def __reduce__(self) -> Never:
-        raise TypeError("a HostSession belongs to one stream and may hold secrets, so it is not pickled")
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.connection.__reduce__()
 
     @property
     def closed(self) -> bool:

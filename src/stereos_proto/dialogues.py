@@ -72,11 +72,17 @@ ATTEMPT_TIMEOUT: Final = 5.0
 FIRST_ATTEMPT: Final = 1.0
 
 
+def _no_nan(_instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    # It is neither before nor after any time, so a runner would wait for ever.
+    if value != value:
+        raise ValueError(f"{attribute.name} must not be NaN")
+
+
 @attrs.frozen
 class Connect:
     """Make a new connection, within `timeout` seconds (§8). Errors: ConnectError."""
 
-    timeout: float
+    timeout: float = attrs.field(validator=_no_nan)
 
 
 @attrs.frozen
@@ -84,7 +90,7 @@ class Send:
     """Send one request and wait for its reply (§3), `timeout` seconds at most (None: as long as the caller waits)."""
 
     message: Request
-    timeout: float | None = None
+    timeout: float | None = attrs.field(default=None, validator=_no_nan)
 
 
 @attrs.frozen
@@ -102,8 +108,8 @@ class Sleep:
     Without a `least`, a guest that pushes in answer to each probe would be probed without pause.
     """
 
-    seconds: float
-    least: float = 0.0
+    seconds: float = attrs.field(validator=_no_nan)
+    least: float = attrs.field(default=0.0, validator=_no_nan)
 
 
 Action = Connect | Send | SendMany | Sleep

@@ -46,11 +46,14 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
     timed_out = isinstance(cause, TimeoutError)
     if isinstance(cause, PreambleError):
         text, retryable = str(cause), cause.failure.retryable
+    elif not isinstance(cause, OSError):
+        # Raised by the function of a `Dial`.
+        text, retryable = f"its dial raised {type(cause).__name__} ({cause})", False
     elif isinstance(cause, socket.gaierror):
         text, retryable = _name_error(cause)
     elif timed_out and not _errno(cause):
         text, retryable = "no answer in time; is the guest booting, or paused?", True
-    elif isinstance(cause, OSError) and not cause.errno:
+    elif not cause.errno:
         # Said by an address: this system cannot connect to such a place.
         text, retryable = str(cause), False
     else:

@@ -426,7 +426,7 @@ class Dial(Address):
     """Your own way to the guest (§8): `function()` returns a connected socket or stream, or an awaitable of one.
 
     `label` is what errors and logs call it. The driver says what kinds of stream it takes; all of them take a
-    socket of the standard library.
+    socket of the standard library, and all but asyncio's an `ssl.SSLSocket` (there, open a stream with `ssl=`).
     """
 
     function: Callable[[], Any] = attrs.field(validator=attrs.validators.is_callable(), repr=False)

@@ -1,18 +1,25 @@
 """Dialling: what is handed to the system, in which order, and what comes before the protocol."""
 
 import asyncio
+import gc
 import socket
+import ssl
 import threading
+import warnings
+from functools import partial
 
 import pytest
+import trio
 
 from guest_harness import descriptors
-from stereos_proto import ConnectError, ConnectionLost, Lifecycle, NotReady, Pong, encode
-from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock, addresses
+from stereos_proto import CallDone, ConnectError, ConnectionLost, Lifecycle, NotReady, Ping, Pong, TaskDone, encode
+from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, addresses
+from stereos_proto_io import trio as trio_driver
+from stereos_proto_io.driver import PollClient
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import Muxer, full_queue
-from .harness import ASYNCIO, BLOCKING, PATIENCE, UVLOOP, each_driver, entered, result
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
 from .test_ready import when_ready
 
 
@@ -177,3 +184,110 @@ def test_nothing_stays_open(driver, tmp_path):
 
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
         driver.run(main)
+
+
+@each_driver
+@pytest.mark.parametrize("limits", [{"max_pending": 0}, {"max_notifications": -1}, {"no_such": 1}], ids=str)
+def test_a_client_that_cannot_be_made_leaves_no_socket(driver, limits, tmp_path):
+    async def main():
+        with pytest.raises((ValueError, TypeError)):
+            await ping(driver.module.connect(guest.address, **limits))
+        # A guest that serves one connection at a time would wait for the end of this one.
+        assert await ping(driver.module.connect(guest.address)) == Pong()
+
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        driver.run(main)
+        gc.collect()
+
+
+def unfinished():
+    """A socket that speaks TLS, and its other end."""
+    ours, theirs = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return context.wrap_socket(ours, do_handshake_on_connect=False, server_hostname="guest"), theirs
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+def test_asyncio_refuses_a_socket_that_speaks_tls_before_it_writes(driver):
+    """uvloop takes the descriptor below it, and wrote secrets to it in the clear."""
+
+    async def main():
+        with pytest.raises(ConnectError, match="takes no socket that speaks TLS already; give it what") as caught:
+            await driver.module.connect(Dial(lambda: encrypted))
+        assert not caught.value.retryable
+        assert encrypted.fileno() == -1
+        other, end = unfinished()
+        with other, end, pytest.raises(TypeError, match="takes no socket that speaks TLS already"):
+            await driver.Client.attach(other)
+
+    encrypted, theirs = unfinished()
+    with theirs:
+        driver.run(main)
+        assert theirs.recv(1) == b""
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, TRIO], ids=str)
+def test_a_connection_is_entered_once_at_a_time(driver):
+    """The first to leave closed the client of the other, and its own stayed open."""
+
+    async def main():
+        door = driver.module.connect(guest.address)
+        async with door as client:
+            with pytest.raises(RuntimeError, match="call `connect` for each"):
+                await door.__aenter__()
+            assert await client.ping() == Pong()
+        async with door as client:
+            assert await client.ping() == Pong()
+
+    with simulated_guest() as guest:
+        driver.run(main)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, trio.Cancelled])
+def test_what_ends_a_wait_of_trio_comes_out_by_itself(error):
+    """And not in a group, which `except KeyboardInterrupt` does not catch."""
+
+    async def fail():
+        if error is trio.Cancelled:
+            scope.cancel()
+            await trio.sleep_forever()
+        raise error
+
+    async def main():
+        nonlocal scope
+        with trio.CancelScope() as scope:
+            with pytest.raises(error):
+                await trio_driver.Client.race(fail, trio.sleep_forever)
+            await trio.lowlevel.checkpoint()
+        ended.append(scope.cancelled_caught)
+
+    scope, ended = None, []
+    trio.run(main)
+    assert ended == [error is trio.Cancelled]
+
+
+def test_of_several_errors_the_one_that_is_no_exception_comes_out():
+    async def fail(error):
+        raise error
+
+    async def main():
+        await trio_driver.Client.race(partial(fail, OSError()), partial(fail, KeyboardInterrupt()))
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), OSError(5, "Input/output error")])
+def test_a_dial_of_ones_own_that_raises_ends_the_dial_of_a_loop_client(error):
+    def dial():
+        raise error
+
+    client = PollClient(Dial(dial), clock=lambda: 0.0)
+    call = client.request(Ping())
+    assert CallDone(call) in list(client.events())
+    task = client.connect()
+    assert TaskDone(task) in list(client.events())
+    assert isinstance(task.error, ConnectError)
+    assert str(error) in str(task.error)
+    assert task.error.__cause__ is error

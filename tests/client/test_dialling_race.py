@@ -5,8 +5,12 @@ import socket
 
 import pytest
 
+from stereos_proto import Pong
 from stereos_proto_io import TCP, HybridVsock
 from stereos_proto_io.driver import Dialling
+from stereos_proto_io.testing import simulated_guest
+
+from .harness import each_driver, entered, result, run
 
 NOWHERE = (socket.AF_UNIX, "/nonexistent/socket")
 
@@ -55,6 +59,51 @@ def test_the_first_place_that_failed_is_named(closed_port):
     assert isinstance(dialling.outcome.__cause__, FileNotFoundError)
     for stream in dialling.discarded:
         stream.close()
+
+
+@pytest.fixture
+def no_ipv6(monkeypatch):
+    """A kernel without IPv6, or a process that has no descriptor left."""
+
+    class Socket(socket.socket):
+        def __init__(self, family=-1, *args, **more):
+            if family == socket.AF_INET6:
+                raise OSError(97, "Address family not supported by protocol")
+            super().__init__(family, *args, **more)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+
+
+IPV6 = (socket.AF_INET6, ("::1", 9, 0, 0))
+
+
+def test_a_place_for_which_there_is_no_socket_is_passed(no_ipv6, listening):
+    dialling = Dialling(TCP("localhost", 1), [IPV6, listening], now=0.0)
+    settle(dialling, 0.0)
+    dialling.outcome.close()
+
+
+def test_a_place_for_which_there_is_no_socket_may_be_the_last(no_ipv6, closed_port):
+    dialling = Dialling(TCP("localhost", 1), [(socket.AF_INET, ("127.0.0.1", closed_port)), IPV6], now=0.0)
+    settle(dialling, 0.0)
+    assert isinstance(dialling.outcome.__cause__, ConnectionRefusedError)
+    for stream in dialling.discarded:
+        stream.close()
+
+
+@each_driver
+def test_no_driver_minds_a_family_that_is_not_there(driver, no_ipv6, monkeypatch):
+    """asyncio waited for ever, and trio raised a group."""
+
+    async def main():
+        async with entered(driver.module.connect(TCP("both.example", 1))) as client:
+            assert await result(client.ping()) == Pong()
+
+    with simulated_guest(TCP("127.0.0.1", 0)) as guest:
+        places = [IPV6, (socket.AF_INET, ("127.0.0.1", guest.address.port))]
+        found = [(family, socket.SOCK_STREAM, 6, "", target) for family, target in places]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+        run(driver, main)
 
 
 def test_a_slow_place_is_passed_and_given_back(full, listening):

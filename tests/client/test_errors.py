@@ -56,12 +56,12 @@ def test_every_errno(number):
 
 
 def test_errors_without_a_number():
+    """What an address says, and what the function of a `Dial` raises: neither passes by itself."""
     for cause in (OSError("odd"), ValueError("odd")):
         error = connect_error(ADDRESS, cause)
         assert str(error).startswith("cannot connect to unix:///run/vm.sock: ")
         assert "odd" in str(error)
-        # What an address says is final, and what is not known may pass by itself.
-        assert error.retryable is not isinstance(cause, OSError)
+        assert not error.retryable
 
 
 def test_a_name_that_is_not_found():

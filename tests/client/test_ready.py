@@ -168,6 +168,7 @@ def noted(error):
     while error is not None:
         for note in getattr(error, "__notes__", ()):
             if note.startswith("while waiting for the guest to be ready: "):
+                assert error.__notes__.count(note) == 1
                 return note
         error = error.__context__
     return ""

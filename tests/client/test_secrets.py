@@ -1,6 +1,9 @@
 """No secret stands in an error, nor in the locals of our frames, also when the guest repeats it."""
 
+import copy
 import json
+import pickle
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -67,4 +70,17 @@ def test_a_request_that_fails_shows_no_secret(driver, verb, guest):
             assert SENTINEL not in repr(client) + repr(vars(client))
 
     with scripted(guest) as stream:
+        driver.run(main)
+
+
+@each_driver
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_is_neither_copied_nor_pickled(driver, how):
+    async def main():
+        async with attached(driver, ours) as client:
+            with pytest.raises(TypeError, match="belongs to one stream"):
+                how(client)
+
+    ours, theirs = socket.socketpair()
+    with theirs:
         driver.run(main)

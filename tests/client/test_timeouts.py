@@ -41,6 +41,7 @@ PLAN = ProvisionPlan(secrets=(InjectSecret("NAME", "value"),), config="x = 1\n")
 ASYNC_VERBS = {
     "run": lambda client, **options: client.run(probe(), **options),
     "wait_ready": lambda client, **options: client.wait_ready(**options),
+    "provision": lambda client, **options: client.provision(PLAN, **options),
 }
 VERBS = {
     **ASYNC_VERBS,
@@ -52,7 +53,6 @@ VERBS = {
     "inject_secret": lambda client, **options: client.inject_secret("NAME", "value", **options),
     "inject_ssh_key": lambda client, **options: client.inject_ssh_key("admin", "ssh-ed25519 AAAA x", **options),
     "mount": lambda client, **options: client.mount("work", "/work", "virtiofs", **options),
-    "provision": lambda client, **options: client.provision(PLAN, **options),
     "shutdown": lambda client, **options: client.shutdown(**options),
 }
 

@@ -1,6 +1,7 @@
 """One end of one connection: what is handed out, what is refused, what is remembered."""
 
 import copy
+import pickle
 import traceback
 
 import attrs
@@ -18,7 +19,10 @@ from stereos_proto import (
     ConnectionClosed,
     CustomRequest,
     GetHealth,
+    GuestSession,
     Health,
+    HostClient,
+    HostSession,
     IncompleteLine,
     InjectSecret,
     InjectSSHKey,
@@ -651,3 +655,15 @@ def test_a_ctrl_c_while_a_message_is_sent(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as caught:
         connection.send(InjectSecret("TOKEN", "a secret"))
     assert "a secret" not in locals_of(caught.value)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize(
+    "one",
+    [Connection(Role.HOST), HostSession(), GuestSession(), HostClient(clock=lambda: 0.0)],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_belongs_to_one_stream_is_neither_copied_nor_pickled(one, how):
+    """Two that share one state would write to one stream, or read from it."""
+    with pytest.raises(TypeError, match="a Connection belongs to one stream"):
+        how(one)

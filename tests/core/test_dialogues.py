@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 
@@ -608,6 +609,13 @@ def test_a_shutdown_that_is_refused():
 def test_a_shutdown_whose_time_is_up():
     up = TimeUp("late")
     assert run(shut_down("x"), [up])[1] is up
+
+
+@pytest.mark.parametrize("action", [Connect, Sleep, lambda time: Sleep(1, time), lambda time: Send(GetHealth(), time)])
+def test_a_time_that_is_no_number_is_refused(action):
+    """A runner would wait for ever for it."""
+    with pytest.raises(ValueError, match="must not be NaN"):
+        action(math.nan)
 
 
 def test_reprs_are_for_people():

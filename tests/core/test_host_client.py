@@ -1,5 +1,7 @@
 """A client without IO: sessions one after another, dialogues, timers."""
 
+from math import nan
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -467,6 +469,55 @@ def test_a_callback_that_raises_ends_its_dialogue_and_no_other(error):
     loop.pull()
     assert task.error is error
     assert other.result() == [Health("ready")]
+
+
+@pytest.mark.parametrize("end", [lambda client, task: client.cancel(task), lambda client, _task: client.close()])
+def test_a_dialogue_that_yields_as_it_is_closed_keeps_no_other_from_ending(end):
+    def stubborn():
+        try:
+            yield Send(Ping())
+        finally:
+            yield Send(Ping())
+
+    loop = connected()
+    one, two = loop.client.run(stubborn()), loop.client.run(dialogue(Send(Ping())))
+    loop.pull()
+    end(loop.client, one)
+    assert one.done
+    loop.client.close()
+    assert TaskDone(two) in loop.pull()
+    assert loop.events.count(TaskDone(one)) == (one.error.args[0] != "the dialogue was cancelled")
+
+
+def test_a_dialogue_that_yields_no_action():
+    loop = connected()
+    task = loop.client.run(dialogue("ping"))
+    assert loop.pull() == [TaskDone(task)]
+    with pytest.raises(TypeError, match="a dialogue yields actions, and str is none"):
+        task.result()
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda client, timeout: client.request(Ping(), timeout=timeout),
+        lambda client, timeout: client.request_many([Ping()], timeout=timeout),
+        lambda client, timeout: client.connect(timeout=timeout),
+        lambda client, timeout: client.wait_ready(timeout=timeout),
+        lambda client, timeout: client.provision(ProvisionPlan(), timeout=timeout),
+        lambda client, timeout: client.shutdown(timeout=timeout),
+        lambda client, timeout: client.run(dialogue(), timeout=timeout),
+    ],
+)
+def test_timeouts_mean_what_they_mean_everywhere(verb):
+    loop = connected()
+    with pytest.raises(ValueError, match="NaN"):
+        verb(loop.client, nan)
+    with pytest.raises(TypeError, match="a number of seconds"):
+        verb(loop.client, "1")
+    assert loop.pull() == []
+    verb(loop.client, 10**400)
+    assert loop.client.next_deadline() in (None, loop.now)
 
 
 def test_a_dialogue_may_cancel_itself():

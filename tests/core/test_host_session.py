@@ -1,6 +1,5 @@
 """One connection to one guest: who waits for which reply. All interleavings are explored in `tests/explore`."""
 
-import pickle
 import traceback
 from math import inf, nan
 
@@ -657,11 +656,6 @@ def test_all_bytes_are_traced_when_they_are_written_and_when_they_come():
     assert [sender for sender, _ in traced] == [Role.HOST, Role.HOST, Role.GUEST]
     assert b"".join(seen for sender, seen in traced if sender is Role.HOST) == data
     assert traced[-1][1] == encode(Pong())
-
-
-def test_a_session_is_not_pickled():
-    with pytest.raises(TypeError, match="belongs to one stream"):
-        pickle.dumps(HostSession())
 
 
 def test_a_ctrl_c_leaves_no_secret_in_the_frames(monkeypatch):

@@ -128,6 +128,19 @@ def test_a_host_takes_an_other_end_that_is_away_for_the_end():
     assert run(scene, waits_for_peer=False).told == [None]
 
 
+@both_ends
+@pytest.mark.parametrize("end", ["abort", "close"])
+def test_what_is_written_after_the_end_is_dropped(end, waits_for_peer):
+    """As transports of asyncio do: who writes may not know of the end yet."""
+
+    async def scene(_terminal, transport, _told):
+        getattr(transport, end)()
+        transport.write(b"late")
+        assert transport.get_write_buffer_size() == 0
+
+    assert run(scene, waits_for_peer=waits_for_peer).told == [None]
+
+
 def test_a_guest_waits_for_it():
     async def scene(terminal, transport, told):
         terminal.hang_up()

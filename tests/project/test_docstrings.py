@@ -21,7 +21,7 @@ PUBLIC = tuple(package.__name__ for package in PACKAGES) + tuple(
     if "._" not in module.name and ".cli" not in module.name
 )
 #: What speaks of no wire: the two bases of all errors, what is told of a server, and what a driver asks of its system.
-NO_SECTION = {"StereosError", "ProtocolError", "GuestServer", "serve", "Event", "again", "noting", "seconds"}
+NO_SECTION = {"StereosError", "ProtocolError", "GuestServer", "serve", "Event", "again", "seconds"}
 NO_SECTION |= {"begin_lookup", "lookup", "lookup_number", "names"}
 #: Modules whose names need no section: tools for tests, which have their own words.
 TOOLS = re.compile(r"testing|conformance|faults|pytest_plugin")

@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any
 
 from stereos_proto_io.addresses import Address, Attempt
 from stereos_proto_io.driver import READ, READ_SIZE, Device, Dialling, begin_lookup, connect_error, open_stream
 from stereos_proto_io.driver._device_transport import DeviceTransport
+from stereos_proto_io.driver._streams import make_raw
 
 from ._transport import SessionProtocol, fulfil
 
@@ -28,7 +28,7 @@ async def dial(address: Address, protocol: SessionProtocol) -> None:
         protocol.abort()
         if protocol.transport is None and isinstance(stream, socket.socket):
             stream.close()
-        if isinstance(exc, OSError):
+        if isinstance(exc, (OSError, TypeError)):
             raise connect_error(address, exc) from exc
         raise
 
@@ -83,7 +83,7 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         DeviceTransport(loop, stream, protocol, waits_for_peer=False)
         return
     if isinstance(stream, socket.socket):
-        stream.setblocking(False)
+        make_raw(stream)
         # Unix sockets are refused by the one call, and all other families by the other.
         is_unix = stream.family == getattr(socket, "AF_UNIX", None)
         create: Any = loop.create_unix_connection if is_unix else loop.create_connection
@@ -104,8 +104,7 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
     if stream.is_closing():
         # It may have told its last protocol already, and tells that only once.
         protocol.connection_lost(error)
-    with suppress(RuntimeError, AttributeError):
-        stream.resume_reading()
+    protocol.change_reading("resume_reading")
 
 
 def _drain(reader: asyncio.StreamReader) -> list[bytes]:

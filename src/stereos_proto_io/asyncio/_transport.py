@@ -98,7 +98,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
         if self._pull(limit=EVENTS_PER_TURN):
             if not self._behind:
                 self._behind = True
-                self._reading("pause_reading")
+                self.change_reading("pause_reading")
                 self._loop.call_soon(self._catch_up)
         elif self.session.ended is not None:
             self.abort()
@@ -110,9 +110,10 @@ class SessionProtocol(asyncio.BufferedProtocol):
         self._behind = False
         self.pump()
         if not self._behind:
-            self._reading("resume_reading")
+            self.change_reading("resume_reading")
 
-    def _reading(self, change: str) -> None:
+    def change_reading(self, change: str) -> None:
+        """Call `pause_reading` or `resume_reading` of the transport."""
         # Not every transport can pause, and a closing one refuses.
         with suppress(AttributeError, RuntimeError, NotImplementedError):
             getattr(self.transport, change)()

@@ -25,7 +25,6 @@ from stereos_proto_io.driver import (
     Limits,
     SyncClient,
     SyncRunner,
-    noting,
     ready_wait,
     seconds,
 )
@@ -140,7 +139,7 @@ def connect_when_ready(
     patience = seconds(request_timeout)
     runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, patience, limits), label=str(address))
     try:
-        runner.run(noting(wait, redial=True), seconds(timeout))
+        runner.run(wait.run(redial=True), seconds(timeout))
     except BaseException:
         runner.close()
         raise
@@ -149,4 +148,8 @@ def connect_when_ready(
 
 def _connect(address: Address, limit: float, timeout: float, limits: Limits) -> Client:
     stream, early = dial(address, limit)
-    return Client(stream, label=str(address), timeout=timeout, early=early, **limits)
+    try:
+        return Client(stream, label=str(address), timeout=timeout, early=early, **limits)
+    except BaseException:
+        stream.close()
+        raise

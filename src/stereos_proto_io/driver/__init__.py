@@ -9,6 +9,7 @@
 * anything else: `stereos_proto.HostClient`, and `Dialling`.
 """
 
+from stereos_proto import seconds
 from stereos_proto_io._errors import connect_error
 
 from ._async_client import AsyncClient, AsyncRunner
@@ -23,8 +24,7 @@ from ._poll_client import PollClient
 from ._streams import EVENTS_PER_TURN, READ_SIZE, Encrypted, Stream, as_stream
 from ._sync_client import Event, SyncClient
 from ._sync_runner import SyncRunner
-from ._timeouts import seconds
-from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, noting, ready_wait
+from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, ready_wait
 
 __all__ = [
     "ATTEMPT_DELAY",
@@ -58,7 +58,6 @@ __all__ = [
     "lookup",
     "lookup_number",
     "names",
-    "noting",
     "open_stream",
     "ready_wait",
     "replies",

@@ -31,6 +31,7 @@ from stereos_proto import (
     Turns,
     Waiter,
     forget_locals,
+    seconds,
 )
 from stereos_proto.dialogues import READY_STATES, Action, Backoff, Connect, Send, SendMany, Sleep, WaitProgress
 from stereos_proto_io.addresses import Address
@@ -38,8 +39,7 @@ from stereos_proto_io.addresses import Address
 from ._async_dial import Connecting
 from ._log import log_for, logger
 from ._outcomes import again, replies
-from ._timeouts import seconds
-from ._verbs import AsyncVerbs, Limits, ReplyT, Result, noting, ready_wait
+from ._verbs import AsyncVerbs, Limits, ReplyT, Result, ready_wait
 
 Client = TypeVar("Client", bound="AsyncClient")
 
@@ -145,7 +145,7 @@ class AsyncClient(AsyncVerbs):
         async def make() -> Self:
             runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits), label=str(address))
             try:
-                await runner.run(noting(wait, redial=True), limit)
+                await runner.run(wait.run(redial=True), limit)
             except BaseException:
                 await runner.aclose()
                 raise
@@ -158,6 +158,9 @@ class AsyncClient(AsyncVerbs):
 
     async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._session.__reduce__()
 
     def __repr__(self) -> str:
         state = "closed" if self._session.ended else "open"

@@ -25,16 +25,28 @@ class Connecting(Generic[Client]):
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, Client]]) -> None:
         self._make = make
+        # The client of the `async with` that has entered it.
+        self._client: Client | None = None
+        self._entered = False
 
     def __await__(self) -> Generator[Any, Any, Client]:
         return self._make().__await__()
 
     async def __aenter__(self) -> Client:
-        self._client = await self._make()
-        return self._client
+        if self._entered:
+            raise RuntimeError("this connection is entered already; call `connect` for each `async with`")
+        self._entered = True
+        try:
+            self._client = client = await self._make()
+        except BaseException:
+            self._entered = False
+            raise
+        return client
 
     async def __aexit__(self, *_exc: object) -> None:
-        await self._client.aclose()
+        client, self._client, self._entered = self._client, None, False
+        if client is not None:
+            await client.aclose()
 
 
 async def open_stream(

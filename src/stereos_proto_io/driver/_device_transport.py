@@ -113,7 +113,9 @@ class DeviceTransport(asyncio.Transport):
             data = data[size:]
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write `data`, and keep what the device does not take yet."""
+        """Write `data`, and keep what the device does not take yet. Dropped once it is closed, or about to be."""
+        if self._closing:
+            return
         idle = not self._unwritten
         self._unwritten += data
         if idle:

@@ -152,13 +152,17 @@ class Dialling:
         if stream is self._stream:
             self._receive(now)
         elif stream in self._connecting:
-            code = stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._connecting.remove(stream)
-            if code:
+            try:
+                if code := stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(code, os.strerror(code))  # noqa: TRY301  (as what follows may)
+                connected = as_stream(stream)
+            except OSError as exc:
                 self.discarded.append(stream)
-                self._attempt_failed(OSError(code, os.strerror(code)), now)
+                self._failure = self._failure or exc
+                self._attempt(now)
             else:
-                self._connected(as_stream(stream), now)
+                self._connected(connected, now)
 
     def expire(self, now: float) -> None:
         """Do what is due at `now`: give up, try the next place, or the next preamble."""
@@ -181,30 +185,29 @@ class Dialling:
         self._next_attempt = None
         for family, target in self._attempts:
             logger.debug("%s: dialling %s", self.address, target)
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock = None
             try:
+                # Fails where the kernel has no such family, or the process no descriptor left: then the next place.
+                sock = socket.socket(family, socket.SOCK_STREAM)
                 sock.setblocking(False)
                 # A unix socket whose listener's queue is full says EAGAIN, and stays unconnected.
                 code = sock.connect_ex(target)
+                if code == errno.EINPROGRESS:
+                    self._connecting.append(sock)
+                    self._next_attempt = now + ATTEMPT_DELAY
+                    return
+                if code:
+                    raise OSError(code, os.strerror(code))  # noqa: TRY301  (as what stands before it may)
+                stream = as_stream(sock)
             except OSError as exc:
-                code, failure = exc.errno or errno.EINVAL, exc
+                if sock is not None:
+                    sock.close()
+                self._failure = self._failure or exc
             else:
-                failure = OSError(code, os.strerror(code))
-            if code == 0:
-                self._connected(as_stream(sock), now)
+                self._connected(stream, now)
                 return
-            if code == errno.EINPROGRESS:
-                self._connecting.append(sock)
-                self._next_attempt = now + ATTEMPT_DELAY
-                return
-            sock.close()
-            self._failure = self._failure or failure
         if not self._connecting:
             self._fail(self._failure or OSError("the name has no address"))
-
-    def _attempt_failed(self, failure: OSError, now: float) -> None:
-        self._failure = self._failure or failure
-        self._attempt(now)
 
     def _connected(self, stream: Any, now: float) -> None:
         self._stream = stream

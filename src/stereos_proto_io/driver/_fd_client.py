@@ -86,7 +86,10 @@ class FdClient(AsyncClient):
     @staticmethod
     @abstractmethod
     async def race(*functions: Callable[[], Awaitable[object]]) -> None:
-        """Run async functions at once until the first one returns or raises, and cancel the others."""
+        """Run async functions at once until the first one returns or raises, and cancel the others.
+
+        What a function raises comes out by itself, and not in a group: callers wait for OSError and KeyboardInterrupt.
+        """
 
     @staticmethod
     @abstractmethod
@@ -253,7 +256,11 @@ class FdClient(AsyncClient):
             next_moment=cls._next_moment,
             closing=cls.closing,
         )
-        return cls(stream, label=str(address), early=early, **limits)
+        try:
+            return cls(stream, label=str(address), early=early, **limits)
+        except BaseException:
+            stream.close()
+            raise
 
     @classmethod
     async def _next_moment(cls, dialling: Dialling) -> None:

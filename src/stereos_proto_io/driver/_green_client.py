@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection
 from typing import Any, Self, Unpack
 
-from stereos_proto import DEFAULT_TIMEOUT
+from stereos_proto import DEFAULT_TIMEOUT, seconds
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
 from stereos_proto_io.addresses import Address, Attempt
 
@@ -15,7 +15,6 @@ from ._dialling import READ, WRITE
 from ._sync_client import Event, SyncClient
 from ._sync_dial import dial
 from ._sync_runner import SyncRunner
-from ._timeouts import seconds
 from ._verbs import READY_TIMEOUT, Limits, ready_wait
 
 
@@ -175,7 +174,11 @@ class GreenClient(SyncClient):
     @classmethod
     def _connect(cls, address: Address, limit: float, timeout: float, limits: Limits) -> Self:
         stream, early = dial(address, limit, cls._look_up, cls._ready)
-        return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
+        try:
+            return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
+        except BaseException:
+            stream.close()
+            raise
 
     @classmethod
     def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt]:

@@ -209,7 +209,7 @@ class PollClient(HostClient):
                 self._dial_to(found)
             else:
                 self._lookup = _Lookup(*name)
-        except OSError as exc:
+        except Exception as exc:  # noqa: BLE001  (the function of a `Dial` may raise anything, and `next_event` nothing)
             self._fail(exc)
 
     def _dial_to(self, found: list[Attempt] | OSError, stream: Any = None) -> None:

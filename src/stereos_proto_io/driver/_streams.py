@@ -76,6 +76,19 @@ class Encrypted:
         return size
 
 
+def make_raw(sock: socket.socket) -> None:
+    """Make `sock` ready for asyncio: it does not block. Raises TypeError when it speaks TLS.
+
+    asyncio refuses such a socket, and uvloop would write to the descriptor below it, in the clear.
+    """
+    if hasattr(sock, "do_handshake"):
+        raise TypeError(
+            "asyncio takes no socket that speaks TLS already; give it what "
+            "`asyncio.open_connection(host, port, ssl=context)` returns"
+        )
+    sock.setblocking(False)
+
+
 def as_stream(stream: Any) -> Any:
     """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block (§8)."""
     if hasattr(stream, "setblocking"):

@@ -32,13 +32,13 @@ from stereos_proto import (
     Turns,
     Waiter,
     forget_locals,
+    seconds,
 )
 
 from ._dialling import READ, WRITE
 from ._log import log_for
 from ._outcomes import again, replies
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
-from ._timeouts import seconds
 from ._verbs import ReplyT, Result, SyncVerbs
 
 Client = TypeVar("Client", bound="SyncClient")
@@ -129,6 +129,9 @@ class SyncClient(SyncVerbs):
         """Wait until the stream is ready for one of `mask`, or for `seconds`; return what it is ready for."""
 
     # -- for users -----------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._session.__reduce__()
 
     def __repr__(self) -> str:
         state = "closed" if self._session.ended else "open"

@@ -65,17 +65,6 @@ def ready_wait(
     return ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
 
 
-def noting(wait: ReadyWait, *, redial: bool) -> Dialogue[Health]:
-    """Run `wait`. What ends it from outside, a cancellation or a Ctrl-C, gets a note that says where it stood."""
-    try:
-        return (yield from wait.run(redial=redial))
-    except (Exception, GeneratorExit):
-        raise
-    except BaseException as exc:
-        exc.add_note(f"while waiting for the guest to be ready: {wait.progress}")
-        raise
-
-
 class SyncVerbs(ABC):
     """The verbs of the blocking client (§3). Each takes a `timeout` in seconds; None is the client's own.
 
@@ -161,7 +150,7 @@ class SyncVerbs(ABC):
         for a guest that still boots.
         """
         wait = ready_wait(states, agents, backoff, on_progress)
-        return self.run(noting(wait, redial=False), timeout=timeout)
+        return self.run(wait.run(redial=False), timeout=timeout)
 
 
 class AsyncVerbs(ABC):
@@ -251,4 +240,4 @@ class AsyncVerbs(ABC):
         down, ConnectionLost when the connection ends: see `connect_when_ready` for a guest that still boots.
         """
         wait = ready_wait(states, agents, backoff, on_progress)
-        return await self.run(noting(wait, redial=False), timeout=timeout)
+        return await self.run(wait.run(redial=False), timeout=timeout)

@@ -80,9 +80,19 @@ class Client(FdClient):
             await function()
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            for function in functions:
-                nursery.start_soon(run, function)
+        error: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                for function in functions:
+                    nursery.start_soon(run, function)
+        except BaseExceptionGroup as group:
+            # The nursery is nothing of the caller's, who expects KeyboardInterrupt, Cancelled or OSError by itself.
+            error = _main_error(group)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
     @staticmethod
     async def thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -111,6 +121,12 @@ class Client(FdClient):
         if isinstance(self._stream, StreamTransport):
             await self._stream.closed()
         await trio.lowlevel.checkpoint()
+
+
+def _main_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of a group that its caller has to see: the first one that is no Exception, else the first."""
+    errors = [_main_error(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
+    return next((error for error in errors if not isinstance(error, (Exception, trio.Cancelled))), errors[0])
 
 
 connect: Final = Client.connect

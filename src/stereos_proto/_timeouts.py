@@ -1,4 +1,4 @@
-"""What a timeout means: one table for every verb of every driver.
+"""What a timeout means: one table for every verb of every client.
 
 ========== =====================================================================================
 `None`     the default: the client's own timeout where it has one, else no bound
