@@ -44,7 +44,7 @@ DEPENDENCIES = {"attrs", "cattrs", "msgspec", "tomli_w"}
 
 #: The layers, lowest first: a module imports from lower lines only.
 LAYERS = [
-    {"_constants", "_frames"},
+    {"_constants", "_frames", "_timeouts"},
     {"_messages"},
     {"_registry"},
     {"_redact"},
