@@ -219,7 +219,9 @@ def test_connections_are_counted():
 
 
 def test_faults_that_never_struck_are_unused():
-    plan = FaultPlan(["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "slow-boot:1s", "drop@mount#2"])
+    plan = FaultPlan(
+        ["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "slow-boot:1s", "drop@mount#2"]
+    )
     unused = [str(fault) for fault in plan.unused]
     assert unused == ["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "drop@mount#2"]
     plan.on_connection()
