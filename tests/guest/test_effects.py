@@ -328,8 +328,8 @@ def test_a_signal_that_was_ignored_stays_so(tmp_path):
         assert process.wait(PATIENCE) == 0
 
 
-#: Runs the agent so that another thread gets the signals. They then arrive in the main thread as those do that come just
-#: before it begins to wait: noted, but the wait is not interrupted.
+#: Runs the agent so that another thread gets the signals. Python notes them as it notes those that come just before the
+#: main thread begins to wait: the wait is not interrupted.
 MISSED = """
 import signal, sys, threading
 from stereos_proto_io.guest.__main__ import main

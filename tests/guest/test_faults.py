@@ -159,8 +159,8 @@ def test_an_empty_argument_counts(text, line):
     [
         (faults.Drop, {"number": 0}, "number must be a whole number from 1 on, not 0"),
         (faults.Drop, {"number": 2.5}, "number must be a whole number from 1 on, not 2.5"),
-        (faults.Cut, {"size": 2.5}, "size must be a whole number, not 2.5"),
-        (faults.Cut, {"size": -1}, "size must be 0 or more, not -1"),
+        (faults.Cut, {"size": 2.5}, "size must be a whole number from 0 on, not 2.5"),
+        (faults.Cut, {"size": -1}, "size must be a whole number from 0 on, not -1"),
         (faults.Fail, {"text": "\ud800"}, "text holds a lone surrogate, which has no UTF-8"),
         (faults.Drop, {"type": "\udfff"}, "type holds a lone surrogate, which has no UTF-8"),
         (faults.NeverReady, {"type": "ping"}, "never-ready does not strike at a request"),
@@ -219,11 +219,9 @@ def test_connections_are_counted():
 
 
 def test_faults_that_never_struck_are_unused():
-    plan = FaultPlan(
-        ["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "slow-boot:1s", "drop@mount#2"]
-    )
-    unused = [str(fault) for fault in plan.unused]
-    assert unused == ["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "drop@mount#2"]
+    texts = ["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "drop@mount#2"]
+    plan = FaultPlan([*texts, "slow-boot:1s", "refuse:0s"])
+    assert [str(fault) for fault in plan.unused] == texts
     plan.on_connection()
     for request in (MOUNT, Ping(), Ping()):
         plan.on_request(request)
@@ -242,12 +240,14 @@ def test_a_test_can_see_that_a_fault_never_struck():
 
 def test_questions_whether_the_guest_is_ready_count_as_requests():
     """`connect_when_ready` and `wait_ready` ask for the health, and what they ask is counted with the rest."""
-    with running("blocking", None, GuestSimulator(faults=["fail:no@get_health#3"])) as guest:
-        with connect_when_ready(guest.address, timeout=PATIENCE) as client:
-            client.wait_ready(timeout=PATIENCE)
-            with pytest.raises(RequestFailed):
-                client.get_health()
-            assert client.get_health().state == "ready"
+    with (
+        running("blocking", None, GuestSimulator(faults=["fail:no@get_health#3"])) as guest,
+        connect_when_ready(guest.address, timeout=PATIENCE) as client,
+    ):
+        client.wait_ready(timeout=PATIENCE)
+        with pytest.raises(RequestFailed):
+            client.get_health()
+        assert client.get_health().state == "ready"
 
 
 def test_boot_and_refusal_times_add_up():

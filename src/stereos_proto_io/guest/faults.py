@@ -9,13 +9,13 @@ writes it.
 * `garbage#3` - a line of garbage comes before the reply to the third request, of whatever type
 
 Numbers count from 1 over the whole life of the guest, all its connections together: requests for a fault of a
-request, connections for a fault of a connection. A line that could not be read is a request of the type "". What a client
-asks by itself counts, too: `connect_when_ready` and `wait_ready` send `get_health` until the guest is ready.
+request, connections for a fault of a connection. A line that could not be read is a request of the type "". What a
+client asks by itself counts, too: `connect_when_ready` and `wait_ready` send `get_health` until the guest is ready.
 Faults that meet at one request apply in the order of the list.
 
-In arguments and types, `%40`, `%23` and `%25` stand for `@`, `#` and `%`. A colon ends an argument, but for the last one
-of a fault: in the others, `%3A` stands for it. An argument counts even when it is empty: `fail:` is a refusal without a
-text, and `fail` one with the default text.
+In arguments and types, `%40`, `%23` and `%25` stand for `@`, `#` and `%`. A colon ends an argument, but not the last
+one of a fault; in the others, `%3A` stands for a colon. An argument counts even when it is empty: `fail:` is a refusal
+without a text, and `fail` is one with the default text.
 
 A fault is only data. `_faulty_session` carries faults out, around a session that knows nothing of them.
 """
@@ -81,9 +81,12 @@ def _is_text(_fault: Any, attribute: attrs.Attribute[Any], value: str) -> None:
         raise ValueError(f"{attribute.name} holds a lone surrogate, which has no UTF-8")
 
 
-def _is_ordinal(_fault: Any, attribute: attrs.Attribute[Any], value: int) -> None:
-    if not (isinstance(value, int) and value >= 1):
-        raise ValueError(f"{attribute.name} must be a whole number from 1 on, not {value!r}")
+def _whole_from(least: int) -> Callable[[Any, attrs.Attribute[Any], int], None]:
+    def check(_fault: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+        if not (isinstance(value, int) and value >= least):
+            raise ValueError(f"{attribute.name} must be a whole number from {least} on, not {value!r}")
+
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +100,7 @@ class Fault:
     #: The type of the requests that it strikes.
     type: str | None = attrs.field(default=None, validator=attrs.validators.optional(_is_text))
     #: Which of them it strikes, counted from 1.
-    number: int | None = attrs.field(default=None, validator=attrs.validators.optional(_is_ordinal))
+    number: int | None = attrs.field(default=None, validator=attrs.validators.optional(_whole_from(1)))
 
     def __attrs_post_init__(self) -> None:
         """Refuse a place where such a fault cannot strike."""
@@ -158,19 +161,14 @@ def _not_negative(_fault: Any, attribute: attrs.Attribute[Any], value: float) ->
         raise ValueError(f"{attribute.name} must be 0 or more, not {value!r}")
 
 
-def _is_whole(_fault: Any, attribute: attrs.Attribute[Any], value: int) -> None:
-    if not isinstance(value, int):
-        raise ValueError(f"{attribute.name} must be a whole number, not {value!r}")
-
-
 #: Key of a field's metadata: the function that reads its text.
 _READ: Final = "read"
 
 #: The function that reads an argument → what checks its value.
-_CHECKS: Final[dict[Callable[[str], Any], list[Callable[..., None]]]] = {
-    str: [_is_text],
-    _seconds: [_not_negative],
-    _count: [_is_whole, _not_negative],
+_CHECKS: Final[dict[Callable[[str], Any], Callable[..., None]]] = {
+    str: _is_text,
+    _seconds: _not_negative,
+    _count: _whole_from(0),
 }
 
 
