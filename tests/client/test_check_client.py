@@ -208,6 +208,9 @@ def test_what_is_left_out_by_default_is_told(monkeypatch):
     report = check_client(Client)
     assert report.passed == ("refusal",)
     assert report.left_out == {"a_guest_is_dialled_again_until_it_is_there": "`when_ready` was not given"}
+    assert str(report) == (
+        "left out  a_guest_is_dialled_again_until_it_is_there: `when_ready` was not given\n1 passed, 1 left out"
+    )
 
 
 class HasNoNews:
