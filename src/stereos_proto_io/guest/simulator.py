@@ -213,8 +213,8 @@ class GuestSimulator:
     def requests(self) -> tuple[Request, ...]:
         """The last requests, of all connections, in the order in which they came. A reboot keeps them.
 
-        The value of a secret is here for as long as the guest has it: one that was refused, replaced, or lost by a
-        reboot shows "(not kept)" instead.
+        The value of a secret is shown as long as the guest has the secret. When the secret was refused, replaced or
+        lost by a reboot, "(not kept)" stands in the place of its value.
         """
         with self._keeping:
             return tuple(kept.request for kept in self._requests)
@@ -278,7 +278,7 @@ class GuestSimulator:
 
     @property
     def agents(self) -> tuple[AgentStatus, ...]:
-        """The agents that it reports. Set them to say what became of them."""
+        """The agents that it reports. When they are set, it reports these until they are set again."""
         self._look()
         return self._agents
 
