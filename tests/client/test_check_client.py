@@ -208,6 +208,9 @@ def test_what_is_left_out_by_default_is_told(monkeypatch):
     report = check_client(Client)
     assert report.passed == ("refusal",)
     assert report.left_out == {"a_guest_is_dialled_again_until_it_is_there": "`when_ready` was not given"}
+    assert str(report) == (
+        "left out  a_guest_is_dialled_again_until_it_is_there: `when_ready` was not given\n1 passed, 1 left out"
+    )
 
 
 class HasNoNews:
@@ -415,6 +418,31 @@ def test_a_script_waits_no_longer_than_it_must(script, text):
         pytest.raises(ScriptError, match=f"^{text}$"),
     ):
         guest.check()
+
+
+def breaks(end):
+    end.line()
+    raise LookupError(SECRET)
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "text"),
+    [
+        (reads, b"nonsense\n", "the host sent a line of 8 bytes that is no JSON"),
+        (reads, b"[" * 100_000 + b"\n", "the host sent a line of 100000 bytes that is no JSON"),
+        (reads, b"5\n", "the host sent a line of 1 bytes that is no message"),
+        (reads, b'{"type":[]}\n', "the host sent a line of 11 bytes that is no message"),
+        (breaks, b'{"type":"x"}\n', r"the script of the guest broke: LookupError: \[redacted\]"),
+    ],
+)
+def test_whatever_a_client_sends_is_told(script, said, text):
+    """The thread of the script does not end with an error that nobody sees."""
+    with ScriptedGuest(TCP("127.0.0.1", 0), script, WireLog()) as guest:
+        with socket.create_connection((guest.address.host, guest.address.port)) as host:
+            host.sendall(said)
+            host.recv(1)
+        with pytest.raises(ScriptError, match=f"^{text}$"):
+            guest.check()
 
 
 @pytest.mark.parametrize(

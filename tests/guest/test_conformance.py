@@ -4,16 +4,18 @@ import asyncio
 import json
 import re
 import socket
+import threading
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 import pytest
 
-from guest_harness import running
+from guest_harness import PATIENCE, running
 from stereos_proto import MAX_LINE_SIZE, NEED_DATA, AgentStatus, GuestSession
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
-from stereos_proto_io.conformance import CASES, Need, Outcome, Report, Result, run
+from stereos_proto_io.conformance import CASES, Case, Need, Outcome, Report, Result, run
 from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _blocking_transport, _faulty_session
 from stereos_proto_io.guest import asyncio as asyncio_guest
 
@@ -87,7 +89,10 @@ def test_nothing_changes_without_leave():
     assert (simulator.secrets, simulator.ssh_keys, simulator.config) == ({}, {}, None)
     assert (simulator.mounts, simulator.shutdown_reason) == ((), None)
     skipped = {result.reason for result in report.results if result.outcome is Outcome.SKIPPED}
-    assert skipped == {"needs leave: effects", "needs leave: shutdown"}
+    assert skipped == {
+        "not allowed without allow_effects (--allow-effects)",
+        "not allowed without allow_shutdown (--allow-shutdown)",
+    }
 
 
 def test_a_dial_is_an_address_too():
@@ -247,6 +252,9 @@ MUTANTS = {
         with_faults("stall@ping"),
         with_faults("garbage@ping"),
         with_faults("over-long@ping"),
+        # What `json.loads` reads, and a host need not (§4).
+        says_in(b'{"type":"pong"}', b'\xef\xbb\xbf{"type":"pong"}'),
+        says_in(b'{"type":"pong"}', b'{"type":"pong","payload":{},"payload":NaN}'),
     ],
     "`get_health` is answered by `health`.": [
         with_faults("wrong-type@get_health"),
@@ -261,8 +269,15 @@ MUTANTS = {
         with_faults("omit:running@get_health"),
         says_in(b'"restarts":0', b'"restarts":"0"'),
         says_in(b'"agents":[', b'"agents":[],"more":['),
+        says_in(b'"agents":[', b'"agents":[null,'),
+        says_in(b'"agents":[', b'"agents":["name running",'),
     ],
-    "Keys are emitted in the order of the table.": [Mutant(say=reversed_keys), Mutant(say=reversed_payload)],
+    "Keys are emitted in the order of the table.": [
+        Mutant(say=reversed_keys),
+        Mutant(say=reversed_payload),
+        Mutant(say=lambda line: b"null\n" if b"conformance-order" in line else line),
+        Mutant(say=lambda line: b"5\n" if b"health" in line else line),
+    ],
     "Message types are case-sensitive.": [reads_in(b"PING", b"ping"), reads_in(b"Get_Health", b"get_health")],
     "Each line gets one reply, in order.": [
         with_faults("swap#5"),
@@ -464,6 +479,181 @@ def test_a_muxer_without_a_guest(tmp_path, monkeypatch):
     assert report.failed[0].reason.endswith(": nobody listens on vsock port 2 of the guest yet")
 
 
+# ----------------------------------------------------------------------------------------- hostile guests
+
+
+class Raw:
+    """A guest on a TCP port that has one function: it gets the socket of each connection, in a thread of its own."""
+
+    def __init__(self, serve):
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = TCP(*self._listener.getsockname())
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._sockets = []
+
+    def __enter__(self):
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_exc):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(PATIENCE)
+        self._listener.close()
+        for sock in self._sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                sock.settimeout(PATIENCE)
+                self._sockets.append(sock)
+                self._threads.append(threading.Thread(target=self._talk, args=[sock], daemon=True))
+                self._threads[-1].start()
+
+    def _talk(self, sock):
+        with sock, suppress(OSError):
+            self._serve(sock)
+
+
+def floods(data):
+    """A guest that sends `data` without end, and reads nothing."""
+
+    def serve(sock):
+        while True:
+            sock.sendall(data)
+
+    return serve
+
+
+def answers_each_line(reply):
+    """A guest that answers each line by the bytes that `reply(line)` returns, and closes at the end of the stream."""
+
+    def serve(sock):
+        with sock.makefile("rb") as lines:
+            for line in lines:
+                sock.sendall(reply(line))
+
+    return serve
+
+
+def in_time(work):
+    """What `work` returns, which has to be long before the test gives up."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(work()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert done, "it is still running"
+    return done[0]
+
+
+NOTICE = b'{"type":"lifecycle","payload":{"state":"ready"}}\n'
+DEEP = b"[" * 100_000 + b"]" * 100_000 + b"\n"
+
+#: What a guest does → why it fails a case.
+HOSTILE = {
+    "no newline": (floods(b"x" * 65536), "it sent a line longer than 1 MiB"),
+    "bytes, one at a time": (floods(b"x"), "it sent no reply for 0.3 s"),
+    "replies without end": (floods(b"null\n" * 10_000), "it sent more than 10000 replies"),
+    "long replies without end": (floods(b'"' + b"x" * 1_000_000 + b'"\n'), "it sent more than 16 MiB"),
+    "notifications without end": (floods(NOTICE * 1000), "it sent (no reply for 0.3 s|more than 16 MiB)"),
+    "deep nesting": (answers_each_line(lambda _: DEEP), "it sent a line that nests too deeply to be read"),
+    "a number of many digits": (
+        answers_each_line(lambda _: b"1" * 5000 + b"\n"),
+        "it sent a line with a number too long to be read",
+    ),
+    "UTF-16": (answers_each_line(lambda _: '{"type":"pong"}'.encode("utf-16-le") + b"\n"), "it sent a line that is no"),
+    "no UTF-8": (answers_each_line(lambda _: b'{"type":"\xff"}\n'), "it sent a line that is no UTF-8"),
+    "a reply to a list": (
+        answers_each_line(lambda _: b'{"type":"ack","payload":{"reply_to":["x"],"error":{}}}\n'),
+        "it sent no reply for 0.3 s",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_guest_fails_and_holds_nobody(kind):
+    serve, reason = HOSTILE[kind]
+    with Raw(serve) as guest:
+        report = in_time(lambda: run(guest.address, cases=CASES[:2], timeout=0.3))
+    assert [result.outcome for result in report.results] == [Outcome.FAILED] * 2
+    for result in report.results:
+        assert re.match(reason, result.reason)
+
+
+def test_a_flood_after_the_half_close_is_bounded():
+    """There the replies are not counted by requests: the case reads to the end of the stream."""
+
+    def serve(sock):
+        sock.recv(65536)
+        floods(b"null\n" * 10_000)(sock)
+
+    case = BY_NAME["After a half-close the outstanding replies still arrive."]
+    with Raw(serve) as guest:
+        report = in_time(lambda: run(guest.address, cases=[case], timeout=0.3))
+    assert report.failed[0].reason == "it sent more than 10000 replies"
+
+
+#: Replies that are JSON, and no more than that.
+ODD = [
+    b"null",
+    b"5",
+    b"[]",
+    b'"x"',
+    b"{}",
+    b'{"type":[]}',
+    b'{"type":{},"payload":null}',
+    b'{"type":"ack"}',
+    b'{"type":"ack","payload":5}',
+    b'{"type":"ack","payload":[]}',
+    b'{"type":"ack","payload":{"reply_to":{},"ok":[],"error":5}}',
+    b'{"type":"ack","payload":{"reply_to":["get_health"],"ok":false,"error":["x"]}}',
+    b'{"type":"ack","payload":{"reply_to":"\\ud800","ok":false,"error":"\\ud800\\u001b[2J\\u009b\\u202e\xc2\x9b"}}',
+    b'{"type":"health"}',
+    b'{"type":"health","payload":{"state":5,"uptime_seconds":1e999}}',
+    b'{"type":"health","payload":{"state":"","uptime_seconds":true,"agents":{}}}',
+    b'{"type":"health","payload":{"state":"","uptime_seconds":0,"agents":[null]}}',
+    b'{"type":"health","payload":{"state":"","uptime_seconds":0,"agents":[[],{"name":{},"running":[]}]}}',
+    b"[" * 900 + b"]" * 900,
+    b'{"\\ud800":"\\udfff"}',
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_no_reply_ends_the_run(odd):
+    """Whatever the guest says in the place of each reply, cases pass or fail, and say why in text that can be shown."""
+
+    def reply(line):
+        mark = re.search(rb'"(conformance:[^"]*)"', line)
+        return (REFUSAL % (mark[1], mark[1]) if mark else odd) + b"\n"
+
+    with Raw(answers_each_line(reply)) as guest:
+        report = in_time(lambda: run(guest.address, timeout=0.3, **EVERYTHING))
+    assert len(report.failed) > len(CASES) / 2
+    for result in report.results:
+        assert "the suite" not in result.reason
+        assert result.reason.isprintable()
+    assert all(text.encode() for text in (report.as_table(), report.as_json(), report.as_junit(), str(report)))
+
+
+REFUSAL = b'{"type":"ack","payload":{"reply_to":"%b","ok":false,"error":"unknown message type: %b"}}'
+
+
+def test_an_error_in_a_case_fails_it_and_the_run_goes_on():
+    def check(_peer):
+        raise LookupError("no such thing")
+
+    with running("blocking", None, GuestSimulator()) as guest:
+        report = run(guest.address, cases=[Case("It breaks.", "§1", check), CASES[0]])
+    assert [result.outcome for result in report.results] == [Outcome.FAILED, Outcome.PASSED]
+    assert report.failed[0].reason == "the suite could not carry the case out: LookupError: no such thing"
+
+
 # ------------------------------------------------------------------------------------------------ reports
 
 REPORT = Report(
@@ -471,7 +661,7 @@ REPORT = Report(
     (
         Result("One.", "§1", Outcome.PASSED, seconds=0.25),
         Result("Two & <three>.", "§2", Outcome.FAILED, 'it said \0\x1b\ufffe "x" & <y>', 0.5),
-        Result("Four.", "§6", Outcome.SKIPPED, "needs leave: effects"),
+        Result("Four.", "§6", Outcome.SKIPPED, "not allowed"),
     ),
 )
 
@@ -482,9 +672,24 @@ def test_table():
         "failed  §2  Two & <three>.\n"
         '            it said \0\x1b\ufffe "x" & <y>\n'
         "skipped §6  Four.\n"
-        "            needs leave: effects\n"
+        "            not allowed\n"
         "tcp://127.0.0.1:1024: 1 passed, 1 failed, 1 skipped in 0.75 s\n"
     )
+
+
+def test_a_report_as_text_shows_what_did_not_pass():
+    assert str(REPORT) == (
+        "failed  §2  Two & <three>.\n"
+        '            it said \0\x1b\ufffe "x" & <y>\n'
+        "skipped §6  Four.\n"
+        "            not allowed\n"
+        "tcp://127.0.0.1:1024: 1 passed, 1 failed, 1 skipped in 0.75 s"
+    )
+
+
+def test_a_report_without_failures_is_one_line():
+    report = Report("tcp://127.0.0.1:1024", REPORT.results[:1])
+    assert str(report) == "tcp://127.0.0.1:1024: 1 passed, 0 failed, 0 skipped in 0.25 s"
 
 
 def test_json():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest_harness import KINDS, PONG, Host, ack, ask, running
+from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, running
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
@@ -23,11 +23,13 @@ from stereos_proto import (
     Mount,
     PendingRequest,
     Ping,
+    RequestFailed,
     SetConfig,
     Shutdown,
     encode,
 )
 from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io.blocking import connect_when_ready
 from stereos_proto_io.guest import FAULTS, OLD_TYPES, FaultPlan, GuestSimulator, faults, parse_fault
 from stereos_proto_io.guest._faulty_session import FaultySession
 from stereos_proto_io.guest._orders import Close, Pause, PowerOff, Reboot
@@ -55,6 +57,15 @@ TOLD = {"type": "lifecycle", "payload": {"state": "degraded", "message": "a: b"}
         ("cut:0#1", faults.Cut(size=0, number=1)),
         ("push:degraded:a: b@ping", faults.Push(state="degraded", message="a: b", type="ping")),
         ("fail:50%25 %40 %23%0A@mount", faults.Fail(text="50% @ #\n", type="mount")),
+        ("fail:", faults.Fail(text="")),
+        ("fail", faults.Fail()),
+        ("push:degraded", faults.Push(state="degraded")),
+        ("push:", faults.Push(state="")),
+        ("push::x", faults.Push(state="", message="x")),
+        ("push:a%3Ab:c", faults.Push(state="a:b", message="c")),
+        ("push:a%3Ab", faults.Push(state="a:b")),
+        ("push:a::b", faults.Push(state="a", message=":b")),
+        ("omit:", faults.Omit(member="")),
         ("omit:restarts@get_health", faults.Omit(member="restarts", type="get_health")),
         ("refuse:3s", faults.Refuse(seconds=3.0)),
         ("never-ready", faults.NeverReady()),
@@ -76,7 +87,7 @@ def test_times_may_be_written_without_their_unit():
         ("dorp", "is no fault"),
         ("Drop", "is no fault"),
         ("drop:2s", "takes no argument"),
-        ("drop#0", "'number' must be >= 1"),
+        ("drop#0", "number must be a whole number from 1 on, not 0"),
         ("drop#x", "'x' is no number"),
         ("drop#", "'' is no number"),
         ("late", "it needs seconds: `late:SECONDS`"),
@@ -84,7 +95,10 @@ def test_times_may_be_written_without_their_unit():
         ("late:-1s", "is no time"),
         ("late:nan", "is no time"),
         ("late:inf", "is no time"),
+        ("late:", "'' is no time"),
+        ("reboot:", "'' is no time"),
         ("cut", "it needs size: `cut:BYTES`"),
+        ("cut:", "'' is no number of bytes"),
         ("cut:-1", "'-1' is no number of bytes"),
         ("omit", "it needs member: `omit:MEMBER`"),
         ("refuse:1s#1", "does not strike at a request"),
@@ -100,13 +114,13 @@ def test_bad_text(text, why):
 @st.composite
 def any_fault(draw):
     cls = draw(st.sampled_from([*FAULTS.values()]))
-    words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+    words = st.text(st.characters(exclude_categories=["Cs"])) | st.text("a:@#%")
     values = {
-        "seconds": st.floats(0, 1e9, exclude_min=True),
+        "seconds": st.floats(0, 1e9),
         "size": st.integers(0, 10**12),
         "text": words,
         "member": words,
-        "state": words.filter(lambda text: ":" not in text),
+        "state": words,
         "message": words,
     }
     given_ = {field.name: draw(values[field.name]) for field in attrs.fields(cls) if field.name in values}
@@ -127,6 +141,36 @@ def test_text_round_trips(fault):
 def test_bad_text_is_a_value_error(text):
     with suppress(ValueError):
         assert parse_fault(parse_fault(text).__str__()) == parse_fault(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("push::x", b'{"type":"lifecycle","payload":{"state":"","message":"x"}}\n'),
+        ("fail:", b'{"type":"ack","payload":{"reply_to":"ping","ok":false}}\n'),
+    ],
+)
+def test_an_empty_argument_counts(text, line):
+    assert exchange([text], Ping())[0][0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "why"),
+    [
+        (faults.Drop, {"number": 0}, "number must be a whole number from 1 on, not 0"),
+        (faults.Drop, {"number": 2.5}, "number must be a whole number from 1 on, not 2.5"),
+        (faults.Cut, {"size": 2.5}, "size must be a whole number from 0 on, not 2.5"),
+        (faults.Cut, {"size": -1}, "size must be a whole number from 0 on, not -1"),
+        (faults.Fail, {"text": "\ud800"}, "text holds a lone surrogate, which has no UTF-8"),
+        (faults.Drop, {"type": "\udfff"}, "type holds a lone surrogate, which has no UTF-8"),
+        (faults.NeverReady, {"type": "ping"}, "never-ready does not strike at a request"),
+        (faults.Refuse, {"seconds": 1, "number": 1}, "refuse does not strike at a request"),
+        (faults.Reset, {"type": "ping"}, "reset does not strike at a request"),
+    ],
+)
+def test_what_has_no_text_is_no_fault(cls, values, why):
+    with pytest.raises(ValueError, match=why):
+        cls(**values)
 
 
 @pytest.mark.parametrize("bad", [-1, float("inf"), float("nan")])
@@ -172,6 +216,38 @@ def test_numbers_count_by_type_and_over_all():
 def test_connections_are_counted():
     plan = FaultPlan(["reset#2", "cut:5"])
     assert [[fault.name for fault in plan.on_connection()] for _ in range(3)] == [["cut"], ["reset", "cut"], ["cut"]]
+
+
+def test_faults_that_never_struck_are_unused():
+    texts = ["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "drop@mount#2"]
+    plan = FaultPlan([*texts, "slow-boot:1s", "refuse:0s"])
+    assert [str(fault) for fault in plan.unused] == texts
+    plan.on_connection()
+    for request in (MOUNT, Ping(), Ping()):
+        plan.on_request(request)
+    assert [str(fault) for fault in plan.unused] == ["drop@mount#2", "garbage@shutdown", "reset#2", "drop@mount#2"]
+    plan.on_connection()
+    plan.on_request(MOUNT)
+    assert plan.unused == (faults.Garbage(type="shutdown"),)
+
+
+def test_a_test_can_see_that_a_fault_never_struck():
+    simulator = GuestSimulator(faults=["drop@ping#1", "fail:no@mount#2"])
+    with running("blocking", None, simulator) as guest:
+        assert ask(guest.address, Ping(), MOUNT) == [ack("mount")]
+    assert [str(fault) for fault in simulator.faults.unused] == ["fail:no@mount#2"]
+
+
+def test_questions_whether_the_guest_is_ready_count_as_requests():
+    """`connect_when_ready` and `wait_ready` ask for the health, and what they ask is counted with the rest."""
+    with (
+        running("blocking", None, GuestSimulator(faults=["fail:no@get_health#3"])) as guest,
+        connect_when_ready(guest.address, timeout=PATIENCE) as client,
+    ):
+        client.wait_ready(timeout=PATIENCE)
+        with pytest.raises(RequestFailed):
+            client.get_health()
+        assert client.get_health().state == "ready"
 
 
 def test_boot_and_refusal_times_add_up():

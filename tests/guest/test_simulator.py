@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import vectors
 from core.test_vectors import EXACT_NAMES
+from guest_harness import ack, ask, running
 from stereos_proto import (
     NEED_DATA,
     Ack,
@@ -441,8 +442,43 @@ def test_requests_still_work_while_shutting_down():
     assert simulator.handle(Ping()) == Pong()
     assert simulator.handle(GetHealth()).state == "shutdown"
     assert simulator.handle(Mount("t", "/w", "9p")).ok
+
+
+def test_mounts_can_be_read_after_a_power_off_until_the_next_start():
+    unmounted = []
+
+    class Machine(Effects):
+        def power_off(self, mounts):
+            unmounted.append(mounts)
+
+    first, second = Mount("t", "/w", "9p"), Mount("u", "/x", "9p")
+    simulator = GuestSimulator(effects=Machine())
+    assert simulator.handle(first).ok
     simulator.power_off()
+    assert simulator.mounts == (first,)
+    # Each mount is unmounted once.
+    assert simulator.handle(second).ok
+    simulator.power_off()
+    assert unmounted == [(first,), (second,)]
+    assert simulator.mounts == (first, second)
+    simulator.reboot()
     assert simulator.mounts == ()
+    assert simulator.handle(second).ok
+    simulator.power_off()
+    assert unmounted[2:] == [(second,)]
+
+
+def test_what_a_guest_got_can_be_read_when_it_has_shut_down():
+    simulator = GuestSimulator()
+    mount = Mount("t", "/w", "9p")
+    with running("blocking", None, simulator) as guest:
+        assert ask(guest.address, mount, InjectSecret("a", "v"), Shutdown("x")) == [
+            ack("mount"),
+            ack("inject_secret"),
+            ack("shutdown"),
+        ]
+        assert guest.join()
+    assert (simulator.mounts, [*simulator.secrets], simulator.shutdown_reason) == ((mount,), ["a"], "x")
 
 
 # ---------------------------------------------------------------------------------------------- dialects
@@ -596,13 +632,22 @@ def test_effects_that_fail_leave_no_half_state(what):
         def forget(self):
             raise OSError("no")
 
-        def power_off(self, _mounts):
+        def power_off(self, mounts):
+            tried.append(mounts)
             raise OSError("no")
+
+    tried = []
 
     simulator = GuestSimulator(effects=Broken())
     for request in (InjectSecret("a", "v"), Mount("t", "/w", "9p")):
         assert simulator.handle(request).ok
     with pytest.raises(OSError, match="no"):
         (simulator.reboot if what == "forget" else simulator.power_off)()
-    assert simulator.mounts == ()
-    assert simulator.secrets == {} or what == "power_off"
+    if what == "forget":
+        assert (simulator.mounts, simulator.secrets) == ((), {})
+    else:
+        # What could not be unmounted is not unmounted a second time.
+        assert tried == [simulator.mounts]
+        with pytest.raises(OSError, match="no"):
+            simulator.power_off()
+        assert tried[1:] == [()]

@@ -45,10 +45,18 @@ _PLACES: Final[dict[str, Callable[[Path], Address]]] = {
 
 @attrs.frozen
 class ClientReport:
-    """What `check_client` did: the names of the cases that were passed, and why others were left out."""
+    """What `check_client` did: the names of the cases that the client passed, and why others were left out.
+
+    As text, it shows the cases that were left out, and how many there are of both.
+    """
 
     passed: tuple[str, ...]
     left_out: dict[str, str]
+
+    def __str__(self) -> str:
+        """A line for each case that was left out, with the reason, and the counts."""
+        lines = [f"left out  {name}: {reason}" for name, reason in self.left_out.items()]
+        return "\n".join([*lines, f"{len(self.passed)} passed, {len(self.left_out)} left out"])
 
 
 def check_client(

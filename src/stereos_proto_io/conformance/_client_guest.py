@@ -30,7 +30,7 @@ from stereos_proto import (
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.guest import GuestSimulator
 
-from ._client_wire import WireLog
+from ._client_wire import WireLog, without_secret
 
 #: Seconds that a script waits for the host, or for room to write, unless told otherwise.
 PATIENCE: Final = 6.0
@@ -159,6 +159,10 @@ class ScriptedGuest:
         except OSError as exc:
             # The host ended the connection, as it may.
             self._log.note(f"connection {end.number + 1} broke: {exc}")
+        except Exception as exc:  # noqa: BLE001  (`check` raises it in the thread of the case)
+            self.failures.append(
+                ScriptError(f"the script of the guest broke: {type(exc).__name__}: {without_secret(exc)}")
+            )
         finally:
             end.hang_up()
 
@@ -225,9 +229,11 @@ class End:
         line, _, self._buffer = self._buffer.partition(b"\n")
         self._log.add(Role.HOST, line)
         try:
-            json.loads(line)
-        except ValueError:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
             raise ScriptError(f"the host sent a line of {len(line)} bytes that is no JSON") from None
+        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            raise ScriptError(f"the host sent a line of {len(line)} bytes that is no message")
         self.guest.received.append(line)
         return line
 

@@ -17,7 +17,7 @@ U32_MAX: Final = 2**32 - 1
 
 
 class Need(Enum):
-    """What a case needs leave for."""
+    """What a case does to the guest, and the caller of `run` has to allow."""
 
     NOTHING = "nothing"
     EFFECTS = "effects"
@@ -82,8 +82,12 @@ def compare(got: Iterable[Line], expected: Iterable[Any], about: str = "it") -> 
 
 
 def short(value: Any) -> str:
-    """Return a value as text that fits into a reason."""
-    text = json.dumps(value, ensure_ascii=False)
+    """Return a value as text that fits into a reason, and does nothing to a terminal."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a value that nests too deeply to be shown"
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:201])
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 

@@ -125,6 +125,8 @@ def _(peer: Peer) -> None:
     if not isinstance(agents, list) or not agents:
         raise Deviation("`agents` is no list, or an empty one that should be left out")
     for agent in agents:
+        if not isinstance(agent, dict):
+            raise Deviation(f"an agent is {short(agent)}, no object")
         types = {"name": str, "running": bool, "session": str, "restarts": int, "error": str}
         wrong = [name for name, type_ in types.items() if name in agent and type(agent[name]) is not type_]
         if wrong or not {"name", "running"} <= agent.keys():
@@ -139,6 +141,8 @@ def _(peer: Peer) -> None:
     )
     for outer, inner, line in orders:
         reply = peer.ask_one(line)
+        if not isinstance(reply.value, dict):
+            raise Deviation(f"{short(line.decode())} was answered by {short(reply.value)}, no object")
         for got, order in ((reply.value, outer), (reply.payload, inner)):
             keys = [key for key in got if key in order]
             if keys != sorted(keys, key=order.index):

@@ -1,4 +1,8 @@
-"""A host's end of one connection, which takes nothing for granted: bare bytes, and a deadline for each read."""
+"""A host's end of one connection, which takes nothing for granted.
+
+It reads bare bytes. Each wait has a deadline. What a guest can send is bounded: the bytes of a line, the bytes and the
+replies of a connection. So a guest that sends without end fails a case, and does not hold the run.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,20 @@ import select
 import socket
 import time
 from contextlib import suppress
-from typing import Any, Final, Self
+from typing import Any, Final, Never, Self
 
 import attrs
 
+from stereos_proto import MAX_LINE_SIZE
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking._dial import dial
 
 _CHUNK: Final = 64 * 1024
+
+#: Replies that may come on one connection. No case asks for more than some hundreds.
+_MOST_REPLIES: Final = 10_000
+#: MiB that may come on one connection. No case asks for more than a few long lines.
+_MOST_MIB: Final = 16
 
 
 class Deviation(Exception):
@@ -59,7 +69,10 @@ class Peer:
         """
         self.address = address
         self._timeout = timeout
-        self._stream, self._buffer = dial(address, timeout)
+        self._replies = 0
+        self._stream, early = dial(address, timeout)
+        self._buffer = bytearray(early)
+        self._size = len(early)
 
     def dial(self) -> Peer:
         """Return another connection to the same guest."""
@@ -91,32 +104,49 @@ class Peer:
         self._stream.shutdown(socket.SHUT_WR)
 
     def _wait(self, mask: int, until: float, what: str) -> None:
+        # A guest that always has more to read, or room for more, is late all the same.
+        left = until - time.monotonic()
         poll = select.poll()
         poll.register(self._stream.fileno(), mask)
-        if not poll.poll(max(until - time.monotonic(), 0.001) * 1000):
+        if left <= 0 or not poll.poll(left * 1000):
             raise Deviation(f"{what} for {self._timeout:g} s")
 
     def line(self) -> Line | None:
-        """Return the next line, None at the end of the stream. Notifications are passed over (§3)."""
-        while True:
-            raw = self._raw_line()
-            if raw is None:
-                return None
+        """Return the next line, None at the end of the stream. Notifications are passed over (§3).
+
+        Raises Deviation when no line is complete in time, notifications aside, or the guest sends too much.
+        """
+        until = time.monotonic() + self._timeout
+        while (raw := self._raw_line(until)) is not None:
             line = Line(raw, _parsed(raw))
             if line.type != "lifecycle":
+                self._replies += 1
+                if self._replies > _MOST_REPLIES:
+                    raise Deviation(f"it sent more than {_MOST_REPLIES} replies")
                 return line
+        return None
 
-    def _raw_line(self) -> bytes | None:
-        until = time.monotonic() + self._timeout
-        while b"\n" not in self._buffer:
-            self._wait(select.POLLIN, until, "nothing came")
+    def _raw_line(self, until: float) -> bytes | None:
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0 and len(self._buffer) < MAX_LINE_SIZE:
+            searched = len(self._buffer)
+            self._wait(select.POLLIN, until, "it sent no reply")
             with suppress(BlockingIOError):
-                data = self._stream.recv(_CHUNK)
-                if not data:
+                if not self._receive():
                     return None
-                self._buffer += data
-        raw, _, self._buffer = self._buffer.partition(b"\n")
+        if not 0 <= end < MAX_LINE_SIZE:
+            raise Deviation("it sent a line longer than 1 MiB")
+        raw = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
         return raw
+
+    def _receive(self) -> int:
+        data = self._stream.recv(_CHUNK)
+        self._buffer += data
+        self._size += len(data)
+        if self._size > _MOST_MIB * 1024 * 1024:
+            raise Deviation(f"it sent more than {_MOST_MIB} MiB")
+        return len(data)
 
     # -------------------------------------------------------------------------------- exchanges
 
@@ -135,7 +165,11 @@ class Peer:
             type_ = line.payload.get("reply_to")
             if type_ == mark:
                 return answers
-            if type_ in _NEWER and line.payload.get("error") == f"unknown message type: {type_}":
+            if (
+                isinstance(type_, str)
+                and type_ in _NEWER
+                and line.payload.get("error") == f"unknown message type: {type_}"
+            ):
                 raise Unsupported(f"the guest does not know {type_}")
             answers.append(line)
 
@@ -161,6 +195,18 @@ def _request(type_: str, payload: Any = None) -> bytes:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
-    except ValueError:
+        # Given bytes, `json` would read UTF-16 as well, and pass over a byte order mark.
+        return json.loads(raw.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise Deviation("it sent a line that is no UTF-8") from None
+    except json.JSONDecodeError:
         raise Deviation("it sent a line that is no JSON") from None
+    except ValueError:
+        raise Deviation("it sent a line with a number too long to be read") from None
+    except RecursionError:
+        raise Deviation("it sent a line that nests too deeply to be read") from None
+
+
+def _refuse_constant(name: str) -> Never:
+    """Refuse NaN and Infinity, which `json` reads and which are no JSON (§4)."""
+    raise json.JSONDecodeError("no JSON", name, 0)

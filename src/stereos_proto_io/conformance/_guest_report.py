@@ -6,6 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ class Result:
 
 @attrs.frozen
 class Report:
-    """A whole run against `address`."""
+    """A whole run against `address`. As text, it shows the cases that failed or were left out, and the summary."""
 
     address: str
     results: tuple[Result, ...]
@@ -65,14 +66,21 @@ class Report:
     def _seconds(self) -> float:
         return sum(result.seconds for result in self.results)
 
+    def __str__(self) -> str:
+        """The cases that did not pass, as in `as_table`, and the summary."""
+        return self._table(result for result in self.results if result.outcome is not Outcome.PASSED)
+
     def as_table(self) -> str:
         """A line for each case, with a reason below it where there is one, and the summary."""
+        return self._table(self.results) + "\n"
+
+    def _table(self, results: Iterable[Result]) -> str:
         lines = []
-        for result in self.results:
+        for result in results:
             lines.append(f"{result.outcome:<8}{result.section:<4}{result.name}")
             if result.reason:
                 lines.append(f"{'':<12}{result.reason}")
-        return "\n".join([*lines, self.summary, ""])
+        return "\n".join([*lines, self.summary])
 
     def as_json(self) -> str:
         """`{"address": …, "ok": …, "counts": {…}, "results": [{"name": …, …}]}`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from stereos_proto import StereosError
 from stereos_proto_io.addresses import Address
@@ -12,6 +13,10 @@ from ._guest_case import Case, Need
 from ._guest_cases import CASES
 from ._guest_peer import Deviation, Peer, Unsupported
 from ._guest_report import Outcome, Report, Result
+
+#: Why a case was left out whose need was not allowed. The option stands as an argument of `run`, and as an option of
+#: the command line.
+_NOT_ALLOWED: Final = "not allowed without allow_{0} (--allow-{0})"
 
 
 def run(
@@ -25,14 +30,19 @@ def run(
 ) -> Report:
     """Examine the guest at `address`, and return what was found. Raises nothing because of the guest.
 
-    `allow_effects` lets the cases run that change the guest: they replace its config and the keys of `admin`,
-    and leave a secret behind. `allow_shutdown` lets the last case shut it down. `timeout` is in seconds, for
-    each wait. `cases` are those to go through. `on_result` is told of each case as it ends.
+    * `allow_effects`: also run the cases that change the guest. They replace its config and the keys of `admin`, and
+      leave a secret behind.
+    * `allow_shutdown`: also run the last case, which shuts the guest down.
+    * `timeout`: seconds for each wait: for a connection, for a reply, and for the guest to read what a case sends.
+    * `cases`: the cases to go through.
+    * `on_result`: is called with the result of each case as it ends. What it raises ends the run.
+
+    A guest that sends too much fails the case: a line may have 1 MiB, and one connection 10,000 replies and 16 MiB.
     """
     allowed = {Need.NOTHING: True, Need.EFFECTS: allow_effects, Need.SHUTDOWN: allow_shutdown}
     results = []
     for case in cases:
-        reason = _why_not(case, address) or ("" if allowed[case.need] else f"needs leave: {case.need.value}")
+        reason = _why_not(case, address) or ("" if allowed[case.need] else _NOT_ALLOWED.format(case.need.value))
         result = Result(case.name, case.section, Outcome.SKIPPED, reason) if reason else _run(case, address, timeout)
         results.append(result)
         if on_result is not None:
@@ -60,4 +70,6 @@ def _run(case: Case, address: Address, timeout: float) -> Result:
         outcome, reason = Outcome.SKIPPED, str(exc)
     except (Deviation, OSError, StereosError) as exc:
         outcome, reason = Outcome.FAILED, str(exc) or type(exc).__name__
+    except Exception as exc:  # noqa: BLE001  (a guest may have brought it about, and the other cases are still to run)
+        outcome, reason = Outcome.FAILED, f"the suite could not carry the case out: {type(exc).__name__}: {exc}"
     return Result(case.name, case.section, outcome, reason, time.monotonic() - started)

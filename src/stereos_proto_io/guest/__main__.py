@@ -23,6 +23,9 @@ from .simulator import STOCK_USERS, GuestSimulator
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+#: Seconds that the main thread waits without a look at signals.
+_LONGEST_WAIT: Final = 0.5
+
 
 class _Signalled(BaseException):
     """Raised in the main thread by a signal that ends the agent. `number` is the signal's."""
@@ -61,7 +64,10 @@ def _serve(options: argparse.Namespace, effects: FolderEffects | None) -> int:
     with server:
         # A program that reads this line may interrupt at once.
         print("listening on", *server.addresses, flush=True)
-        server.join()
+        # Python notes a signal, and runs its handler between two instructions of the main thread. A signal that comes
+        # just before a wait, or in another thread, does not interrupt the wait. So no wait is long.
+        while not server.join(_LONGEST_WAIT):
+            pass
     return 0
 
 

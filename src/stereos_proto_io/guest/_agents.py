@@ -116,7 +116,7 @@ def read_config(text: str, age: Age = Age.TODAY) -> tuple[Agent, ...]:
 
 
 def _member(table: Mapping[str, Any], name: str) -> Any:
-    """The member called `name`, else one that is called so but for case; None where there is none."""
+    """The member called `name`, else the member whose name differs in case alone, else None."""
     if name in table:
         return table[name]
     # Kelvin's sign and the long s are the letters beyond ASCII that fold to one of it, one for one.
@@ -151,7 +151,7 @@ def _mismatch(place: str) -> ConfigDropped:
 
 
 def _replicated(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each entry as often as it has replicas. Those of a named one get names of their own, and no session."""
+    """One entry for each replica. Replicas of an entry with a name get names of their own, and no session."""
     for entry in entries:
         copies = entry.pop("replicas", 1)
         if copies < 2:
@@ -163,7 +163,7 @@ def _replicated(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _named(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries with a name each: an unnamed one is called by its harness, several by harness and number."""
+    """The entries, each with a name. Without a name, an entry gets that of its harness; several get a number, too."""
     alike: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         if "name" not in entry:
@@ -272,7 +272,7 @@ class AgentDaemon:
         )
 
     def look(self, config: str | None, secrets: Mapping[str, str]) -> None:
-        """Start, restart and stop agents. A config that is None, not there, changes nothing; nor does a bad one."""
+        """Start, restart and stop agents. A bad config changes nothing, and neither does None, which is no config."""
         if config is not None and config != self._read:
             self._read = config
             try:

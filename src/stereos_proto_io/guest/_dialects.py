@@ -1,4 +1,4 @@
-"""Which message types guests of which make know (`docs/protocol.md` §2)."""
+"""The message types that each make of guest knows (`docs/protocol.md` §2)."""
 
 from __future__ import annotations
 

@@ -175,7 +175,10 @@ class FaultySession:
         return rest
 
     def next_event(self) -> object:
-        """Return what `GuestSession.next_event` does, but for the end, or a Pause before the next request."""
+        """Return the next event as `GuestSession.next_event` does, or a Pause before a request that waits.
+
+        The end of the session is never among them: `next_order` tells it.
+        """
         if self._last:
             return NEED_DATA
         if self._delayed is not None:

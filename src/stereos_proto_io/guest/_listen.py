@@ -92,7 +92,7 @@ class Endpoint:
 
 
 def bind_all(addresses: Address | Sequence[Address]) -> list[Endpoint]:
-    """Return a bound endpoint for each address; on failure none.
+    """Bind every address, or none of them; return their endpoints.
 
     Raises OSError when an address is in use or may not be had, ValueError when a guest cannot listen on it.
     """

@@ -9,8 +9,13 @@ writes it.
 * `garbage#3` - a line of garbage comes before the reply to the third request, of whatever type
 
 Numbers count from 1 over the whole life of the guest, all its connections together: requests for a fault of a
-request, connections for a fault of a connection. A line that could not be read is a request of the type "".
+request, connections for a fault of a connection. A line that could not be read is a request of the type "". What a
+client asks by itself counts, too: `connect_when_ready` and `wait_ready` send `get_health` until the guest is ready.
 Faults that meet at one request apply in the order of the list.
+
+In arguments and types, `%40`, `%23` and `%25` stand for `@`, `#` and `%`. A colon ends an argument, but not the last
+one of a fault; in the others, `%3A` stands for a colon. An argument counts even when it is empty: `fail:` is a refusal
+without a text, and `fail` is one with the default text.
 
 A fault is only data. `_faulty_session` carries faults out, around a session that knows nothing of them.
 """
@@ -65,8 +70,23 @@ __all__ = [
     "parse_fault",
 ]
 
-#: What stands unescaped in a fault's text: all but its own marks.
+#: What stands unescaped in a type, and in the last argument of a fault: all but the marks of a fault's text.
 _PLAIN: Final = " !\"$&'()*+,-./:;<=>?[]^_`{|}~"
+#: What stands unescaped in the other arguments, which a colon ends.
+_PLAIN_BEFORE_COLON: Final = _PLAIN.replace(":", "")
+
+
+def _is_text(_fault: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError(f"{attribute.name} holds a lone surrogate, which has no UTF-8")
+
+
+def _whole_from(least: int) -> Callable[[Any, attrs.Attribute[Any], int], None]:
+    def check(_fault: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+        if not (isinstance(value, int) and value >= least):
+            raise ValueError(f"{attribute.name} must be a whole number from {least} on, not {value!r}")
+
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -75,32 +95,45 @@ class Fault:
 
     #: The fault's name in its text form.
     name: ClassVar[str] = ""
+    #: Which of `type` and `number` it may have.
+    _places: ClassVar[frozenset[str]] = frozenset({"type", "number"})
     #: The type of the requests that it strikes.
-    type: str | None = None
+    type: str | None = attrs.field(default=None, validator=attrs.validators.optional(_is_text))
     #: Which of them it strikes, counted from 1.
-    number: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    number: int | None = attrs.field(default=None, validator=attrs.validators.optional(_whole_from(1)))
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a place where such a fault cannot strike."""
+        given = {place for place in ("type", "number") if getattr(self, place) is not None}
+        if given - self._places:
+            raise ValueError(f"{self.name} does not strike at a request")
 
     def __str__(self) -> str:
         """The text that `parse_fault` reads."""
-        values = [getattr(self, field.name) for field in _arguments(self.__class__)]
-        defaults = [field.default for field in _arguments(self.__class__)]
-        while values and values[-1] == defaults[-1]:
-            del values[-1], defaults[-1]
-        argument = ":".join(_written(value) for value in values)
+        fields = _arguments(self.__class__)
+        values = [getattr(self, field.name) for field in fields]
+        count = len(fields)
+        while count and values[count - 1] == fields[count - 1].default:
+            count -= 1
+        safe = [_PLAIN_BEFORE_COLON] * (len(fields) - 1) + [_PLAIN]
+        written = [quote(_written(value), safe=plain) for value, plain in zip(values[:count], safe, strict=False)]
         return (
-            self.name
-            + (f":{quote(argument, safe=_PLAIN)}" if argument else "")
+            ":".join([self.name, *written])
             + ("" if self.type is None else f"@{quote(self.type, safe=_PLAIN)}")
             + ("" if self.number is None else f"#{self.number}")
         )
 
 
 class GuestFault(Fault):
-    """A fault of the guest as a whole. It strikes when the guest starts."""
+    """A fault of the guest as a whole. It strikes when the guest starts, and has no `type` and no `number`."""
+
+    _places: ClassVar[frozenset[str]] = frozenset()
 
 
 class ConnectionFault(Fault):
-    """A fault of a connection. `number` counts connections."""
+    """A fault of a connection. `number` counts connections. It has no `type`."""
+
+    _places: ClassVar[frozenset[str]] = frozenset({"number"})
 
 
 class RequestFault(Fault):
@@ -131,15 +164,21 @@ def _not_negative(_fault: Any, attribute: attrs.Attribute[Any], value: float) ->
 #: Key of a field's metadata: the function that reads its text.
 _READ: Final = "read"
 
+#: The function that reads an argument → what checks its value.
+_CHECKS: Final[dict[Callable[[str], Any], Callable[..., None]]] = {
+    str: _is_text,
+    _seconds: _not_negative,
+    _count: _whole_from(0),
+}
+
 
 def _argument(read: Callable[[str], Any] = str, default: Any = attrs.NOTHING) -> Any:
     """A field that stands in the fault's text, after the name."""
-    numeric = read is not str
     return attrs.field(
         default=default,
         metadata={_READ: read},
         converter=float if read is _seconds else None,
-        validator=_not_negative if numeric else None,
+        validator=_CHECKS[read],
     )
 
 
@@ -354,37 +393,38 @@ FAULTS: Final[dict[str, type[Fault]]] = {
 
 
 def parse_fault(text: str) -> Fault:
-    """Return the fault that `str` writes as `text`. `%40`, `%23` and `%25` stand for `@`, `#` and `%`.
+    """Return the fault that `str` writes as `text`: `parse_fault(str(fault)) == fault`.
+
+    `%40`, `%23` and `%25` stand for `@`, `#` and `%`; in an argument that another one follows, `%3A` stands for `:`.
 
     Raises ValueError, which names the faults that there are, when `text` is none.
     """
     rest, hash_, number = text.rpartition("#")
     rest, at, type_ = (rest if hash_ else text).rpartition("@")
-    name, _, argument = (rest if at else type_).partition(":")
+    name, colon, argument = (rest if at else type_).partition(":")
     cls = FAULTS.get(name)
     if cls is None:
         raise ValueError(f"{text!r} is no fault; there are {', '.join(FAULTS)}, as in late:2s@ping or drop@mount#2")
-    if (issubclass(cls, GuestFault) and (at or hash_)) or (issubclass(cls, ConnectionFault) and at):
-        raise ValueError(f"{text!r}: {name} does not strike at a request")
     if hash_ and not (number.isascii() and number.isdigit()):
         raise ValueError(f"{text!r}: {number!r} is no number")
     try:
         return cls(
             type=unquote(type_) if at else None,
             number=int(number) if hash_ else None,
-            **_read_arguments(cls, unquote(argument)),
+            **_read_arguments(cls, argument if colon else None),
         )
     except ValueError as exc:
         raise ValueError(f"{text!r}: {exc}") from None
 
 
-def _read_arguments(cls: type[Fault], text: str) -> dict[str, Any]:
+def _read_arguments(cls: type[Fault], text: str | None) -> dict[str, Any]:
+    """The values of the arguments in `text`, which is None where no colon stands after the name."""
     fields = _arguments(cls)
     if text and not fields:
         raise ValueError("it takes no argument")
     # The last argument may have colons of its own.
-    parts = text.split(":", len(fields) - 1) if fields else []
-    given = {field.name: field.metadata[_READ](part) for field, part in zip(fields, parts, strict=False) if part}
+    parts = text.split(":", len(fields) - 1) if fields and text is not None else []
+    given = {field.name: field.metadata[_READ](unquote(part)) for field, part in zip(fields, parts, strict=False)}
     missing = [field.name for field in fields if field.default is attrs.NOTHING and field.name not in given]
     if missing:
         raise ValueError(f"it needs {' and '.join(missing)}: {(cls.__doc__ or '').partition(' - ')[0]}")
@@ -407,9 +447,22 @@ class FaultPlan:
         self._lock = threading.Lock()
         self._requests: Counter[str] = Counter()
         self._connections = 0
+        self._struck: set[Fault] = set()
 
     def __repr__(self) -> str:
         return f"FaultPlan({[str(fault) for fault in self.faults]})"
+
+    @property
+    def unused(self) -> tuple[Fault, ...]:
+        """The faults whose request or connection has not come yet.
+
+        A test that ends with one of them did not test what it says: most often the type is misspelt, or the number
+        too high. Faults of the guest as a whole are never among them, since the guest has started.
+        """
+        with self._lock:
+            return tuple(
+                fault for fault in self.faults if not isinstance(fault, GuestFault) and fault not in self._struck
+            )
 
     @property
     def refuse_time(self) -> float:
@@ -427,10 +480,13 @@ class FaultPlan:
         """Count a connection, and return the faults that strike it."""
         with self._lock:
             self._connections += 1
-            number = self._connections
-        return tuple(
-            fault for fault in self.faults if isinstance(fault, ConnectionFault) and fault.number in (None, number)
-        )
+            struck = tuple(
+                fault
+                for fault in self.faults
+                if isinstance(fault, ConnectionFault) and fault.number in (None, self._connections)
+            )
+            self._struck.update(struck)
+        return struck
 
     def on_request(self, request: Request) -> tuple[RequestFault, ...]:
         """Count a request, and return the faults that strike it."""
@@ -439,13 +495,15 @@ class FaultPlan:
         with self._lock:
             self._requests[request.type] += 1
             of_type, of_all = self._requests[request.type], self._requests.total()
-        return tuple(
-            fault
-            for fault in self.faults
-            if isinstance(fault, RequestFault)
-            and fault.type in (None, request.type)
-            and fault.number in (None, of_all if fault.type is None else of_type)
-        )
+            struck = tuple(
+                fault
+                for fault in self.faults
+                if isinstance(fault, RequestFault)
+                and fault.type in (None, request.type)
+                and fault.number in (None, of_all if fault.type is None else of_type)
+            )
+            self._struck.update(struck)
+        return struck
 
 
 def _warn_of_type(fault: Fault, type_: str, types: Collection[str]) -> None:

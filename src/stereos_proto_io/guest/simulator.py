@@ -128,9 +128,11 @@ class _Kept:
 class GuestSimulator:
     """A guest in memory, which does and says what the reference does (§6). Give it to a `serve`.
 
-    What it got can be read at any time: `requests`, `secrets`, `ssh_keys`, `mounts`, `config`, `shutdown_reason`.
-    It does no IO of its own, and has no time but `clock`'s. Several threads may use it: what changes the guest is done
-    one at a time, and questions (`ping`, `get_health`) do not wait for it.
+    What it got can be read at any time, also after a shutdown: `requests`, `secrets`, `ssh_keys`, `mounts`, `config`,
+    `shutdown_reason`. A reboot loses `secrets`, `mounts` and `shutdown_reason`.
+
+    The simulator does no IO of its own, and takes its time from `clock` alone. Several threads may use it: what changes
+    the guest is done one at a time, and questions (`ping`, `get_health`) do not wait for it.
     """
 
     def __init__(
@@ -150,16 +152,21 @@ class GuestSimulator:
     ) -> None:
         """Start the guest now, by `clock`.
 
-        `boot_time`: seconds that it says `booting`; `math.inf` for ever. `agents`: those that it reports;
-        None runs those that the config names, by the guest's own rules (§10), from the first poll after it came.
-        `types`: the message types that it knows; one without a class of its own is acked. `faults`: what goes
-        wrong, for the server to do (see `stereos_proto_io.guest.faults`). `poll_interval`: seconds between its looks
-        at config and agents. `age`: "today", or "older" for a guest from before March 2026, which reads `[agent]`
-        instead of `[[agents]]`. `files`: paths of the files in the guest that a `prompt_file` may name.
-        `keep_requests`: how many requests `requests` shows, 0 for none; older ones are dropped (and counted in
-        `dropped_requests`), and so are those beyond 4 MiB in all.
+        * `boot_time`: for how many seconds it says `booting`; `math.inf` is for ever.
+        * `agents`: the agents that it reports. With None it runs the agents that its config names, by the guest's own
+          rules (§10): it reads a new config at its next poll.
+        * `types`: the message types that it knows. A type that it knows and that has no class is acked.
+        * `users`: the users whose keys can be set.
+        * `effects`: what it does to its machine. The default does nothing.
+        * `faults`: what goes wrong. The server carries them out (see `stereos_proto_io.guest.faults`).
+        * `clock`: returns the time in seconds.
+        * `poll_interval`: seconds between two polls of config and agents.
+        * `age`: "today", or "older" for a guest from before March 2026, which reads `[agent]` instead of `[[agents]]`.
+        * `files`: paths of the files in the guest that a `prompt_file` may name.
+        * `keep_requests`: how many requests `requests` shows at most; 0 keeps none. Their lines come to 4 MiB at most.
+          Older requests are dropped, and counted in `dropped_requests`.
 
-        Raises ValueError when that is below 0, or a fault's text is none.
+        Raises ValueError when `keep_requests` is below 0, `age` is none of the two, or a fault's text is no fault.
         """
         if keep_requests < 0:
             raise ValueError("keep_requests must be at least 0")
@@ -193,6 +200,7 @@ class GuestSimulator:
         self._next_poll = self._boot_time + self._poll_interval
         self._secrets: dict[str, Secret] = {}
         self._mounts: list[Mount] = []
+        self._unmounted = 0  # how many of them were unmounted, by a power-off
         self._daemon = AgentDaemon(self._journal.append, age=self._age, has_file=self._files.__contains__)
         self._agents = self._fixed_agents or ()
         self._forced_state: str | None = None
@@ -205,8 +213,8 @@ class GuestSimulator:
     def requests(self) -> tuple[Request, ...]:
         """The last requests, of all connections, in the order in which they came. A reboot keeps them.
 
-        The value of a secret is here for as long as the guest has it: one that was refused, replaced, or lost by a
-        reboot shows "(not kept)" instead.
+        The value of a secret is shown as long as the guest has the secret. When the secret was refused, replaced or
+        lost by a reboot, "(not kept)" stands in the place of its value.
         """
         with self._keeping:
             return tuple(kept.request for kept in self._requests)
@@ -223,7 +231,10 @@ class GuestSimulator:
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """The mounts, the first one first, with clean paths. Two at one place lie over each other."""
+        """The mounts, the first one first, with clean paths. Two at one place lie over each other.
+
+        A guest that powers off unmounts them, and they can still be read here. A reboot loses them.
+        """
         return tuple(self._mounts)
 
     @property
@@ -267,7 +278,7 @@ class GuestSimulator:
 
     @property
     def agents(self) -> tuple[AgentStatus, ...]:
-        """The agents that it reports. Set them to say what became of them."""
+        """The agents that it reports. When they are set, it reports these until they are set again."""
         self._look()
         return self._agents
 
@@ -309,12 +320,11 @@ class GuestSimulator:
                 self._start()
 
     def power_off(self) -> None:
-        """Lose power, after an orderly shutdown or not."""
+        """Lose power, after an orderly shutdown or not. The effects unmount; `mounts` stays until the next reboot."""
         with self._lock:
-            try:
-                self._effects.power_off(self.mounts)
-            finally:
-                self._mounts.clear()
+            mounted = self.mounts[self._unmounted :]
+            self._unmounted = len(self._mounts)
+            self._effects.power_off(mounted)
 
     # --------------------------------------------------------------------------------- what it does
 
