@@ -101,7 +101,8 @@ class DialWanted:
 
     `deadline` is a number of the client's clock; None: take the time that you take by default. The dial is yours to
     end: when its deadline has passed, close what you have and say `dial_failed(ConnectError(..., timed_out=True))`.
-    A second later the dialogues that wait for it stop waiting; requests go on waiting, and no other dial is wanted.
+    A second later, or at their own deadline where this one is None, the dialogues that wait for it stop waiting.
+    Requests go on waiting, and no other dial is wanted.
     """
 
     deadline: float | None
@@ -118,6 +119,9 @@ class HostClient:
     The first request, or dialogue, asks for a connection with `DialWanted`. After `connected` feed `session`
     (`receive_data`, `receive_eof`, `read_failed`, `data_to_send`, `data_sent`, `write_failed`), pull `next_event`
     until NEED_DATA after each thing that may have changed something, and call `expire` at `next_deadline`.
+    Write only while `is_connected`: before that, `data_to_send` has the requests that wait for the connection.
+    `next_deadline` does not include the deadline of a dial.
+
     A connection that is lost is not made again by itself: `connect` does that, or a dialogue that dials.
     """
 
@@ -211,9 +215,9 @@ class HostClient:
         It begins over the connection that there is. With `redial` it dials where there is none, and dials again
         whenever a connection or a try does not get through; what others were asking over it then ends.
 
-        The task raises NotReady when `timeout` seconds have passed, or the guest shuts down; RemoteProtocolError when
-        the guest breaks the protocol; ConnectError when another dial would not help (`retryable` is False); without
-        `redial`, ConnectionLost when the connection ends.
+        The task raises NotReady when `timeout` seconds have passed (None: no bound), or the guest shuts down;
+        RemoteProtocolError when the guest breaks the protocol; ConnectError when another dial would not help
+        (`retryable` is False); without `redial`, ConnectionLost when the connection ends.
         """
         wait = ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
         connected = self.is_connected or not redial

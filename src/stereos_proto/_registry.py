@@ -76,11 +76,12 @@ class Row:
     """One message type.
 
     `reply` is the class that answers a request. `needs_payload` says that the guest refuses the message
-    without a payload (§4), and `noun` is what the guest calls it then. `has_effect` is False where a request
-    whose reply was lost can be repeated without a thought. `ignores_bad_payload`: the guest carries the
-    request out although its payload does not fit, as if it had none (§4). `tells_state`: its `state` is the
-    guest's lifecycle state. `fault` returns what makes a message unfit to be sent although its values have the
-    right types, or "". `type` is the name on the wire, `sender` the end that sends it.
+    without a payload (§4), and `noun` is what the guest calls the payload in its refusal then ("decode mount
+    payload: …"). `has_effect` is False where a request whose reply was lost can be repeated without a thought.
+    `ignores_bad_payload`: the guest carries the request out although its payload does not fit, as if it had none
+    (§4). `tells_state`: its `state` is the guest's lifecycle state. `fault` returns what makes a message unfit to be
+    sent although its values have the right types, or "". `type` is the name on the wire, `sender` the end that sends
+    it.
     """
 
     cls: type[Message]

@@ -40,7 +40,11 @@ def _errno(cause: BaseException) -> int:
 
 
 def connect_error(address: Address, cause: BaseException) -> ConnectError:
-    """The error for a dial that failed with `cause`, chained to it (§8). A ConnectError is returned as it is."""
+    """The error for a dial that failed with `cause`, chained to it (§8). A ConnectError is returned as it is.
+
+    `address` may be a `Dial(function, label=...)` where there is no other. `retryable` and `timed_out` follow from
+    `cause`.
+    """
     if isinstance(cause, ConnectError):
         return cause
     timed_out = isinstance(cause, TimeoutError)

@@ -63,7 +63,7 @@ def test_requests_and_nothing_else_are_answered(row):
 def test_a_message_is_treated_by_its_row(row):
     message = object.__new__(row.cls)
     if row.cls is CustomRequest:
-        message = CustomRequest("unmount")
+        message = CustomRequest("a-type-of-its-own")
     assert row_of(message) is row
     if row.kind is Kind.REQUEST:
         assert changes_guest(message) is row.has_effect

@@ -130,7 +130,8 @@ class SyncVerbs(ABC):
     ) -> ProvisionReport:
         """Carry out a plan and report on each step; `on_step` is called as they settle (§7).
 
-        `options` are those of `stereos_proto.dialogues.provision`.
+        `timeout` is for the whole plan, by default the client's own. When it has passed, the report says which steps
+        are still open. `options` are those of `stereos_proto.dialogues.provision`.
         """
         return self.run(provision(plan, on_step=on_step, **options), timeout=timeout)
 
@@ -146,8 +147,8 @@ class SyncVerbs(ABC):
         """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
 
         Raises NotReady, with the last state and error, when `timeout` seconds have passed (None: the client's
-        own timeout) or the guest shuts down, ConnectionLost when the connection ends: see `connect_when_ready`
-        for a guest that still boots.
+        own timeout) or the guest shuts down; ConnectionLost when the connection ends; RemoteProtocolError when the
+        guest breaks the protocol. See `connect_when_ready` for a guest that still boots.
         """
         wait = ready_wait(states, agents, backoff, on_progress)
         return self.run(wait.run(redial=False), timeout=timeout)
@@ -236,8 +237,9 @@ class AsyncVerbs(ABC):
     ) -> Health:
         """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
 
-        Raises NotReady, with the last state and error, when `timeout` seconds have passed or the guest shuts
-        down, ConnectionLost when the connection ends: see `connect_when_ready` for a guest that still boots.
+        Raises NotReady, with the last state and error, when `timeout` seconds have passed (None: no bound) or the
+        guest shuts down; ConnectionLost when the connection ends; RemoteProtocolError when the guest breaks the
+        protocol. See `connect_when_ready` for a guest that still boots.
         """
         wait = ready_wait(states, agents, backoff, on_progress)
         return await self.run(wait.run(redial=False), timeout=timeout)
