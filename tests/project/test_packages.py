@@ -97,7 +97,7 @@ def test_the_metadata(wheel):
     assert said["Requires-Python"] == project["requires-python"]
     assert sorted(said.get_all("Provides-Extra")) == sorted(project["optional-dependencies"])
     assert said["Description-Content-Type"] == "text/markdown"
-    assert said.get_payload().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    assert said.get_payload(decode=True).decode().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
     for module in ("stereos_proto_io.cli:main", "stereos_proto_io.pytest_plugin"):
         assert module in entry_points
 

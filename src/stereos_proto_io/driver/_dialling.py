@@ -154,9 +154,7 @@ class Dialling:
         elif stream in self._connecting:
             self._connecting.remove(stream)
             try:
-                if code := stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    raise OSError(code, os.strerror(code))  # noqa: TRY301  (as what follows may)
-                connected = as_stream(stream)
+                connected = _established(stream)
             except OSError as exc:
                 self.discarded.append(stream)
                 self._failure = self._failure or exc
@@ -259,3 +257,11 @@ class Dialling:
             self.discarded.append(self._stream)
         self.outcome = connect_error(self.address, cause)
         logger.debug("%s: the dial failed: %s", self.address, self.outcome)
+
+
+def _established(sock: socket.socket) -> Any:
+    """The stream of a socket that was connecting. Raises OSError when it is not connected."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    return as_stream(sock)
