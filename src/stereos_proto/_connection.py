@@ -62,9 +62,14 @@ class Connection:
     """
 
     def __init__(self, our_role: Role, *, max_line_size: int = MAX_LINE_SIZE, max_pending: int = MAX_PENDING) -> None:
-        """Raises ValueError when a limit is below 1 request or 64 bytes, TypeError when the role is no `Role`."""
+        """Raises ValueError when a limit is below 1 request or 64 bytes.
+
+        Raises TypeError when a limit is no whole number, or the role no `Role`.
+        """
         if not isinstance(our_role, Role):
             raise TypeError("our_role must be Role.HOST or Role.GUEST")
+        if not (isinstance(max_line_size, int) and isinstance(max_pending, int)):
+            raise TypeError("max_line_size and max_pending must be whole numbers")
         # 64 bytes hold the acknowledgement of every known request.
         if max_line_size < 64 or max_pending < 1:
             raise ValueError("max_line_size must be at least 64 bytes, and max_pending at least 1 request")

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import traceback
+from math import inf
 
 import attrs
 import pytest
@@ -77,6 +78,12 @@ def after(connection, data, *, eof=False):
 
 
 # Making one
+
+
+@pytest.mark.parametrize("limits", [{"max_pending": 1.5}, {"max_pending": inf}, {"max_line_size": "1024"}], ids=str)
+def test_a_limit_is_a_whole_number(limits):
+    with pytest.raises(TypeError, match="must be whole numbers"):
+        host(**limits)
 
 
 @pytest.mark.parametrize("role", ["host", None, 1])
