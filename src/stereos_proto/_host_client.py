@@ -458,8 +458,7 @@ class HostClient:
             heappush(self._timers, (when, self._number, task, task._wait))
 
     def _stop_waiting(self, task: Task[Any]) -> None:
-        """Let `task` wait for nothing any more: its calls are cancelled, its timers void."""
-        task._wait += 1
+        """Let `task` wait for nothing any more: its calls are cancelled."""
         for call in task._calls:
             # One that is done has an event on its way, which `_call_done` swallows.
             if not call.done:

@@ -1,6 +1,8 @@
 """The guest's session, without a socket: order, bounds and ends under any interleaving."""
 
+import copy
 import json
+import pickle
 import random
 
 import pytest
@@ -485,3 +487,9 @@ def test_a_ctrl_c_while_bytes_are_taken(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as caught:
         session.receive_data(b"a secret")
     assert "a secret" not in locals_of(caught.value)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_belongs_to_one_stream(how):
+    with pytest.raises(TypeError, match="a Connection belongs to one stream"):
+        how(GuestSession())

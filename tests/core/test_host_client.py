@@ -1,5 +1,7 @@
 """A client without IO: sessions one after another, dialogues, timers."""
 
+import copy
+import pickle
 from math import nan
 
 import pytest
@@ -155,6 +157,26 @@ def test_requests_that_wait_for_a_connection_that_cannot_be_made():
     assert loop.pull() == [DialWanted(110.0)]
     assert loop.connect() == [TaskDone(task)]
     loop.client.request(Ping())
+
+
+def test_several_requests_dial_and_go_out_in_one_flight():
+    loop = Loop()
+    calls = loop.client.request_many([Ping(), GetHealth()])
+    assert loop.pull() == [DialWanted(None)]
+    loop.connect()
+    assert loop.hear(Pong(), Health("ready")) == [CallDone(call) for call in calls]
+
+
+def test_a_request_waits_for_as_long_as_a_dialogue_dials():
+    loop = Loop()
+    call = loop.client.request(Ping())
+    loop.client.wait_ready()
+    loop.pull()
+    loop.fail()
+    assert not call.done
+    loop.wait(loop.client.next_deadline() - loop.now)
+    loop.connect()
+    assert loop.hear(Pong(), Health("ready"))[0] == CallDone(call)
 
 
 def test_a_timeout_is_seconds_from_now():
@@ -382,6 +404,19 @@ def test_one_that_joins_a_longer_dial_keeps_its_own_deadline(begin, told):
     assert not loop.client.session.ended
 
 
+def test_one_that_waits_for_a_dial_no_more_is_not_resumed_by_it():
+    loop = Loop()
+    loop.client.request(Ping())
+    loop.pull()
+    task = loop.client.run(dialogue(Connect(2), Sleep(10)))
+    loop.pull()
+    loop.wait(2)
+    loop.connect()
+    assert not task.done
+    loop.wait(10)
+    assert task.done
+
+
 def test_the_deadline_of_its_own_dial_is_told_by_the_dial():
     loop = Loop()
     task = loop.client.connect(timeout=2)
@@ -541,6 +576,7 @@ def test_cancel_a_task():
     loop.pull()
     loop.client.cancel(task)
     loop.client.cancel(task)
+    assert loop.client.session.pending == ()
     assert loop.hear(Pong()) == []
     for one in (task, unbegun):
         with pytest.raises(ConnectionLost, match=r"^the dialogue was cancelled$"):
@@ -853,3 +889,9 @@ def test_several_requests_in_one_flight():
     late = loop.client.request_many([Ping()], timeout=0)
     assert isinstance(late[0].outcome, RequestTimeout)
     assert not late[0].sent
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_belongs_to_one_stream(how):
+    with pytest.raises(TypeError, match="a Connection belongs to one stream"):
+        how(HostClient(clock=lambda: 0.0))

@@ -1,5 +1,7 @@
 """One connection to one guest: who waits for which reply. All interleavings are explored in `tests/explore`."""
 
+import copy
+import pickle
 import traceback
 from math import inf, nan
 
@@ -676,3 +678,9 @@ def test_a_ctrl_c_leaves_no_secret_in_the_frames(monkeypatch):
         # And again without one, for the next place.
         job(session)
     assert session.ended is None
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_belongs_to_one_stream(how):
+    with pytest.raises(TypeError, match="a Connection belongs to one stream"):
+        how(HostSession())
