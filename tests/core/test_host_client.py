@@ -404,6 +404,31 @@ def test_one_that_joins_a_longer_dial_keeps_its_own_deadline(begin, told):
     assert not loop.client.session.ended
 
 
+def test_a_request_after_a_failed_dial_wants_another_for_all():
+    loop = Loop()
+    loop.client.request(Ping())
+    loop.pull()
+    loop.dial = None
+    loop.client.dial_failed(NOBODY)
+    loop.client.request(GetHealth())
+    assert loop.pull() == [DialWanted(None)]
+    assert len(loop.client.session.pending) == 2
+
+
+def test_the_deadline_of_a_dial_that_is_made_is_void():
+    """Also where the loop lets it expire before it pulls."""
+    loop = Loop()
+    task = loop.client.run(dialogue(Connect(2), Sleep(10)))
+    loop.pull()
+    loop.dial = None
+    loop.client.connected()
+    loop.now += 5
+    loop.client.expire()
+    loop.pull()
+    assert not task.done
+    assert loop.client.next_deadline() == loop.now + 10
+
+
 def test_one_that_waits_for_a_dial_no_more_is_not_resumed_by_it():
     loop = Loop()
     loop.client.request(Ping())
@@ -560,10 +585,15 @@ def test_a_dialogue_may_cancel_itself():
 
     def own():
         loop.client.cancel(task)
-        yield Sleep(1)
+        try:
+            yield Sleep(1)
+        finally:
+            closed.append(True)
 
+    closed = []
     task = loop.client.run(own())
     assert loop.pull() == []
+    assert closed == [True]
     assert task.done
     assert loop.client.next_deadline() is None
 
