@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO
 
@@ -61,6 +61,8 @@ class Journal:
         self._path = path
         self._known: dict[str, _Known] = {}
         self._file: TextIO | None = None
+        #: Why the file cannot be written any more.
+        self._failure: UsageError | None = None
         #: Whether anything new is known by this try.
         self.changed = False
         #: The labels of all mounts.
@@ -189,6 +191,8 @@ class Journal:
         self.changed = True
         known.steps.update(news)
         known.booted = known.booted if booted is None else booted
+        if self._failure is not None:
+            raise self._failure
         if self._file is None:
             return
         record = {
@@ -200,4 +204,8 @@ class Journal:
             self._file.write(f"{json.dumps(record)}\n")
             self._file.flush()
         except OSError as exc:
-            raise UsageError(f"cannot write {self._path}: {exc.strerror}") from None
+            self._failure = UsageError(f"cannot write {self._path}: {exc.strerror}")
+            # What is left in the buffer would fail once more when the file is closed.
+            with suppress(OSError):
+                self._file.close()
+            raise self._failure from None

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final, TextIO
 
 import attrs
@@ -42,7 +43,7 @@ class Entry:
 
 
 class Recorder:
-    """Writes a transcript. Threads may share it."""
+    """Writes a transcript. Threads may share it. All of it raises UsageError once the file cannot be written."""
 
     def __init__(self, file: TextIO, meta: dict[str, Any], *, keep_secrets: bool) -> None:
         self._file = file
@@ -50,6 +51,7 @@ class Recorder:
         self._start = time.monotonic()
         self._seq = 0
         self._keep = keep_secrets
+        self._failure: UsageError | None = None
         self._conversations: dict[int, tuple[Redactor, dict[Role, LineTap]]] = {}
         self._write({"meta": True, **meta, "redacted": not keep_secrets})
 
@@ -68,14 +70,28 @@ class Recorder:
             if not data:
                 self._add(conn, sender, event="close")
 
+    def forget(self, conn: int) -> None:
+        """Drop what is remembered of a connection that has ended, its secrets included."""
+        with self._lock:
+            self._conversations.pop(conn, None)
+
     def _add(self, conn: int, sender: Role, **what: Any) -> None:
         ms = round((time.monotonic() - self._start) * 1000, 3)
         self._write(Entry(conn, ms, sender, **what).document(self._seq))
         self._seq += 1
 
     def _write(self, document: dict[str, Any]) -> None:
-        self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
-        self._file.flush()
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError as exc:
+            self._failure = UsageError(f"cannot write {self._file.name}: {exc.strerror}; the recording ends here")
+            # What is left in the buffer would fail once more when the file is closed.
+            with suppress(OSError):
+                self._file.close()
+            raise self._failure from None
 
 
 def is_transcript(data: bytes) -> bool:
