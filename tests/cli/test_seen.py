@@ -213,7 +213,7 @@ def test_pings_that_were_all_answered_are_not_called_unanswered(monkeypatch):
         ("health dev", {}, "'dev' is no address, but a virtual machine of mb's: --vm dev"),
         ("health frob", {}, "a virtual machine of mb's is named by --vm NAME"),
         ("health", {"STEREOS_ADDRESS": "tcp://nowhere:x"}, "STEREOS_ADDRESS: "),
-        ("health", {"STEREOS_ADDRESS": "dev"}, "STEREOS_ADDRESS: what was given"),
+        ("health", {"STEREOS_ADDRESS": "dev"}, "STEREOS_ADDRESS: 'dev' is no address; "),
         ("health --vm old", {}, "old: it is stopped; start it with `mb up`"),
         ("health --vm gone", {}, "cannot connect to gone: "),
         ("status --vm gone", {}, "cannot connect to gone: "),

@@ -57,13 +57,14 @@ def ls(
         config_dir: mb's configuration folder.
         out: How the result is written.
     """
+    patience = checked_seconds("--timeout", timeout)
     if watch:
         from ._watch import watch as watch_guests  # noqa: PLC0415  (only where it is asked for)
 
         vm = () if pattern is None else (pattern,)
-        return watch_guests(Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir))
+        guests = Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir)
+        return watch_guests(guests, out=out)
     out.check(FIELDS)
-    patience = checked_seconds("--timeout", timeout)
     folder = machines_folder(flag=config_dir)
     found = [machine for machine in machines(folder) if pattern is None or Path(machine.name).match(pattern)]
     seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))

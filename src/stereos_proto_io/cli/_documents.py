@@ -18,6 +18,7 @@ from stereos_proto import (
 )
 
 from . import _errors
+from ._numbers import writable
 
 Document = dict[str, Any]
 
@@ -57,7 +58,7 @@ def message_document(message: Message) -> Document:
         case Lifecycle(state=state, message=text):
             return {"type": "lifecycle", "state": str(state), "message": text}
         case UnknownMessage(type=type_, payload=payload):
-            return {"type": type_, "payload": payload}
+            return {"type": type_, "payload": writable(payload)}
         case Pong() | _:
             return {"type": message.type}
 

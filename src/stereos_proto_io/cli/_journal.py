@@ -26,6 +26,7 @@ from stereos_proto import (
 )
 
 from ._errors import UsageError
+from ._numbers import finite
 
 UnknownMounts = Literal["repeat", "skip"]
 
@@ -106,7 +107,7 @@ class Journal:
         known = self._known.setdefault(str(record["guest"]), _Known())
         known.steps.update({label: StepStatus(status) for label, status in record["steps"].items()})
         if record["booted"] is not None:
-            known.booted = float(record["booted"])
+            known.booted = finite(record["booted"])
 
     @contextmanager
     def writing(self, plans: Mapping[str, ProvisionPlan], *, new: bool) -> Iterator[None]:

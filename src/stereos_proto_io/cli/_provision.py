@@ -37,7 +37,7 @@ from ._journal import Journal, Rest, UnknownMounts
 from ._options import option, repeated, whole_number
 from ._output import print_result, step_line
 from ._redact import Redactor, redactor_of
-from ._targets import DEFAULT_GUESTS, Guests, Target, looks_like_address
+from ._targets import DEFAULT_GUESTS, Guests, Target, canonical, looks_like_address
 
 OnRefusal = Literal["stop", "continue"]
 
@@ -204,7 +204,8 @@ def _journal(
 
 
 def _show_rest(book: Journal, plans: dict[str, ProvisionPlan], unknown_mounts: UnknownMounts | None, out: Out) -> int:
-    """Show what a second try would send to each guest."""
+    """Show what a second try would send to each guest. Raises UsageError."""
+    _refuse_lines(out)
     code = 0
     documents = []
     for name, plan in plans.items():
@@ -249,6 +250,7 @@ def _own_files(texts: tuple[str, ...]) -> dict[str, Path]:
         name, equals, path = text.rpartition("=")
         if not equals or not name or not path:
             raise UsageError(f"--jcard takes NAME=FILE, not {text!r}")
+        name = canonical(name)
         if name in own:
             raise UsageError(f"--jcard names {name} twice")
         own[name] = Path(STDIN if path == "-" else path)
@@ -312,7 +314,13 @@ def _read_plan(
     return attrs.evolve(plan, mounts=()) if skip_mounts else plan
 
 
+def _refuse_lines(out: Out) -> None:
+    if out.kind in ("name", "template"):
+        raise UsageError("--dry-run prints for people, or -o json")
+
+
 def _show_plans(read: _Plans, out: Out) -> int:
+    _refuse_lines(out)
     if not read.files():
         raise UsageError("which jcard.toml? Give a FILE, or --jcard NAME=FILE")
     for path in read.files():

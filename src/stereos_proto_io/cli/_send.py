@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import attrs
 
@@ -47,7 +48,7 @@ def send(
         # `send TYPE ADDRESS`: no JSON value begins like that.
         guest, payload = attrs.evolve(guest, address=payload), None
     request = _request(type, payload)
-    target, deadline = guest.target(), guest.deadline()
+    target, deadline = guest.target(secret=_ON_STANDARD_INPUT), guest.deadline()
     load_driver()
     from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
@@ -65,6 +66,9 @@ def send(
         print_result(*reply_parts(shown))
     if isinstance(reply, Ack) and not reply.ok:
         raise SaidNo
+
+
+_ON_STANDARD_INPUT: Final = "a payload with a secret is never an argument: give it on standard input (send TYPE -)"
 
 
 def _request(type_: str, payload: str | None) -> Request:

@@ -20,6 +20,7 @@ from stereos_proto import Role
 
 from ._console import say
 from ._errors import UsageError
+from ._numbers import finite
 from ._redact import LineTap, Redactor
 
 DIRECTIONS: Final[dict[Role, str]] = {Role.HOST: "c2s", Role.GUEST: "s2c"}
@@ -131,6 +132,7 @@ def _entries(lines: Iterable[bytes], source: str) -> Iterator[Entry]:
         row = _json(line)
         try:
             data = base64.b64decode(row.get("b64", ""), validate=True)
-            yield Entry(int(row["conn"]), float(row["ms"]), _ROLES[row["dir"]], data, str(row.get("event", "")))
+            conn, ms = int(finite(row["conn"])), finite(row["ms"])
+            yield Entry(conn, ms, _ROLES[row["dir"]], data, str(row.get("event", "")))
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise UsageError(f"{source}, line {number}: no entry of a transcript ({type(exc).__name__})") from None

@@ -21,7 +21,7 @@ from ._observe import Sight, Watched, observe
 from ._options import DURATION, OUTPUT, option
 from ._output import agents_table, brief, health_line, write_json
 from ._signals import drawing, ended_by_signals
-from ._targets import DEFAULT_GUESTS, Guests, Target
+from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
 
 #: Changes that stay on the screen below the table of a single guest.
 _SHOWN: Final = 8
@@ -65,6 +65,7 @@ def watch(
     if out.kind not in ("", "wide", "jsonl"):
         raise UsageError("watch goes on and on: it prints -o jsonl, or for people")
     as_json = jsonl or out.kind == "jsonl"
+    look = None if look is None else canonical(look)
     targets = guest.targets()
     draws = console().draws and not guest.verbose and not as_json
     with ended_by_signals(interrupt=True):
