@@ -124,7 +124,7 @@ def test_one_guest_does_not_ruin_the_table_for_all(tmp_path, monkeypatch):
         ("ping @ --timeout 0.3 --json", ["stall@ping"], "RequestTimeout", True, False),
         ("mount a /a @ --fs 9p --json", ["cut:0"], "OutcomeUnknown", True, False),
         ("wait @ --for agent=nobody --timeout 0.3 --json", [], "NotReady", None, False),
-        ("mount a --json", [], "MissingArgumentError", False, False),
+        ("mount a --json", [], "UsageError", False, False),
         ("health --vm nowhere --json", [], "UsageError", False, False),
         ("provision nowhere.toml @ --json", [], "JcardError", False, False),
     ],

@@ -118,8 +118,8 @@ def config_set(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        file: The file, - for standard input.
-        no_strict: Values that a StereOS guest would refuse are warnings, for guests of other makes.
+        file: The file; - reads standard input.
+        no_strict: Only warn of values that a StereOS guest would refuse: guests of other makes may take them.
         out: How the result is written.
     """
     content = read_text(file)
@@ -226,7 +226,7 @@ def ssh_key_add(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        file: The public key, - for standard input.
+        file: The public key; - reads standard input.
         user: The guest's user, such as admin or agent.
         out: How the result is written.
     """

@@ -37,7 +37,7 @@ def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = Fals
         stereosctl decode session.ndjson
 
     Args:
-        file: A transcript of `stereosctl record`, or lines as they go over the wire; - for standard input.
+        file: A transcript of `stereosctl record`, or lines as they go over the wire; - reads standard input.
         keep_secrets: Show secrets, too.
         jsonl: Print one JSON document per line of the wire.
     """

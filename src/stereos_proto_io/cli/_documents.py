@@ -13,6 +13,7 @@ from stereos_proto import (
     Pong,
     ProvisionReport,
     ProvisionStep,
+    StepStatus,
     StereosError,
     UnknownMessage,
 )
@@ -66,6 +67,9 @@ def message_document(message: Message) -> Document:
 def step_document(step: ProvisionStep) -> Document:
     """One step of a provisioning."""
     error = error_document(step.error if isinstance(step.error, StereosError) else None)
+    if error is not None and step.status is StepStatus.NOT_SENT:
+        # Whatever the error is of: this request had not left.
+        error["sent"] = False
     return {"request": step.request.type, "label": step.label, "status": step.status.value, "error": error}
 
 

@@ -31,8 +31,8 @@ def send(
 ) -> None:
     """Send a request of any type, and show the reply.
 
-    A payload that holds a secret is read from standard input: what stands on a
-    command line is no secret.
+    Give a payload that holds a secret on standard input: everyone on this machine can
+    read a command line.
 
     For example:
 
@@ -40,8 +40,8 @@ def send(
 
     Args:
         guest: Which guest, until when, and whether to trace the wire.
-        type: The type on the wire, one that is unknown here included.
-        payload: The payload as JSON, - for standard input.
+        type: The type on the wire. It may be one that stereosctl does not know.
+        payload: The payload as JSON; - reads standard input.
         json: Print the reply as one JSON document.
     """
     if payload is not None and guest.address is None and looks_like_address(payload):

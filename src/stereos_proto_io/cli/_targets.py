@@ -223,7 +223,7 @@ class Guest(Place):
     timeout: Annotated[float | None, option("--timeout", group=GUEST, **DURATION)] = attrs.field(
         default=None, kw_only=True
     )
-    """For everything together, dialling included: 90, 30s, 2m. By default 10 s, or 60 s for what waits for a guest."""
+    """For everything together, dialling included: 90, 30s, 2m. By default 10 s; 60 s for replay."""
 
     verbose: Verbose = attrs.field(default=False, kw_only=True)
     """Trace the wire on stderr, without secrets."""
@@ -242,7 +242,7 @@ class Guests:
     """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT, serial:///PATH…; else STEREOS_ADDRESS."""
 
     vm: Annotated[tuple[str, ...], repeated("--vm", takes="NAME", group=GUEST)] = attrs.field(default=(), kw_only=True)
-    """The name of a virtual machine of mb's, or a pattern such as 'web-*'; again for more."""
+    """The name of a virtual machine of mb's, or a pattern such as 'web-*'; give it again for more."""
 
     all: Annotated[bool, option("--all", group=MANY)] = attrs.field(default=False, kw_only=True)
     """All virtual machines of mb's that run."""
@@ -250,7 +250,7 @@ class Guests:
     state: Annotated[tuple[str, ...], repeated("--state", takes="STATE", group=MANY)] = attrs.field(
         default=(), kw_only=True
     )
-    """Of these, only guests that report this state; again for more."""
+    """Only guests that report this state, of those that are named; give it again for more."""
 
     parallel: Annotated[int, option("--parallel", takes="N", group=MANY, converter=whole_number)] = attrs.field(
         default=AT_ONCE, kw_only=True
@@ -260,12 +260,13 @@ class Guests:
     total_timeout: Annotated[float | None, option("--total-timeout", group=MANY, **DURATION)] = attrs.field(
         default=None, kw_only=True
     )
-    """For all guests together. By default there is no limit but that of each."""
+    """For all guests together. By default only each guest has a limit."""
 
     timeout: Annotated[float | None, option("--timeout", group=GUEST, **DURATION)] = attrs.field(
         default=None, kw_only=True
     )
-    """For everything with one guest, dialling included: 90, 30s, 2m. By default 10 s, or 60 s for what waits."""
+    """For everything with one guest, dialling included: 90, 30s, 2m. By default 10 s; 60 s for wait, provision and
+    shutdown --wait; no limit for ping and watch."""
 
     config_dir: ConfigDir = attrs.field(default=None, kw_only=True)
     """mb's configuration folder. By default MB_CONFIG_DIR, what config.toml says, or ~/.config/mb."""

@@ -55,8 +55,8 @@ def watch(
     Args:
         guest: Which guests, until when, and whether to trace the wire.
         interval: The time between two looks. What a guest pushes is shown at once.
-        sort: The order of many guests.
-        look: Look into this one of many guests from the beginning.
+        sort: What many guests are sorted by.
+        look: Of many guests, show this one in full from the beginning.
         jsonl: Print one JSON document per change, each on its line. The same as -o jsonl.
         out: How each change is written.
     """
