@@ -68,7 +68,7 @@ def cli(tmp_path, monkeypatch):
         ("@db --vm web-1", ["@db", "web-1"]),
         ("--all --state ready", ["web-1"]),
         ("--all --state ready --state odd", ["web-1", "web-2"]),
-        ("--all --state nowhere", []),
+        ("--all --state healthy", []),
     ],
 )
 def test_guests_are_named_in_every_way(words, names, guests, cli):

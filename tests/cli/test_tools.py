@@ -50,7 +50,7 @@ def test_ls_asks_every_machine(tmp_path, monkeypatch):
     assert "unreachable" in rows["dead"]
     assert all("no address" in rows[name] for name in ("apple", "broken"))
     assert "stopped" in rows["unstarted"], "which is nothing to be warned of"
-    assert set(rows) == {"NAME", "alive", "apple", "broken", "dead", "unstarted"}
+    assert set(rows) == {"GUEST", "alive", "apple", "broken", "dead", "unstarted"}
     for name, why in (
         ("apple", "its backend, applevirt, lets in only the process that started it"),
         ("broken", "it is no JSON"),
@@ -297,7 +297,7 @@ def test_replay_shows_what_differs_and_what_it_skips(tmp_path, monkeypatch):
     assert result.out.splitlines()[0] == "✗ ping"
     assert '    recorded  {"type": "ack", "reply_to": "ping", "ok": false, "error": "no"}' in result.out
     assert '    answered  {"type": "pong"}' in result.out
-    assert "– ?  skipped: it was redacted, or is no request" in result.out
+    assert "– ?  skipped: it is no request that can be read" in result.out
 
 
 def test_replay_sends_nothing_that_was_redacted(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from difflib import SequenceMatcher
 from importlib import import_module
 from typing import Any, Final
 
@@ -19,11 +20,12 @@ from . import plain_interrupts
 from ._console import STDIN, error_console, help_console, open_closed_streams, our_version, say_error, writing
 from ._errors import EXIT_CODES, BrokenOutput, OutputFailed, SaidNo, error_document, exit_code
 
-_HELP = """
+_HELP = """\
 See and steer StereOS guests: what the guest itself says, and what it is given.
 
 A guest is named by its address, by `--vm NAME` (a virtual machine of mb's), or by STEREOS_ADDRESS. Many are named
-by several of these, by patterns such as `--vm 'web-*'`, or by `--all`.
+by several of these, by patterns such as `--vm 'web-*'`, or by `--all`. `status` is another word for `health`, and
+`list` for `ls`.
 
 For example:
 
@@ -105,7 +107,10 @@ def _epilogue() -> str:
 
 def _help(command: Callable[..., object]) -> str:
     """The docstring of a command without its parameters, each paragraph one line: the terminal wraps it."""
-    text = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0]
+    return _unwrapped((inspect.getdoc(command) or "").partition("\n\nArgs:")[0])
+
+
+def _unwrapped(text: str) -> str:
     return "\n\n".join(part if part.startswith(" ") else " ".join(part.split("\n")) for part in text.split("\n\n"))
 
 
@@ -126,9 +131,11 @@ def _usage(name: str, command: Callable[..., object]) -> str:
 
 
 def _default(value: Any) -> str | None:
-    """What the help says of a default: nothing of what is off or empty."""
-    if value in (False, None, ()):
+    """What the help says of a default: nothing of what is off or empty. Every number with a point is seconds."""
+    if value is False or value is None or value == ():
         return None
+    if isinstance(value, float):
+        return f"{value:g} s"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -140,7 +147,7 @@ def make_app(only: str | None = None) -> App:
     """The tree of commands. With `only`, none but that one is loaded: the others just stand in the help."""
     app = App(
         name="stereosctl",
-        help=_HELP,
+        help=_unwrapped(_HELP),
         help_epilogue=_epilogue(),
         version=our_version,
         console=help_console(),
@@ -265,7 +272,7 @@ def _sentence(error: Exception, arguments: Sequence[str]) -> str:
     if arguments[:1] and arguments[0] in _WITH_SECRETS and not isinstance(error, MissingArgumentError):
         # The parser quotes what it does not understand, and that may be a secret in the wrong place.
         return f"these arguments do not fit (secrets never stand among them); see: {where}"
-    text = " ".join(str(error).split())
+    text = _without_far_fetched(" ".join(str(error).split()))
     lacking = _LACKING.fullmatch(text)
     if lacking and not any(word.partition("=")[0] == lacking[1] for word in arguments):
         # The parser says the same of an option without a value and of an option that is not there.
@@ -273,6 +280,22 @@ def _sentence(error: Exception, arguments: Sequence[str]) -> str:
     for pattern, words in _REWORDED:
         text = pattern.sub(words, text)
     return f"{text.removesuffix('.')}; see: {where}"
+
+
+#: What was typed and what the parser suggests for it, less the dashes in front of both.
+_SUGGESTION: Final = re.compile(
+    r'(?:Unknown option: |Unknown command ")-*([^".]+)"?\.(?P<suggested> Did you mean "?-*([^"?]+)"?\?)'
+)
+#: How much two words have in common at least, from 0 to 1, for one to be suggested for the other.
+_CLOSE: Final = 0.7
+
+
+def _without_far_fetched(text: str) -> str:
+    """The parser's sentence without a suggestion that has little in common with what was typed."""
+    found = _SUGGESTION.search(text)
+    if found is None or SequenceMatcher(None, found[1], found[3]).ratio() >= _CLOSE:
+        return text
+    return text.replace(found["suggested"], "")
 
 
 def _leave_output() -> None:

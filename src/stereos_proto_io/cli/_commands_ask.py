@@ -68,7 +68,7 @@ def ping(
 ) -> int:
     """See whether guests answer, and how fast.
 
-    Each ping has 10 seconds; with --timeout, all of a guest together have that long.
+    Each ping has 10 seconds. --timeout is for all pings of a guest together.
 
     For example:
 

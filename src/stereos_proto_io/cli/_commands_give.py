@@ -118,8 +118,8 @@ def config_set(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        file: The file, - for standard input.
-        no_strict: Values that a StereOS guest would refuse are warnings, for guests of other makes.
+        file: The file; - reads standard input.
+        no_strict: Only warn of values that a StereOS guest would refuse: guests of other makes may take them.
         out: How the result is written.
     """
     content = read_text(file)
@@ -177,7 +177,7 @@ def secret_set(
     if file is not None and env is not None:
         raise UsageError("--file and --env exclude each other")
     # Before a secret is typed: it is a pity to type one for a guest that cannot be named.
-    guest.targets()
+    guest.targets(secret=_NEVER_AN_ARGUMENT)
     value = _secret_value(name, file, env)
     try:
         bits = int(mode, 8)
@@ -186,6 +186,9 @@ def secret_set(
     if not value:
         raise UsageError(f"the value of {name} is empty; if it is to be: `stereosctl send inject_secret -`")
     return _give(guest, InjectSecret(name, value, bits), f"secret {name}", out)
+
+
+_NEVER_AN_ARGUMENT: Final = "a secret's value is never an argument: give it on standard input, or by --file or --env"
 
 
 def _secret_value(name: str, file: Path | None, env: str | None) -> str:
@@ -223,7 +226,7 @@ def ssh_key_add(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        file: The public key, - for standard input.
+        file: The public key; - reads standard input.
         user: The guest's user, such as admin or agent.
         out: How the result is written.
     """

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from rich.text import Text
 
+from stereos_proto import LifecycleState
+
 from ._console import clean, console, our_version, say
 from ._documents import error_document, health_document
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, Out
-from ._jobs import FIELDS, Job, ask_health, limits_of, run_fleet
+from ._jobs import FIELDS, Job, ask_health, check_states, limits_of, merged, run_fleet
 from ._machines import Machine, machines, machines_folder
 from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
 from ._output import agent_text, brief, duration, print_result, write_json
@@ -26,6 +28,8 @@ _PATIENCE: Final = 2.0
 #: Agents whose names a row has: those first that do not run.
 _NAMED: Final = 3
 _NAME_SIZE: Final = 24
+#: The last column of the table.
+_NAMES: Final = "AGENT NAMES"
 
 
 def ls(
@@ -51,26 +55,32 @@ def ls(
     Args:
         pattern: Only machines whose names match, such as 'web-*'.
         watch: Go on, as `stereosctl watch --all` does.
-        state: Only guests that report this state, `stopped` and `unreachable` included; again for more.
+        state: Only guests in this state, `stopped` and `unreachable` included; give it again for more.
         timeout: How long each of them has to answer.
         parallel: How many are asked at the same time.
         config_dir: mb's configuration folder.
         out: How the result is written.
     """
+    patience = checked_seconds("--timeout", timeout)
     if watch:
         from ._watch import watch as watch_guests  # noqa: PLC0415  (only where it is asked for)
 
         vm = () if pattern is None else (pattern,)
-        return watch_guests(Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir))
+        guests = Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir)
+        return watch_guests(guests, out=out)
     out.check(FIELDS)
-    patience = checked_seconds("--timeout", timeout)
     folder = machines_folder(flag=config_dir)
     found = [machine for machine in machines(folder) if pattern is None or Path(machine.name).match(pattern)]
     seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
-    seen = [each for each in seen if not state or _state(*each) in state]
+    states = [_state(*each) for each in seen]
+    check_states(state, (*LifecycleState, *_STATES_OF_MACHINES), states)
+    seen = [each for each, its in zip(seen, states, strict=True) if not state or its in state]
     _write(seen, out, folder)
     return 0
 
+
+#: What stands in the column STATE of a machine whose guest reports none.
+_STOPPED, _NO_ADDRESS, _UNREACHABLE = _STATES_OF_MACHINES = ("stopped", "no address", "unreachable")
 
 _Seen = tuple[Machine, "Outcome"]
 
@@ -89,10 +99,10 @@ def _ask_all(found: Sequence[Machine], guests: Guests) -> list[_Seen]:
 def _state(machine: Machine, outcome: Outcome) -> str:
     """What stands in the column STATE."""
     if machine.stopped:
-        return "stopped"
+        return _STOPPED
     if machine.address is None:
-        return "no address"
-    return "unreachable" if outcome.error is not None else str(outcome.value.state)
+        return _NO_ADDRESS
+    return _UNREACHABLE if outcome.error is not None else str(outcome.value.state)
 
 
 def _problem(machine: Machine, outcome: Outcome) -> str:
@@ -151,22 +161,21 @@ def _fields(machine: Machine, outcome: Outcome) -> dict[str, Any]:
 def _write_table(seen: list[_Seen], *, wide: bool) -> None:
     from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state  # noqa: PLC0415
 
-    headers = ["NAME", "STATE", "UPTIME", "RUNNING", *(["RTT", "ADDRESS"] if wide else []), "AGENTS"]
-    grows = "AGENTS" if console().is_terminal else ""
+    headers = ["GUEST", "STATE", "AGENTS", *(["RTT"] if wide else []), "UPTIME", *(["ADDRESS"] if wide else [])]
+    headers.append(_NAMES)
+    grows = _NAMES if console().is_terminal else ""
     table = one_line_table(*headers, grows=grows, names=[machine.name for machine, _ in seen])
     for machine, outcome in seen:
         row, health = outcome.row, outcome.value
         state = row_state(row) if health else Text(_state(machine, outcome), "dim" if machine.stopped else "red")
         up = "" if health is None else duration(health.uptime_seconds)
-        cells = [name_text(machine.name), state, Text(up), agents_count(row)]
-        if wide:
-            cells += [row_rtt(row), Text(clean(str(machine.address or "")), "dim")]
-        table.add_row(*cells, _agents(health, every=wide))
+        rtt, address = row_rtt(row), Text(clean(str(machine.address or "")), "dim")
+        cells = [name_text(machine.name), state, agents_count(row), *([rtt] if wide else []), Text(up)]
+        table.add_row(*cells, *([address] if wide else []), _agents(health, every=wide))
     print_result(table)
-    for machine, outcome in seen:
-        problem = _problem(machine, outcome)
-        if problem and not machine.stopped:
-            say(f"{machine.name}: {problem}", style="yellow")
+    problems = ((machine.name, _problem(machine, outcome)) for machine, outcome in seen if not machine.stopped)
+    for who, problem in merged((name, problem) for name, problem in problems if problem):
+        say(f"{who}: {problem}", style="yellow")
 
 
 def _agents(health: Any, *, every: bool) -> Text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from contextlib import suppress
 from json import loads
 from pathlib import Path
@@ -58,8 +59,8 @@ def simulate(
         listen: Where it listens; give it again for more. By default a free TCP port of this machine.
         fault: What goes wrong; give it again for more.
         agent: An agent that runs from the start; give it again for more. By default those of the config run.
-        boot_time: How long it says `booting`.
-        poll_interval: The time between its looks at config and agents.
+        boot_time: How long it reports the state `booting`.
+        poll_interval: How long it waits between two looks at its config and agents.
         attached: End with standard input, so that it cannot outlive the process that started it.
         quiet: Say nothing but the address.
     """
@@ -99,10 +100,16 @@ def _guest(
             return reply
 
     running = [AgentStatus(name, running=True, session=name) for name in agents] or None
-    try:
-        return Shown(faults=faults, agents=running, boot_time=boot_time, poll_interval=poll_interval)
-    except ValueError as exc:
-        raise UsageError(str(exc)) from None
+    with warnings.catch_warnings(record=True) as caught:
+        # Python's own way to show them names a file and shows a line of source.
+        warnings.simplefilter("always")
+        try:
+            guest = Shown(faults=faults, agents=running, boot_time=boot_time, poll_interval=poll_interval)
+        except ValueError as exc:
+            raise UsageError(str(exc)) from None
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        say(f"warning: {text}", style="yellow")
+    return guest
 
 
 def _show_request(request: Request, reply: Reply) -> None:
@@ -158,7 +165,7 @@ def conformance(
     Args:
         guest: Which guest.
         timeout: How long each wait of a case may take.
-        allow_effects: Replace the guest's config and the keys of admin, and leave a secret behind.
+        allow_effects: Also run cases that replace the guest's config and admin's keys, and leave a secret behind.
         allow_shutdown: Shut the guest down at the end.
         junit: Write a report for continuous integration into this file.
         json: Print one JSON document.

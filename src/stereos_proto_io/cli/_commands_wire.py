@@ -37,7 +37,7 @@ def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = Fals
         stereosctl decode session.ndjson
 
     Args:
-        file: A transcript of `stereosctl record`, or lines as they go over the wire; - for standard input.
+        file: A transcript of `stereosctl record`, or lines as they go over the wire; - reads standard input.
         keep_secrets: Show secrets, too.
         jsonl: Print one JSON document per line of the wire.
     """
@@ -155,8 +155,11 @@ def record(
 
 def _new_file(path: Path) -> TextIO:
     # For its owner alone: redaction is by type, and a guest may say things of its own.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    return open(descriptor, "w", encoding="utf-8")  # noqa: PTH123  (a descriptor, not a path)
+    return open(path, "x", encoding="utf-8", opener=_private)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _meta(address: object) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from stereos_proto import (
     ProvisionStep,
     Reply,
     Request,
+    StepStatus,
 )
 from stereos_proto.dialogues import READY_STATES, WaitProgress
 
@@ -65,6 +66,13 @@ def tracing(target: Target, *, trace: bool, many: bool) -> dict[str, Any]:
 
 #: Shows a wait for something, with a guest, for the length of a `with`; what that yields is told of each try.
 ShowWait = Callable[[str, Target], AbstractContextManager[OnProgress]]
+
+
+def _meets(report: Health, states: Collection[str], agents: Collection[str]) -> bool:
+    """Whether a report ends the wait for these states, or for these agents where there are any."""
+    if agents:
+        return {agent.name for agent in report.agents if agent.running}.issuperset(agents)
+    return report.state in states
 
 
 class Contact(ABC):
@@ -114,7 +122,8 @@ class Contact(ABC):
                 nonlocal last
                 last = progress
                 error = "" if progress.error is None else self.target.sentence(progress.error)
-                self.tell(health=progress.health, error=error)
+                over = not error and progress.health is not None and _meets(progress.health, states, agents)
+                self.tell(step="connected" if over else "waiting", health=progress.health, error=error)
                 report(progress)
 
             await self._dial_when_ready(states, agents, note)
@@ -150,7 +159,8 @@ class Contact(ABC):
         """Carry out a plan."""
 
         def note(step: ProvisionStep) -> None:
-            self.tell(step=step.label)
+            done = step.status is StepStatus.DONE
+            self.tell(step=step.label if done else f"{step.label} {step.status.value}")
             on_step(step)
 
         return await self._provision(plan, note, options)

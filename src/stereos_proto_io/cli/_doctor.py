@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from operator import itemgetter
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -35,6 +34,7 @@ from ._console import clean, our_version
 from ._deadline import Deadline
 from ._errors import UsageError, exit_code, worst
 from ._formats import DEFAULT_OUT, Out
+from ._jobs import in_state
 from ._output import brief, health_line, print_result, write_json
 from ._targets import DEFAULT_GUESTS, Guests, Target
 
@@ -101,16 +101,22 @@ def doctor(guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
     """
     if out.kind not in ("", "wide", "json"):
         raise UsageError("doctor prints for people, or -o json")
+    # Before anything is printed: these refuse what the command line says.
+    seconds, end = guest.seconds(), guest.end()
+    targets = in_state(guest.targets(), guest) if guest.many else []
+
+    def examine(target: Target | None, note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
+        return _examined(_way(guest, target, end.or_in(seconds)), note)
+
     here = list(_machine())
     if not out.is_json:
         _show_all(here)
     if not guest.many:
-        found, code = _examined(guest, None, _show if not out.is_json else _keep)
+        found, code = examine(None, _show if not out.is_json else _keep)
         if out.is_json:
             write_json(_document([*here, *found], code))
         return code
-    targets = guest.targets()
-    results = side_by_side(targets, guest.parallel, lambda target: _examined(guest, target, _keep))
+    results = side_by_side(targets, guest.parallel, lambda target: examine(target, _keep))
     if out.is_json:
         documents = [
             {"guest": target.name, **_document([*here, *found], code)}
@@ -128,12 +134,12 @@ def _document(findings: list[Finding], code: int) -> dict[str, Any]:
     return {"ok": not code, "steps": [attrs.asdict(finding) for finding in findings]}
 
 
-def _examined(guest: Guests, target: Target | None, note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
-    """What was found on the way to a guest, and the exit code that it comes to. None is the one that was named."""
+def _examined(way: Iterator[Finding], note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
+    """What was found on the way to a guest, and the exit code that it comes to."""
     findings: list[Finding] = []
     code = 0
     try:
-        for finding in _way(guest, target):
+        for finding in way:
             findings.append(finding)
             note(finding)
     except _Failed as failed:
@@ -153,17 +159,29 @@ def _show_all(findings: list[Finding]) -> None:
 
 
 def side_by_side(targets: list[Target], parallel: int, examine: Callable[[Target], Any]) -> list[Any]:
-    """Examine each guest in a thread of its own, so many at a time. Ctrl-C waits for none of them."""
-    answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+    """Examine each guest in a thread of its own, so many at a time. Ctrl-C waits for none of them.
+
+    Raises what the first `examine` that fails raises; it waits for none of the others.
+    """
+    answers: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
     room = threading.Semaphore(parallel)
 
     def work(number: int, target: Target) -> None:
         with room:
-            answers.put((number, examine(target)))
+            try:
+                answers.put((number, examine(target), None))
+            except BaseException as exc:  # noqa: BLE001  (the main thread raises it)
+                answers.put((number, None, exc))
 
     for each in enumerate(targets):
         threading.Thread(target=work, args=each, daemon=True).start()
-    return [answer for _, answer in sorted((answers.get() for _ in targets), key=itemgetter(0))]
+    found: dict[int, Any] = {}
+    for _ in targets:
+        number, answer, error = answers.get()
+        if error is not None:
+            raise error
+        found[number] = answer
+    return [found[number] for number in range(len(targets))]
 
 
 class _Failed(Exception):
@@ -202,8 +220,8 @@ def _machine() -> Iterator[Finding]:
         yield Finding("AF_VSOCK", "ok", "Python has it, and there is /dev/vsock")
 
 
-def _way(guest: Guests, given: Target | None) -> Iterator[Finding]:
-    deadline = guest.end().or_in(guest.seconds())
+def _way(guest: Guests, given: Target | None, deadline: Deadline) -> Iterator[Finding]:
+    """Each step on the way to a guest. Without `given` it is the one that the command line names."""
     target: Target = given or _try("address", lambda: guest.targets()[0])
     address: Address = _try("address", target.reached, target)
     yield Finding("address", "ok", str(address))

@@ -13,11 +13,13 @@ from stereos_proto import (
     Pong,
     ProvisionReport,
     ProvisionStep,
+    StepStatus,
     StereosError,
     UnknownMessage,
 )
 
 from . import _errors
+from ._numbers import writable
 
 Document = dict[str, Any]
 
@@ -57,7 +59,7 @@ def message_document(message: Message) -> Document:
         case Lifecycle(state=state, message=text):
             return {"type": "lifecycle", "state": str(state), "message": text}
         case UnknownMessage(type=type_, payload=payload):
-            return {"type": type_, "payload": payload}
+            return {"type": type_, "payload": writable(payload)}
         case Pong() | _:
             return {"type": message.type}
 
@@ -65,6 +67,9 @@ def message_document(message: Message) -> Document:
 def step_document(step: ProvisionStep) -> Document:
     """One step of a provisioning."""
     error = error_document(step.error if isinstance(step.error, StereosError) else None)
+    if error is not None and step.status is StepStatus.NOT_SENT:
+        # Whatever the error is of: this request had not left.
+        error["sent"] = False
     return {"request": step.request.type, "label": step.label, "status": step.status.value, "error": error}
 
 

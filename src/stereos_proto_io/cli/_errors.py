@@ -113,4 +113,6 @@ def error_document(error: BaseException) -> dict[str, Any]:
         error = error.error
     names = _names(error)
     sent: bool | None = getattr(error, "sent", next((_SENT[name] for name in names if name in _SENT), None))
-    return {"error": text, "kind": names[0], "sent": sent, "refused_by_guest": "RequestFailed" in names}
+    # The parser's own classes are no business of who reads the document.
+    kind = UsageError.__name__ if "CycloptsError" in names else names[0]
+    return {"error": text, "kind": kind, "sent": sent, "refused_by_guest": "RequestFailed" in names}

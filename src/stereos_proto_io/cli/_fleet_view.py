@@ -44,7 +44,7 @@ def one_line_table(*headers: str, names: Iterable[str], grows: str = "") -> Tabl
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=bool(grows))
     for header in headers:
         ratio = 1 if header == grows else None
-        least = width if header in ("GUEST", "NAME") else None
+        least = width if header == "GUEST" else None
         table.add_column(header, no_wrap=True, overflow="ellipsis", ratio=ratio, min_width=least)
     return table
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 from rich.text import Text
 
-from stereos_proto import StereosError
+from stereos_proto import LifecycleState, StereosError
 
 from . import plain_interrupts
 from ._console import clean, console, say, say_error
 from ._contact import Contact, OnProgress, Row
 from ._deadline import ASK_SECONDS
 from ._documents import Document
-from ._errors import GuestError, SaidNo, exit_code, worst
+from ._errors import GuestError, SaidNo, UsageError, exit_code, worst
 from ._formats import Out
 from ._output import CELL_SIZE, brief, duration, print_result, short
 from ._targets import Guests, Target, about
@@ -214,6 +214,19 @@ async def ask_health(contact: Contact) -> Any:
     return await contact.get_health()
 
 
+def check_states(wanted: Iterable[str], known: Sequence[str], reported: Iterable[str]) -> None:
+    """Raise UsageError for a state that is not known and that no guest reports.
+
+    It may be misspelt. A state that is reported is none of these: guests of other makes may have states of their own.
+    """
+    reported = set(reported)
+    for state in wanted:
+        if state not in known and state not in reported:
+            more = sorted(reported.difference(known))
+            says = f"; these guests also report {', '.join(short(each, CELL_SIZE) for each in more)}" if more else ""
+            raise UsageError(f"--state {state}: no guest reports this state; it is one of {', '.join(known)}{says}")
+
+
 def in_state(targets: list[Target], guests: Guests) -> list[Target]:
     """Those of `targets` that report a state of `--state`; all of them where there is none. The rest is mentioned."""
     if not guests.state:
@@ -223,6 +236,8 @@ def in_state(targets: list[Target], guests: Guests) -> list[Target]:
     outcomes, interrupted = run_fleet(targets, limits, job)
     if interrupted:
         raise KeyboardInterrupt
+    reported = {str(each.value.state) for each in outcomes if each.value is not None}
+    check_states(guests.state, [*LifecycleState], reported)
     left = [each.target for each in outcomes if each.value is not None and each.value.state in guests.state]
     if len(left) < len(targets):
         states = " or ".join(guests.state)
@@ -293,6 +308,16 @@ def _line(outcome: Outcome, job: Job) -> dict[str, Any]:
     return {**_fields(outcome.target, outcome.row), "kind": kind, "result": result, "code": outcome.code}
 
 
+def merged(sentences: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Guests and a sentence about each: yield each sentence once, with the names of all guests that it is about."""
+    about_whom: dict[str, list[str]] = {}
+    for name, sentence in sentences:
+        about_whom.setdefault(sentence, []).append(name)
+    for sentence, names in about_whom.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"{', '.join(short(name, CELL_SIZE) for name in names[:_NAMED])}{more}", sentence
+
+
 def _write_table(outcomes: Sequence[Outcome], job: Job, *, wide: bool) -> None:
     from ._fleet_view import outcomes_table  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
@@ -300,14 +325,9 @@ def _write_table(outcomes: Sequence[Outcome], job: Job, *, wide: bool) -> None:
         print_result(outcomes_table(outcomes, job.said, wide=wide))
     if console().is_terminal:
         # There a row may have had no room for all of it.
-        failures: dict[str, list[str]] = {}
-        for outcome in outcomes:
-            if outcome.error is not None:
-                failures.setdefault(brief(outcome.row.error, outcome.target.name), []).append(outcome.target.name)
-        for sentence, names in failures.items():
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            who = ", ".join(short(name, CELL_SIZE) for name in names[:_NAMED])
-            print_result(Text.assemble("\n", (f"{who}{more}", "bold"), ": ", (short(sentence, CELL_SIZE), "yellow")))
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        for who, sentence in merged((each.target.name, brief(each.row.error, each.target.name)) for each in failed):
+            print_result(Text.assemble("\n", (who, "bold"), ": ", (short(sentence, CELL_SIZE), "yellow")))
     for outcome in outcomes:
         parts = [] if outcome.error is not None else list(job.more(outcome.value))
         if parts:

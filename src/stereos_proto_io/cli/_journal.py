@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO
 
@@ -26,6 +26,7 @@ from stereos_proto import (
 )
 
 from ._errors import UsageError
+from ._numbers import finite
 
 UnknownMounts = Literal["repeat", "skip"]
 
@@ -61,6 +62,8 @@ class Journal:
         self._path = path
         self._known: dict[str, _Known] = {}
         self._file: TextIO | None = None
+        #: Why the file cannot be written any more.
+        self._failure: UsageError | None = None
         #: Whether anything new is known by this try.
         self.changed = False
         #: The labels of all mounts.
@@ -104,7 +107,7 @@ class Journal:
         known = self._known.setdefault(str(record["guest"]), _Known())
         known.steps.update({label: StepStatus(status) for label, status in record["steps"].items()})
         if record["booted"] is not None:
-            known.booted = float(record["booted"])
+            known.booted = finite(record["booted"])
 
     @contextmanager
     def writing(self, plans: Mapping[str, ProvisionPlan], *, new: bool) -> Iterator[None]:
@@ -189,6 +192,8 @@ class Journal:
         self.changed = True
         known.steps.update(news)
         known.booted = known.booted if booted is None else booted
+        if self._failure is not None:
+            raise self._failure
         if self._file is None:
             return
         record = {
@@ -200,4 +205,8 @@ class Journal:
             self._file.write(f"{json.dumps(record)}\n")
             self._file.flush()
         except OSError as exc:
-            raise UsageError(f"cannot write {self._path}: {exc.strerror}") from None
+            self._failure = UsageError(f"cannot write {self._path}: {exc.strerror}")
+            # What is left in the buffer would fail once more when the file is closed.
+            with suppress(OSError):
+                self._file.close()
+            raise self._failure from None

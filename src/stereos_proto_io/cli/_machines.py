@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +41,7 @@ def config_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = Non
     if given:
         return Path(given)
     above = env.get("XDG_CONFIG_HOME")
-    folder = (Path(above) if above else Path.home() / ".config") / "mb"
+    folder = (Path(above) if above else _home("~") / ".config") / "mb"
     file = folder / "config.toml"
     try:
         # What another program wrote into it may be of any type.
@@ -50,7 +52,18 @@ def config_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = Non
         raise UsageError(f"cannot read {file}: {exc.strerror}") from None
     except ValueError as exc:
         raise UsageError(f"cannot read {file}: {exc}") from None
-    return Path(chosen).expanduser() if isinstance(chosen, str) and chosen else folder
+    return _home(chosen, f" in {file}") if isinstance(chosen, str) and chosen else folder
+
+
+def _home(path: str, where: str = "") -> Path:
+    """`path` with the home folder in the place of `~`. Raises UsageError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"cannot find mb's configuration folder: {path!r}{where} leads to no home folder; "
+            "give --config-dir DIR, or set MB_CONFIG_DIR"
+        ) from None
 
 
 def machines_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = None) -> Path:
@@ -66,14 +79,38 @@ def machines(folder: Path) -> list[Machine]:
 def names(folder: Path) -> list[str]:
     """The names of mb's virtual machines. Raises UsageError when they cannot be listed."""
     try:
-        return sorted(path.parent.name for path in folder.glob("*/state.json"))
+        found = [path.name for path in folder.iterdir() if _keeps_state(path)]
+    except FileNotFoundError:
+        return []
     except OSError as exc:
         raise UsageError(f"cannot list {folder}: {exc.strerror}") from None
+    return sorted(found, key=natural)
+
+
+def _keeps_state(folder: Path) -> bool:
+    """Whether mb keeps a state in a machine's folder. A folder that may not be searched counts: its row says why."""
+    try:
+        return stat.S_ISREG((folder / "state.json").stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+#: The numbers in a name.
+_DIGITS: Final = re.compile(r"(\d+)", re.ASCII)
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """The key to sort names by as people count: web-2 comes before web-10."""
+    texts, numbers = _DIGITS.split(name)[::2], [number.lstrip("0") for number in _DIGITS.findall(name)]
+    # Of two numbers the longer one is the larger one.
+    return [(text, len(number), number) for text, number in zip(texts, (*numbers, ""), strict=True)], name
 
 
 def find(name: str, folder: Path) -> Machine:
     """Mb's virtual machine `name`. Raises UsageError when there is none."""
-    if Path(name).name != name or not (folder / name / "state.json").is_file():
+    if Path(name).name != name or not _keeps_state(folder / name):
         known = ", ".join(names(folder))
         others = f"there is: {known}" if known else "there is none at all"
         raise UsageError(f"there is no virtual machine {name!r} in {folder}; {others}")

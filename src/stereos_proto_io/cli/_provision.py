@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from stereos_proto import (
     ProvisionStep,
     RequestFailed,
     StepStatus,
+    StereosError,
     load_jcard,
 )
 from stereos_proto_io import read_jcard
@@ -37,7 +39,7 @@ from ._journal import Journal, Rest, UnknownMounts
 from ._options import option, repeated, whole_number
 from ._output import print_result, step_line
 from ._redact import Redactor, redactor_of
-from ._targets import DEFAULT_GUESTS, Guests, Target, looks_like_address
+from ._targets import DEFAULT_GUESTS, Guests, Target, canonical, looks_like_address
 
 OnRefusal = Literal["stop", "continue"]
 
@@ -80,19 +82,20 @@ def provision(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        file: The jcard.toml of all guests that have none of their own, - for standard input.
-        jcard: The jcard.toml of one guest, named as by --vm or by its address; again for more.
+        file: The jcard.toml for guests without a --jcard of their own; - reads standard input.
+        jcard: The jcard.toml for one guest, which is named as for --vm or by its address; give it again for more.
         fs: How the hypervisor shares folders: 9p under QEMU, virtiofs under Apple's framework.
         ssh_key: A public key that may log in.
-        user: Whom the key is for.
-        max_failures: After so many guests that failed, begin with no other.
+        user: The user of the guest whom the key lets in.
+        max_failures: Begin with no other guest once this many have failed.
         on_refusal: `continue` sends the config even where a mount or a secret was refused.
-        skip_mounts: Leave the mounts out, where they were made before: nothing unmounts them.
-        no_strict: Values that a StereOS guest would refuse are warnings, for guests of other makes.
+        skip_mounts: Do not mount. For a guest that has the mounts already: mounting again would lay one over the other.
+        no_strict: Only warn of values that a StereOS guest would refuse: guests of other makes may take them.
         journal: Write what becomes of each step into this new file. It holds no secrets.
-        resume: Send only what this journal leaves open, and go on writing it. By default to the guests in it.
-        unknown_mounts: What to do with mounts that may have been carried out: `skip` where they were, or `repeat`.
-        dry_run: Show the steps, with --resume those that are left, and send nothing.
+        resume: Send only the steps that this journal does not call done, and go on writing it. Where no guest is named,
+            to the guests in it.
+        unknown_mounts: For mounts that may have been carried out: `skip` them if they were, `repeat` them if not.
+        dry_run: Show the steps, or with --resume the steps that are left, and send nothing.
         out: How the result is written.
     """
     if file is not None and looks_like_address(file):
@@ -128,16 +131,16 @@ def provision(
     async def _send(contact: Contact, plan: ProvisionPlan, rest: Rest) -> Iterable[ProvisionStep]:
         name = contact.target.name
         book.begin(name, rest, await contact.dial_when_ready())
-        redactor = redactor_of(plan.requests)
+        said = partial(_said, target=contact.target, redactor=redactor_of(plan.requests))
 
         def note(step: ProvisionStep) -> None:
             book.note(name, step)
             if shows:
-                print_result(step_line(_discreet(step, redactor)))
+                print_result(step_line(said(step)))
 
         report = await contact.provision(rest.plan, note, on_refusal=on_refusal)
         book.note(name, *report.steps)
-        return (_discreet(step, redactor) for step in report.steps)
+        return map(said, report.steps)
 
     @contextmanager
     def around(targets: Sequence[Target]) -> Iterator[None]:
@@ -204,7 +207,8 @@ def _journal(
 
 
 def _show_rest(book: Journal, plans: dict[str, ProvisionPlan], unknown_mounts: UnknownMounts | None, out: Out) -> int:
-    """Show what a second try would send to each guest."""
+    """Show what a second try would send to each guest. Raises UsageError."""
+    _refuse_lines(out)
     code = 0
     documents = []
     for name, plan in plans.items():
@@ -249,6 +253,7 @@ def _own_files(texts: tuple[str, ...]) -> dict[str, Path]:
         name, equals, path = text.rpartition("=")
         if not equals or not name or not path:
             raise UsageError(f"--jcard takes NAME=FILE, not {text!r}")
+        name = canonical(name)
         if name in own:
             raise UsageError(f"--jcard names {name} twice")
         own[name] = Path(STDIN if path == "-" else path)
@@ -312,7 +317,13 @@ def _read_plan(
     return attrs.evolve(plan, mounts=()) if skip_mounts else plan
 
 
+def _refuse_lines(out: Out) -> None:
+    if out.kind in ("name", "template"):
+        raise UsageError("--dry-run prints for people, or -o json")
+
+
 def _show_plans(read: _Plans, out: Out) -> int:
+    _refuse_lines(out)
     if not read.files():
         raise UsageError("which jcard.toml? Give a FILE, or --jcard NAME=FILE")
     for path in read.files():
@@ -330,11 +341,16 @@ def _show_plans(read: _Plans, out: Out) -> int:
 # ------------------------------------------------------------------------------------------- what came of it
 
 
-def _discreet(step: ProvisionStep, redactor: Redactor) -> ProvisionStep:
-    """The step, with what the guest quoted of the plan's secrets blotted out."""
-    if not isinstance(step.error, RequestFailed):
-        return step
-    return attrs.evolve(step, error=RequestFailed(step.request, redactor.text(step.error.error)))
+def _said(step: ProvisionStep, *, target: Target, redactor: Redactor) -> ProvisionStep:
+    """The step, with the guest called as the user calls it, and without what it quoted of the plan's secrets."""
+    error = step.error
+    if isinstance(error, RequestFailed):
+        return attrs.evolve(step, error=RequestFailed(step.request, redactor.text(error.error)))
+    if isinstance(error, StereosError) and error.args == (str(error),):
+        error = copy.copy(error)
+        error.args = (target.sentence(error),)
+        return attrs.evolve(step, error=error)
+    return step
 
 
 def _failed_lines(report: ProvisionReport) -> list[Any]:
@@ -346,9 +362,9 @@ def judge(report: ProvisionReport) -> None:
     failed = report.failed
     if not failed:
         return
-    if any(step.status is StepStatus.REFUSED for step in failed):
-        raise SaidNo
     for step in failed:
         if isinstance(step.error, OutcomeUnknown):
             raise step.error
+    if any(step.status is StepStatus.REFUSED for step in failed):
+        raise SaidNo
     report.raise_for_failure()

@@ -49,8 +49,8 @@ def replay(
 
     Args:
         guest: Which guest, until when, and whether to trace the wire.
-        file: A transcript of `stereosctl record`, - for standard input.
-        conn: Which of its connections.
+        file: A transcript of `stereosctl record`; - reads standard input.
+        conn: Which connection to replay.
         json: Print one JSON document.
     """
     everything = read_transcript(read_bytes(file), str(file))[1]
@@ -59,14 +59,15 @@ def replay(
     if not pairs:
         raise UsageError(f"{file} has no requests on connection {conn}")
     target, deadline = guest.target(), guest.deadline(WAIT_SECONDS)
+    _say_what_is_left_out(everything, conn)
     load_driver()
     from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
     rows: list[dict[str, Any]] = []
     with about(target), dial(target, deadline, trace=guest.verbose) as client:
-        for request, recorded in pairs:
+        for type_, request, recorded in pairs:
             if request is None:
-                rows.append({"request": "?", "outcome": "skipped", "recorded": None, "answered": None})
+                rows.append({"request": type_, "outcome": "skipped", "recorded": None, "answered": None})
             else:
                 rows.append(_compared(request, recorded, _answer(client, request, deadline)))
             if not json:
@@ -81,6 +82,14 @@ def replay(
         raise SaidNo
 
 
+def _say_what_is_left_out(everything: list[Entry], conn: int) -> None:
+    others = sorted({entry.conn for entry in everything if entry.sender is Role.HOST and entry.data} - {conn})
+    if not others:
+        return
+    named = ", ".join(map(str, others[:_NAMED])) + (f" and {len(others) - _NAMED} more" * (len(others) > _NAMED))
+    say(f"connection {conn} alone is replayed; left out: {named} (--conn N replays another one)", style="yellow")
+
+
 def _answer(client: Client, request: Request, deadline: Deadline) -> Message:
     try:
         return client.request(request, timeout=deadline.left)
@@ -88,18 +97,33 @@ def _answer(client: Client, request: Request, deadline: Deadline) -> Message:
         return Ack(request.type, ok=False, error=exc.error)
 
 
+#: What stands for the type of a line that is no request.
+_UNREADABLE: Final = "?"
+#: Connections that are named as left out.
+_NAMED: Final = 10
 _ROW_MARKS: Final = {"same": ("✓", "green"), "different": ("✗", "bold red"), "skipped": ("–", "dim")}
 
 
-def _pairs(entries: list[Entry]) -> Iterator[tuple[Request | None, Message | None]]:
-    """Each request with the reply that it got. None for what cannot be sent again, or was not answered."""
+def _pairs(entries: list[Entry]) -> Iterator[tuple[str, Request | None, Message | None]]:
+    """Each request with its type and the reply that it got. None for what cannot be sent again, or was not answered."""
     replies = [message for entry in entries if entry.sender is Role.GUEST for message in [_message(entry)] if message]
     answers = iter([message for message in replies if isinstance(message, Reply)])
     for entry in entries:
         if entry.sender is not Role.HOST or not entry.data.rstrip(b"\r\n"):
             continue
         message = None if REDACTED.encode() in entry.data else _message(entry)
-        yield message if isinstance(message, Request) else None, next(answers, None)
+        request = message if isinstance(message, Request) else None
+        yield _type(entry), request, next(answers, None)
+
+
+def _type(entry: Entry) -> str:
+    """The type of the request on a line, _UNREADABLE where it has none."""
+    try:
+        envelope = json_library.loads(entry.data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+    type_ = envelope.get("type") if isinstance(envelope, dict) else None
+    return type_ if isinstance(type_, str) and type_ else _UNREADABLE
 
 
 def _message(entry: Entry) -> Message | None:
@@ -124,7 +148,8 @@ def _compared(request: Request, recorded: Message | None, answered: Message) -> 
 def _show_row(row: dict[str, Any]) -> None:
     line = Text.assemble(_ROW_MARKS[row["outcome"]], " ", clean(row["request"]))
     if row["outcome"] == "skipped":
-        line.append("  skipped: it was redacted, or is no request", "dim")
+        why = "it is no request that can be read" if row["request"] == _UNREADABLE else "its secret was redacted"
+        line.append(f"  skipped: {why}", "dim")
     print_result(line)
     if row["outcome"] == "different":
         for side in ("recorded", "answered"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import attrs
 
@@ -30,8 +31,8 @@ def send(
 ) -> None:
     """Send a request of any type, and show the reply.
 
-    A payload that holds a secret is read from standard input: what stands on a
-    command line is no secret.
+    Give a payload that holds a secret on standard input: everyone on this machine can
+    read a command line.
 
     For example:
 
@@ -39,15 +40,15 @@ def send(
 
     Args:
         guest: Which guest, until when, and whether to trace the wire.
-        type: The type on the wire, one that is unknown here included.
-        payload: The payload as JSON, - for standard input.
+        type: The type on the wire. It may be one that stereosctl does not know.
+        payload: The payload as JSON; - reads standard input.
         json: Print the reply as one JSON document.
     """
     if payload is not None and guest.address is None and looks_like_address(payload):
         # `send TYPE ADDRESS`: no JSON value begins like that.
         guest, payload = attrs.evolve(guest, address=payload), None
     request = _request(type, payload)
-    target, deadline = guest.target(), guest.deadline()
+    target, deadline = guest.target(secret=_ON_STANDARD_INPUT), guest.deadline()
     load_driver()
     from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
@@ -65,6 +66,9 @@ def send(
         print_result(*reply_parts(shown))
     if isinstance(reply, Ack) and not reply.ok:
         raise SaidNo
+
+
+_ON_STANDARD_INPUT: Final = "a payload with a secret is never an argument: give it on standard input (send TYPE -)"
 
 
 def _request(type_: str, payload: str | None) -> Request:

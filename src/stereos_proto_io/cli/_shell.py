@@ -130,7 +130,11 @@ def _readline() -> ModuleType | None:
 def history_file() -> Path:
     """Where the shell's history is kept."""
     state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "stereosctl" / "history"
+    try:
+        return (Path(state) if state else Path.home() / ".local" / "state") / "stereosctl" / "history"
+    except RuntimeError:
+        # A user without a home folder has a shell without a history.
+        return Path(os.devnull)
 
 
 class _Completer:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -105,22 +107,60 @@ def looks_like_address(text: str) -> bool:
     return bool(colon) and scheme.lower() in SCHEMES
 
 
-def address_of(text: str, folder: Path | None = None) -> Address:
+#: Returns the folder of mb's virtual machines. It is only called where the folder is used: it may not be there.
+Folder = Callable[[], Path]
+
+#: What an address looks like.
+_FORMS: Final = (
+    "an address looks like tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, serial:///PATH or hvsock:///PATH:PORT"
+)
+_BY_NAME: Final = "; a virtual machine of mb's is named by --vm NAME"
+#: Texts that were most likely meant as an address, and the address. No secret is likely to look like them.
+_MEANT: Final = (
+    (re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", re.ASCII), "tcp://{}"),
+    (re.compile(r"/[\w./@+-]+|[\w./@+-]+\.sock", re.ASCII), "unix://{}"),
+)
+#: What may be the name of a virtual machine.
+_NAME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,39}")
+
+
+def address_of(text: str, folder: Folder | None = None, *, secret: str = "") -> Address:
     """`parse_address`, with a UsageError. `folder` is where a virtual machine of that name is looked for.
 
-    What does not even begin like an address is not repeated: it may be a secret in the wrong place.
+    `secret` is for commands where a secret may stand in the place of the address: how the secret is given instead. What
+    is no address is not repeated then.
     """
     if not looks_like_address(text):
-        if folder is not None and text in names(folder):
+        if folder is not None and text in _known(folder):
             raise UsageError(f"{text!r} is no address, but a virtual machine of mb's: --vm {text}")
-        raise UsageError(
-            "what was given as the guest's address is none; one looks like tcp://HOST:PORT, vsock://CID:PORT, "
-            "unix:///PATH, serial:///PATH or hvsock:///PATH:PORT; a virtual machine of mb's is named by --vm NAME"
-        )
+        raise UsageError(f"{secret}; {_FORMS}" if secret else _no_address(text, "" if folder is None else _BY_NAME))
     try:
         return parse_address(text)
     except ValueError as exc:
         raise UsageError(str(exc)) from None
+
+
+def _known(folder: Folder) -> list[str]:
+    """The names of the virtual machines, none where they cannot be listed: they are only a hint."""
+    try:
+        return names(folder())
+    except UsageError:
+        return []
+
+
+def _no_address(text: str, by_name: str) -> str:
+    """What to say of a text that is no address. It is repeated where it looks like an address or a name."""
+    for pattern, form in _MEANT:
+        if pattern.fullmatch(text):
+            return f"{text!r} is no address; did you mean {form.format(text)}?"
+    if _NAME.fullmatch(text):
+        return f"{text!r} is no address; {_FORMS}{by_name}"
+    return f"the text in the place of the guest's address is no address, and is not shown; {_FORMS}{by_name}"
+
+
+def canonical(name: str) -> str:
+    """The name under which a guest is known: an address may be written in several ways. Raises UsageError."""
+    return str(address_of(name)) if looks_like_address(name) else name
 
 
 @contextmanager
@@ -159,15 +199,18 @@ class Place:
     config_dir: ConfigDir = attrs.field(default=None, kw_only=True)
     """mb's configuration folder. By default MB_CONFIG_DIR, what config.toml says, or ~/.config/mb."""
 
-    def target(self) -> Target:
-        """The guest that was named in one of the ways, with an address. Raises UsageError."""
+    def target(self, *, secret: str = "") -> Target:
+        """The guest that was named in one of the ways, with an address. Raises UsageError.
+
+        `secret` is that of `address_of`.
+        """
         if self.vm is not None and self.address is not None:
             raise UsageError("which guest? Give its address or --vm NAME, and not both")
-        folder = machines_folder(flag=self.config_dir)
+        folder = partial(machines_folder, flag=self.config_dir)
         if self.vm is not None:
-            target = _of_machine(find(self.vm, folder))
+            target = _of_machine(find(self.vm, folder()))
         else:
-            target = _default() if self.address is None else Target.at(address_of(self.address, folder))
+            target = _default() if self.address is None else Target.at(address_of(self.address, folder, secret=secret))
         target.reached()
         return target
 
@@ -180,7 +223,7 @@ class Guest(Place):
     timeout: Annotated[float | None, option("--timeout", group=GUEST, **DURATION)] = attrs.field(
         default=None, kw_only=True
     )
-    """For everything together, dialling included: 90, 30s, 2m. By default 10 s, or 60 s for what waits for a guest."""
+    """For everything together, dialling included: 90, 30s, 2m. By default 10 s; 60 s for replay."""
 
     verbose: Verbose = attrs.field(default=False, kw_only=True)
     """Trace the wire on stderr, without secrets."""
@@ -199,7 +242,7 @@ class Guests:
     """tcp://HOST:PORT, vsock://CID:PORT, unix:///PATH, hvsock:///PATH:PORT, serial:///PATH…; else STEREOS_ADDRESS."""
 
     vm: Annotated[tuple[str, ...], repeated("--vm", takes="NAME", group=GUEST)] = attrs.field(default=(), kw_only=True)
-    """The name of a virtual machine of mb's, or a pattern such as 'web-*'; again for more."""
+    """The name of a virtual machine of mb's, or a pattern such as 'web-*'; give it again for more."""
 
     all: Annotated[bool, option("--all", group=MANY)] = attrs.field(default=False, kw_only=True)
     """All virtual machines of mb's that run."""
@@ -207,7 +250,7 @@ class Guests:
     state: Annotated[tuple[str, ...], repeated("--state", takes="STATE", group=MANY)] = attrs.field(
         default=(), kw_only=True
     )
-    """Of these, only guests that report this state; again for more."""
+    """Only guests that report this state, of those that are named; give it again for more."""
 
     parallel: Annotated[int, option("--parallel", takes="N", group=MANY, converter=whole_number)] = attrs.field(
         default=AT_ONCE, kw_only=True
@@ -217,12 +260,13 @@ class Guests:
     total_timeout: Annotated[float | None, option("--total-timeout", group=MANY, **DURATION)] = attrs.field(
         default=None, kw_only=True
     )
-    """For all guests together. By default there is no limit but that of each."""
+    """For all guests together. By default only each guest has a limit."""
 
     timeout: Annotated[float | None, option("--timeout", group=GUEST, **DURATION)] = attrs.field(
         default=None, kw_only=True
     )
-    """For everything with one guest, dialling included: 90, 30s, 2m. By default 10 s, or 60 s for what waits."""
+    """For everything with one guest, dialling included: 90, 30s, 2m. By default 10 s; 60 s for wait, provision and
+    shutdown --wait; no limit for ping and watch."""
 
     config_dir: ConfigDir = attrs.field(default=None, kw_only=True)
     """mb's configuration folder. By default MB_CONFIG_DIR, what config.toml says, or ~/.config/mb."""
@@ -245,16 +289,19 @@ class Guests:
         total = self.total_timeout
         return Deadline.after(FOREVER if total is None else checked_seconds("--total-timeout", total))
 
-    def targets(self) -> list[Target]:
-        """The guests, each once, in the order in which they were named. Raises UsageError when there is none."""
+    def targets(self, *, secret: str = "") -> list[Target]:
+        """The guests, each once, in the order in which they were named. Raises UsageError when there is none.
+
+        `secret` is that of `address_of`.
+        """
         if self.parallel < 1:
             raise UsageError("--parallel must be 1 at least")
-        folder = machines_folder(flag=self.config_dir)
-        found = [Target.at(address_of(text, folder)) for text in self.address]
+        folder = partial(machines_folder, flag=self.config_dir)
+        found = [Target.at(address_of(text, folder, secret=secret)) for text in self.address]
         for name in self.vm:
-            found += _matching(name, folder) if _is_pattern(name) else [_of_machine(find(name, folder))]
+            found += _matching(name, folder()) if _is_pattern(name) else [_of_machine(find(name, folder()))]
         if self.all:
-            found += _running(folder)
+            found += _running(folder())
         if not found and not self.all:
             found = [_default()]
         return list({target.name: target for target in found}.values())

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final, TextIO
 
 import attrs
@@ -19,6 +20,7 @@ from stereos_proto import Role
 
 from ._console import say
 from ._errors import UsageError
+from ._numbers import finite
 from ._redact import LineTap, Redactor
 
 DIRECTIONS: Final[dict[Role, str]] = {Role.HOST: "c2s", Role.GUEST: "s2c"}
@@ -42,7 +44,7 @@ class Entry:
 
 
 class Recorder:
-    """Writes a transcript. Threads may share it."""
+    """Writes a transcript. Threads may share it. All of it raises UsageError once the file cannot be written."""
 
     def __init__(self, file: TextIO, meta: dict[str, Any], *, keep_secrets: bool) -> None:
         self._file = file
@@ -50,6 +52,7 @@ class Recorder:
         self._start = time.monotonic()
         self._seq = 0
         self._keep = keep_secrets
+        self._failure: UsageError | None = None
         self._conversations: dict[int, tuple[Redactor, dict[Role, LineTap]]] = {}
         self._write({"meta": True, **meta, "redacted": not keep_secrets})
 
@@ -68,14 +71,28 @@ class Recorder:
             if not data:
                 self._add(conn, sender, event="close")
 
+    def forget(self, conn: int) -> None:
+        """Drop what is remembered of a connection that has ended, its secrets included."""
+        with self._lock:
+            self._conversations.pop(conn, None)
+
     def _add(self, conn: int, sender: Role, **what: Any) -> None:
         ms = round((time.monotonic() - self._start) * 1000, 3)
         self._write(Entry(conn, ms, sender, **what).document(self._seq))
         self._seq += 1
 
     def _write(self, document: dict[str, Any]) -> None:
-        self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
-        self._file.flush()
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError as exc:
+            self._failure = UsageError(f"cannot write {self._file.name}: {exc.strerror}; the recording ends here")
+            # What is left in the buffer would fail once more when the file is closed.
+            with suppress(OSError):
+                self._file.close()
+            raise self._failure from None
 
 
 def is_transcript(data: bytes) -> bool:
@@ -115,6 +132,7 @@ def _entries(lines: Iterable[bytes], source: str) -> Iterator[Entry]:
         row = _json(line)
         try:
             data = base64.b64decode(row.get("b64", ""), validate=True)
-            yield Entry(int(row["conn"]), float(row["ms"]), _ROLES[row["dir"]], data, str(row.get("event", "")))
+            conn, ms = int(finite(row["conn"])), finite(row["ms"])
+            yield Entry(conn, ms, _ROLES[row["dir"]], data, str(row.get("event", "")))
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise UsageError(f"{source}, line {number}: no entry of a transcript ({type(exc).__name__})") from None

@@ -86,7 +86,8 @@ def wait(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        for_: `state=STATE` (healthy counts as ready), `agent=NAME`, `shutdown` (no answer any more); again for more.
+        for_: `state=STATE` (healthy counts as ready), `agent=NAME`, `shutdown` (no answer any more); give it again for
+            more.
         out: How the guest's last report is written.
     """
     condition = _Condition.parse(for_)

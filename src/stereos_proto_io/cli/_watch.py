@@ -21,7 +21,7 @@ from ._observe import Sight, Watched, observe
 from ._options import DURATION, OUTPUT, option
 from ._output import agents_table, brief, health_line, write_json
 from ._signals import drawing, ended_by_signals
-from ._targets import DEFAULT_GUESTS, Guests, Target
+from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
 
 #: Changes that stay on the screen below the table of a single guest.
 _SHOWN: Final = 8
@@ -55,8 +55,8 @@ def watch(
     Args:
         guest: Which guests, until when, and whether to trace the wire.
         interval: The time between two looks. What a guest pushes is shown at once.
-        sort: The order of many guests.
-        look: Look into this one of many guests from the beginning.
+        sort: What many guests are sorted by.
+        look: Of many guests, show this one in full from the beginning.
         jsonl: Print one JSON document per change, each on its line. The same as -o jsonl.
         out: How each change is written.
     """
@@ -65,6 +65,7 @@ def watch(
     if out.kind not in ("", "wide", "jsonl"):
         raise UsageError("watch goes on and on: it prints -o jsonl, or for people")
     as_json = jsonl or out.kind == "jsonl"
+    look = None if look is None else canonical(look)
     targets = guest.targets()
     draws = console().draws and not guest.verbose and not as_json
     with ended_by_signals(interrupt=True):

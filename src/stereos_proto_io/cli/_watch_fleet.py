@@ -22,6 +22,7 @@ from stereos_proto import Health, StereosError
 from ._console import clean, console
 from ._errors import UsageError
 from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state
+from ._machines import natural
 from ._observe import Sight, Watched
 from ._output import brief, short
 from ._signals import drawing, lending
@@ -44,7 +45,7 @@ def _running(watched: Watched) -> float:
 
 #: What a guest is sorted by: for a name of `--sort`, a key. Trouble comes first.
 _ORDERS: Final[dict[str, Callable[[Watched], Any]]] = {
-    "name": lambda watched: watched.target.name,
+    "name": lambda watched: natural(watched.target.name),
     "state": lambda watched: (isinstance(watched.last, Health), watched.health.state if watched.health else ""),
     "agents": _running,
     "rtt": lambda watched: -(watched.row.rtt_ms or 0.0),
@@ -116,7 +117,7 @@ class FleetScreen:
         height = self._console.height
         if self._inside:
             chosen = next(each for each in self._watched if each.target.name == self._chosen)
-            return Group(single_view(chosen, height), Text("Esc goes back. Ctrl-C ends this.", "dim"))
+            return Group(single_view(chosen, height), Text("Esc goes back. q or Ctrl-C ends.", "dim"))
         room = max(height - _AROUND, 1)
         changes = list(self._recent)[-max(min(_CHANGES, room - len(self._watched) - 1), 0) :]
         if room <= len(self._watched) + 1:

@@ -1,0 +1,205 @@
+"""What cannot be written, read or accepted any more ends a command with one sentence, and no thread hangs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from cli.fleets import fleet, keep_guest
+from cli_harness import CLEAN_ENV, COMMAND, PATIENCE, piped, run_cli
+from stereos_proto import InjectSecret, encode
+from stereos_proto_io import TCP, UnixSocket
+from stereos_proto_io.cli._errors import UsageError
+from stereos_proto_io.cli._proxy import Proxy
+from stereos_proto_io.cli._redact import Redactor
+from stereos_proto_io.cli._transcript import Recorder
+from stereos_proto_io.testing import simulated_guest
+
+
+def limited(kind, amount):
+    """Limit a process before it begins."""
+    return lambda: resource.setrlimit(kind, (amount, amount))
+
+
+# -------------------------------------------------------------------------------------------------- doctor
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--total-timeout"])
+@pytest.mark.parametrize("guests", ["A", "A B", "--all"])
+def test_the_doctor_refuses_a_deadline_before_it_prints(guests, option, tmp_path, monkeypatch):
+    with fleet(tmp_path, {"a": {}, "b": {}}) as machines:
+        places = dict(zip("AB", (str(guest.address) for guest in machines.values()), strict=True))
+        words = [places.get(word, word) for word in guests.split()]
+        result = run_cli(monkeypatch, "doctor", *words, option, "0", env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"stereosctl: {option} must be more than 0 seconds, not 0\n"
+
+
+@pytest.mark.parametrize(("stderr", "code"), [("/dev/full", 2), ("closed", 141)])
+def test_a_doctor_that_cannot_trace_many_guests_ends(stderr, code, tmp_path):
+    with fleet(tmp_path, {"a": {}, "b": {}}):
+        read, write = os.pipe()
+        os.close(read)
+        target = write if stderr == "closed" else os.open(stderr, os.O_WRONLY)
+        try:
+            done = subprocess.run(
+                [*COMMAND, "doctor", "--all", "-v"],
+                stdout=subprocess.DEVNULL,
+                stderr=target,
+                env={**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)},
+                timeout=PATIENCE,
+                check=False,
+            )
+        finally:
+            os.close(write)
+            if stderr != "closed":
+                os.close(target)
+    assert done.returncode == code
+
+
+def test_the_doctor_minds_the_state(tmp_path, monkeypatch):
+    with fleet(tmp_path, {"a": {}, "b": {}}) as guests:
+        guests["b"].simulator.state = "degraded"
+        result = run_cli(monkeypatch, "doctor", "--all", "--state", "degraded", env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert result.code == 0
+    assert [line for line in result.out.splitlines() if line in ("a", "b")] == ["b"]
+
+
+# -------------------------------------------------------------------------------------------------- record
+
+
+def ask_until_the_end(address):
+    """Send secrets through a recording until it ends the connection."""
+    with socket.create_connection(address, timeout=PATIENCE) as host:
+        try:
+            while True:
+                host.sendall(encode(InjectSecret("A", "x" * 1000)))
+                if not host.recv(65536):
+                    return
+        except ConnectionError:
+            return
+
+
+def answered(address):
+    """Whether the guest answers a ping through a recording."""
+    with suppress(ConnectionError), socket.create_connection(address, timeout=PATIENCE) as host:
+        host.sendall(b'{"type":"ping"}\n')
+        return b"pong" in host.recv(65536)
+    return False
+
+
+def port_of(line):
+    return "127.0.0.1", int(line.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("size", [200, 2000], ids=["at the connect", "at a request"])
+def test_a_recording_on_a_full_disk_ends(size, tmp_path):
+    path = tmp_path / "t.ndjson"
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        piped("record", str(path), str(guest.address), preexec_fn=limited(resource.RLIMIT_FSIZE, size)) as process,
+    ):
+        ask_until_the_end(port_of(process.stdout.readline()))
+        _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (
+        2,
+        f"stereosctl: cannot write {path}: File too large; the recording ends here\n",
+    )
+
+
+def test_a_recording_goes_on_when_a_descriptor_is_free_again(tmp_path):
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        piped(
+            "record",
+            str(tmp_path / "t.ndjson"),
+            str(guest.address),
+            preexec_fn=limited(resource.RLIMIT_NOFILE, 16),
+        ) as process,
+    ):
+        address = port_of(process.stdout.readline())
+        hosts = [socket.create_connection(address, timeout=PATIENCE) for _ in range(20)]
+        said = ""
+        while "no other host can connect now: Too many open files; the recording goes on" not in said:
+            said = process.stderr.readline()
+            assert said
+        for host in hosts:
+            host.close()
+        # The hosts that have gone are still accepted one after the other, and take descriptors meanwhile.
+        end = time.monotonic() + PATIENCE
+        while not answered(address):
+            assert time.monotonic() < end
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
+def redactors():
+    gc.collect()
+    return sum(isinstance(each, Redactor) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("guest_answers", [True, False])
+def test_a_recording_forgets_the_secrets_of_connections_that_ended(guest_answers, tmp_path):
+    before = redactors()
+    others = set(threading.enumerate())
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest, (tmp_path / "t").open("w") as file:
+        target = guest.address if guest_answers else UnixSocket(tmp_path / "nobody")
+        with Proxy(TCP("127.0.0.1", 0), target, report=lambda _text: None) as proxy:
+            recorder = Recorder(file, {}, keep_secrets=False)
+
+            def run():
+                with pytest.raises(UsageError):
+                    proxy.run(recorder)
+
+            main = threading.Thread(target=run)
+            main.start()
+            for _ in range(5):
+                # Without a guest it is closed from the other side.
+                with suppress(OSError), socket.create_connection(("127.0.0.1", proxy.address.port)) as host:
+                    host.sendall(encode(InjectSecret("A", "s" * 1000)))
+                    host.shutdown(socket.SHUT_WR)
+                    while host.recv(65536):
+                        pass
+            for thread in set(threading.enumerate()) - others - {main}:
+                if "_serve" in thread.name or "_carry" in thread.name:
+                    thread.join(PATIENCE)
+            assert redactors() == before
+            # A file that cannot be written is what ends it.
+            file.flush()
+            os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
+            ask_until_the_end(("127.0.0.1", proxy.address.port))
+            main.join(PATIENCE)
+            assert not main.is_alive()
+
+
+# ------------------------------------------------------------------------------------------------- journal
+
+
+def test_a_journal_on_a_full_disk_is_one_sentence(tmp_path):
+    (tmp_path / "j.toml").write_text('[[shared]]\nhost = "."\nguest = "/workspace"\n')
+    book = tmp_path / "book"
+    with simulated_guest() as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        done = subprocess.run(
+            [*COMMAND, "provision", str(tmp_path / "j.toml"), "--vm", "dev", "--journal", str(book)],
+            capture_output=True,
+            text=True,
+            env={**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)},
+            timeout=PATIENCE,
+            check=False,
+            preexec_fn=limited(resource.RLIMIT_FSIZE, 10),
+        )
+        assert guest.simulator.mounts == ()
+    assert done.returncode == 2, done
+    assert done.stderr == f"stereosctl: cannot write {book}: File too large\n"

@@ -1,0 +1,225 @@
+"""Mistakes on the command line, in files and in folders: a sentence that says what to do, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cli.fleets import fleet, keep_guest, keep_state
+from cli.test_commands import check
+from cli_harness import run_cli, terminal
+from stereos_proto import AgentStatus, UnknownMessage
+from stereos_proto_io import UnixSocket
+from stereos_proto_io.cli._documents import message_document
+from stereos_proto_io.cli._machines import natural
+from stereos_proto_io.cli._shell import history_file
+from stereos_proto_io.testing import simulated_guest
+
+HUGE = "9" * 400
+
+
+# --------------------------------------------------------------------------------------------- home and mb's folder
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user that the system does not know, without HOME."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_an_address_is_enough(monkeypatch):
+    with simulated_guest() as guest:
+        for words in (["ping"], ["health"], ["doctor"], ["send", "ping"]):
+            assert run_cli(monkeypatch, *words, str(guest.address)).code == 0
+    assert history_file() == Path(os.devnull), "a shell without a history"
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("command", ["ls", "health --vm dev", "health --all", "health --vm d*", "send ping --vm dev"])
+def test_without_a_home_folder_machines_are_found_by_an_option(command, tmp_path, monkeypatch):
+    result = run_cli(monkeypatch, *command.split())
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        "stereosctl: cannot find mb's configuration folder: '~' leads to no home folder; "
+        "give --config-dir DIR, or set MB_CONFIG_DIR\n"
+    )
+    with simulated_guest() as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        assert run_cli(monkeypatch, *command.split(), "--config-dir", str(tmp_path)).code == 0
+
+
+def test_a_folder_of_an_unknown_user_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "mb").mkdir()
+    (tmp_path / "mb" / "config.toml").write_text('config-dir = "~nosuchuser/mb"\n')
+    result = run_cli(monkeypatch, "ls", env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert result.code == 2
+    assert f"'~nosuchuser/mb' in {tmp_path}/mb/config.toml leads to no home folder" in result.err
+
+
+def denied(*_args, **_options):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_folder_that_may_not_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
+    keep_state(tmp_path, "dev", "{}")
+    monkeypatch.setattr(Path, "iterdir", denied)
+    for words in (["ls"], ["ping", "--all"], ["ping", "--vm", "d*"], ["ping", "--vm", "other"]):
+        result = run_cli(monkeypatch, *words, env={"MB_CONFIG_DIR": str(tmp_path)})
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"stereosctl: cannot list {tmp_path}/vms: Permission denied\n"
+
+
+def test_a_machine_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
+    keep_state(tmp_path, "dev", "{}")
+    stat, read = Path.stat, Path.read_bytes
+    for name, real in (("stat", stat), ("read_bytes", read)):
+        monkeypatch.setattr(
+            Path, name, lambda path, real=real, **kw: denied() if path.name == "state.json" else real(path, **kw)
+        )
+    env = {"MB_CONFIG_DIR": str(tmp_path)}
+    row = json.loads(run_cli(monkeypatch, "ls", "--json", env=env).out)["machines"][0]
+    assert (row["name"], row["state"]) == ("dev", "no address")
+    assert "Permission denied" in row["error"]["error"]
+    named = run_cli(monkeypatch, "ping", "--vm", "dev", env=env)
+    assert (named.code, "Permission denied" in named.err) == (2, True)
+
+
+def test_a_name_that_no_file_can_have_is_no_machine(tmp_path, monkeypatch):
+    result = run_cli(monkeypatch, "ping", "--vm", "x" * 300, env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert (result.code, "there is no virtual machine" in result.err) == (2, True)
+
+
+def test_names_are_sorted_as_people_count(tmp_path, monkeypatch):
+    assert sorted(["a10b", "web-11", "web-10", "web-010", "web-2", "db", "a9c"], key=natural) == [
+        *("a9c", "a10b", "db", "web-2", "web-010", "web-10", "web-11"),
+    ]
+    with fleet(tmp_path, {"web-10": {}, "web-2": {}, "web-1": {}}):
+        env = {"MB_CONFIG_DIR": str(tmp_path)}
+        for words in (["ls"], ["ping", "--all"], ["ping", "--vm", "web-*"]):
+            result = run_cli(monkeypatch, *words, "-o", "name", env=env)
+            assert result.out.split() == ["web-1", "web-2", "web-10"]
+        assert "there is: web-1, web-2, web-10" in run_cli(monkeypatch, "ping", "--vm", "x", env=env).err
+        with terminal("watch", "--all", "-i", "0.05", env=env) as it:
+            it.wait_for("web-10")
+            it.type("q")
+            assert it.end() == 0
+        last = it.seen[it.seen.rindex("\x1b[?1049l") :]
+        assert last.index("web-2") < last.index("web-10")
+
+
+# ------------------------------------------------------------------------------------------------- numbers in files
+
+
+@pytest.mark.parametrize("entry", ['"conn":1e400,"ms":0', f'"conn":0,"ms":{HUGE}', '"conn":0,"ms":NaN'])
+@pytest.mark.parametrize("command", ["decode", "decode --jsonl", "replay"])
+def test_a_transcript_with_a_number_that_is_none_is_refused(entry, command, tmp_path, monkeypatch):
+    path = tmp_path / "t.ndjson"
+    path.write_text('{"meta":true}\n{"dir":"c2s","b64":"eyJ0eXBlIjoicGluZyJ9Cg==",' + entry + "}\n")
+    words = [*command.split(), str(path), *(["tcp://127.0.0.1:1"] if command == "replay" else [])]
+    result = run_cli(monkeypatch, *words)
+    assert (result.code, "conn" in result.out) == (2, False)
+    assert result.err == f"stereosctl: {path}, line 2: no entry of a transcript (ValueError)\n"
+
+
+@pytest.mark.parametrize("booted", [HUGE, "1e400", "NaN", "-Infinity"])
+def test_a_journal_with_a_number_that_is_none_is_refused(booted, tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("name = 'x'\n")
+    book = tmp_path / "book"
+    book.write_text(f'{{"guest": "tcp://127.0.0.1:1", "booted": {booted}, "steps": {{"config": "not sent"}}}}\n')
+    result = run_cli(monkeypatch, "provision", str(tmp_path / "j.toml"), "--resume", str(book))
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"stereosctl: {book} is no journal of provision: see its line 1\n"
+
+
+def test_a_guest_s_number_that_json_cannot_write_is_null():
+    message = UnknownMessage("x", {"a": [float("inf"), 1.5, {"b": float("-inf")}], "c": "text"})
+    document = message_document(message)
+    assert document["payload"] == {"a": [None, 1.5, {"b": None}], "c": "text"}
+    check(document, "message")
+
+
+# ------------------------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("health 127.0.0.1:23701", "'127.0.0.1:23701' is no address; did you mean tcp://127.0.0.1:23701?"),
+        ("health [::1]:1024", "'[::1]:1024' is no address; did you mean tcp://[::1]:1024?"),
+        ("health web.local:1024", "'web.local:1024' is no address; did you mean tcp://web.local:1024?"),
+        ("send ping {} /run/vm.sock", None),
+        ("health /run/vm.sock", "'/run/vm.sock' is no address; did you mean unix:///run/vm.sock?"),
+        ("ping frob", "'frob' is no address; an address looks like tcp://HOST"),
+        ("ping ho$t%", "the text in the place of the guest's address is no address, and is not shown; an address"),
+        (
+            "secret set A s3cret",
+            "a secret's value is never an argument: give it on standard input, or by --file or --env; an address",
+        ),
+        ("secret set A s3cret:80", "a secret's value is never an argument: give it on standard input"),
+        ("send rotate 1 s3cret", "a payload with a secret is never an argument: give it on standard input (send TYPE"),
+        ("secret set A dev", "'dev' is no address, but a virtual machine of mb's: --vm dev"),
+    ],
+)
+def test_a_text_that_is_no_address_is_answered_with_what_was_meant(words, sentence, tmp_path, monkeypatch):
+    keep_state(tmp_path, "dev", {"backend": "qemu", "vsock_port": 1})
+    result = run_cli(monkeypatch, *words.split(), stdin=b"x", env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert (result.code, result.out) == (2, "")
+    assert sentence is None or result.err.startswith(f"stereosctl: {sentence}")
+    assert "s3cret" not in result.err
+    assert "$" not in result.err
+
+
+def test_an_address_may_be_written_in_several_ways(tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("name = 'x'\n")
+    with simulated_guest() as guest:
+        port = guest.address.port
+        for place, written in (
+            (f"tcp://127.0.0.1:{port}", f"TCP://127.0.0.1:{port}/"),
+            (f"TCP://127.0.0.1:{port}/",) * 2,
+        ):
+            result = run_cli(monkeypatch, "provision", place, "--jcard", f"{written}={tmp_path}/j.toml")
+            assert result.code == 0, result
+        assert run_cli(monkeypatch, "provision", "--jcard", f"tcp://127.0.0.1:0{port}={tmp_path}/j.toml").code == 0
+        twice = ("--jcard", f"TCP://127.0.0.1:{port}={tmp_path}/j.toml")
+        result = run_cli(monkeypatch, "provision", *twice, *twice)
+        assert (result.code, "names tcp://127.0.0.1" in result.err) == (2, True), result
+    with simulated_guest(UnixSocket(tmp_path / "a")), simulated_guest(UnixSocket(tmp_path / "b")):
+        words = (f"unix://{tmp_path}/a", f"unix://{tmp_path}/b", "--look", f"UNIX://{tmp_path}/b")
+        with terminal("watch", *words) as it:
+            it.wait_for("Esc goes back")
+            it.interrupt()
+            assert it.end() == 0
+
+
+# ----------------------------------------------------------------------------------------------------- what is asked
+
+
+@pytest.mark.parametrize("words", ["--json", "-o json", "-o name", "-o template={nome}", "-o template={name}"])
+def test_ls_that_goes_on_refuses_what_watch_refuses(words, tmp_path, monkeypatch):
+    with fleet(tmp_path, {"dev": {}}):
+        result = run_cli(monkeypatch, "ls", "-w", *words.split(), env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert result.code == 2
+    assert "watch goes on and on: it prints -o jsonl, or for people" in result.err
+
+
+def test_ls_that_goes_on_writes_lines_of_json(tmp_path):
+    env = {"MB_CONFIG_DIR": str(tmp_path)}
+    with (
+        fleet(tmp_path, {"dev": {"agents": [AgentStatus("coder", True)]}}),
+        terminal("ls", "-w", "-o", "jsonl", env=env, columns=1000) as it,
+    ):
+        it.wait_for("}\n")
+        it.interrupt()
+        assert it.end() == 0
+    check(json.loads(it.seen.splitlines()[0]), "watch")
+
+
+def test_a_dry_run_writes_no_line_for_each_guest(tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("name = 'x'\n")
+    for form in ("name", "template={nome}"):
+        result = run_cli(monkeypatch, "provision", str(tmp_path / "j.toml"), "--dry-run", "-o", form)
+        assert (result.code, result.err) == (2, "stereosctl: --dry-run prints for people, or -o json\n")
