@@ -205,5 +205,4 @@ def _show_case(result: Any) -> None:
     mark, style = _CASE_MARKS[result.outcome]
     print_result(Text.assemble((mark, style), f" {result.section:<4} ", clean(result.name)))
     if result.reason:
-        reason = result.reason.replace("needs leave: ", "only with --allow-")
-        print_result(Text(f"       {clean(reason)}", "dim" if result.outcome == "skipped" else style))
+        print_result(Text(f"       {clean(result.reason)}", "dim" if result.outcome == "skipped" else style))
