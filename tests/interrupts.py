@@ -2,9 +2,20 @@
 
 import traceback
 
-
-def interrupt(*_arguments, **_options):
+#: These stand for functions of the library: their frames hold what they were given, and what they made of it.
+_SOURCE = """
+def interrupt(*arguments, **options):
     raise KeyboardInterrupt
+
+def interrupt_after(function):
+    def interrupted(*arguments, **options):
+        result = function(*arguments, **options)
+        raise KeyboardInterrupt
+    return interrupted
+"""
+_made = {}
+exec(compile(_SOURCE, "/src/stereos_proto/interrupted.py", "exec"), _made)
+interrupt, interrupt_after = _made["interrupt"], _made["interrupt_after"]
 
 
 def locals_of(error):

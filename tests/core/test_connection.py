@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from interrupts import interrupt, locals_of
+from interrupts import interrupt, interrupt_after, locals_of
 from stereos_proto import (
     NEED_DATA,
     REDACTED,
@@ -46,6 +46,7 @@ from stereos_proto import (
     UnexpectedReply,
     UnknownMessage,
     UnknownReceived,
+    _connection,
     encode,
 )
 from stereos_proto._registry import Kind
@@ -650,6 +651,13 @@ def test_a_ctrl_c_while_a_line_is_read(monkeypatch):
     monkeypatch.setattr(connection, "_read", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         connection.next_event()
+    assert "a secret" not in locals_of(caught.value)
+
+
+def test_a_ctrl_c_while_a_message_is_written(monkeypatch):
+    monkeypatch.setattr(_connection, "write", interrupt_after(_connection.write))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        Connection(Role.HOST).send(InjectSecret("TOKEN", "a secret"))
     assert "a secret" not in locals_of(caught.value)
 
 
