@@ -175,6 +175,16 @@ def test_at_the_end_it_wakes_all_before_it_stops(end):
 
 def test_the_bounds_are_those_of_a_line():
     assert _mailbox.MAX_NOTIFICATION_BYTES == MAX_LINE_SIZE
+    assert MAX_NOTIFICATIONS == 1024
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_as_much_as_one_line_may_have_is_kept(more):
+    mailbox = Mailbox()
+    size = len(encode(Lifecycle("ready"))) + len(encode(Lifecycle("ready", "x"))) - 1
+    mailbox.put(Lifecycle("ready"))
+    mailbox.put(Lifecycle("ready", "x" * (MAX_LINE_SIZE - size + more)))
+    assert mailbox.dropped == more
 
 
 def test_what_is_dropped_is_logged():

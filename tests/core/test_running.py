@@ -137,7 +137,9 @@ def test_an_action_ends_at_its_own_time_or_at_that_of_all(deadline, seconds, now
     assert Running(iter(()), deadline).until(seconds, now) == min(ends, default=None)
 
 
-@pytest.mark.parametrize(("now", "kind"), [(1.0, RequestTimeout), (9.999, TimeUp), (10.0, TimeUp)])
+@pytest.mark.parametrize(
+    ("now", "kind"), [(1.0, RequestTimeout), (9.98, RequestTimeout), (10.0 - 0.01, TimeUp), (10.0, TimeUp)]
+)
 def test_a_request_that_took_all_the_time_of_the_dialogue_ends_it(now, kind):
     """Whether its own time or that of the whole was up, the dialogue can tell."""
 

@@ -172,11 +172,16 @@ def test_whoever_was_settled_without_the_guest_is_woken(settle, act):
 
 def test_a_child_that_was_forked_knows_no_waiters():
     _, turns, (one, two) = shared(2)
+    woken = []
     turns.step(one, wants_write=False)
-    turns.step(two, wants_write=False)
+    follow(turns, two, woken, "two")
     turns.forget()
     assert turns.idle
-    assert turns.step(two, wants_write=False) is Step.READ
+    # A waiter of the child's own.
+    waiter = Waiter()
+    assert turns.step(waiter, wants_write=False) is Step.READ
+    turns.leave(waiter)
+    assert woken == []
 
 
 def test_all_are_woken_after_an_exception():
