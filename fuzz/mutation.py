@@ -47,7 +47,7 @@ _MORE: Final = (
 _CORE: Final = (
     *("_framing", "_state", "_connection", "_preamble", "_registry", "_events", "_redact"),
     *("_codec/__init__", "_codec/canonical", "_codec/tolerant", "_codec/json"),
-    *("_messages", "_errors", "_frames", "_provision", "_toml"),
+    *("_messages", "_errors", "_frames", "_timeouts", "_provision", "_toml"),
     *("_jcard_fields", "_jcard_agents", "_jcard_text", "_jcard"),
     *("dialogues", "_host_session", "_guest_session", "_turns", "_mailbox", "_running", "_host_client"),
 )
@@ -90,7 +90,7 @@ ROOMS: Final = (
             *(f"stereos_proto_io/driver/_{name}_client" for name in ("async", "fd", "green", "loop", "poll", "sync")),
             *(f"stereos_proto_io/driver/_{name}" for name in ("async_dial", "sync_dial", "dialling", "sync_runner")),
             *(f"stereos_proto_io/driver/_{name}" for name in ("device", "device_transport", "outcomes", "streams")),
-            *(f"stereos_proto_io/driver/_{name}" for name in ("timeouts", "verbs")),
+            "stereos_proto_io/driver/_verbs",
         ),
         (*_CLIENTS, "guest/test_device_transport.py"),
         90,

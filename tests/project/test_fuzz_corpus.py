@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from fuzz import campaign, harnesses, mutate, oracle, planted, planted_ends, seeds, unguided
+from fuzz import campaign, harnesses, mutants, mutate, mutation, oracle, planted, planted_ends, seeds, unguided
 from fuzz.source import Choices, cut
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +94,28 @@ def test_the_dictionary_is_in_the_notation_of_libfuzzer():
     words = [ast.literal_eval(f"b{entry}") for entry in entries]
     assert b"inject_secret" in words
     assert b"" not in words
+
+
+def test_what_is_mutated_and_asked_is_there():
+    for room in mutation.ROOMS:
+        assert all((mutation.SOURCE / f"{module}.py").exists() for module in room.modules)
+        assert all((mutation.ROOT / "tests" / test.partition("::")[0]).exists() for test in room.tests)
+
+
+def test_mutants_are_of_one_place_each():
+    source = "def f(x):\n    if x < 1 and not x:\n        return 2\n    return x\n"
+    made = list(mutants.mutants(source))
+    assert {(each.first, each.description) for each in made} == {
+        (2, "condition: if x < 1 and (not x):"),
+        (2, "operator: x < 1 and (not x)"),
+        (2, "comparison: x < 1"),
+        (2, "number: 1"),
+        (2, "not: not x"),
+        (3, "result: return 2"),
+        (3, "number: 2"),
+        (4, "result: return x"),
+    }
+    assert len({each.source for each in made}) == len(made) == mutants.places(source)
 
 
 @pytest.mark.parametrize("name", [*planted.FAULTS])
