@@ -89,6 +89,7 @@ def test_a_machine_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
 
 
 def test_a_name_that_no_file_can_have_is_no_machine(tmp_path, monkeypatch):
+    keep_state(tmp_path, "dev", "{}")
     result = run_cli(monkeypatch, "ping", "--vm", "x" * 300, env={"MB_CONFIG_DIR": str(tmp_path)})
     assert (result.code, "there is no virtual machine" in result.err) == (2, True)
 
