@@ -33,6 +33,9 @@ CLEAN_ENV = {
     and name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CI")
 } | {"TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", "LC_ALL": "C.UTF-8"}
 
+#: For processes that may hardly write, or open, anything: coverage is not measured in them.
+LIMITED_ENV = {name: value for name, value in CLEAN_ENV.items() if not name.startswith("COVERAGE_")}
+
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
 
 
@@ -198,14 +201,14 @@ def terminal(*arguments: str, **options):
 
 
 @contextmanager
-def piped(*arguments: str, env=None, **options):
+def piped(*arguments: str, env=None, clean=CLEAN_ENV, **options):
     """A command as a process, its streams in the caller's hand."""
     with subprocess.Popen(
         [*COMMAND, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**CLEAN_ENV, **(env or {})},
+        env={**clean, **(env or {})},
         text=True,
         **options,
     ) as process:

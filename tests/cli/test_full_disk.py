@@ -15,7 +15,7 @@ from contextlib import suppress
 import pytest
 
 from cli.fleets import fleet, keep_guest
-from cli_harness import CLEAN_ENV, COMMAND, PATIENCE, piped, run_cli
+from cli_harness import CLEAN_ENV, COMMAND, LIMITED_ENV, PATIENCE, piped, run_cli
 from stereos_proto import InjectSecret, encode
 from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.cli._errors import UsageError
@@ -106,7 +106,9 @@ def test_a_recording_on_a_full_disk_ends(size, tmp_path):
     path = tmp_path / "t.ndjson"
     with (
         simulated_guest(UnixSocket(tmp_path / "g")) as guest,
-        piped("record", str(path), str(guest.address), preexec_fn=limited(resource.RLIMIT_FSIZE, size)) as process,
+        piped(
+            "record", str(path), str(guest.address), clean=LIMITED_ENV, preexec_fn=limited(resource.RLIMIT_FSIZE, size)
+        ) as process,
     ):
         ask_until_the_end(port_of(process.stdout.readline()))
         _, err = process.communicate(timeout=PATIENCE)
@@ -123,6 +125,7 @@ def test_a_recording_goes_on_when_a_descriptor_is_free_again(tmp_path):
             "record",
             str(tmp_path / "t.ndjson"),
             str(guest.address),
+            clean=LIMITED_ENV,
             preexec_fn=limited(resource.RLIMIT_NOFILE, 16),
         ) as process,
     ):
@@ -195,7 +198,7 @@ def test_a_journal_on_a_full_disk_is_one_sentence(tmp_path):
             [*COMMAND, "provision", str(tmp_path / "j.toml"), "--vm", "dev", "--journal", str(book)],
             capture_output=True,
             text=True,
-            env={**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)},
+            env={**LIMITED_ENV, "MB_CONFIG_DIR": str(tmp_path)},
             timeout=PATIENCE,
             check=False,
             preexec_fn=limited(resource.RLIMIT_FSIZE, 10),

@@ -93,6 +93,9 @@ class Recorder:
             with suppress(OSError):
                 self._file.close()
             raise self._failure from None
+        except ValueError:
+            # Closed: the recording has ended, and a connection is still heard.
+            raise UsageError("the recording has ended") from None
 
 
 def is_transcript(data: bytes) -> bool:

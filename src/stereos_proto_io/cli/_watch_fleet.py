@@ -117,7 +117,8 @@ class FleetScreen:
         height = self._console.height
         if self._inside:
             chosen = next(each for each in self._watched if each.target.name == self._chosen)
-            return Group(single_view(chosen, height), Text("Esc goes back. q or Ctrl-C ends.", "dim"))
+            # First, as a long view is cut off at the bottom of the screen.
+            return Group(Text("Esc goes back. q or Ctrl-C ends.", "dim"), single_view(chosen, height))
         room = max(height - _AROUND, 1)
         changes = list(self._recent)[-max(min(_CHANGES, room - len(self._watched) - 1), 0) :]
         if room <= len(self._watched) + 1:
