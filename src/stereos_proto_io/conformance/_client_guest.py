@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from stereos_proto import (
 )
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.guest import GuestSimulator
+from stereos_proto_io.guest._listen import reset_on_close
 
 from ._client_wire import WireLog, without_secret
 
@@ -39,7 +39,6 @@ PATIENCE: Final = 6.0
 _SMALL_BUFFER: Final = 4096
 
 _CHUNK: Final = 64 * 1024
-_RESET: Final = struct.pack("ii", 1, 0)
 
 Script = Callable[["End"], None]
 
@@ -288,7 +287,7 @@ class End:
 
     def reset(self) -> None:
         """Break the connection off."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        reset_on_close(self._socket)
         self._socket.close()
 
     def hang_up(self) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from stereos_proto import PendingRequest
 
 from ._faulty_session import Session
-from ._listen import RESET, Endpoint
+from ._listen import Endpoint, reset_on_close
 from ._orders import Close, Order, Pause
 from ._server import LoopConnection
 
@@ -37,8 +35,7 @@ class GuestConnection(LoopConnection, asyncio.Protocol):
             return
         self.is_open = False
         if reset:
-            with suppress(OSError):
-                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            reset_on_close(self._transport.get_extra_info("socket"))
             self._transport.abort()
         else:
             self._transport.close()

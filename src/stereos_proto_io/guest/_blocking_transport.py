@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from stereos_proto_io.driver._device import AWAY_PAUSE, Device
 
-from ._listen import RESET
+from ._listen import reset_on_close
 
 _CHUNK: Final = 64 * 1024
 
@@ -58,7 +58,7 @@ class SocketTransport:
         """Let `receive` and `send` return in every thread; the host sees the end now, or a reset at `close`."""
         with suppress(OSError):
             if reset:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                reset_on_close(self._socket)
             # Reading alone: the end of writing would be told to the host before the reset.
             self._socket.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
 

@@ -7,7 +7,7 @@ import socket
 import stat
 import struct
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from stereos_proto_io.driver._device import Device
 BACKLOG: Final = 4096
 
 #: The value of SO_LINGER that makes `close` a reset.
-RESET: Final = struct.pack("ii", 1, 0)
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 @attrs.define(eq=False)
@@ -105,6 +105,12 @@ def bind_all(addresses: Address | Sequence[Address]) -> list[Endpoint]:
             endpoint.bind()
         undo.pop_all()
     return endpoints
+
+
+def reset_on_close(sock: Any) -> None:
+    """Let closing `sock` be a reset, where that can be had: of AF_VSOCK, Python sets options that are numbers alone."""
+    with suppress(OSError, TypeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def _bound(family: int, target: Any) -> socket.socket:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -15,7 +14,7 @@ from stereos_proto import PendingRequest
 from stereos_proto_io.driver._device import AWAY_PAUSE, Device
 
 from ._faulty_session import Session
-from ._listen import RESET, Endpoint
+from ._listen import Endpoint, reset_on_close
 from ._orders import Close, Order, Pause
 from ._server import LoopConnection
 
@@ -43,8 +42,7 @@ class GuestConnection(LoopConnection):
         """End the connection."""
         self.is_open = False
         if reset and isinstance(self._transport, socket.socket):
-            with suppress(OSError):
-                self._transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            reset_on_close(self._transport)
         self._scope.cancel()
 
     async def run(self) -> None:
