@@ -592,7 +592,7 @@ def test_vanishing_hosts_cost_nothing(kind):
                 host = Host(guest.address)
                 host.send(sent)
                 if reset:
-                    host.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _listen.RESET)
+                    _listen.reset_on_close(host.socket)
                 host.socket.close()
         assert ask(guest.address, CustomRequest("x")) == [ack("x", long)]
         for _ in range(PATIENCE * 100):
