@@ -198,7 +198,6 @@ def child(source: Path, work: Any, seconds: float, patience: int = PATIENCE) -> 
         finally:
             os._exit(status)
     end = time.monotonic() + seconds
-    status = -1
     while time.monotonic() < end:
         done, status = os.waitpid(number, os.WNOHANG)
         if done:

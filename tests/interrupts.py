@@ -1,4 +1,4 @@
-"""A Ctrl-C at a given place, and what the frames show that it has passed."""
+"""A Ctrl-C at a given place, what the frames show that it has passed, and signals that interrupt no wait."""
 
 import traceback
 
@@ -22,3 +22,22 @@ def locals_of(error):
     """The local variables of the library's frames, as text."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return repr([frame.f_locals for frame in frames if "/src/stereos_proto" in frame.f_code.co_filename])
+
+
+def with_signals_elsewhere(module):
+    """A script that runs the `main` of a module so that another thread gets the signals.
+
+    Python notes them as it notes those that come just before the main thread begins to wait: they do not interrupt the
+    wait.
+    """
+    return f"""
+import signal, sys, threading
+from {module} import main
+numbers = {{signal.SIGINT, signal.SIGTERM, signal.SIGHUP}}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def take():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    threading.Event().wait()
+threading.Thread(target=take, daemon=True).start()
+sys.exit(main())
+"""

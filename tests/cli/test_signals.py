@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from cli_harness import CLEAN_ENV, piped, plain, resize, terminal
+from interrupts import with_signals_elsewhere
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli._signals import heartbeat
 from stereos_proto_io.testing import simulated_guest
@@ -92,21 +93,6 @@ def test_ctrl_c_ends_the_loop_of_a_shell(tmp_path):
         assert "turn 2" not in plain(it.seen)
 
 
-#: Runs `stereosctl` so that another thread gets the signals. They then arrive in the main thread as those do that come
-#: just before it begins to wait: noted, but the wait is not interrupted.
-MISSED = """
-import signal, sys, threading
-from stereos_proto_io.cli import main
-numbers = {signal.SIGINT, signal.SIGTERM}
-signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-def take():
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-    threading.Event().wait()
-threading.Thread(target=take, daemon=True).start()
-sys.exit(main())
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("guests", [1, 2])
 def test_a_signal_that_does_not_interrupt_the_wait_ends_the_command_all_the_same(guests, number, tmp_path):
@@ -116,7 +102,7 @@ def test_a_signal_that_does_not_interrupt_the_wait_ends_the_command_all_the_same
         words = ("health", *(str(guest.address) for guest in deaf), "--timeout", "300")
         process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-c", MISSED, *words],
+                [sys.executable, "-c", with_signals_elsewhere("stereos_proto_io.cli"), *words],
                 env=CLEAN_ENV,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from guest_harness import PATIENCE, PONG, Host, ack, ask, running
+from interrupts import with_signals_elsewhere
 from stereos_proto import Ack, InjectSecret, InjectSSHKey, Mount, Ping, SetConfig, Shutdown
 from stereos_proto_io import UnixSocket, parse_address
 from stereos_proto_io.guest import GuestSimulator
@@ -328,24 +329,9 @@ def test_a_signal_that_was_ignored_stays_so(tmp_path):
         assert process.wait(PATIENCE) == 0
 
 
-#: Runs the agent so that another thread gets the signals. Python notes them as it notes those that come just before the
-#: main thread begins to wait: the wait is not interrupted.
-MISSED = """
-import signal, sys, threading
-from stereos_proto_io.guest.__main__ import main
-numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-def take():
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-    threading.Event().wait()
-threading.Thread(target=take, daemon=True).start()
-sys.exit(main())
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_does_not_interrupt_the_wait_ends_the_agent_all_the_same(tmp_path, number):
-    command = [sys.executable, "-c", MISSED, f"unix://{tmp_path}/s"]
+    command = [sys.executable, "-c", with_signals_elsewhere("stereos_proto_io.guest.__main__"), f"unix://{tmp_path}/s"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             process.stdout.readline()

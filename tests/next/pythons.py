@@ -7,7 +7,6 @@ by this machine's own pip, for the other Python. Whoever may make namespaces of 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -101,7 +100,7 @@ def run_tests(root: Path, version: str, arguments: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     """Test on all versions; 1 when a test fails, 2 when the Pythons cannot be had."""
     try:
-        root = parts.kept(f"pythons-{hashlib.sha256(repr(CONTENTS).encode()).hexdigest()[:16]}", unpack)
+        root = parts.kept(f"pythons-{parts.digest(CONTENTS)}", unpack)
     except parts.Unavailable as exc:
         parts.say(str(exc))
         return 2

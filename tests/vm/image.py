@@ -6,7 +6,6 @@ is kept between runs; our code, made each time; for the outer machine of a neste
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -113,7 +112,7 @@ def _walk(stage: Path) -> Iterator[Path]:
 
 def _kept(name: str, facts: object, stage: Callable[[Path], None], *, extra: bytes = b"") -> bytes:
     """The layer that `stage` fills a folder with, from the cache where it was made from the same `facts`."""
-    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    digest = parts.digest(facts)
 
     def make(folder: Path) -> None:
         for old in parts.CACHE.glob(f"layer-{name}-*"):

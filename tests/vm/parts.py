@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
 import lzma
 import os
 import platform
@@ -170,6 +171,11 @@ def _unpack_muxer(folder: Path) -> None:
         raise
     _unpack(folder, folder)
     shutil.rmtree(folder / "apt")
+
+
+def digest(facts: object) -> str:
+    """A name for what is made from `facts`: other facts are another folder of the cache."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def kept(name: str, make: Callable[[Path], None]) -> Path:
