@@ -28,6 +28,7 @@ from stereos_proto_io.driver import (
     ready_wait,
     seconds,
 )
+from stereos_proto_io.driver._streams import closed_on_error
 
 from ._dial import dial
 from ._transport import pollers
@@ -148,8 +149,5 @@ def connect_when_ready(
 
 def _connect(address: Address, limit: float, timeout: float, limits: Limits) -> Client:
     stream, early = dial(address, limit)
-    try:
+    with closed_on_error(stream):
         return Client(stream, label=str(address), timeout=timeout, early=early, **limits)
-    except BaseException:
-        stream.close()
-        raise

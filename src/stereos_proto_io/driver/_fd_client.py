@@ -23,7 +23,7 @@ from stereos_proto_io.addresses import Address
 from ._async_client import AsyncClient
 from ._async_dial import open_stream
 from ._dialling import WRITE, Dialling, lookup
-from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
+from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, closed_on_error
 from ._verbs import Limits, Result
 
 
@@ -256,11 +256,8 @@ class FdClient(AsyncClient):
             next_moment=cls._next_moment,
             closing=cls.closing,
         )
-        try:
+        with closed_on_error(stream):
             return cls(stream, label=str(address), early=early, **limits)
-        except BaseException:
-            stream.close()
-            raise
 
     @classmethod
     async def _next_moment(cls, dialling: Dialling) -> None:

@@ -7,7 +7,8 @@ BlockingIOError where they would have to wait.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 #: Bytes that one read asks for.
@@ -74,6 +75,16 @@ class Encrypted:
         except self._want_write as exc:
             raise BlockingIOError from exc
         return size
+
+
+@contextmanager
+def closed_on_error(stream: Any) -> Iterator[None]:
+    """Close `stream` when the block raises: nothing owns it yet."""
+    try:
+        yield
+    except BaseException:
+        stream.close()
+        raise
 
 
 def make_raw(sock: socket.socket) -> None:
