@@ -78,7 +78,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "RequestTimeout": Remedy(
         "The reply did not come in time. With `sent`, the guest may still carry the request out.",
-        "The connection stays usable, and a late reply goes to nobody. If it happens again, the guest is paused or "
+        "The connection stays usable, and a late reply is swallowed. If it happens again, the guest is paused or "
         "overloaded: look at it with `stereosctl watch`.",
     ),
     "NotReady": Remedy(
