@@ -297,7 +297,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
         "core",
         "Sessions",
         stereos_proto,
-        ("_host_session", "_guest_session", "_host_client", "_turns", "_mailbox", "_running"),
+        ("_call", "_host_session", "_guest_session", "_host_client", "_turns", "_mailbox", "_running"),
     ),
     ("core", "Preambles", stereos_proto, ("_preamble",)),
     ("core", "Plans", stereos_proto, ("_provision", "_jcard", "_jcard_text")),
@@ -488,7 +488,7 @@ def help_of(*words: str) -> str:
 
 def commands() -> Iterator[tuple[str, ...]]:
     """Every command of `stereosctl`, those below others included."""
-    from stereos_proto_io.cli._app import make_app  # noqa: PLC0415  (its import is what the command line itself delays)
+    from stereos_proto_io.cli._tree import make_app  # noqa: PLC0415  (its import is what the command line itself delays)
 
     waiting = [((), make_app())]
     while waiting:

@@ -54,7 +54,7 @@ EXECUTED: Final = {
     "session": (*_READ, *_ENDS, "stereos_proto/_frames", "stereos_proto/_host_session", "stereos_proto/_redact"),
     PROPERTIES: (
         *(*_READ, *_ENDS, *_PLAN, "stereos_proto/_events", "stereos_proto/_preamble"),
-        *("stereos_proto/_frames", "stereos_proto/_host_session", "stereos_proto/_redact"),
+        *("stereos_proto/_call", "stereos_proto/_frames", "stereos_proto/_host_session", "stereos_proto/_redact"),
         *("stereos_proto/_mailbox", "stereos_proto/_running", "stereos_proto/_turns"),
         "stereos_proto/testing/strategies",
     ),

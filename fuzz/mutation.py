@@ -49,7 +49,7 @@ _CORE: Final = (
     *("_codec/__init__", "_codec/canonical", "_codec/tolerant", "_codec/json"),
     *("_messages", "_errors", "_frames", "_timeouts", "_provision", "_toml"),
     *("_jcard_fields", "_jcard_agents", "_jcard_text", "_jcard"),
-    *("dialogues", "_host_session", "_guest_session", "_turns", "_mailbox", "_running", "_host_client"),
+    *("dialogues", "_call", "_host_session", "_guest_session", "_turns", "_mailbox", "_running", "_host_client"),
 )
 _CLIENTS: Final = tuple(
     f"client/test_{name}.py"

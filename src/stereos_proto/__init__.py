@@ -4,6 +4,7 @@
 stateless codec below it. `stereos_proto_io` attaches it to sockets.
 """
 
+from ._call import Call, raise_for_refusal
 from ._codec import decode, encode
 from ._connection import Connection
 from ._constants import DEFAULT_TIMEOUT, GUEST_CID, GUEST_PORT, MAX_LINE_SIZE, MAX_PENDING, SECRET_MODE
@@ -40,9 +41,9 @@ from ._events import (
     UnknownReceived,
 )
 from ._frames import forget_locals
-from ._guest_session import GuestSession, PendingRequest, ReplyReplaced
-from ._host_client import DialWanted, HostClient, Task, TaskDone
-from ._host_session import Call, HostSession, raise_for_refusal
+from ._guest_session import GuestEvent, GuestSession, PendingRequest, ReplyReplaced
+from ._host_client import ClientEvent, DialWanted, HostClient, Task, TaskDone
+from ._host_session import HostSession, SessionEvent
 from ._jcard import load_jcard
 from ._jcard_text import JcardError, JcardFault
 from ._mailbox import Mailbox, Pump, Waiter
@@ -72,7 +73,7 @@ from ._messages import (
 from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
 from ._redact import Redactor, redact_reply
-from ._registry import Role, changes_guest, message_class
+from ._registry import Kind, Role, changes_guest, message_class
 from ._running import Dialogue, Running
 from ._state import State
 from ._timeouts import seconds
@@ -91,6 +92,7 @@ __all__ = [
     "AgentStatus",
     "Call",
     "CallDone",
+    "ClientEvent",
     "ConnectError",
     "Connection",
     "ConnectionClosed",
@@ -100,6 +102,7 @@ __all__ = [
     "Dialogue",
     "Event",
     "GetHealth",
+    "GuestEvent",
     "GuestSession",
     "Health",
     "HostClient",
@@ -111,6 +114,7 @@ __all__ = [
     "InvalidMessage",
     "JcardError",
     "JcardFault",
+    "Kind",
     "Lifecycle",
     "LifecycleState",
     "LineTooLong",
@@ -150,6 +154,7 @@ __all__ = [
     "Role",
     "Running",
     "SessionEnded",
+    "SessionEvent",
     "SetConfig",
     "Shutdown",
     "State",

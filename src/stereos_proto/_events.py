@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
+from ._call import Call
 from ._errors import InvalidMessage, MalformedLine, StereosError
 from ._messages import Ack, Message, Notification, Reply, Request
 from ._registry import BY_TYPE, Role
-
-if TYPE_CHECKING:
-    from ._host_session import Call
 
 
 class Need(Enum):

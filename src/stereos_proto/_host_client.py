@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 
 import attrs
 
+from ._call import Call, ReplyT
 from ._constants import MAX_PENDING
 from ._errors import GUEST, ConnectError, ConnectionLost, StereosError
 from ._events import NEED_DATA, CallDone, Need, NotificationReceived, SessionEnded, UnknownReceived
-from ._host_session import Call, HostSession, ReplyT
+from ._host_session import HostSession
 from ._messages import Ack, Health, Request
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
 from ._registry import Role

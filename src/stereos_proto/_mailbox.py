@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import attrs
 
+from ._call import Call
 from ._codec import encode
 from ._constants import MAX_LINE_SIZE
 from ._errors import LocalProtocolError
 from ._events import NEED_DATA, CallDone, NotificationReceived, SessionEnded
-from ._host_session import Call, HostSession
+from ._host_session import HostSession
 from ._messages import Notification, UnknownMessage
 
 #: Notifications that are kept for a reader that is slower than the guest; older ones are dropped and counted.

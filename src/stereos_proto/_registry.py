@@ -53,7 +53,7 @@ class Role(Enum):
 
 
 class Kind(Enum):
-    """What a message is for. It settles who sends it."""
+    """What a message is for. It settles who sends it (§2)."""
 
     REQUEST = "request"
     REPLY = "reply"

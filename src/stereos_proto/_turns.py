@@ -46,7 +46,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
 
-from ._host_session import Call, HostSession
+from ._call import Call
+from ._host_session import HostSession
 from ._mailbox import Mailbox, Pump, Waiter, wake
 
 

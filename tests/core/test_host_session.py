@@ -44,7 +44,6 @@ from stereos_proto import (
     _host_session,
     encode,
 )
-from stereos_proto._host_session import raise_for_refusal
 from stereos_proto._registry import Kind
 from stereos_proto.testing import strategies as stereos
 
@@ -282,8 +281,6 @@ def test_a_refusal_is_a_result_that_raises():
     assert heard(session, Ack("mount", False, "no such tag")) == [CallDone(call)]
     with pytest.raises(RequestFailed, match=r"^the guest refused mount: no such tag$"):
         call.result()
-    raise_for_refusal(MOUNT, Ack("mount", True))
-    raise_for_refusal(Ping(), Pong())
 
 
 @pytest.mark.parametrize("message", [Pong(), Lifecycle("ready"), "ping", None])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stereos_proto import (
     AgentStatus,
     CustomRequest,
+    Kind,
     LocalProtocolError,
     MalformedLine,
     NotificationReceived,
@@ -26,7 +27,7 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto._messages import wire_fields
-from stereos_proto._registry import BY_CLASS, BY_TYPE, REGISTRY, Kind
+from stereos_proto._registry import BY_CLASS, BY_TYPE, REGISTRY
 from stereos_proto.testing import ConnectionPair
 from stereos_proto.testing import strategies as stereos
 
@@ -73,6 +74,9 @@ def test_which_messages(sender, kind):
             assert type(message) in expected
 
         check()
+    else:
+        with pytest.raises(ValueError, match=r"^no message fits sender=Role\.\w+ and kind=Kind\.\w+: "):
+            stereos.messages(sender=sender, kind=kind)
 
 
 @pytest.mark.parametrize("sender", [None, *Role])
@@ -80,6 +84,8 @@ def test_which_messages(sender, kind):
 def test_what_can_be_sent_and_what_cannot(sender, kind):
     classes = {cls for cls in stereos.message_classes(sender=sender, kind=kind) if attrs.fields(cls)}
     if not classes:
+        with pytest.raises(ValueError, match=r"^no message fits sender="):
+            stereos.unsendable_messages(sender=sender, kind=kind)
         return
 
     @given(stereos.messages(sender=sender, kind=kind), stereos.unsendable_messages(sender=sender, kind=kind))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
 
 import attrs
@@ -144,8 +144,19 @@ def message_classes(*, sender: Role | None = None, kind: Kind | None = None) -> 
 
 
 def messages(*, sender: Role | None = None, kind: Kind | None = None) -> SearchStrategy[Any]:
-    """Messages that can be sent, of `sender` and `kind` where they are given."""
-    return st.sampled_from(message_classes(sender=sender, kind=kind)).flatmap(_of_class)
+    """Messages that can be sent, of `sender` and `kind` where they are given.
+
+    Raises ValueError when no message is of both, such as a request of the guest's.
+    """
+    return _one_of(message_classes(sender=sender, kind=kind), sender, kind).flatmap(_of_class)
+
+
+def _one_of(
+    classes: Sequence[type[Message]], sender: Role | None, kind: Kind | None
+) -> SearchStrategy[type[Message]]:
+    if not classes:
+        raise ValueError(f"no message fits sender={sender!r} and kind={kind!r}: give a Role and a Kind, or None")
+    return st.sampled_from(classes)
 
 
 def is_sendable(message: Any) -> bool:
@@ -157,10 +168,11 @@ def is_sendable(message: Any) -> bool:
 def unsendable_messages(*, sender: Role | None = None, kind: Kind | None = None) -> SearchStrategy[Any]:
     """Messages that `encode` and `Connection.send` refuse, of `sender` and `kind` where they are given.
 
-    One value of each is of a wrong type, out of range or not JSON, or what the message says is refused.
+    One value of each is of a wrong type, out of range or not JSON, or what the message says is refused. Raises
+    ValueError when no message of both has a value.
     """
     classes = [cls for cls in message_classes(sender=sender, kind=kind) if wire_fields(cls)]
-    return st.sampled_from(classes).flatmap(_unsendable_of_class)
+    return _one_of(classes, sender, kind).flatmap(_unsendable_of_class)
 
 
 @_once
