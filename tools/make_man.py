@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from stereos_proto_io.cli._app import COMMANDS, DEFAULT_PARAMETER, make_app
 from stereos_proto_io.cli._errors import EXIT_CODES
+from stereos_proto_io.cli._tree import COMMANDS, DEFAULT_PARAMETER, make_app
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "man" / "stereosctl.1"
 

@@ -12,7 +12,7 @@ import pytest
 from cli_harness import plain, run_cli
 from stereos_proto import AgentStatus
 from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial
-from stereos_proto_io.cli._app import COMMANDS, GROUPS, make_app
+from stereos_proto_io.cli._tree import COMMANDS, GROUPS, make_app
 from stereos_proto_io.testing import simulated_guest
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "cli-json-schema.json").read_text())

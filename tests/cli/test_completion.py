@@ -17,9 +17,9 @@ import pytest
 
 from cli_harness import CLEAN_ENV, plain, resize, run_cli
 from stereos_proto import AgentStatus
-from stereos_proto_io.cli._app import ALIASES, COMMANDS, make_app
 from stereos_proto_io.cli._complete import Found, Words, completions
 from stereos_proto_io.cli._shell import _candidates
+from stereos_proto_io.cli._tree import ALIASES, COMMANDS, make_app
 from stereos_proto_io.guest.faults import FAULTS
 from stereos_proto_io.testing import simulated_guest
 

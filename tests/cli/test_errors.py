@@ -17,8 +17,8 @@ import pytest
 from cli_harness import CLEAN_ENV, COMMAND, plain, run_cli, run_process, terminal
 from stereos_proto import AgentStatus
 from stereos_proto_io import UnixSocket
-from stereos_proto_io.cli._app import COMMANDS
 from stereos_proto_io.cli._errors import EXIT_CODES
+from stereos_proto_io.cli._tree import COMMANDS
 from stereos_proto_io.testing import simulated_guest
 
 JCARD = '[[shared]]\nguest = "/a"\n[[shared]]\nguest = "/ok"\n'

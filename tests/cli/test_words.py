@@ -14,9 +14,9 @@ from cli.test_commands import check
 from cli_harness import CLEAN_ENV, COMMAND, PATIENCE, piped, plain, run_cli, terminal
 from stereos_proto import InjectSecret, Role, encode
 from stereos_proto_io import UnixSocket
-from stereos_proto_io.cli._app import COMMANDS
 from stereos_proto_io.cli._jobs import merged
 from stereos_proto_io.cli._redact import Redactor
+from stereos_proto_io.cli._tree import COMMANDS
 from stereos_proto_io.testing import simulated_guest
 
 JCARD = '[[shared]]\nhost = "."\nguest = "/workspace"\n[secrets]\nTOKEN = "${FLEET_TOKEN}"\n'

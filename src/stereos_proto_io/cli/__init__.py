@@ -1,7 +1,7 @@
 """`stereosctl`: see and steer StereOS guests from a shell. Needs the extra `cli`.
 
-`main` is its entry point. `_app` is the table of commands and what happens around each, `_errors` has the exit
-codes, `_targets` says which guests a command is about, `_jobs` does something with one or many of them over a
+`main` is its entry point. `_tree` is the table of commands, `_app` what happens around each, `_errors` has the
+exit codes, `_targets` says which guests a command is about, `_jobs` does something with one or many of them over a
 `_contact`, `_output` is how things look, `_documents` what `--json` prints, `_signals` how a command ends.
 """
 

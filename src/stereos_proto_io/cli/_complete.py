@@ -16,10 +16,10 @@ from typing import Any, Final, Literal, get_args, get_origin
 import attrs
 from cyclopts import App
 
-from ._app import ALIASES, DEFAULT_PARAMETER, HELP
 from ._console import print_lines
 from ._errors import GuestError, UsageError
 from ._formats import KINDS
+from ._tree import ALIASES, DEFAULT_PARAMETER, HELP, make_app
 
 #: Seconds that a guest has to name its agents.
 _PATIENCE: Final = 1.0
@@ -200,7 +200,7 @@ _VALUES: Final[dict[str, Callable[[Words], Found]]] = {
 # ---------------------------------------------------------------------------------------------- for the shells
 
 
-def answer(arguments: Sequence[str], make_app: Callable[[str], App]) -> int:
+def answer(arguments: Sequence[str]) -> int:
     """Answer a completion script: `line LINE` is all that stands before the cursor, `words WORD…` the same in words."""
     kind, *words = arguments or ("words",)
     if kind == "line":

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from cyclopts import App
 
-from ._app import make_app, run
+from ._app import run
 from ._complete import Words, completions
 from ._console import clean, say
 from ._jobs import load_driver
 from ._targets import DEFAULT_PLACE, Place, by_default
+from ._tree import make_app
 
 _LEAVE: Final = frozenset({"exit", "quit"})
 #: Commands whose lines never go to the history: a secret may be typed where it does not belong.

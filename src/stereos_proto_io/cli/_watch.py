@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
 from rich.console import Group
 from rich.text import Text
-
-from stereos_proto import StereosError
 
 from ._console import clean, console
 from ._contact import Contact, Row
 from ._deadline import FOREVER
 from ._errors import UsageError, worst
 from ._formats import DEFAULT_OUT, Out
+from ._guest_view import guest_view
 from ._jobs import converse_with, in_state, limits_of, load_driver
 from ._observe import Sight, Watched, observe
 from ._options import DURATION, OUTPUT, option
-from ._output import agents_table, brief, health_line, write_json
+from ._output import write_json
 from ._signals import drawing, ended_by_signals
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
-
-#: Changes that stay on the screen below the table of a single guest.
-_SHOWN: Final = 8
-#: Lines of the screen that are neither changes nor agents: the guest, headings, what Ctrl-C does, some that wrap.
-_AROUND: Final = 10
 
 Sort = Literal["name", "state", "agents", "rtt", "pushes", "changed"]
 
@@ -118,33 +112,11 @@ def _watch_single(watched: Watched, guest: Guests, interval: float, *, draws: bo
             go(see)
     finally:
         # What stays on the terminal is what was seen.
-        screen.print(single_view(watched, screen.height))
+        screen.print(guest_view(watched, screen.height))
 
 
 def _screen(watched: Watched, height: int) -> Group:
-    return Group(single_view(watched, height), Text("Ctrl-C ends this.", "dim"))
-
-
-def single_view(watched: Watched, height: int) -> Group:
-    """A guest, as many of its agents as there is room for, and its last changes."""
-    counts = Text("Changes", "bold")
-    if watched.pushes or watched.dropped:
-        counts.append(f"  {watched.pushes} pushes, {watched.dropped} dropped", "dim")
-    return Group(_top(watched, height - _SHOWN - _AROUND), counts, *list(watched.recent)[-_SHOWN:])
-
-
-def _top(watched: Watched, rows: int) -> Group:
-    """The guest, with as many of its agents as there are rows: those first that do not run."""
-    name, last = clean(watched.target.name), watched.last
-    if last is None:
-        return Group(Text(f"dialling {name}", "dim"), "")
-    if isinstance(last, StereosError):
-        said = brief(watched.target.sentence(last), watched.target.name)
-        return Group(Text.assemble((name, "bold"), "  ", (clean(said), "yellow")), "")
-    parts: list[Any] = [health_line(last, name), ""]
-    if last.agents:
-        parts += [*agents_table(last.agents, most=max(rows, 1)), ""]
-    return Group(*parts)
+    return Group(guest_view(watched, height), Text("Ctrl-C ends this.", "dim"))
 
 
 # --------------------------------------------------------------------------------------------------- many guests

@@ -22,11 +22,11 @@ from stereos_proto import Health, StereosError
 from ._console import clean, console
 from ._errors import UsageError
 from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state
+from ._guest_view import guest_view
 from ._machines import natural
 from ._observe import Sight, Watched
 from ._output import brief, short
 from ._signals import drawing, lending
-from ._watch import single_view
 
 #: Seconds between two drawings at least: over a slow line, each is a screen full of characters.
 _FRAME: Final = 0.1
@@ -118,7 +118,7 @@ class FleetScreen:
         if self._inside:
             chosen = next(each for each in self._watched if each.target.name == self._chosen)
             # First, as a long view is cut off at the bottom of the screen.
-            return Group(Text("Esc goes back. q or Ctrl-C ends.", "dim"), single_view(chosen, height))
+            return Group(Text("Esc goes back. q or Ctrl-C ends.", "dim"), guest_view(chosen, height))
         room = max(height - _AROUND, 1)
         changes = list(self._recent)[-max(min(_CHANGES, room - len(self._watched) - 1), 0) :]
         if room <= len(self._watched) + 1:
