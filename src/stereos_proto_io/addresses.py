@@ -152,6 +152,16 @@ class Address:
 SCHEMES: Final[dict[str, type[Address]]] = {}
 
 
+def check_address(address: Any) -> Address:
+    """Return `address`. Raises TypeError when it is no `Address`, such as the text of one."""
+    if not isinstance(address, Address):
+        raise TypeError(
+            f"an address such as TCP('127.0.0.1') is needed, not {type(address).__name__}; "
+            "parse_address makes one of text"
+        )
+    return address
+
+
 def interleaved(found: Iterable[Attempt]) -> list[Attempt]:
     """Return `found` with the socket families taking turns, in the order of the first of each (RFC 8305 §4)."""
     families: dict[int, list[Attempt]] = {}

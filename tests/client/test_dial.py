@@ -29,6 +29,16 @@ async def ping(made):
 
 
 @each_driver
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1024", None, ("127.0.0.1", 1024)])
+def test_what_is_no_address_is_refused(driver, address):
+    for connect in (driver.module.connect, driver.module.connect_when_ready):
+        with pytest.raises(TypeError, match=rf"is needed, not {type(address).__name__}; parse_address makes one"):
+            driver.run(lambda connect=connect: ping(connect(address)))
+    with pytest.raises(TypeError, match=r"^an address such as TCP\('127\.0\.0\.1'\) is needed"):
+        PollClient(address)
+
+
+@each_driver
 @pytest.mark.parametrize("family", [None, 40])
 def test_af_vsock_gets_the_exact_family_and_address(driver, family, monkeypatch):
     """No socket of that family is ever made here: the family and the address are caught on their way."""

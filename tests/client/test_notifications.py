@@ -4,10 +4,10 @@ import socket
 
 import pytest
 
-from stereos_proto import ConnectionLost, Lifecycle, MalformedLine, encode
+from stereos_proto import ConnectionLost, Lifecycle, MalformedLine, RequestTimeout, encode
 
 from .guests import pair, scripted
-from .harness import BLOCKING, attached, each_driver, result
+from .harness import BLOCKING, PATIENCE, attached, each_driver, result
 
 
 @each_driver
@@ -84,3 +84,17 @@ def test_notifications_end_when_the_client_is_closed(driver):
     ours, theirs = socket.socketpair()
     with theirs:
         driver.run(main)
+
+
+def test_the_next_one_can_be_waited_for_after_a_timeout():
+    """The end of the iteration means that the client was closed, and nothing else."""
+    ours, theirs = pair("ends")
+    with theirs, BLOCKING.Client(ours) as client:
+        news = client.notifications(timeout=0.01)
+        for _ in range(2):
+            with pytest.raises(RequestTimeout, match=r"sent no notification within 0\.01 s"):
+                next(news)
+        theirs.sendall(encode(Lifecycle("ready")))
+        assert next(client.notifications(timeout=PATIENCE)) == Lifecycle("ready")
+        client.close()
+        assert next(news, "ended") == "ended"

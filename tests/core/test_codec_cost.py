@@ -1,4 +1,4 @@
-"""What a hostile line costs: in calls, and beside a long health report. `bench/worst.py` has the lines."""
+"""What a hostile line costs, in calls and in bytes. `bench/worst.py` has the lines, and measures the time."""
 
 import gc
 import sys
@@ -41,26 +41,6 @@ def test_calls_are_linear_and_few(title):
         assert counts[len(line)] < 4 * len(line)
     (small, before), (large, after) = counts.items()
     assert after < 1.3 * before * large / small + 100
-
-
-@pytest.fixture
-def untraced():
-    """Without the trace function that measures coverage: it makes Python code slower, and leaves C as it is."""
-    trace = sys.gettrace()
-    sys.settrace(None)
-    yield
-    sys.settrace(trace)
-
-
-@pytest.mark.usefixtures("untraced")
-@pytest.mark.parametrize("title", TITLES)
-@pytest.mark.parametrize("size", [worst.LONG, 32 * 1024])
-def test_no_byte_costs_more_than_a_hundred_of_a_health_report(title, size):
-    """Measured at up to 50 times. Both are the processor's time, and the least of several samples."""
-    report = worst.long_report()
-    sender, line = worst.lines(size)[title]
-    of_report = worst.cost(worst.read(Role.GUEST, report)) / len(report)
-    assert worst.cost(worst.read(sender, line)) / len(line) < worst.PER_BYTE * of_report
 
 
 @pytest.mark.parametrize("title", TITLES)

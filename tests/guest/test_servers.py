@@ -138,6 +138,12 @@ def test_a_dial_is_no_place_to_listen(kind):
         raise AssertionError
 
 
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", ["tcp://127.0.0.1:0"]])
+def test_the_text_of_an_address_is_none(kind, address):
+    with pytest.raises(TypeError, match="is needed, not str; parse"), running(kind, address, GuestSimulator()):
+        raise AssertionError
+
+
 def test_no_address_at_all(kind):
     with pytest.raises(ValueError, match="needs an address"), running(kind, [], GuestSimulator()):
         raise AssertionError

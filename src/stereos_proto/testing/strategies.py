@@ -151,9 +151,7 @@ def messages(*, sender: Role | None = None, kind: Kind | None = None) -> SearchS
     return _one_of(message_classes(sender=sender, kind=kind), sender, kind).flatmap(_of_class)
 
 
-def _one_of(
-    classes: Sequence[type[Message]], sender: Role | None, kind: Kind | None
-) -> SearchStrategy[type[Message]]:
+def _one_of(classes: Sequence[type[Message]], sender: Role | None, kind: Kind | None) -> SearchStrategy[type[Message]]:
     if not classes:
         raise ValueError(f"no message fits sender={sender!r} and kind={kind!r}: give a Role and a Kind, or None")
     return st.sampled_from(classes)

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from stereos_proto import PreambleError
 from stereos_proto_io._errors import connect_error
-from stereos_proto_io.addresses import Address, Attempt
+from stereos_proto_io.addresses import Address, Attempt, check_address
 
 from ._dialling import Dialling, attempts, lookup_number, names
 
@@ -64,7 +64,7 @@ async def open_stream(
     stream before that is closed.
     """
     try:
-        stream = address.open()
+        stream = check_address(address).open()
         if inspect.isawaitable(stream):
             stream = await stream
         if stream is not None and (not hasattr(stream, "fileno") or next(address.preambles(), None) is None):

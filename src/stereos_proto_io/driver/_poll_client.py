@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from stereos_proto import MAX_PENDING, NEED_DATA, ConnectError, DialWanted, HostClient, Role, SessionEnded
 from stereos_proto_io._errors import connect_error
-from stereos_proto_io.addresses import Address, Attempt
+from stereos_proto_io.addresses import Address, Attempt, check_address
 
 from ._dialling import READ, WRITE, Dialling, attempts, lookup, lookup_number, names
 from ._log import log_for
@@ -58,11 +58,11 @@ class PollClient(HostClient):
     ) -> None:
         """`clock` returns seconds that only grow. `trace` is that of `HostSession`.
 
-        Raises ValueError when `max_pending` is below 1.
+        Raises ValueError when `max_pending` is below 1, TypeError when `address` is no `Address`.
         """
         log = log_for(address)
         super().__init__(str(address), clock=clock, max_pending=max_pending, trace=trace, log=log)
-        self.address = address
+        self.address = check_address(address)
         # The stream of the connection, the dial that goes on, the look-up before it and until when it may take.
         self._stream: Any = None
         self._dialler: Dialling | None = None

@@ -14,6 +14,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
+import attrs
+
 from stereos_proto import (
     DEFAULT_TIMEOUT,
     MAX_PENDING,
@@ -181,21 +183,22 @@ class SyncClient(SyncVerbs):
         """Yield what the guest tells unasked, as it comes, until the client is closed.
 
         Raises RequestTimeout after `timeout` seconds without one, and what the connection ended in when it
-        was not closed from here.
+        was not closed from here. After RequestTimeout, `next` waits again.
         """
-        return self._notifications(seconds(timeout))
+        return _Notifications(self, seconds(timeout))
 
-    def _notifications(self, limit: float) -> Iterator[Notification]:
+    def _next_notification(self, limit: float) -> Notification:
         while True:
             waiter = Waiter()
+            news: Notification | None
             news, ended = self._locked(self._take, waiter)
             if news is not None:
-                yield news
-            elif ended is None:
+                return news
+            if ended is None:
                 if not self._listen(waiter, time.monotonic() + limit):
                     raise RequestTimeout(f"{self._session.label} sent no notification within {limit:g} s")
             elif self._session.closed:
-                return
+                raise StopIteration
             else:
                 raise again(ended)
 
@@ -416,3 +419,14 @@ class SyncClient(SyncVerbs):
 
 def _ignore(_index: int, _outcome: Any) -> None:
     """A report that is not wanted."""
+
+
+@attrs.frozen
+class _Notifications(Iterator[Notification]):
+    """An iterator that goes on after an exception, which a generator would not."""
+
+    client: SyncClient
+    limit: float
+
+    def __next__(self) -> Notification:
+        return self.client._next_notification(self.limit)

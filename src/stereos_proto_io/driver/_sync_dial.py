@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from stereos_proto import PreambleError
 from stereos_proto_io._errors import connect_error
-from stereos_proto_io.addresses import Address, Attempt
+from stereos_proto_io.addresses import Address, Attempt, check_address
 
 from ._dialling import Dialling, attempts, lookup_number, names
 
@@ -30,7 +30,7 @@ def dial(
     """
     deadline = time.monotonic() + limit
     try:
-        stream = address.open()
+        stream = check_address(address).open()
         found: list[Attempt] = []
         if stream is None and (name := names(address)):
             numbers = lookup_number(*name)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from stereos_proto_io.addresses import Address
+from stereos_proto_io.addresses import Address, check_address
 from stereos_proto_io.driver._device import Device
 
 #: What Linux takes at most, and what thousands of hosts that come at once need.
@@ -94,9 +94,11 @@ class Endpoint:
 def bind_all(addresses: Address | Sequence[Address]) -> list[Endpoint]:
     """Bind every address, or none of them; return their endpoints.
 
-    Raises OSError when an address is in use or may not be had, ValueError when a guest cannot listen on it.
+    Raises OSError when an address is in use or may not be had, ValueError when a guest cannot listen on it, TypeError
+    when it is no `Address`.
     """
-    endpoints = [Endpoint(address) for address in ([addresses] if isinstance(addresses, Address) else addresses)]
+    several = [addresses] if isinstance(addresses, (Address, str)) else addresses
+    endpoints = [Endpoint(check_address(address)) for address in several]
     if not endpoints:
         raise ValueError("a guest needs an address to listen on")
     with ExitStack() as undo:
