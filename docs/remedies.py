@@ -15,7 +15,8 @@ class Remedy(NamedTuple):
 REMEDIES: dict[str, Remedy] = {
     "StereosError": Remedy(
         "Base of all errors of this library.",
-        "Catch it where every failure of a guest is handled alike: all that the clients raise about a guest is one.",
+        "Catch it where every failure of a guest is handled alike: all that the clients raise about a guest is one, but for what the "
+        "function of a `Dial` raises.",
     ),
     "ProtocolError": Remedy(
         "Base of the two below; never raised itself.",
@@ -25,7 +26,7 @@ REMEDIES: dict[str, Remedy] = {
         "You asked for what cannot be sent: a line over 1 MiB, a lone surrogate, a number out of its range, an SSH key "
         "with a newline inside, more requests in flight than `max_pending`, a message after the end of the connection, "
         "a reply that nobody asked for.",
-        "Correct the call; nothing was sent and the connection goes on. In a server, it is a fault of the handler.",
+        "Correct the call; nothing was sent, and the connection goes on unless it had ended. In a server, it is a fault of the handler.",
     ),
     "RemoteProtocolError": Remedy(
         "The other end sent what the protocol forbids.",
@@ -88,7 +89,8 @@ REMEDIES: dict[str, Remedy] = {
         "`booting`: give it more time. `ready`, with agents named: look at their `error`.",
     ),
     "JcardError": Remedy(
-        "A jcard.toml is no TOML, has a value of the wrong type, or names a variable that is not set.",
+        "A jcard.toml is no TOML, has a value of the wrong type, a value that the guest would refuse, the same name or "
+        "place twice, or names a variable that is not set.",
         "The text names file, line and key. Set the variable in the environment of the program that loads it.",
     ),
 }
