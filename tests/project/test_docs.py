@@ -284,10 +284,13 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path, href):
         no_link_inside_is_broken(tmp_path)
 
 
-def test_files_that_the_readme_and_the_pages_name_are_there():
-    for page in (README, *PAGES):
-        for name in re.findall(r"`((?:examples|docs|tests)/[\w/.-]+)`", page.read_text()):
-            assert (ROOT / name).exists(), f"{name_of(page)} names {name}"
+def test_files_that_pages_name_are_there():
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in (*map(ROOT.joinpath, ("README.md", "SECURITY.md", "CONTRIBUTING.md", "fuzz/README.md")), *PAGES):
+        text = page.read_text()
+        for name in re.findall(r"`((?:bench|docs|examples|fuzz|src|tests|tools)/[\w/.-]+)`", text):
+            assert (ROOT / name).exists() or "_build" in name, f"{name_of(page)} names {name}"
+        assert set(re.findall(r"`(?:[\w/]+/)?(test_\w+\.py)", text)) <= tests, name_of(page)
     for name in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
         assert (ROOT / name).exists(), f"README.md links to {name}"
 
