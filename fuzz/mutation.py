@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import mmap
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -116,9 +118,11 @@ PYTEST: Final = (
 LONGEST: Final = 30.0
 #: Seconds of CPU after which a mutant counts as killed, since it hangs. What else the machine does is not its fault.
 PATIENCE: Final = 40
-#: Seconds of the clock after which one that waits for ever counts as killed, beside a multiple of what its tests take.
-WAIT: Final = 30
+#: Seconds of the clock after which a test waits for ever, which counts as killed, beside a multiple of what it takes.
+WAIT: Final = 15
 TIMES: Final = 10
+
+_MOMENT: Final = struct.Struct("d")
 
 _SITE: Final = """
 import os, sys, tempfile
@@ -162,11 +166,32 @@ class _Tracing:
         self.seconds[item.nodeid] = time.monotonic() - start
 
 
-class _Chosen:
-    """A plugin of pytest that runs the tests it is given and no others, in their order."""
+class _Limit:
+    """Until when a process may take, as it says itself: `time.monotonic`, in memory that it shares with its parent."""
 
-    def __init__(self, tests: Sequence[str]) -> None:
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _MOMENT.size)
+
+    def begin(self, seconds: float) -> None:
+        self._memory[:] = _MOMENT.pack(time.monotonic() + seconds)
+
+    def is_over(self) -> bool:
+        return time.monotonic() > _MOMENT.unpack(self._memory[:])[0]
+
+
+class _Chosen:
+    """A plugin of pytest that runs the tests it is given and no others, in their order, each within a limit."""
+
+    def __init__(self, tests: dict[str, float], limit: _Limit) -> None:
+        self.tests = tests
+        self.limit = limit
         self.places = {test: place for place, test in enumerate(tests)}
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.limit.begin(WAIT + TIMES * self.tests[item.nodeid])
+        yield
+        self.limit.begin(WAIT)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = sorted(
@@ -174,7 +199,7 @@ class _Chosen:
         )
 
 
-def child(source: Path, work: Any, seconds: float, patience: int = PATIENCE) -> int:
+def child(source: Path, work: Any, limit: _Limit, patience: int = PATIENCE) -> int:
     """Run `work` in a process of its own that imports the library from `source`; return how it ended, 0 for well."""
     number = os.fork()
     if number == 0:
@@ -197,8 +222,7 @@ def child(source: Path, work: Any, seconds: float, patience: int = PATIENCE) -> 
             traceback.print_exc(file=sys.__stderr__)
         finally:
             os._exit(status)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not limit.is_over():
         done, status = os.waitpid(number, os.WNOHANG)
         if done:
             break
@@ -231,7 +255,9 @@ def trace(test: str, source: Path) -> Trace:
         return status
 
     data.unlink(missing_ok=True)
-    if child(source, work, 3600, 3600):
+    limit = _Limit()
+    limit.begin(3600)
+    if child(source, work, limit, 3600):
         raise RuntimeError(f"tests/{test} fails as it is:\n{(source.parent / 'output.txt').read_text()[-3000:]}")
     read = coverage.CoverageData(str(data))
     read.read()
@@ -245,9 +271,9 @@ def trace(test: str, source: Path) -> Trace:
     return Trace(lines, {name: float(seconds) for seconds, name in rows})
 
 
-def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> tuple[list[str], float]:
-    """The tests to ask about a mutant, file by file, the quickest first; and the seconds they take as they are."""
-    chosen: list[str] = []
+def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[str, float]:
+    """The tests to ask about a mutant, file by file, the quickest first, with the seconds that each takes as it is."""
+    chosen: dict[str, float] = {}
     total = 0.0
     for only_executing in (True, False):
         for traced in traces:
@@ -258,10 +284,10 @@ def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> tuple
             for name in sorted(names, key=lambda name: traced.seconds[name]):
                 if total + traced.seconds[name] < LONGEST or not chosen:
                     total += traced.seconds[name]
-                    chosen.append(name)
+                    chosen[name] = traced.seconds[name]
         if chosen:
             break
-    return chosen, total
+    return chosen
 
 
 class Task(NamedTuple):
@@ -269,8 +295,7 @@ class Task(NamedTuple):
 
     module: str
     mutant: mutants.Mutant
-    tests: list[str]
-    seconds: float
+    tests: dict[str, float]
 
 
 _copy: Path
@@ -295,13 +320,16 @@ def survives(task: Task) -> tuple[Task, bool]:
     original = path.read_text(encoding="utf-8")
     path.write_text(task.mutant.source, encoding="utf-8")
     files = dict.fromkeys(name.split("::")[0] for name in task.tests)
+    limit = _Limit()
+    # Loading the tests takes seconds on a busy machine.
+    limit.begin(2 * WAIT)
 
     def work() -> int:
         base = f"--basetemp={_copy.parent}/base"
-        return pytest.main([*PYTEST, base, *files], plugins=[_Chosen(task.tests)])
+        return pytest.main([*PYTEST, base, *files], plugins=[_Chosen(task.tests, limit)])
 
     try:
-        return task, child(_copy, work, WAIT + TIMES * task.seconds) == 0
+        return task, child(_copy, work, limit) == 0
     finally:
         path.write_text(original, encoding="utf-8")
 
@@ -348,7 +376,7 @@ def main() -> int:
         tests = dict.fromkeys(test for _, room in rooms for test in room.tests)
         traces = dict(pool.map(trace_in_worker, tests))
         tasks = (
-            Task(module, mutant, *asked([traces[test] for test in room.tests], module, mutant))
+            Task(module, mutant, asked([traces[test] for test in room.tests], module, mutant))
             for module, room in rooms
             for mutant in mutants.mutants((SOURCE / f"{module}.py").read_text(encoding="utf-8"))
         )
