@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import string
 
 import pytest
@@ -173,6 +174,26 @@ def test_paths_that_no_socket_takes_are_refused(monkeypatch, limit, kind, letter
     assert kind(letter * (limit // size)).path
     with pytest.raises(ValueError, match=rf"{kind.__name__}: the path is \d+ bytes long, .* take {limit}; use"):
         kind(letter * (limit // size + 1))
+
+
+def test_the_longest_path_is_the_systems(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        with pytest.raises(OSError, match="too long"):
+            sock.bind("a" * (addresses.MAX_UNIX_PATH + 1))
+        sock.bind("a" * addresses.MAX_UNIX_PATH)
+
+
+def test_an_address_of_ones_own_is_a_stream_with_two_ends():
+    """A subclass says so where it is otherwise."""
+
+    class Mine(Address):
+        pass
+
+    assert Mine.has_connections
+    assert Mine.can_half_close
+    assert Mine.scheme == ""
+    assert not Mine().fault()
 
 
 def test_a_device_is_no_socket():
