@@ -121,6 +121,8 @@ PATIENCE: Final = 40
 #: Seconds of the clock after which a test waits for ever, which counts as killed, beside a multiple of what it takes.
 WAIT: Final = 15
 TIMES: Final = 10
+#: How often a test file is traced before it counts as one that fails as it is.
+TRACES: Final = 3
 
 _MOMENT: Final = struct.Struct("d")
 
@@ -351,7 +353,10 @@ def prepare() -> None:
 
 
 def trace_in_worker(test: str) -> tuple[str, Trace]:
-    """Trace a test file in a process that asks mutants."""
+    """Trace a test file in a process that asks mutants; again where one of its tests is too slow for a busy machine."""
+    for _ in range(TRACES - 1):
+        with contextlib.suppress(RuntimeError):
+            return test, trace(test, _copy)
     return test, trace(test, _copy)
 
 
