@@ -15,8 +15,8 @@ class Remedy(NamedTuple):
 REMEDIES: dict[str, Remedy] = {
     "StereosError": Remedy(
         "Base of all errors of this library.",
-        "Catch it where every failure of a guest is handled alike: all that the clients raise about a guest is one, but for what the "
-        "function of a `Dial` raises.",
+        "Catch it where every failure of a guest is handled alike: all that the clients raise about a guest is one, "
+        "but for what the function of a `Dial` raises.",
     ),
     "ProtocolError": Remedy(
         "Base of the two below; never raised itself.",
@@ -26,7 +26,8 @@ REMEDIES: dict[str, Remedy] = {
         "You asked for what cannot be sent: a line over 1 MiB, a lone surrogate, a number out of its range, an SSH key "
         "with a newline inside, more requests in flight than `max_pending`, a message after the end of the connection, "
         "a reply that nobody asked for.",
-        "Correct the call; nothing was sent, and the connection goes on unless it had ended. In a server, it is a fault of the handler.",
+        "Correct the call; nothing was sent, and the connection goes on unless it had ended. In a server, it is a fault "
+        "of the handler.",
     ),
     "RemoteProtocolError": Remedy(
         "The other end sent what the protocol forbids.",
