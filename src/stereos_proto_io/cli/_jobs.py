@@ -19,7 +19,7 @@ from ._console import clean, console, say, say_error
 from ._contact import Contact, OnProgress, Row
 from ._deadline import ASK_SECONDS
 from ._documents import Document
-from ._errors import GuestError, SaidNo, UsageError, exit_code, worst
+from ._errors import GuestError, Interrupted, SaidNo, UsageError, error_document, exit_code, worst
 from ._formats import Out
 from ._output import CELL_SIZE, brief, duration, print_result, short
 from ._targets import Guests, Target, about
@@ -138,7 +138,13 @@ def load_driver() -> None:
 
 def _perform_single(target: Target, guests: Guests, job: Job, out: Out) -> int:
     target.reached()
-    value, row = converse_with(target, guests, job.converse, job.seconds)
+    row = Row(target.name)
+    try:
+        value = converse_with(target, guests, job.converse, job.seconds, row)
+    except KeyboardInterrupt:
+        if out.is_json:
+            out.write_document(error_document(Interrupted(row.step, sent=row.sent)))
+        raise
     kind = out.kind
     if out.is_json:
         out.write_document(job.document(target, value))
@@ -158,13 +164,14 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out) -> int:
     return 0
 
 
-def converse_with(target: Target, guests: Guests, conversation: Conversation, seconds: float) -> tuple[Any, Row]:
+def converse_with(target: Target, guests: Guests, conversation: Conversation, seconds: float, row: Row) -> Any:
     """Have a conversation with one guest, over the blocking driver. Raises GuestError."""
     load_driver()
     from ._contact_blocking import BlockingContact, finish  # noqa: PLC0415  (loaded where a guest is dialled)
 
     deadline = guests.end().or_in(guests.seconds(seconds))
     contact = BlockingContact(target, deadline, _show_wait(guests), lambda _row: None, trace=guests.verbose)
+    contact.row = row
 
     async def whole() -> Any:
         try:
@@ -172,8 +179,12 @@ def converse_with(target: Target, guests: Guests, conversation: Conversation, se
         finally:
             await contact.close()
 
-    with about(target):
-        return finish(whole()), contact.row
+    try:
+        with about(target):
+            return finish(whole())
+    except GuestError as exc:
+        exc.sent = row.sent
+        raise
 
 
 def _show_wait(guests: Guests) -> Any:

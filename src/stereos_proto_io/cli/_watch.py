@@ -94,7 +94,7 @@ def _watch_single(watched: Watched, guest: Guests, interval: float, *, draws: bo
     watched.target.reached()
 
     def go(see: Callable[[Sight], None]) -> None:
-        converse_with(watched.target, guest, lambda contact: observe(contact, interval, see), FOREVER)
+        converse_with(watched.target, guest, lambda contact: observe(contact, interval, see), FOREVER, watched.row)
 
     if not draws:
         go(_printer(watched, as_json=as_json, name=False))
