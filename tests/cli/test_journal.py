@@ -126,7 +126,7 @@ def test_a_mount_of_unknown_outcome_is_asked_about(tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {"faults": ["stall@mount#2"]}, "b": {}}) as guests:
         first = cli("--vm", "a", "--vm", "b", "--journal", str(book), "--timeout", "1")
-        assert first.code == 124
+        assert first.code == 5
         assert folded(book)["a"]["mount share1 at /data"] == "unknown"
         sent = len(guests["a"].simulator.requests)
         for words in (("--resume", str(book)), ("--resume", str(book), "--dry-run"), ("--resume", str(book), "--all")):
@@ -145,7 +145,7 @@ def test_a_mount_of_unknown_outcome_is_asked_about(tmp_path, cli):
 def test_unknown_mounts_are_repeated_on_demand(tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {"faults": ["stall@mount#2"]}}) as guests:
-        assert cli("--vm", "a", "--journal", str(book), "--timeout", "1").code == 124
+        assert cli("--vm", "a", "--journal", str(book), "--timeout", "1").code == 5
         assert cli("--resume", str(book), "--unknown-mounts", "repeat").code == 0
         assert [mount.guest_path for mount in taken(guests["a"], "mount")] == ["/workspace", "/data", "/data"]
 

@@ -158,6 +158,7 @@ def test_a_shutdown_without_a_reply_may_have_been_carried_out(tmp_path, monkeypa
         deaf.listen()
         words = ("shutdown", f"unix://{tmp_path}/deaf", "--timeout", "0.3", "--json")
         one, many = run_cli(monkeypatch, *words), run_cli(monkeypatch, *words, f"unix://{tmp_path}/./deaf")
+    assert (one.code, many.code) == (5, 5)
     for error in (json.loads(one.out), *(each["error"] for each in json.loads(many.out))):
         assert error["sent"] is True
         assert "did not answer shutdown in time; it may still be carried out" in error["error"]

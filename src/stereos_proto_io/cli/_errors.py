@@ -53,6 +53,7 @@ class Stopped(SystemExit):
 
 REFUSED: Final = 1
 BROKEN: Final = 4
+UNKNOWN: Final = 5
 DEADLINE: Final = 124
 INTERRUPTED: Final = 130
 
@@ -68,8 +69,8 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
     ),
     (3, "cannot connect, or the connection was lost", ("ConnectError", "ConnectionLost")),
     (BROKEN, "the guest broke the protocol", ("RemoteProtocolError",)),
-    (5, "outcome unknown: it was sent, the reply was lost", ("OutcomeUnknown",)),
-    (DEADLINE, "the deadline has passed", ("RequestTimeout", "NotReady")),
+    (UNKNOWN, "outcome unknown: a change was sent, and no reply came", ("OutcomeUnknown",)),
+    (DEADLINE, "the deadline has passed; each change that was sent was answered", ("RequestTimeout", "NotReady")),
     (INTERRUPTED, "interrupted; the process itself dies of SIGINT", ("KeyboardInterrupt",)),
     (141, "the reader of the output has gone", ("BrokenOutput", "BrokenPipeError")),
 )
@@ -86,6 +87,9 @@ def exit_code(error: BaseException) -> int | None:
     names = _names(error)
     if "NotReady" in names and _gave_up(error):
         return REFUSED
+    if "RequestTimeout" in names and getattr(error, "request", None) is not None and _sent(error):
+        # The guest may still carry it out: not something to try again without a look.
+        return UNKNOWN
     return next((_CODE_OF[name] for name in names if name in _CODE_OF), None)
 
 

@@ -375,8 +375,9 @@ def judge(report: ProvisionReport) -> None:
     if not failed:
         return
     for step in failed:
-        if isinstance(step.error, OutcomeUnknown):
-            raise step.error
+        if step.status is StepStatus.UNKNOWN:
+            # Whatever the reply was lost to: a deadline, or nonsense in its place.
+            raise OutcomeUnknown(str(step.error), request=step.request) from step.error
     if any(step.status is StepStatus.REFUSED for step in failed):
         raise SaidNo
     report.raise_for_failure()
