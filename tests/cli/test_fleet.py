@@ -238,6 +238,15 @@ def test_twenty_guests_are_one_process_and_one_look(tmp_path, cli):
         assert [len(guest.simulator.requests) for guest in guests.values()] == [1] * 20
 
 
+def test_the_look_at_the_states_is_a_part_of_the_time_for_all(tmp_path, cli):
+    with fleet(tmp_path, {"a": {}, "b": {"faults": ["stall@get_health"]}}) as guests:
+        result = cli("ping", "--all", "--state", "ready", "--total-timeout", "0.8", "--json")
+        assert [request.type for request in guests["a"].simulator.requests] == ["get_health"]
+    first = json.loads(result.out)[0]
+    assert (first["guest"], first["code"], first["error"]["kind"]) == ("a", 124, "NotBegun")
+    assert "there was no time left" in first["error"]["error"]
+
+
 # ------------------------------------------------------------------------------------------------- provision
 
 
