@@ -191,6 +191,9 @@ def test_a_template_and_names_are_lines_for_a_script(guests, cli):
     assert result.out.splitlines() == ["db\tready 1/2 0", "web-1\tready 2/2 0", "web-2\tready 2/2 0"]
     assert cli("health", "--vm", "db", "-o", "template={name}={state}").out == "db=ready\n"
     assert cli("agents", "--all", "-o", "name").out.split() == ["web-1", "web-2"], "of those that did well"
+    alone = cli("agents", "--vm", "db", "-o", "name")
+    assert (alone.code, alone.out) == (1, ""), "the same of a single one"
+    assert cli("agents", "--vm", "web-1", "-o", "name").out.split() == ["web-1"]
     assert str(guests["db"].address) in cli("health", "--all", "-o", "wide").out
 
 

@@ -149,7 +149,9 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, end: 
     if out.is_json:
         out.write_document(job.document(target, value))
     elif kind in ("name", "template"):
-        out.write_line({**_fields(target, row), "result": job.said(value), "code": job.code(value)})
+        code = job.code(value)
+        if kind == "template" or not code:
+            out.write_line({**_fields(target, row), "result": job.said(value), "code": code})
     else:
         job.show(target, value)
     try:
