@@ -191,6 +191,9 @@ def test_a_template_and_names_are_lines_for_a_script(guests, cli):
     assert result.out.splitlines() == ["db\tready 1/2 0", "web-1\tready 2/2 0", "web-2\tready 2/2 0"]
     assert cli("health", "--vm", "db", "-o", "template={name}={state}").out == "db=ready\n"
     assert cli("agents", "--all", "-o", "name").out.split() == ["web-1", "web-2"], "of those that did well"
+    alone = cli("agents", "--vm", "db", "-o", "name")
+    assert (alone.code, alone.out) == (1, ""), "the same of a single one"
+    assert cli("agents", "--vm", "web-1", "-o", "name").out.split() == ["web-1"]
     assert str(guests["db"].address) in cli("health", "--all", "-o", "wide").out
 
 
@@ -236,6 +239,15 @@ def test_twenty_guests_are_one_process_and_one_look(tmp_path, cli):
     with fleet(tmp_path, {f"g{number:02}": {} for number in range(20)}) as guests:
         assert cli("ping", "--all").code == 0
         assert [len(guest.simulator.requests) for guest in guests.values()] == [1] * 20
+
+
+def test_the_look_at_the_states_is_a_part_of_the_time_for_all(tmp_path, cli):
+    with fleet(tmp_path, {"a": {}, "b": {"faults": ["stall@get_health"]}}) as guests:
+        result = cli("ping", "--all", "--state", "ready", "--total-timeout", "0.8", "--json")
+        assert [request.type for request in guests["a"].simulator.requests] == ["get_health"]
+    first = json.loads(result.out)[0]
+    assert (first["guest"], first["code"], first["error"]["kind"]) == ("a", 124, "NotBegun")
+    assert "there was no time left" in first["error"]["error"]
 
 
 # ------------------------------------------------------------------------------------------------- provision

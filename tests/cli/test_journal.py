@@ -92,7 +92,11 @@ def test_a_second_try_sends_only_what_is_left(tmp_path, cli):
         assert guests["b"].simulator.secrets["TOKEN"].value == SECRET
         assert [len(taken(guest, "mount")) for guest in guests.values()] == [2, 3, 2]
         third = cli("--resume", str(book))
-        assert (third.code, third.err) == (0, f"nothing is left to do of {book}\n")
+        assert (third.code, third.out) == (0, "")
+        assert third.err == (
+            f"nothing is left to do of {book}, and no guest was asked: "
+            "--all or --vm NAME sees whether one was rebooted\n"
+        )
         everyone = cli("--all", "--resume", str(book), "--json")
         document = json.loads(everyone.out)
         check(document, "many")
@@ -122,7 +126,7 @@ def test_a_mount_of_unknown_outcome_is_asked_about(tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {"faults": ["stall@mount#2"]}, "b": {}}) as guests:
         first = cli("--vm", "a", "--vm", "b", "--journal", str(book), "--timeout", "1")
-        assert first.code == 124
+        assert first.code == 5
         assert folded(book)["a"]["mount share1 at /data"] == "unknown"
         sent = len(guests["a"].simulator.requests)
         for words in (("--resume", str(book)), ("--resume", str(book), "--dry-run"), ("--resume", str(book), "--all")):
@@ -141,7 +145,7 @@ def test_a_mount_of_unknown_outcome_is_asked_about(tmp_path, cli):
 def test_unknown_mounts_are_repeated_on_demand(tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {"faults": ["stall@mount#2"]}}) as guests:
-        assert cli("--vm", "a", "--journal", str(book), "--timeout", "1").code == 124
+        assert cli("--vm", "a", "--journal", str(book), "--timeout", "1").code == 5
         assert cli("--resume", str(book), "--unknown-mounts", "repeat").code == 0
         assert [mount.guest_path for mount in taken(guests["a"], "mount")] == ["/workspace", "/data", "/data"]
 
@@ -158,6 +162,39 @@ def test_what_a_reboot_has_undone_is_not_taken_for_done(tmp_path, cli):
         assert again.code == 2
         assert "\nstereosctl: a has been rebooted since the steps" in again.err
         assert len(taken(guests["a"], "mount")) == sent
+
+
+def test_a_guest_of_which_nothing_is_left_is_asked_all_the_same(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {}, "b": {}, "c": {}}) as guests:
+        assert cli("--all", "--journal", str(book)).code == 0
+        # As if b had been booted anew since then, and c were switched off.
+        earlier = [
+            {**line, "booted": line["booted"] and line["booted"] - 60 * (line["guest"] == "b")} for line in lines(book)
+        ]
+        book.write_text("".join(f"{json.dumps(line)}\n" for line in earlier))
+        (tmp_path / "vms" / "c" / "state.json").write_text('{"backend": "qemu", "vsock_port": 1}')
+        again = cli("--all", "--resume", str(book), "--json")
+        assert [each["code"] for each in json.loads(again.out)] == [0, 2, 3]
+        assert again.code == 2
+        assert "b has been rebooted since the steps" in again.out
+        alone = cli("--vm", "c", "--resume", str(book))
+        assert (alone.code, alone.out) == (3, "")
+        assert alone.err.startswith("stereosctl: cannot connect to c: ")
+        assert [len(taken(guest, "mount")) for guest in guests.values()] == [2] * 3, "nothing was sent again"
+
+
+def test_a_guest_whose_unknown_mount_was_its_last_step_is_asked(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    (tmp_path / "j.toml").write_text('[[shared]]\nhost = "."\nguest = "/data"\n')
+    with fleet(tmp_path, {"a": {"faults": ["drop@mount"]}}):
+        cli("--vm", "a", "--journal", str(book), "--timeout", "1")
+        assert set(folded(book)["a"].values()) == {"unknown", "not sent"}
+        (tmp_path / "vms" / "a" / "state.json").write_text('{"backend": "qemu", "vsock_port": 1}')
+    book.write_text(book.read_text().replace('"not sent"', '"done"'))
+    gone = cli("--resume", str(book), "--unknown-mounts", "skip")
+    assert gone.code == 3
+    assert folded(book)["a"]["mount share0 at /data"] == "unknown", "it is not known of a guest that was not asked"
 
 
 def test_a_killed_first_try_leaves_behind_what_it_knew(tmp_path, cli):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import socketserver
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import pytest
 from cli.fleets import Flapping, keep_guest, keep_state, reporting
 from cli.test_commands import check
 from cli_harness import piped, run_cli
-from stereos_proto import AgentStatus, CustomRequest, Health
+from stereos_proto import Ack, AgentStatus, CustomRequest, Health, encode
 from stereos_proto_io import UnixSocket, VirtioSerial
 from stereos_proto_io.cli import _commands_simulate
 from stereos_proto_io.cli._machines import config_folder
@@ -121,7 +125,13 @@ def test_one_guest_does_not_ruin_the_table_for_all(tmp_path, monkeypatch):
         ("health NOBODY --json", [], "ConnectError", False, False),
         ("health NOBODY -o json", [], "ConnectError", False, False),
         ("health NOBODY --output=jsonl", [], "ConnectError", False, False),
-        ("ping @ --timeout 0.3 --json", ["stall@ping"], "RequestTimeout", True, False),
+        ("ping @ --timeout 0.3 --json", ["stall@ping"], "RequestTimeout", None, False),
+        ("send ping @ --timeout 0.3 --json", ["stall@ping"], "RequestTimeout", None, False),
+        ("health @ --json", ["garbage@get_health"], "MalformedLine", None, False),
+        ("health @ --json", ["cut:0"], "ConnectionLost", None, False),
+        ("wait @ --for shutdown --timeout 0.4 --json", [], "RequestTimeout", None, False),
+        ("mount a /a @ --fs 9p --timeout 0.3 --json", ["stall@mount"], "RequestTimeout", True, False),
+        ("provision JCARD @ --timeout 0.3 --json", ["never-ready"], "NotReady", None, False),
         ("mount a /a @ --fs 9p --json", ["cut:0"], "OutcomeUnknown", True, False),
         ("wait @ --for agent=nobody --timeout 0.3 --json", [], "NotReady", None, False),
         ("mount a --json", [], "UsageError", False, False),
@@ -130,15 +140,88 @@ def test_one_guest_does_not_ruin_the_table_for_all(tmp_path, monkeypatch):
     ],
 )
 def test_a_failure_is_a_document_too(words, faults, kind, sent, refused, tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("name = 'x'\n")
     with simulated_guest(UnixSocket(tmp_path / "g"), faults=faults) as guest:
-        places = {"@": str(guest.address), "NOBODY": f"unix://{tmp_path}/nobody"}
+        places = {"@": str(guest.address), "NOBODY": f"unix://{tmp_path}/nobody", "JCARD": f"{tmp_path}/j.toml"}
         env = {"MB_CONFIG_DIR": str(tmp_path)}
         result = run_cli(monkeypatch, *(places.get(word, word) for word in words.split()), env=env)
     document = json.loads(result.out)
     check(document, "error")
     assert (document["kind"], document["sent"], document["refused_by_guest"]) == (kind, sent, refused)
     assert result.code
-    assert result.err == f"stereosctl: {document['error']}\n" or "wait" in words
+    assert result.err == f"stereosctl: {document['error']}\n" or "wait" in words or "provision" in words
+
+
+def test_a_shutdown_without_a_reply_may_have_been_carried_out(tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen()
+        words = ("shutdown", f"unix://{tmp_path}/deaf", "--timeout", "0.3", "--json")
+        one, many = run_cli(monkeypatch, *words), run_cli(monkeypatch, *words, f"unix://{tmp_path}/./deaf")
+    assert (one.code, many.code) == (5, 5)
+    for error in (json.loads(one.out), *(each["error"] for each in json.loads(many.out))):
+        assert error["sent"] is True
+        assert "did not answer shutdown in time; it may still be carried out" in error["error"]
+
+
+class Stays(socketserver.StreamRequestHandler):
+    """A guest that acknowledges a shutdown, and goes on answering."""
+
+    def handle(self):
+        for line in self.rfile:
+            shutdown = json.loads(line)["type"] == "shutdown"
+            self.wfile.write(encode(Ack("shutdown", True) if shutdown else UP))
+
+
+def test_a_shutdown_that_was_acknowledged_was_sent(monkeypatch):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Stays) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.server_address[1]
+        words = ("shutdown", f"tcp://127.0.0.1:{port}", "--wait", "--timeout", "0.5", "--json")
+        one, two = run_cli(monkeypatch, *words), run_cli(monkeypatch, *words, f"tcp://localhost:{port}")
+        server.shutdown()
+        thread.join()
+    assert (one.code, two.code) == (124, 124), (one, two)
+    documents = [json.loads(one.out), *(each["error"] for each in json.loads(two.out))]
+    assert [(each["kind"], each["sent"]) for each in documents] == [("RequestTimeout", True)] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "fault", "sent"),
+    [
+        ("mount a /b --fs 9p", "stall@mount", True),
+        ("provision JCARD", "stall@set_config", True),
+        ("ping", "stall@ping", None),
+        ("wait --for agent=nobody", "stall@get_health", None),
+    ],
+)
+def test_ctrl_c_says_what_may_have_been_sent(words, fault, sent, tmp_path):
+    (tmp_path / "j.toml").write_text("name = 'x'\n")
+    words = [f"{tmp_path}/j.toml" if word == "JCARD" else word for word in words.split()]
+    with simulated_guest(faults=[fault]) as guest, socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen()
+        deaf.settimeout(60)
+        for others in ((), (f"hvsock://{tmp_path}/deaf:1",)):
+            before = len(guest.simulator.requests)
+            with piped(*words, str(guest.address), *others, "--timeout", "100", "--json") as process:
+                dialled = [deaf.accept()[0] for _ in others]
+                while fault.rpartition("@")[2] not in {each.type for each in guest.simulator.requests[before:]}:
+                    assert process.poll() is None
+                process.send_signal(signal.SIGINT)
+                out, _ = process.communicate(timeout=60)
+            assert process.returncode == -signal.SIGINT
+            for connection in dialled:
+                connection.close()
+            document = json.loads(out)
+            check(document, "many" if others else "error")
+            errors = [each["error"] for each in document] if others else [document]
+            assert [each["kind"] for each in errors] == ["Interrupted"] * len(errors)
+            # Nothing was sent to a guest that was still dialled; while it is waited for, only questions are.
+            still = None if words[0] in ("provision", "wait") else False
+            assert [each["sent"] for each in errors] == [sent, *(still for _ in others)]
 
 
 def test_decode_shows_what_can_be_read(tmp_path, monkeypatch):
@@ -324,8 +407,6 @@ def test_a_report_of_a_hundred_thousand_agents_is_drawn_at_once(monkeypatch):
 
 def test_a_megabyte_of_agents_is_shown_within_the_deadline(monkeypatch):
     line = b'{"type":"health","payload":{"state":"ready","uptime_seconds":1,"agents":[' + b",".join([b"{}"] * 300_000)
-    import socket
-    import threading
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

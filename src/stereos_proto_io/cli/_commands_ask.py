@@ -45,8 +45,13 @@ class _Pings:
             "min_ms": least,
             "avg_ms": mean,
             "max_ms": most,
-            "error": None if isinstance(self.error, KeyboardInterrupt) else error_document(self.error),
+            "error": self._error_document(),
         }
+
+    def _error_document(self) -> dict[str, Any] | None:
+        document = None if isinstance(self.error, KeyboardInterrupt) else error_document(self.error)
+        # A ping changes nothing, so none can be lost.
+        return document and {**document, "sent": None}
 
     def __str__(self) -> str:
         if len(self.times) == 1:

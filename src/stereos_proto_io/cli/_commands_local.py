@@ -90,7 +90,7 @@ def _ask_all(found: Sequence[Machine], guests: Guests) -> list[_Seen]:
         return []
     job = Job(ask_health, lambda _target, _value: {}, lambda _target, _value: None, str)
     targets = [Target(machine.name, machine.address, machine.problem) for machine in found]
-    outcomes, interrupted = run_fleet(targets, limits_of(guests, _PATIENCE), job)
+    outcomes, interrupted = run_fleet(targets, limits_of(guests, guests.end(), guests.seconds(_PATIENCE)), job)
     if interrupted:
         raise KeyboardInterrupt
     return list(zip(found, outcomes, strict=True))

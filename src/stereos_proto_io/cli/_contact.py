@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import attrs
 
 from stereos_proto import (
     Ack,
+    ConnectionLost,
     GetHealth,
     Health,
+    LocalProtocolError,
     Notification,
+    OutcomeUnknown,
     Ping,
     ProvisionPlan,
     ProvisionReport,
     ProvisionStep,
     Reply,
     Request,
+    RequestTimeout,
+    Shutdown,
     StepStatus,
+    changes_guest,
 )
 from stereos_proto.dialogues import READY_STATES, WaitProgress
 
@@ -50,6 +56,8 @@ class Row:
     rtt_ms: float | None = None
     #: The exit code that it comes to, None while it is at work.
     code: int | None = None
+    #: Whether a request that changes the guest has left, or may have. None: only questions have.
+    sent: bool | None = False
 
 
 OnProgress = Callable[[WaitProgress], None]
@@ -115,6 +123,7 @@ class Contact(ABC):
     ) -> Health:
         """Connect to a guest that may still boot, and return the report that ended the wait. Raises NotReady."""
         last = WaitProgress()
+        self.row.sent = self.row.sent or None
         self.tell(step="waiting")
         with self.show_wait(subject or self.target.name, self.target) as report:
 
@@ -136,9 +145,24 @@ class Contact(ABC):
         """Send a request, return its reply, and note how long that took. Raises what the drivers' verbs raise."""
         self.tell(step=request.type)
         start = time.perf_counter()
-        reply = await self._ask(request, self.deadline.left if within is None else self.deadline.within(within))
+        with self._sending(request):
+            reply = await self._ask(request, self.deadline.left if within is None else self.deadline.within(within))
         self.tell(rtt_ms=round((time.perf_counter() - start) * 1000, 3))
         return reply
+
+    @contextmanager
+    def _sending(self, *requests: Request) -> Iterator[None]:
+        """Note in the row that requests may leave, for the length of a `with`, however that ends."""
+        before = self.row.sent
+        changes = any(map(changes_guest, requests))
+        self.row.sent = before or (True if changes else None)
+        try:
+            yield
+        except (ConnectionLost, LocalProtocolError, RequestTimeout) as exc:
+            if changes and not isinstance(exc, OutcomeUnknown) and not getattr(exc, "sent", False):
+                # The library knows that it did not leave.
+                self.row.sent = before
+            raise
 
     async def ping(self, *, within: float | None = None) -> float:
         """Return the milliseconds that a ping took."""
@@ -163,7 +187,14 @@ class Contact(ABC):
             self.tell(step=step.label if done else f"{step.label} {step.status.value}")
             on_step(step)
 
-        return await self._provision(plan, note, options)
+        with self._sending(*plan.requests):
+            return await self._provision(plan, note, options)
+
+    async def shutdown(self, reason: str) -> Ack | None:
+        """Power the guest off. None: the connection ended before the ack."""
+        self.tell(step="shutdown")
+        with self._sending(Shutdown(reason)):
+            return await self._shutdown(reason)
 
     @abstractmethod
     async def _dial(self, deadline: Deadline) -> None: ...
@@ -180,8 +211,7 @@ class Contact(ABC):
     ) -> ProvisionReport: ...
 
     @abstractmethod
-    async def shutdown(self, reason: str) -> Ack | None:
-        """Power the guest off. None: the connection ended before the ack."""
+    async def _shutdown(self, reason: str) -> Ack | None: ...
 
     @abstractmethod
     async def next_push(self, seconds: float) -> Notification | None:

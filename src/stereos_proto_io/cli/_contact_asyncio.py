@@ -16,6 +16,8 @@ from stereos_proto import (
     Reply,
     Request,
     RequestTimeout,
+    Shutdown,
+    changes_guest,
 )
 from stereos_proto_io.asyncio import Client, connect, connect_when_ready
 
@@ -59,20 +61,22 @@ class AsyncContact(Contact):
         return tracing(self.target, trace=self.trace, many=True)
 
     async def _ask(self, request: Request, seconds: float) -> Reply:
-        return await _bounded(self.client.request(request), seconds, self._late(request.type, request))
+        return await _bounded(self.client.request(request), seconds, self._late(request))
 
-    def _late(self, what: str, request: Request | None = None) -> RequestTimeout:
-        return RequestTimeout(f"{self.target.address} did not answer {what} in time", request=request, sent=True)
+    def _late(self, request: Request) -> RequestTimeout:
+        # The words of the library.
+        what = "; it may still be carried out" if changes_guest(request) else ""
+        return RequestTimeout(
+            f"{self.target.address} did not answer {request.type} in time{what}", request=request, sent=True
+        )
 
     async def _provision(
         self, plan: ProvisionPlan, on_step: Callable[[ProvisionStep], None], options: dict[str, Any]
     ) -> ProvisionReport:
         return await self.client.provision(plan, on_step=on_step, timeout=self.deadline.left, **options)
 
-    async def shutdown(self, reason: str) -> Ack | None:
-        """Power the guest off. None: the connection ended before the ack."""
-        self.tell(step="shutdown")
-        return await _bounded(self.client.shutdown(reason), self.deadline.left, self._late("shutdown"))
+    async def _shutdown(self, reason: str) -> Ack | None:
+        return await _bounded(self.client.shutdown(reason), self.deadline.left, self._late(Shutdown(reason)))
 
     async def next_push(self, seconds: float) -> Notification | None:
         """What the guest pushes next, None where nothing came in time."""

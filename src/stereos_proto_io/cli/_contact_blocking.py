@@ -68,9 +68,7 @@ class BlockingContact(Contact):
     ) -> ProvisionReport:
         return self.client.provision(plan, on_step=on_step, timeout=self.deadline.left, **options)
 
-    async def shutdown(self, reason: str) -> Ack | None:
-        """Power the guest off. None: the connection ended before the ack."""
-        self.tell(step="shutdown")
+    async def _shutdown(self, reason: str) -> Ack | None:
         return self.client.shutdown(reason, timeout=self.deadline.left)
 
     async def next_push(self, seconds: float) -> Notification | None:

@@ -21,6 +21,17 @@ class GuestError(Exception):
         super().__init__(text)
         #: What the library raised.
         self.error = error
+        #: Whether a request that changes the guest may have left. Whoever had the conversation may know better.
+        self.sent = _sent(error)
+
+
+class Interrupted(Exception):
+    """The user interrupted the conversation with a guest."""
+
+    def __init__(self, step: str, *, sent: bool | None) -> None:
+        super().__init__(f"interrupted while {step}")
+        #: Whether a request that changes the guest may have left.
+        self.sent = sent
 
 
 class BrokenOutput(Exception):
@@ -42,6 +53,7 @@ class Stopped(SystemExit):
 
 REFUSED: Final = 1
 BROKEN: Final = 4
+UNKNOWN: Final = 5
 DEADLINE: Final = 124
 INTERRUPTED: Final = 130
 
@@ -57,8 +69,8 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
     ),
     (3, "cannot connect, or the connection was lost", ("ConnectError", "ConnectionLost")),
     (BROKEN, "the guest broke the protocol", ("RemoteProtocolError",)),
-    (5, "outcome unknown: it was sent, the reply was lost", ("OutcomeUnknown",)),
-    (DEADLINE, "the deadline has passed", ("RequestTimeout", "NotReady")),
+    (UNKNOWN, "outcome unknown: a change was sent, and no reply came", ("OutcomeUnknown",)),
+    (DEADLINE, "the deadline has passed; each change that was sent was answered", ("RequestTimeout", "NotReady")),
     (INTERRUPTED, "interrupted; the process itself dies of SIGINT", ("KeyboardInterrupt",)),
     (141, "the reader of the output has gone", ("BrokenOutput", "BrokenPipeError")),
 )
@@ -75,6 +87,9 @@ def exit_code(error: BaseException) -> int | None:
     names = _names(error)
     if "NotReady" in names and _gave_up(error):
         return REFUSED
+    if "RequestTimeout" in names and getattr(error, "request", None) is not None and _sent(error):
+        # The guest may still carry it out: not something to try again without a look.
+        return UNKNOWN
     return next((_CODE_OF[name] for name in names if name in _CODE_OF), None)
 
 
@@ -92,8 +107,8 @@ def _gave_up(error: Any) -> bool:
     return error.last_state == "shutdown" or type(error.last_error).__name__ == "RequestFailed"
 
 
-#: Whether a request had left when an error came, by the error's name; the most special class that is named counts. What
-#: is not named is None: something was asked, and nothing about it can be lost.
+#: Whether a request had left when an error came, by the error's name, where the error itself does not tell; the most
+#: special class that is named counts. What is not named is None: something was asked, and nothing about it can be lost.
 _SENT: Final = {
     "OutcomeUnknown": True,
     "RequestFailed": True,
@@ -106,13 +121,25 @@ _SENT: Final = {
 }
 
 
+def _sent(error: BaseException) -> bool | None:
+    """Whether a request that changes the guest may have left. None: only questions did, which nobody misses."""
+    request: Any = getattr(error, "request", None)
+    if request is not None:
+        from stereos_proto import changes_guest  # noqa: PLC0415  (loaded by whoever made the request)
+
+        if not changes_guest(request):
+            return None
+    by_name = next((_SENT[name] for name in _names(error) if name in _SENT), None)
+    sent: bool | None = getattr(error, "sent", by_name)
+    return sent
+
+
 def error_document(error: BaseException) -> dict[str, Any]:
     """An error, as JSON: its sentence, its class, whether a request had been sent, and whether the guest refused it."""
-    text = str(error)
+    text, sent = str(error), _sent(error)
     if isinstance(error, GuestError):
         error = error.error
     names = _names(error)
-    sent: bool | None = getattr(error, "sent", next((_SENT[name] for name in names if name in _SENT), None))
     # The parser's own classes are no business of who reads the document.
     kind = UsageError.__name__ if "CycloptsError" in names else names[0]
     return {"error": text, "kind": kind, "sent": sent, "refused_by_guest": "RequestFailed" in names}

@@ -14,7 +14,7 @@ from stereos_proto import StereosError
 from ._contact import Contact, OnProgress, Row
 from ._contact_asyncio import AsyncContact
 from ._deadline import Deadline
-from ._errors import DEADLINE, INTERRUPTED, REFUSED, GuestError, UsageError, error_document, exit_code
+from ._errors import DEADLINE, INTERRUPTED, REFUSED, GuestError, Interrupted, UsageError, error_document, exit_code
 from ._targets import Target
 
 Conversation = Callable[[Contact], Awaitable[Any]]
@@ -23,14 +23,13 @@ Conversation = Callable[[Contact], Awaitable[Any]]
 class NotBegun(Exception):
     """Nothing was done with this guest: enough others had failed, or there was no time left."""
 
+    #: Whether a request that changes the guest may have left.
+    sent: Final = False
+
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         #: The exit code that it comes to.
         self.code = code
-
-
-class Interrupted(Exception):
-    """The user interrupted the conversation with this guest."""
 
 
 @attrs.frozen
@@ -51,10 +50,7 @@ class Outcome:
 
     def error_document(self) -> dict[str, Any] | None:
         """The error, as JSON."""
-        if self.error is None:
-            return None
-        document = error_document(self.error)
-        return {**document, "sent": False} if isinstance(self.error, NotBegun) else document
+        return None if self.error is None else error_document(self.error)
 
 
 @attrs.frozen
@@ -134,7 +130,7 @@ class Fleet:
         except asyncio.CancelledError:
             if row.step == _NOT_YET:
                 return self._failed(target, row, NotBegun(_INTERRUPTED_BEFORE, INTERRUPTED), INTERRUPTED)
-            return self._failed(target, row, Interrupted(f"interrupted while {row.step}"), INTERRUPTED)
+            return self._failed(target, row, Interrupted(row.step, sent=row.sent), INTERRUPTED)
         code = self._judge(value)
         self._failures += code != 0
         self._settle(row, code)
@@ -159,7 +155,10 @@ class Fleet:
 
     def _failed(self, target: Target, row: Row, error: Exception, code: int) -> Outcome:
         self._failures += not isinstance(error, NotBegun)
-        said = GuestError(target.sentence(error), error) if isinstance(error, StereosError) else error
+        said = error
+        if isinstance(error, StereosError):
+            said = GuestError(target.sentence(error), error)
+            said.sent = row.sent
         row.error = str(said).removeprefix(f"{target.name}: ")
         self._settle(row, code)
         return Outcome(target, row, error=said)

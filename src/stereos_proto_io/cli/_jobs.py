@@ -17,9 +17,9 @@ from stereos_proto import LifecycleState, StereosError
 from . import plain_interrupts
 from ._console import clean, console, say, say_error
 from ._contact import Contact, OnProgress, Row
-from ._deadline import ASK_SECONDS
+from ._deadline import ASK_SECONDS, Deadline
 from ._documents import Document
-from ._errors import GuestError, SaidNo, UsageError, exit_code, worst
+from ._errors import GuestError, Interrupted, SaidNo, UsageError, error_document, exit_code, worst
 from ._formats import Out
 from ._output import CELL_SIZE, brief, duration, print_result, short
 from ._targets import Guests, Target, about
@@ -109,15 +109,14 @@ def perform(
 ) -> int:
     """Do the job with the guests that were named, write the results, and return the exit code."""
     out.check(FIELDS)
+    # Once for the whole command; and before `around`, which may create a file, as it may raise.
+    seconds, end = guests.seconds(job.seconds), guests.end()
     targets = guests.targets()
     if not guests.many:
-        # Both are asked again when the guest is dialled. Here they raise before `around`, which may create a file.
-        guests.seconds(job.seconds)
-        guests.end()
         with around(targets):
-            return _perform_single(targets[0], guests, job, out)
-    targets = in_state(targets, guests)
-    limits = limits_of(guests, job.seconds, max_failures)
+            return _perform_single(targets[0], guests, job, out, end=end)
+    targets = in_state(targets, guests, end)
+    limits = limits_of(guests, end, seconds, max_failures)
     with around(targets):
         outcomes, interrupted = run_fleet(targets, limits, job)
         write_outcomes(outcomes, job, out)
@@ -136,14 +135,23 @@ def load_driver() -> None:
             import_module("._contact_blocking", __package__)
 
 
-def _perform_single(target: Target, guests: Guests, job: Job, out: Out) -> int:
+def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, end: Deadline) -> int:
     target.reached()
-    value, row = converse_with(target, guests, job.converse, job.seconds)
+    load_driver()
+    row = Row(target.name)
+    try:
+        value = converse_with(target, guests, job.converse, end.or_in(guests.seconds(job.seconds)), row)
+    except KeyboardInterrupt:
+        if out.is_json:
+            out.write_document(error_document(Interrupted(row.step, sent=row.sent)))
+        raise
     kind = out.kind
     if out.is_json:
         out.write_document(job.document(target, value))
     elif kind in ("name", "template"):
-        out.write_line({**_fields(target, row), "result": job.said(value), "code": job.code(value)})
+        code = job.code(value)
+        if kind == "template" or not code:
+            out.write_line({**_fields(target, row), "result": job.said(value), "code": code})
     else:
         job.show(target, value)
     try:
@@ -158,13 +166,13 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out) -> int:
     return 0
 
 
-def converse_with(target: Target, guests: Guests, conversation: Conversation, seconds: float) -> tuple[Any, Row]:
+def converse_with(target: Target, guests: Guests, conversation: Conversation, deadline: Deadline, row: Row) -> Any:
     """Have a conversation with one guest, over the blocking driver. Raises GuestError."""
     load_driver()
     from ._contact_blocking import BlockingContact, finish  # noqa: PLC0415  (loaded where a guest is dialled)
 
-    deadline = guests.end().or_in(guests.seconds(seconds))
     contact = BlockingContact(target, deadline, _show_wait(guests), lambda _row: None, trace=guests.verbose)
+    contact.row = row
 
     async def whole() -> Any:
         try:
@@ -172,8 +180,12 @@ def converse_with(target: Target, guests: Guests, conversation: Conversation, se
         finally:
             await contact.close()
 
-    with about(target):
-        return finish(whole()), contact.row
+    try:
+        with about(target):
+            return finish(whole())
+    except GuestError as exc:
+        exc.sent = row.sent
+        raise
 
 
 def _show_wait(guests: Guests) -> Any:
@@ -190,11 +202,11 @@ def _show_wait(guests: Guests) -> Any:
 # ------------------------------------------------------------------------------------------------ many guests
 
 
-def limits_of(guests: Guests, seconds: float, max_failures: int | None = None) -> Limits:
-    """How many are asked at a time, and how long. Raises UsageError."""
+def limits_of(guests: Guests, end: Deadline, seconds: float, max_failures: int | None = None) -> Limits:
+    """How many are asked at a time, so many seconds each and all of them until `end`."""
     from ._fleet import Limits  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
-    return Limits(guests.parallel, guests.seconds(seconds), guests.end(), max_failures, guests.verbose)
+    return Limits(guests.parallel, seconds, end, max_failures, guests.verbose)
 
 
 def run_fleet(targets: Sequence[Target], limits: Limits, job: Job) -> tuple[list[Outcome], bool]:
@@ -227,12 +239,12 @@ def check_states(wanted: Iterable[str], known: Sequence[str], reported: Iterable
             raise UsageError(f"--state {state}: no guest reports this state; it is one of {', '.join(known)}{says}")
 
 
-def in_state(targets: list[Target], guests: Guests) -> list[Target]:
+def in_state(targets: list[Target], guests: Guests, end: Deadline) -> list[Target]:
     """Those of `targets` that report a state of `--state`; all of them where there is none. The rest is mentioned."""
     if not guests.state:
         return targets
     job = Job(ask_health, lambda _target, _value: {}, lambda _target, _value: None, str)
-    limits = attrs.evolve(limits_of(guests, _STATE_SECONDS), seconds=min(guests.seconds(), _STATE_SECONDS))
+    limits = limits_of(guests, end, min(guests.seconds(), _STATE_SECONDS))
     outcomes, interrupted = run_fleet(targets, limits, job)
     if interrupted:
         raise KeyboardInterrupt

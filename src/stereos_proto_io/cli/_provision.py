@@ -15,6 +15,7 @@ import attrs
 from rich.text import Text
 
 from stereos_proto import (
+    Health,
     InjectSSHKey,
     OutcomeUnknown,
     ProvisionPlan,
@@ -34,7 +35,7 @@ from ._deadline import WAIT_SECONDS
 from ._documents import report_document
 from ._errors import REFUSED, SaidNo, UsageError, exit_code, worst
 from ._formats import DEFAULT_OUT, Out
-from ._jobs import Job, perform
+from ._jobs import Job, ask_health, perform
 from ._journal import Journal, Rest, UnknownMounts
 from ._options import option, repeated, whole_number
 from ._output import print_result, step_line
@@ -107,7 +108,10 @@ def provision(
     own = _own_files(jcard)
     if not guest.address and not guest.vm and not guest.all:
         if resume is not None and not book.names:
-            say(f"nothing is left to do of {resume}")
+            say(
+                f"nothing is left to do of {resume}, and no guest was asked: "
+                "--all or --vm NAME sees whether one was rebooted"
+            )
             return 0
         guest = _by_default(guest, file, own, book)
     keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
@@ -125,12 +129,12 @@ def provision(
     async def converse(contact: Contact) -> _Came:
         plan = plans[contact.target.name]
         rest = book.rest(contact.target.name, plan, unknown_mounts)
-        new = () if not rest.plan.requests else await _send(contact, plan, rest)
+        book.begin(contact.target.name, rest, await _met(contact, rest))
+        new = await _send(contact, plan, rest) if rest.plan.requests else ()
         return _Came(ProvisionReport((*rest.done, *new), plan.agents), len(rest.done))
 
     async def _send(contact: Contact, plan: ProvisionPlan, rest: Rest) -> Iterable[ProvisionStep]:
         name = contact.target.name
-        book.begin(name, rest, await contact.dial_when_ready())
         said = partial(_said, target=contact.target, redactor=redactor_of(plan.requests))
 
         def note(step: ProvisionStep) -> None:
@@ -241,6 +245,14 @@ def _say_what_is_left(book: Journal, path: Path | None) -> None:
             "a second try mounts again what is mounted: send the rest by `stereosctl mount`, `secret set` and "
             "`config set`; next time, --journal FILE lets --resume FILE do that"
         )
+
+
+async def _met(contact: Contact, rest: Rest) -> Health:
+    """Dial, and return the guest's report.
+
+    A guest of which nothing is left is asked as well: it may have been rebooted since, or be switched off.
+    """
+    return await contact.dial_when_ready() if rest.plan.requests else await ask_health(contact)
 
 
 # ----------------------------------------------------------------------------------------------- which plan
@@ -363,8 +375,9 @@ def judge(report: ProvisionReport) -> None:
     if not failed:
         return
     for step in failed:
-        if isinstance(step.error, OutcomeUnknown):
-            raise step.error
+        if step.status is StepStatus.UNKNOWN:
+            # Whatever the reply was lost to: a deadline, or nonsense in its place.
+            raise OutcomeUnknown(str(step.error), request=step.request) from step.error
     if any(step.status is StepStatus.REFUSED for step in failed):
         raise SaidNo
     report.raise_for_failure()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.console import Group
 from rich.text import Text
 
 from ._console import clean, console
 from ._contact import Contact, Row
-from ._deadline import FOREVER
+from ._deadline import FOREVER, Deadline
 from ._errors import UsageError, worst
 from ._formats import DEFAULT_OUT, Out
 from ._guest_view import guest_view
@@ -21,6 +21,9 @@ from ._options import DURATION, OUTPUT, option
 from ._output import write_json
 from ._signals import drawing, ended_by_signals
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
+
+if TYPE_CHECKING:
+    from ._fleet import Limits
 
 Sort = Literal["name", "state", "agents", "rtt", "pushes", "changed"]
 
@@ -60,14 +63,17 @@ def watch(
         raise UsageError("watch goes on and on: it prints -o jsonl, or for people")
     as_json = jsonl or out.kind == "jsonl"
     look = None if look is None else canonical(look)
+    seconds, end = guest.seconds(FOREVER), guest.end()
     targets = guest.targets()
     draws = console().draws and not guest.verbose and not as_json
     with ended_by_signals(interrupt=True):
         if not guest.many:
             watched = Watched(targets[0], Row(targets[0].name))
-            _watch_single(watched, guest, interval, draws=draws, as_json=as_json)
+            _watch_single(watched, guest, end.or_in(seconds), interval, draws=draws, as_json=as_json)
             return 0
-        return _watch_many(in_state(targets, guest), guest, interval, (sort, look), draws=draws, as_json=as_json)
+        targets = in_state(targets, guest, end)
+        limits = limits_of(guest, end, seconds)
+        return _watch_many(targets, limits, interval, (sort, look), draws=draws, as_json=as_json)
     return 0
 
 
@@ -90,11 +96,13 @@ def _printer(watched: Watched, *, as_json: bool, name: bool) -> Callable[[Sight]
 # ------------------------------------------------------------------------------------------------- a single guest
 
 
-def _watch_single(watched: Watched, guest: Guests, interval: float, *, draws: bool, as_json: bool) -> None:
+def _watch_single(
+    watched: Watched, guest: Guests, deadline: Deadline, interval: float, *, draws: bool, as_json: bool
+) -> None:
     watched.target.reached()
 
     def go(see: Callable[[Sight], None]) -> None:
-        converse_with(watched.target, guest, lambda contact: observe(contact, interval, see), FOREVER)
+        converse_with(watched.target, guest, lambda contact: observe(contact, interval, see), deadline, watched.row)
 
     if not draws:
         go(_printer(watched, as_json=as_json, name=False))
@@ -123,11 +131,11 @@ def _screen(watched: Watched, height: int) -> Group:
 
 
 def _watch_many(
-    targets: list[Target], guest: Guests, interval: float, view: tuple[Sort, str | None], *, draws: bool, as_json: bool
+    targets: list[Target], limits: Limits, interval: float, view: tuple[Sort, str | None], *, draws: bool, as_json: bool
 ) -> int:
     from ._fleet import Fleet  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
-    fleet = Fleet(targets, limits_of(guest, FOREVER), lambda _value: 0)
+    fleet = Fleet(targets, limits, lambda _value: 0)
     watched = {row.name: Watched(target, row) for target, row in zip(targets, fleet.rows, strict=True)}
     beside: Callable[[], AbstractContextManager[None]] | None = None
     if draws:
