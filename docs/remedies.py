@@ -26,8 +26,8 @@ REMEDIES: dict[str, Remedy] = {
         "You asked for what cannot be sent: a line over 1 MiB, a lone surrogate, a number out of its range, an SSH key "
         "with a newline inside, more requests in flight than `max_pending`, a message after the end of the connection, "
         "a reply that nobody asked for.",
-        "Correct the call; nothing was sent, and the connection goes on unless it had ended. In a server, it is a fault "
-        "of the handler.",
+        "Correct the call; nothing was sent, and the connection goes on unless it had ended. In a server, it is a "
+        "fault of the handler.",
     ),
     "RemoteProtocolError": Remedy(
         "The other end sent what the protocol forbids.",
