@@ -407,7 +407,6 @@ def test_a_report_of_a_hundred_thousand_agents_is_drawn_at_once(monkeypatch):
 
 def test_a_megabyte_of_agents_is_shown_within_the_deadline(monkeypatch):
     line = b'{"type":"health","payload":{"state":"ready","uptime_seconds":1,"agents":[' + b",".join([b"{}"] * 300_000)
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():

@@ -114,7 +114,7 @@ def perform(
     targets = guests.targets()
     if not guests.many:
         with around(targets):
-            return _perform_single(targets[0], guests, job, out, end=end)
+            return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
     targets = in_state(targets, guests, end)
     limits = limits_of(guests, end, seconds, max_failures)
     with around(targets):
@@ -135,12 +135,13 @@ def load_driver() -> None:
             import_module("._contact_blocking", __package__)
 
 
-def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, end: Deadline) -> int:
+def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, seconds: float, end: Deadline) -> int:
     target.reached()
+    # Outside of the `try`: while it loads, nothing has been asked yet.
     load_driver()
     row = Row(target.name)
     try:
-        value = converse_with(target, guests, job.converse, end.or_in(guests.seconds(job.seconds)), row)
+        value = converse_with(target, guests, job.converse, end.or_in(seconds), row)
     except KeyboardInterrupt:
         if out.is_json:
             out.write_document(error_document(Interrupted(row.step, sent=row.sent)))
