@@ -34,10 +34,10 @@ from sphinx.pycode import ModuleAnalyzer
 
 import stereos_proto
 import stereos_proto_io
-from stereos_proto import LifecycleState, State, StereosError, dialogues
+from stereos_proto import Kind, LifecycleState, Role, State, StereosError, dialogues
 from stereos_proto import testing as core_testing
 from stereos_proto._messages import OMIT_ZERO, U32, ZERO, StateName, wire_fields
-from stereos_proto._registry import OPEN_ROWS, REGISTRY, Kind, Role
+from stereos_proto._registry import OPEN_ROWS, REGISTRY
 from stereos_proto._state import REQUIREMENTS, TRANSITIONS
 from stereos_proto.testing import strategies
 from stereos_proto_io import addresses, asyncio, blocking, conformance, driver, guest, testing, trio

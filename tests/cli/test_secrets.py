@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli_harness import plain, run_cli, terminal
-from stereos_proto import CustomRequest, InjectSecret, Role, SetConfig, decode, encode
-from stereos_proto._registry import REGISTRY, Kind
+from stereos_proto import CustomRequest, InjectSecret, Kind, Role, SetConfig, decode, encode
+from stereos_proto._registry import REGISTRY
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli._redact import REDACTED, LineTap, Redactor
 from stereos_proto_io.testing import simulated_guest

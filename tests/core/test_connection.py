@@ -25,6 +25,7 @@ from stereos_proto import (
     InjectSecret,
     InjectSSHKey,
     InvalidMessage,
+    Kind,
     Lifecycle,
     LifecycleState,
     LineTooLong,
@@ -49,7 +50,6 @@ from stereos_proto import (
     _connection,
     encode,
 )
-from stereos_proto._registry import Kind
 from stereos_proto.testing import ConnectionPair, feed_in_chunks
 from stereos_proto.testing import strategies as stereos
 

@@ -24,6 +24,7 @@ from stereos_proto import (
     IncompleteLine,
     InjectSecret,
     InjectSSHKey,
+    Kind,
     Lifecycle,
     LocalProtocolError,
     MalformedLine,
@@ -44,7 +45,6 @@ from stereos_proto import (
     _host_session,
     encode,
 )
-from stereos_proto._registry import Kind
 from stereos_proto.testing import strategies as stereos
 
 MOUNT = Mount("share0", "/workspace", "9p")

@@ -13,6 +13,7 @@ from stereos_proto import (
     CustomRequest,
     Health,
     InjectSecret,
+    Kind,
     Lifecycle,
     LifecycleState,
     LocalProtocolError,
@@ -27,7 +28,7 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto._messages import named, redacted, shortened, wire_fields
-from stereos_proto._registry import BY_CLASS, REGISTRY, Kind
+from stereos_proto._registry import BY_CLASS, REGISTRY
 from stereos_proto.testing import strategies as stereos
 
 SECRETIVE = (InjectSecret, SetConfig)

@@ -12,6 +12,7 @@ from stereos_proto import (
     GetHealth,
     Health,
     InjectSecret,
+    Kind,
     Lifecycle,
     LifecycleState,
     Mount,
@@ -22,7 +23,7 @@ from stereos_proto import (
     State,
     UnknownMessage,
 )
-from stereos_proto._registry import BY_CLASS, Kind
+from stereos_proto._registry import BY_CLASS
 from stereos_proto._state import (
     REQUIREMENTS,
     TRANSITIONS,
