@@ -21,7 +21,7 @@ class GuestError(Exception):
         super().__init__(text)
         #: What the library raised.
         self.error = error
-        #: Whether a request that changes the guest may have left. Whoever had the conversation may know better.
+        #: Whether a request that changes the guest may have left. The code of the conversation corrects it.
         self.sent = _sent(error)
 
 
@@ -122,10 +122,10 @@ _SENT: Final = {
 
 
 def _sent(error: BaseException) -> bool | None:
-    """Whether a request that changes the guest may have left. None: only questions did, which nobody misses."""
+    """Whether a request that changes the guest may have left. None: only questions did, which can be asked again."""
     request: Any = getattr(error, "request", None)
     if request is not None:
-        from stereos_proto import changes_guest  # noqa: PLC0415  (loaded by whoever made the request)
+        from stereos_proto import changes_guest  # noqa: PLC0415  (the code that made the request has loaded it)
 
         if not changes_guest(request):
             return None
