@@ -24,7 +24,7 @@ from stereos_proto import (
     decode,
     encode,
 )
-from stereos_proto._codec import json, tolerant
+from stereos_proto._codec import canonical, json, tolerant
 
 TEXT = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 #: `| what | 1,024 unit | `module.NAME` |`
@@ -64,6 +64,7 @@ def test_every_number_beside_the_table_is_one_that_is_held():
         str(costs.MEMORY_PER_BYTE),
         str(costs.CALLS_PER_BYTE),
         str(_constants.MAX_KEPT_NESTING),
+        f"{canonical.MAX_SKIPPED_NESTING:,}",
         *map(str, (_redact.SHORTEST, _redact.PART, _redact.WORD)),
         str(test_codec_json.STACK_KIB),
     }

@@ -62,7 +62,7 @@ class PollClient(HostClient):
         """
         log = log_for(address)
         super().__init__(str(address), clock=clock, max_pending=max_pending, trace=trace, log=log)
-        self.address = check_address(address)
+        self.address: Address = check_address(address)
         # The stream of the connection, the dial that goes on, the look-up before it and until when it may take.
         self._stream: Any = None
         self._dialler: Dialling | None = None
