@@ -56,7 +56,8 @@ class Call(Generic[ReplyT]):
         """
         # No local variable holds the outcome: a traceback shows those, and a refusal may quote a secret.
         if isinstance(self.outcome, StereosError):
-            raise self.outcome
+            # Without the traceback of a call before: it would grow with each, and keep frames alive.
+            raise self.outcome.with_traceback(None)
         if self.outcome is None:
             raise RuntimeError(f"{self.request.type} is not done yet")
         if type(self.outcome) is Ack:

@@ -70,6 +70,8 @@ def _rebuilt(
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
+    if notes := state.get("__notes__"):
+        error.__notes__ = [*notes]  # its own: a note for one caller is not for the others
     error.__cause__ = cause
     error.__suppress_context__ = silent
     return error
@@ -249,8 +251,8 @@ class OutcomeUnknown(ConnectionLost):
 class RequestFailed(StereosError):
     """The guest read the request and said no (§3). `error` is the guest's own sentence.
 
-    Should the guest quote a secret that the request carried, it is redacted here (`Redactor`). Of a longer sentence the
-    first 8,192 characters are kept.
+    Should the guest quote a secret that the request carried, it is redacted here (`Redactor`). Of a sentence that
+    is longer by more than 192 characters, the first 8,192 are kept.
     """
 
     def __init__(self, request: Request, error: str) -> None:

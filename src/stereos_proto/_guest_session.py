@@ -56,6 +56,8 @@ class PendingRequest:
     request: Request
     #: What will answer it, once that is known; None before.
     reply: Reply | None = attrs.field(default=None, repr=False)
+    # The session that handed it out.
+    _owner: Any = attrs.field(default=None, repr=False, alias="owner")
 
 
 @attrs.frozen
@@ -197,7 +199,7 @@ class GuestSession:
             except RemoteProtocolError as exc:
                 return self._stop_reading(exc)
             if type(event) is RequestReceived:
-                pending = PendingRequest(event.message)
+                pending = PendingRequest(event.message, owner=self)
                 self._pending.append(pending)
                 return pending
             if type(event) is MalformedReceived:
@@ -220,7 +222,7 @@ class GuestSession:
 
     def _refuse(self, event: MalformedReceived) -> None:
         reply = event.reply
-        self._pending.append(PendingRequest(self.connection.pending[-1], reply))
+        self._pending.append(PendingRequest(self.connection.pending[-1], reply, owner=self))
         self._flush()
 
     def _end(self) -> SessionEnded | Literal[Need.DATA]:
@@ -240,8 +242,11 @@ class GuestSession:
         """Answer `pending`. The reply leaves once all before it have (§3).
 
         What cannot be sent is replaced by a refusal, and `next_event` tells it (`ReplyReplaced`). A second reply is
-        dropped, and so is one to a request of before `restart` or after the end.
+        dropped, and so is one to a request of before `restart` or after the end. Raises ValueError for a request of
+        another session.
         """
+        if pending._owner is not self:
+            raise ValueError("this request belongs to another session")
         if pending.reply is None:
             pending.reply = message if isinstance(message, Reply) else self._no_reply(pending, message)
             if self._pending and self._pending[0] is pending:

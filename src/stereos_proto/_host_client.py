@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal
 
@@ -25,12 +25,12 @@ import attrs
 
 from ._call import Call, ReplyT
 from ._constants import MAX_PENDING
-from ._errors import GUEST, ConnectError, ConnectionLost, StereosError
+from ._errors import GUEST, ConnectError, ConnectionLost, OutcomeUnknown, StereosError
 from ._events import NEED_DATA, CallDone, Need, NotificationReceived, SessionEnded, UnknownReceived
 from ._host_session import HostSession
 from ._messages import Ack, Health, Request
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
-from ._registry import Role
+from ._registry import Role, changes_guest
 from ._running import Dialogue, Result, Running
 from ._timeouts import seconds
 from .dialogues import (
@@ -71,6 +71,8 @@ class Task(Generic[ResultT]):
     # The calls that it waits for, and how many of them are not done.
     _calls: tuple[Call[Any], ...] = attrs.field(default=(), repr=False)
     _open: int = attrs.field(default=0, repr=False)
+    # Whether it asked for a dial last, so that it may ask for another.
+    _dials: bool = attrs.field(default=False, repr=False)
     # The action that it waits for, and the number of that wait: a timer of an earlier wait is void.
     _action: Action | None = attrs.field(default=None, repr=False)
     _wait: int = attrs.field(default=0, repr=False)
@@ -172,26 +174,33 @@ class HostClient:
         Before the first connection it waits for that. Raises LocalProtocolError when the message can never be
         sent, ConnectionLost when the connection has ended, ValueError when the timeout is NaN.
         """
-        call = self.session.request(message, deadline=self._after(timeout), context=context)
-        self._dial_on_demand()
-        if timeout is not None and timeout <= 0:
-            # Its time is over before it begins, so it is not sent.
-            self.session.expire(self.clock())
+        deadline = self._after(timeout)
+        call = self.session.request(message, deadline=deadline, context=context)
+        self._begin((call,), seconds(timeout))
         return call
 
     def request_many(
         self, messages: Iterable[Request[ReplyT]], *, timeout: float | None = None, context: Any = None
     ) -> list[Call[ReplyT]]:
         """Ask several things in one flight, or none of them. See `request`."""
-        calls = self.session.request_many(messages, deadline=self._after(timeout), context=context)
-        self._dial_on_demand()
-        if timeout is not None and timeout <= 0:
-            self.session.expire(self.clock())
+        deadline = self._after(timeout)
+        calls = self.session.request_many(messages, deadline=deadline, context=context)
+        self._begin(calls, seconds(timeout))
         return calls
+
+    def _begin(self, calls: Iterable[Call[Any]], limit: float) -> None:
+        """See to it that `calls` can be sent, or that they are not where their time is over before it begins."""
+        if limit > 0:
+            self._dial_on_demand()
+        else:
+            for call in calls:
+                self.session._time_out(call)
 
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
         """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over."""
         task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), seconds(timeout, 0.0)))
+        if self._closed:
+            task._running.ended = self._was_closed()
         self._running[task] = None
         self._ready.append((task, None))
         return task
@@ -244,20 +253,36 @@ class HostClient:
         return self.run(shut_down(reason), timeout=timeout, context=context)
 
     def cancel(self, what: Call[Any] | Task[Any]) -> None:
-        """Give up a call (see `HostSession.cancel`) or a task, whose dialogue is closed. Without an event."""
+        """Give up a call (see `HostSession.cancel`) or a task, whose dialogue is closed. Without an event.
+
+        The task's error is an OutcomeUnknown when it had sent something that may still be carried out, else a
+        ConnectionLost. What is done stays as it is. Raises ValueError for a call or a task of another client.
+        """
         if isinstance(what, Call):
             self.session.cancel(what)
         elif not what.done:
-            self._stop(what, ConnectionLost("the dialogue was cancelled"))
+            if what not in self._running:
+                raise ValueError("this task belongs to another client")
+            self._stop(what, _cancelled([call.request for call in what._calls if call.sent and not call.done]))
             self._done.remove(what)
 
     def close(self) -> None:
-        """End the connection and every task. Twice is fine."""
+        """End the connection and every task. Twice is fine.
+
+        A task that asked something last is told in `next_event` what became of it, as at any other end of the
+        connection, so that `provision` returns its report. It cannot begin anything new. Other tasks are over at once.
+        """
         self._closed = True
         self._wanted = None
         self.session.close()
         for task in tuple(self._running):
-            self._stop(task, ConnectionLost(f"the connection to {self.label} was closed"))
+            if isinstance(task._action, Send | SendMany):
+                task._running.ended = self._was_closed()
+            else:
+                self._stop(task, self._was_closed())
+
+    def _was_closed(self) -> ConnectionLost:
+        return ConnectionLost(f"the connection to {self.label} was closed")
 
     # -- what the loop says ---------------------------------------------------------------------------------
 
@@ -268,6 +293,8 @@ class HostClient:
         """
         if self._closed:
             return
+        # Where a dial is wanted and not yet told, this is its outcome.
+        self._wanted = None
         self._dialling = None
         self._dial_error = None
         self.is_connected = True
@@ -276,7 +303,12 @@ class HostClient:
         self._resume_dialers(None)
 
     def dial_failed(self, error: ConnectError) -> None:
-        """Say that no connection could be made. After a `timed_out` one, `wait_ready` gives the next dial longer."""
+        """Say that no connection could be made. After a `timed_out` one, `wait_ready` gives the next dial longer.
+
+        Raises TypeError for any other error: chain it to a ConnectError, whose text says what was dialled.
+        """
+        if not isinstance(error, ConnectError):
+            raise TypeError(f"dial_failed takes a ConnectError, not {type(error).__name__}: chain that to one")
         self._dialling = None
         self._dial_error = error
         self._resume_dialers(error)
@@ -286,9 +318,9 @@ class HostClient:
         now = self.clock()
         self.session.expire(now)
         while self._timers and self._timers[0][0] <= now:
-            _, _, task, wait = heappop(self._timers)
-            if task._wait == wait and not task.done:
-                self._time_passed(task, now)
+            timer = heappop(self._timers)
+            if not _is_stale(timer):
+                self._time_passed(timer[2], now)
 
     def _time_passed(self, task: Task[Any], now: float) -> None:
         """Go on with a task that sleeps, or that waits for a dial that was begun for others and takes longer."""
@@ -309,7 +341,7 @@ class HostClient:
         """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
         if self._ready or self._wanted or self._done or (self._dial_error and not self._may_dial_again()):
             return self.clock()
-        while self._timers and (self._timers[0][2]._wait != self._timers[0][3] or self._timers[0][2].done):
+        while self._timers and _is_stale(self._timers[0]):
             heappop(self._timers)
         ends = (self.session.next_deadline(), self._timers[0][0] if self._timers else None)
         return min((end for end in ends if end is not None), default=None)
@@ -352,8 +384,8 @@ class HostClient:
             return event
 
     def _may_dial_again(self) -> bool:
-        """Whether a dial is wanted, or a dialogue may want one. One that waits for replies wants none before those."""
-        return self._wanted is not None or not all(task._open for task in self._running)
+        """Whether a dial is wanted, or a dialogue will want one: it dialled last, and sleeps before its next try."""
+        return self._wanted is not None or any(task._dials for task in self._running)
 
     def _dial(self) -> DialWanted | None:
         wanted = self._wanted
@@ -390,7 +422,7 @@ class HostClient:
             except StereosError as exc:
                 # Nothing was begun. The dialogue is told in its turn.
                 self._ready.append((task, exc))
-            except TypeError as exc:
+            except Exception as exc:  # noqa: BLE001  (the dialogue yielded what cannot be done)
                 self._stop(task, exc)
 
     def _perform(self, task: Task[Any], action: Action) -> None:
@@ -398,12 +430,12 @@ class HostClient:
         until = task._running.until
         if isinstance(action, Send):
             task._heard = self._heard
-            self._begin(task, [self.session.request(action.message, deadline=until(action.timeout, now))])
+            self._wait_for(task, [self.session.request(action.message, deadline=until(action.timeout, now))])
         elif isinstance(action, SendMany):
             task._heard = self._heard
-            self._begin(task, self.session.request_many(action.messages, deadline=until(None, now)))
+            self._wait_for(task, self.session.request_many(action.messages, deadline=until(None, now)))
         elif isinstance(action, Sleep):
-            task._least = now + action.least
+            task._least = now + seconds(action.least)
             task._heard_enough = self._heard > task._heard
             # A notification ends one Sleep: a dialogue that sleeps between tries would else try without a pause.
             task._heard = self._heard
@@ -416,11 +448,13 @@ class HostClient:
         else:
             deadline = until(action.timeout, now)
             self._want_dial(deadline)
+            task._dials = True
             self._dialers.append(task)
             self._timer(task, deadline)
 
-    def _begin(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
+    def _wait_for(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
         self._dial_on_demand()
+        task._dials = False
         task._calls = tuple(calls)
         task._open = len(task._calls)
         self._callers.update(dict.fromkeys(task._calls, task))
@@ -454,7 +488,10 @@ class HostClient:
                     self._timer(task, task._least)
 
     def _timer(self, task: Task[Any], when: float | None) -> None:
-        if when is not None:
+        if when is not None and when != inf:
+            if len(self._timers) > _MAX_STALE + 2 * len(self._running):
+                self._timers = [entry for entry in self._timers if not _is_stale(entry)]
+                heapify(self._timers)
             self._number += 1
             heappush(self._timers, (when, self._number, task, task._wait))
 
@@ -473,10 +510,14 @@ class HostClient:
         """End `task` before its dialogue is over."""
         self._stop_waiting(task)
         self._end(task, error)
-        with suppress(ValueError, RuntimeError):  # it is running: `_go_on` closes it; or it yields as it is closed
+        # It may be running: `_go_on` closes it. It may yield or raise as it is closed: others have to be ended, too.
+        with suppress(Exception):
             task._running.dialogue.close()
 
     def _end(self, task: Task[Any], error: BaseException | None) -> None:
+        if task.done:
+            # A callback of the dialogue has ended it.
+            return
         task.error = error.about(self.label) if isinstance(error, StereosError) else error
         task.done = True
         self._running.pop(task, None)
@@ -490,8 +531,6 @@ class HostClient:
 
     def _want_dial(self, deadline: float | None) -> None:
         """Drop the connection that there is, and ask for another. A dial that goes on serves all who want one."""
-        if self._closed:
-            raise ConnectionLost(f"the connection to {self.label} was closed")
         if self.is_connected:
             self.is_connected = False
             self.session.end(ConnectionLost(f"the connection to {self.label} was dropped to dial again"))
@@ -515,8 +554,29 @@ class HostClient:
 #: Seconds that a dial may be overdue before those that wait for it are told that it was not made in time.
 _GRACE: Final = 1.0
 
+#: Timers that are void and that may be kept before they are cleaned away.
+_MAX_STALE: Final = 64
+
 #: Seconds that `connect` takes by default.
 _CONNECT_TIMEOUT: Final = 10.0
+
+
+def _is_stale(timer: tuple[float, int, Task[Any], int]) -> bool:
+    _, _, task, wait = timer
+    return task._wait != wait or task.done
+
+
+def _cancelled(unanswered: list[Request]) -> ConnectionLost:
+    """The error of a task that was cancelled while these requests were unanswered."""
+    changing = [request for request in unanswered if changes_guest(request)]
+    if not changing:
+        return ConnectionLost("the dialogue was cancelled", unanswered=unanswered)
+    names = ", ".join(dict.fromkeys(request.type for request in changing))
+    return OutcomeUnknown(
+        f"the dialogue was cancelled while {names} was unanswered: it may still be carried out",
+        request=changing[0],
+        unanswered=unanswered,
+    )
 
 
 def _connect(timeout: float | None) -> Dialogue[None]:

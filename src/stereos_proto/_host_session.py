@@ -20,11 +20,11 @@ session ends. What was written completely or in part may have been carried out; 
 from __future__ import annotations
 
 import copy
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from heapq import heapify, heappop, heappush
-from math import inf
 from typing import Any, Final, Literal
 
 from ._call import Call, ReplyT
@@ -68,8 +68,19 @@ _MAX_WAITING_BYTES: Final = 1024 * 1024
 
 _new: Final[Callable[[type[Any]], Any]] = object.__new__
 
-#: Settled calls that the heap of deadlines may hold before it is cleaned.
+#: Settled calls that the heap of deadlines may hold before it is cleaned, and that the redactor may know.
 _MAX_STALE: Final = 64
+
+#: Later deadlines are none: an integer too large for a float would fail in the loop's arithmetic.
+_LATEST: Final = sys.float_info.max
+
+
+def _refuse_deadline(deadline: float) -> None:
+    """Raise TypeError or ValueError when `deadline` is no number. One that never comes is fine."""
+    if not isinstance(deadline, (int, float)):
+        raise TypeError(f"a deadline is a number or None, not {type(deadline).__name__}")
+    if deadline != deadline:
+        raise ValueError("a deadline must not be NaN")
 
 
 class HostSession:
@@ -154,19 +165,20 @@ class HostSession:
         `deadline` is a number of your own clock, for `next_deadline` and `expire`; infinity is no deadline.
 
         Raises LocalProtocolError when the message can never be sent (§5), ConnectionLost when the session has
-        ended, ValueError when the deadline is NaN. Nothing was sent then.
+        ended, ValueError when the deadline is NaN, TypeError when it is no number. Nothing was sent then.
         """
         # In one piece: calls are what a small request costs.
         if not isinstance(message, Request):
             raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none")
-        if deadline is not None and deadline != deadline:
-            raise ValueError("a deadline must not be NaN")
+        if deadline is not None and not (isinstance(deadline, (int, float)) and deadline <= _LATEST):
+            _refuse_deadline(deadline)
+            deadline = None
         line: bytes | LocalProtocolError | None = None
         try:
             line = write(message)
             if isinstance(line, bytes):
                 if self.ended is None and self._write_error is None:
-                    call = Call(message, context, None if deadline == inf else deadline, label=self.label)
+                    call = Call(message, context, deadline, label=self.label)
                     if self._waiting_bytes + len(line) <= _MAX_WAITING_BYTES:
                         call._line = line
                         self._waiting_bytes += len(line)
@@ -186,6 +198,8 @@ class HostSession:
     ) -> list[Call[ReplyT]]:
         """Take several requests, or none of them. See `request`."""
         calls: list[Call[ReplyT]] = []
+        # All of them first: an iterable may use the session itself.
+        messages = tuple(messages)
         try:
             for message in messages:
                 calls.append(self.request(message, deadline=deadline, context=context))  # noqa: PERF401  (one may raise)
@@ -231,9 +245,11 @@ class HostSession:
         Pull events first: a reply that has arrived counts.
         """
         while (deadline := self.next_deadline()) is not None and deadline <= now:
-            call = heappop(self._deadlines)[2]
-            self._give_up(call, "in time")
-            self._events.append(CallDone(call))
+            self._time_out(heappop(self._deadlines)[2])
+
+    def _time_out(self, call: Call[Any]) -> None:
+        self._give_up(call, "in time")
+        self._events.append(CallDone(call))
 
     def _give_up(self, call: Call[Any], when: str) -> None:
         request, what = call.request, ""
@@ -458,7 +474,8 @@ class HostSession:
 
     def _redacted(self, reply: Ack) -> Ack:
         """A refusal, without the secrets of any request in flight: it may quote another request than its own."""
-        if self._redactor is None:
+        if self._redactor is None or len(self._redactor._known) > _MAX_STALE + 2 * len(self._in_flight):
+            # It keeps what it has learnt. With a host that always has something in flight it would only grow.
             self._redactor = Redactor()
         # One for all that is in flight: it learns each secret once, although each refusal is looked at.
         self._redactor.add(*(call.request for call in self._in_flight))

@@ -35,6 +35,10 @@ _VARIABLE: Final = re.compile(r"\$\{([^}]*+)(\}?)")
 # An odd or long name may be a piece of a password that only looks like a variable. It is not shown.
 _SHOWN_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_ .:+-]{0,63}")
 
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+#: What a guest can mount (§6).
+_FS_TYPES: Final = ("9p", "virtiofs")
+
 _Tables = list[tuple[int, dict[str, Any]]]
 
 
@@ -69,8 +73,11 @@ def load_jcard(
     looks like a secret outside of `[secrets]`, and other things that a user should know.
 
     Raises JcardError, with all faults of the file, when the text is no TOML, a value is of the wrong type or
-    unusable, or a variable is unset; LocalProtocolError when a step could never be sent.
+    unusable, or a variable is unset; LocalProtocolError when a step could never be sent; ValueError when `fs_type` is
+    neither of the two.
     """
+    if fs_type not in _FS_TYPES:
+        raise ValueError(f"fs_type must be {' or '.join(_FS_TYPES)}, not {fs_type!r}")
     try:
         return _plan(JcardText(source, text), env, fs_type, ssh_keys, strict, read_prompt, folder_name)
     except BaseException as exc:  # noqa: BLE001  (those of a caller's `env` and `read_prompt` as well)
@@ -120,13 +127,17 @@ class _Card:
     def _expand(self, value: str, path: Path) -> str:
         """`value` with its variables. They are expanded once: what they hold is taken as it is."""
         found = dict.fromkeys(name for name, closed in _VARIABLE.findall(value) if name and closed)
-        if unset := dict.fromkeys(_shown(name) for name in found if name not in self._env):
-            several = len(unset) > 1
-            self.findings.fault(
-                path,
-                f"needs the environment variable{'s' * several} {' and '.join(unset)}, "
-                f"which {'are' if several else 'is'} not set",
-            )
+        unset = [name for name in found if name not in self._env]
+        odd = [name for name in found if name in self._env and not _is_unicode(self._env[name])]
+        for names, what in ((unset, "set"), (odd, "UTF-8")):
+            if shown := dict.fromkeys(map(_shown, names)):
+                several = len(shown) > 1
+                self.findings.fault(
+                    path,
+                    f"needs the environment variable{'s' * several} {' and '.join(shown)}, "
+                    f"which {'are' if several else 'is'} not {what}",
+                )
+        if unset or odd:
             return ""
         return _VARIABLE.sub(lambda match: self._env[match[1]] if match[1] and match[2] else match[0], value)
 
@@ -236,6 +247,8 @@ class _Card:
             except (OSError, ValueError) as exc:
                 reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
             else:
+                if not _is_unicode(content):
+                    self.findings.fault(path, "names a file that is not UTF-8")
                 if beside:
                     self.findings.warn(path, "takes the place of the prompt that is given beside it")
                 return {"prompt": content}
@@ -269,6 +282,11 @@ class _Card:
         except LocalProtocolError:
             return text
         return both
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be sent: what Python has read from bytes that are not UTF-8 cannot."""
+    return not _SURROGATE.search(text)
 
 
 def _shown(variable: str) -> str:

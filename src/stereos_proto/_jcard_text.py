@@ -26,12 +26,13 @@ class JcardFault:
     line: int
     #: The path of its key, such as `agents[0].harness`; "" for the whole file.
     key: str
-    #: What is wrong, with the key in it. Never a value.
+    #: What is wrong, with the key in it. It shows no values, except names of agents.
     text: str
 
 
 class JcardError(StereosError, ValueError):
-    """A jcard.toml cannot be used (§10). The text names the file and all of its faults, and never a value.
+    """A jcard.toml cannot be used (§10). The text names the file and all of its faults. It shows no values,
+    except names of agents.
 
     `faults` are all that was found, in the order of their lines. `line` and `key` are those of the first: `line` is
     1-based, 0 where there is none; `key` is the path of the key, "" for the whole file.

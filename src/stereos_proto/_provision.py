@@ -13,7 +13,6 @@ import attrs
 
 from ._connection import Connection
 from ._errors import (
-    LocalProtocolError,
     OutcomeUnknown,
     RemoteProtocolError,
     RequestFailed,
@@ -69,7 +68,7 @@ class ProvisionPlan(KeptHere):
         try:
             self.__attrs_init__(mounts, secrets, ssh_keys, config, agents, warnings)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
             return
-        except (LocalProtocolError, TypeError) as exc:
+        except BaseException as exc:  # noqa: BLE001  (an iterable of the caller may raise anything)
             # Its frames, and this one, hold secrets; and half a plan has no repr.
             error = exc.with_traceback(None)
         del config, secrets, self

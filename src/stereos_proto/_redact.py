@@ -123,7 +123,8 @@ class Redactor:
     def redact(self, text: str, *, max_length: int | None = None) -> str:
         """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it.
 
-        A text of more than `max_length` characters ends there, and no more is read of it.
+        A text that is longer than `max_length` characters by more than 192 ends there, and no more is read of it: so
+        what was cut once is not cut again.
         """
         if max_length is None or len(text) <= max_length + _SLACK:
             return self._redacted(text, len(text))
@@ -152,7 +153,7 @@ class Redactor:
     def redact_reply(self, reply: R) -> R:
         """Return `reply` with the secrets taken out of the sentence of a refusal. Other replies stay as they are.
 
-        A sentence of more than `MAX_SENTENCE` characters is cut.
+        A sentence that is much longer than `MAX_SENTENCE` characters is cut there.
         """
         if not isinstance(reply, Ack) or not reply.error:
             return reply
@@ -419,7 +420,7 @@ _BACKSLASH: Final = re.compile(
             _bytes(r"\\x", **_HEX),
             _bytes(r"\\", **_OCTAL),
             r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\U00[01][0-9a-fA-F]{5}",
-            r"\\[abefnrtv0]|\\[^\w\s]",
+            r"\\[abefnrtv0]|\\\W",
         )
     )
 )
@@ -427,18 +428,18 @@ _LETTER_ESCAPES: Final = dict(zip("abefnrtv0", "\a\b\x1b\f\n\r\t\v\0", strict=Tr
 
 _PERCENT: Final = re.compile(_bytes("%", **_HEX))
 
-#: The entities of HTML and XML that stand for signs.
+#: In a form that a browser sends, a plus stands for a blank.
+_PLUS: Final = re.compile(rf"\+|{_PERCENT.pattern}")
+
+#: The entities of HTML and XML that stand for signs. Others are numbers.
 _ENTITIES: Final = {
     "&lt;": "<",
     "&gt;": ">",
     "&amp;": "&",
     "&quot;": '"',
     "&apos;": "'",
-    "&#34;": '"',
-    "&#39;": "'",
-    "&#x27;": "'",
 }
-_ENTITY: Final = re.compile("|".join(_ENTITIES))
+_ENTITY: Final = re.compile("|".join((*_ENTITIES, "&#[0-9]{1,7};", "&#[xX][0-9a-fA-F]{1,6};")))
 
 
 def _character(codes: list[int]) -> str:
@@ -447,12 +448,24 @@ def _character(codes: list[int]) -> str:
     return text if len(text) == 1 and len(codes) > 1 else chr(codes[0])
 
 
+def _code_point(code: int) -> str:
+    # Beyond Unicode there is nothing that a secret could hold.
+    return chr(code) if code <= 0x10FFFF else "\ufffd"
+
+
 def _from_percent(escape: str) -> str:
     return _character([int(number, 16) for number in escape.split("%")[1:]])
 
 
+def _from_plus(escape: str) -> str:
+    return " " if escape == "+" else _from_percent(escape)
+
+
 def _from_entity(escape: str) -> str:
-    return _ENTITIES[escape]
+    if escape in _ENTITIES:
+        return _ENTITIES[escape]
+    digits = escape[2:-1]
+    return _code_point(int(digits[1:], 16) if digits[0] in "xX" else int(digits))
 
 
 def _from_shell(_escape: str) -> str:
@@ -462,6 +475,7 @@ def _from_shell(_escape: str) -> str:
 #: A sign that such an escape has, the escape, and what it stands for.
 _ONCE: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], str]], ...]] = (
     ("%", _PERCENT, _from_percent),
+    ("+", _PLUS, _from_plus),
     ("&", _ENTITY, _from_entity),
     # Two ways to write a quote inside of quotes.
     ("'", re.compile(r"'\\''|'\"'\"'"), _from_shell),
@@ -481,6 +495,5 @@ def _from_backslash(escape: str) -> str:
 
 def _utf16(codes: list[int]) -> str:
     if len(codes) == 1:
-        # Beyond Unicode there is nothing that a secret could hold.
-        return chr(codes[0]) if codes[0] <= 0x10FFFF else "\ufffd"
+        return _code_point(codes[0])
     return chr(0x10000 + ((codes[0] - 0xD800) << 10) + (codes[1] - 0xDC00))

@@ -2,18 +2,22 @@
 
 A runner asks for the first action with `resume(None, now)`, carries each action out, and gives back what came of it
 with `resume`. The whole time of the dialogue is bounded here: an action that the dialogue yields after its deadline is
-not carried out, so nothing is sent too late; TimeUp is thrown into the dialogue at that place instead.
+not carried out, so nothing is sent too late; TimeUp is thrown into the dialogue at that place instead. So is `ended`,
+once a runner has set that.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
 from ._errors import RequestTimeout, StereosError
+from ._timeouts import seconds
 from .dialogues import Action, TimeUp
 
 Result = TypeVar("Result")
@@ -24,7 +28,7 @@ Dialogue = Generator[Action, Any, Result]
 #: Seconds that a timer of an event loop may fire too early.
 _EARLY: Final = 0.01
 
-#: How often a dialogue may go on after TimeUp before it is closed.
+#: How often a dialogue may go on after TimeUp, or after the end of its client, before it is closed.
 _PATIENCE: Final = 3
 
 
@@ -38,6 +42,8 @@ class Running(Generic[Result]):
     deadline: float | None = None
     # The time that it was given, in seconds, for the error.
     seconds: float = 0.0
+    # Why it cannot begin anything any more, such as that its client was closed. None: it can.
+    ended: StereosError | None = attrs.field(default=None, init=False)
     # What the dialogue returned.
     result: Any = attrs.field(default=None, init=False)
 
@@ -49,18 +55,20 @@ class Running(Generic[Result]):
         if type(value) is RequestTimeout and self.deadline is not None and now >= self.deadline - _EARLY:
             # What was bounded by the time of the whole dialogue.
             value = TimeUp(str(value), seconds=self.seconds, request=value.request, sent=value.sent)
+        patience = _PATIENCE
         try:
             failed = isinstance(value, StereosError)
             action = self.dialogue.throw(value) if failed else self.dialogue.send(value)
-            for _ in range(_PATIENCE):
-                if self.deadline is None or now < self.deadline:
-                    return action
-                action = self.dialogue.throw(self._time_up())
+            while (over := self._over(now)) is not None:
+                if not patience:
+                    self.dialogue.close()
+                    raise over
+                patience -= 1
+                action = self.dialogue.throw(over)
         except StopIteration as stop:
             self.result = stop.value
             return None
-        self.dialogue.close()
-        raise self._time_up()
+        return action
 
     def fail(self, error: BaseException) -> None:
         """Tell the dialogue that it was ended by `error` from outside, such as a cancellation, and close it.
@@ -71,12 +79,20 @@ class Running(Generic[Result]):
             self.dialogue.throw(error)
         self.dialogue.close()
 
-    def until(self, seconds: float | None, now: float) -> float | None:
-        """Return when an action that may take `seconds` has to be over, on the runner's clock. None: no bound."""
-        until = None if seconds is None else now + seconds
-        if self.deadline is None or until is None:
-            return until if self.deadline is None else self.deadline
-        return min(self.deadline, until)
+    def until(self, timeout: float | None, now: float) -> float | None:
+        """Return when an action that may take `timeout` seconds has to be over, on the runner's clock. None: no bound.
 
-    def _time_up(self) -> TimeUp:
+        Raises TypeError, ValueError as `seconds` does.
+        """
+        ends = now + seconds(timeout)
+        if self.deadline is not None:
+            ends = min(ends, self.deadline)
+        return None if ends == inf else ends
+
+    def _over(self, now: float) -> StereosError | None:
+        """Why the dialogue must begin nothing new; None: it may."""
+        if self.ended is not None:
+            return copy.copy(self.ended)
+        if self.deadline is None or now < self.deadline:
+            return None
         return TimeUp(f"{self.seconds:g} s have passed", seconds=self.seconds, sent=False)

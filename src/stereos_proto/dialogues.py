@@ -131,9 +131,18 @@ def _positive(_instance: object, attribute: attrs.Attribute[Any], value: Any) ->
         raise ValueError(f"{attribute.name} must be more than 0, not {value!r}")
 
 
-def _several(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, str):
-        raise TypeError(f"{attribute.name} takes several strings, such as a tuple of them, not one string")
+def _several(name: str, values: Collection[str]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise TypeError(f"{name} takes several strings, such as a tuple of them, not one string")
+    return tuple(values)  # an iterator would be used up by the first look
+
+
+def _states(values: Collection[str]) -> Collection[str]:
+    return _several("states", values)
+
+
+def _agents(values: Collection[str]) -> Collection[str]:
+    return _several("agents", values)
 
 
 def _unchanged(delay: float) -> float:
@@ -251,8 +260,8 @@ class ReadyWait:
     stands.
     """
 
-    states: Collection[str] = attrs.field(default=READY_STATES, validator=_several)
-    agents: Collection[str] = attrs.field(default=(), validator=_several)
+    states: Collection[str] = attrs.field(default=READY_STATES, converter=_states)
+    agents: Collection[str] = attrs.field(default=(), converter=_agents)
     backoff: Backoff = attrs.field(factory=Backoff)
     attempt_timeout: float = attrs.field(default=ATTEMPT_TIMEOUT, validator=_positive)
     on_progress: Callable[[WaitProgress], None] | None = None

@@ -51,6 +51,16 @@ def test_an_error_is_raised_as_it_is():
     assert caught.value is error
 
 
+def test_the_traceback_does_not_grow_from_call_to_call():
+    call = Call(Ping(), outcome=ConnectionLost("it went"))
+    sizes = set()
+    for _ in range(3):
+        with pytest.raises(ConnectionLost) as caught:
+            call.result()
+        sizes.add(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert len(sizes) == 1
+
+
 def test_a_refusal_tells_the_guest_where_it_is_known():
     refusal = Ack("mount", False, "no such tag")
     with pytest.raises(RequestFailed, match=r"^the guest refused mount: no such tag$") as caught:

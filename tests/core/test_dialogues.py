@@ -223,6 +223,14 @@ def test_one_string_is_not_several(field):
         ReadyWait(**{field: "coder"})
 
 
+@pytest.mark.parametrize("agents", [["b"], iter(["b"]), {"b": 1}, {"b"}])
+def test_agents_and_states_may_come_from_any_iterable(agents):
+    wait = ReadyWait(states=iter(["a state of tomorrow"]), agents=agents)
+    assert (wait.states, wait.agents, wait.progress.agents) == (("a state of tomorrow",), ("b",), ("b",))
+    _, error = run(wait.run(redial=False), [BOOTING, None, DOWN])
+    assert error.agents_wanted == ("b",)
+
+
 def test_a_guest_that_shuts_down_will_not_run_its_agents():
     _, error = run(ReadyWait(agents=["b"]).run(redial=False), [BOOTING, None, DOWN])
     assert isinstance(error, NotReady)

@@ -114,6 +114,15 @@ def test_notes_travel_along():
         assert again(error).__notes__ == ["in a test"]
 
 
+def test_a_note_on_a_copy_is_not_on_the_others():
+    error = RequestTimeout("late").about("web-5")
+    for again in (copy.copy, copy.deepcopy, pickled):
+        twin = again(error)
+        twin.add_note("mine")
+        assert error.__notes__ == ["guest: web-5"]
+        assert twin.__notes__ == ["guest: web-5", "mine"]
+
+
 class ByKeyword(StereosError):
     """An error of somebody else's, whose constructor does not take its `args`."""
 

@@ -257,6 +257,18 @@ def test_a_second_reply_is_dropped():
     assert [line["payload"]["ok"] for line in written(session)] == [True, True]
 
 
+def test_a_request_of_another_session_is_not_answered():
+    one, two = GuestSession(), GuestSession()
+    one.receive_data(requests(1))
+    two.receive_data(requests(1))
+    (mine,), (other,) = pull(one), pull(two)
+    with pytest.raises(ValueError, match=r"^this request belongs to another session$"):
+        one.reply(other, answer(other))
+    assert (other.reply, one.pending, two.pending) == (None, (mine,), (other,))
+    two.reply(other, answer(other))
+    assert len(written(two)) == 1
+
+
 def test_pushes_go_out_behind_what_waits():
     session = GuestSession(max_unsent=200)
     session.receive_data(encode(Ping()))

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from math import nan
+from math import inf, nan
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -543,9 +543,9 @@ def test_a_dialogue_that_yields_as_it_is_closed_keeps_no_other_from_ending(end):
     one, two = loop.client.run(stubborn()), loop.client.run(dialogue(Send(Ping())))
     loop.pull()
     end(loop.client, one)
-    assert one.done
     loop.client.close()
     assert TaskDone(two) in loop.pull()
+    assert one.done
     assert loop.events.count(TaskDone(one)) == (one.error.args[0] != "the dialogue was cancelled")
 
 
@@ -889,6 +889,209 @@ Everything.TestCase.settings = settings(
     max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestEverything = Everything.TestCase
+
+
+# What came out of trials
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_request_without_time_takes_no_other_with_it(many):
+    loop = Loop()
+    ask = loop.client.request_many if many else lambda messages, **options: [loop.client.request(*messages, **options)]
+    (late,) = ask([Ping()], timeout=0)
+    assert loop.pull() == [CallDone(late)], "nothing is dialled for it"
+    other = loop.client.request(Ping(), timeout=3)
+    loop.pull()
+    loop.connect()
+    loop.client.session.receive_data(encode(Pong()))
+    loop.now += 3
+    (late,) = ask([Mount("a", "/a", "9p")], timeout=-1)
+    assert (type(late.outcome), late.sent, other.done) == (RequestTimeout, False, False)
+    assert loop.pull() == [CallDone(late), CallDone(other)]
+    assert other.result() == Pong()
+    assert loop.asked == [encode(Ping())]
+
+
+@pytest.mark.parametrize("never", [inf, 10**400], ids=["inf", "huge"])
+def test_a_time_without_end_is_no_deadline(never):
+    loop = Loop()
+    tasks = [loop.client.connect(timeout=never), loop.client.run(dialogue(Sleep(never)), timeout=never)]
+    assert loop.pull() == [DialWanted(None)]
+    assert loop.client.next_deadline() is None
+    assert loop.connect() == [TaskDone(tasks[0])]
+    tasks.append(loop.client.run(dialogue(Send(Ping(), never), Connect(never), Sleep(1, least=never))))
+    call = loop.client.request(Ping(), timeout=never)
+    loop.pull()
+    assert loop.client.next_deadline() is None
+    assert [type(event) for event in loop.hear(Pong(), Pong())] == [CallDone, SessionEnded, DialWanted]
+    assert (call.result(), loop.dial) == (Pong(), DialWanted(None))
+    loop.connect()
+    assert loop.client.next_deadline() == loop.now + 1
+    assert loop.hear(Lifecycle("ready")) == [NotificationReceived(Lifecycle("ready"))]
+    assert loop.wait(0) == [TaskDone(tasks[1])]
+    assert loop.wait(1) == [TaskDone(tasks[2])]
+    assert loop.client.next_deadline() is None
+
+
+@pytest.mark.parametrize("begin", [lambda client: client.wait_ready(timeout=None), lambda client: client.connect()])
+def test_a_closed_client_begins_nothing(begin):
+    loop = Loop()
+    loop.client.close()
+    loop.pull()
+    task = begin(loop.client)
+    assert loop.pull() == [TaskDone(task)]
+    with pytest.raises(ConnectionLost, match=r"^the connection to the guest was closed$"):
+        task.result()
+    assert loop.client.next_deadline() is None
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+@pytest.mark.parametrize("how", ["goes on", "returns", "raises"])
+def test_a_task_that_its_own_callback_ends_is_ended_once(end, how):
+    loop = connected()
+
+    def one():
+        yield Send(Ping())
+        loop.client.cancel(task) if end == "cancel" else loop.client.close()
+        if how == "raises":
+            raise KeyError("bug")
+        if how == "goes on":
+            yield Sleep(1)
+
+    task = loop.client.run(one())
+    loop.pull()
+    loop.hear(Pong())
+    assert loop.events.count(TaskDone(task)) == (end == "close")
+    ends = {"returns": type(None), "raises": KeyError} if end == "close" else {}
+    assert type(task.error) is ends.get(how, ConnectionLost)
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_a_provision_that_its_own_callback_ends_is_ended_once(end):
+    loop = connected()
+
+    def on_step(_step):
+        loop.client.cancel(task) if end == "cancel" else loop.client.close()
+
+    plan = ProvisionPlan([Mount("a", "/a", "9p"), Mount("b", "/b", "9p")])
+    task = loop.client.provision(plan, on_step=on_step)
+    loop.pull()
+    loop.hear(ANSWERS["mount"])
+    assert loop.events.count(TaskDone(task)) == (end == "close")
+    assert task.done
+    if end == "close":
+        assert [step.status for step in task.result().steps] == [StepStatus.DONE, StepStatus.UNKNOWN]
+    else:
+        assert type(task.error) is OutcomeUnknown
+
+
+def test_close_tells_what_became_of_the_requests_of_tasks():
+    loop = connected()
+    plan = ProvisionPlan([Mount("a", "/a", "9p")], config="x")
+    provision, shutdown = loop.client.provision(plan), loop.client.shutdown()
+    loop.pull()
+    mount = loop.client.run(dialogue(Send(Mount("b", "/b", "9p"))))
+    loop.pull()
+    loop.client.close()
+    assert not provision.done
+    loop.pull()
+    assert [step.status for step in provision.result().steps] == [StepStatus.UNKNOWN, StepStatus.NOT_SENT]
+    assert shutdown.result() is None
+    assert [type(error) for error in mount.result()] == [OutcomeUnknown]
+    assert loop.client.next_deadline() is None
+
+
+def test_cancelling_a_task_tells_what_may_still_be_carried_out():
+    loop = connected()
+    mount = Mount("a", "/a", "9p")
+    tasks = [
+        loop.client.run(dialogue(SendMany((Ping(), mount, mount), lambda index, outcome: None))),
+        loop.client.run(dialogue(Send(Ping()))),
+    ]
+    loop.pull()
+    waiting = loop.client.run(dialogue(Send(mount)))
+    list(loop.client.events())
+    for task in (*tasks, waiting):
+        loop.client.cancel(task)
+    unknown, harmless, unsent = (task.error for task in (*tasks, waiting))
+    assert (type(unknown), unknown.request, unknown.unanswered) == (OutcomeUnknown, mount, (Ping(), mount, mount))
+    assert str(unknown) == "the dialogue was cancelled while mount was unanswered: it may still be carried out"
+    assert (type(harmless), harmless.unanswered) == (ConnectionLost, (Ping(),))
+    assert (type(unsent), unsent.unanswered) == (ConnectionLost, ())
+    assert loop.hear(Pong(), ANSWERS["mount"], ANSWERS["mount"], Pong()) == []
+
+
+def test_a_task_of_another_client_is_not_cancelled():
+    loop, other = connected(), connected()
+    task = other.client.run(dialogue(Send(Ping())))
+    with pytest.raises(ValueError, match=r"^this task belongs to another client$"):
+        loop.client.cancel(task)
+    other.pull()
+    assert other.hear(Pong()) == [TaskDone(task)]
+    loop.client.cancel(task)  # it is done
+
+
+def test_a_dialogue_that_sleeps_hides_no_failed_dial():
+    loop = Loop()
+    loop.client.run(dialogue(Sleep(1000)))
+    call = loop.client.request(Ping())
+    assert loop.pull() == [DialWanted(None)]
+    assert CallDone(call) in loop.fail()
+    assert type(call.outcome) is ConnectionLost
+    assert call.outcome.__cause__ is not None
+
+
+def test_one_that_dials_again_keeps_requests_waiting():
+    loop = Loop()
+    wait = loop.client.wait_ready()
+    call = loop.client.request(Ping())
+    loop.pull()
+    assert loop.fail() == []
+    assert (wait.done, call.done) == (False, False)
+
+
+@pytest.mark.parametrize("error", [OSError(2, "No such file"), None, ConnectionLost("gone")])
+def test_a_failed_dial_has_a_connect_error(error):
+    loop = Loop()
+    call = loop.client.request(Ping())
+    loop.pull()
+    with pytest.raises(TypeError, match=rf"^dial_failed takes a ConnectError, not {type(error).__name__}: "):
+        loop.client.dial_failed(error)
+    assert loop.connect() == []
+    assert loop.hear(Pong()) == [CallDone(call)]
+
+
+def test_a_dialogue_that_raises_as_it_is_closed_keeps_no_other_from_ending():
+    def broken():
+        try:
+            yield Sleep(1)
+        finally:
+            raise KeyError("bug")
+
+    loop = Loop()
+    tasks = [loop.client.run(broken()), loop.client.run(broken())]
+    loop.pull()
+    loop.client.close()
+    assert [event for event in loop.pull() if isinstance(event, TaskDone)] == [*map(TaskDone, tasks)]
+    assert {type(task.error) for task in tasks} == {ConnectionLost}
+
+
+def test_connecting_before_the_dial_was_told():
+    loop = Loop()
+    call = loop.client.request(Ping())
+    loop.client.connected()
+    assert loop.pull() == []
+    assert loop.hear(Pong()) == [CallDone(call)]
+
+
+def test_timers_that_are_void_do_not_pile_up():
+    loop = connected()
+    for _ in range(300):
+        task = loop.client.connect(timeout=86400)
+        loop.pull()
+        assert TaskDone(task) in loop.connect()
+    assert len(loop.client._timers) < 100
+    assert loop.client.next_deadline() is None
 
 
 def test_every_session_of_a_client_is_traced_and_logged():

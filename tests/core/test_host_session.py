@@ -318,8 +318,41 @@ def test_a_deadline_is_a_number_or_none():
     session = HostSession()
     with pytest.raises(ValueError, match="NaN"):
         session.request(Ping(), deadline=nan)
-    assert session.request(Ping(), deadline=inf).deadline is None
+    for deadline in ("9", [9.0], b"9"):
+        with pytest.raises(TypeError, match=rf"^a deadline is a number or None, not {type(deadline).__name__}$"):
+            session.request(Ping(), deadline=deadline)
+    assert (session.pending, session.data_to_send()) == ((), b"")
+    for never in (inf, 10**400):
+        assert session.request(Ping(), deadline=never).deadline is None
     assert session.next_deadline() is None
+
+
+def test_the_messages_of_a_flight_may_come_from_what_uses_the_session():
+    session = HostSession()
+
+    def messages():
+        yield Ping()
+        session.data_to_send()
+        yield SetConfig("x")
+        yield CustomRequest("a", {1, 2})
+
+    with pytest.raises(LocalProtocolError):
+        session.request_many(messages())
+    assert (session.pending, session.data_to_send()) == ((), b"")
+
+
+def test_a_session_that_is_never_idle_keeps_no_secrets_of_old():
+    session = HostSession(max_pending=4)
+    for number in range(300):
+        call = session.request(InjectSecret("A", f"hunter-{number}-of-many"))
+        session.request(Ping())
+        session.data_sent(len(session.data_to_send()))
+        refusal = Ack("inject_secret", False, f"no hunter-{number}-of-many")
+        session.receive_data(b"".join(map(encode, [Pong(), refusal] if number else [refusal])))
+        list(session.events())
+        assert call.outcome == Ack("inject_secret", False, "no [redacted]")
+        assert len(session._in_flight) == 1
+    assert len(session._redactor._known) < 100
 
 
 def test_limits():

@@ -563,12 +563,38 @@ def test_what_nests_too_deeply_to_be_written(key):
         f"{AGENT}prompt = '{SENTINEL}{'x' * 2**20}'",
         f"name = '{SENTINEL}\ud800'",
         f"[secrets]\nA = '{SENTINEL}{'x' * 2**20}'",
-        "[secrets]\nA = '${SURROGATE}'",
     ],
 )
 def test_what_could_never_be_sent_is_refused(text):
-    error = refusal(text, env={"SURROGATE": f"{SENTINEL}\udc80"})
+    error = refusal(text, env={})
     assert isinstance(error, LocalProtocolError)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[secrets]\nA = '${BAD}'",
+            "jcard.toml, line 2: secrets.A needs the environment variable BAD, which is not UTF-8",
+        ),
+        (
+            f"{AGENT}[agents.env]\nA = '${{BAD}}${{WORSE}}${{X}}'",
+            "jcard.toml, line 4: agents[0].env.A needs the environment variables BAD and WORSE, which are not UTF-8",
+        ),
+        (f"{AGENT}prompt_file = 'p.md'", "jcard.toml, line 3: agents[0].prompt_file names a file that is not UTF-8"),
+    ],
+)
+def test_what_is_not_utf8_is_named(text, said):
+    bad = f"{SENTINEL}\udc80"
+    error = refusal(text, env={"BAD": bad, "WORSE": bad, "X": "x"}, read_prompt=lambda path: bad)
+    assert isinstance(error, JcardError)
+    assert str(error).startswith(said)
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "", "9P", None])
+def test_a_type_of_file_system_that_no_guest_mounts(fs_type):
+    with pytest.raises(ValueError, match=r"^fs_type must be 9p or virtiofs, not "):
+        load_jcard("[[shared]]\nhost='.'\nguest='/w'", env={}, fs_type=fs_type)
 
 
 @pytest.mark.parametrize("text", [SENTINEL.encode(), None, datetime.date(2020, 1, 1)])

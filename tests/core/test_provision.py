@@ -88,6 +88,15 @@ def test_what_could_never_be_sent_makes_no_plan(fields, words):
     assert words in refusal(LocalProtocolError, **{"config": SENTINEL, **fields})
 
 
+@pytest.mark.parametrize("error", [KeyError("A"), KeyboardInterrupt()])
+def test_an_iterable_that_raises_makes_no_plan(error):
+    def secrets():
+        yield InjectSecret("A", SENTINEL)
+        raise error
+
+    refusal(type(error), secrets=secrets(), config=SENTINEL)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -7,7 +7,7 @@ import shlex
 import time
 import traceback
 from html import escape
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import attrs
 import pytest
@@ -90,8 +90,12 @@ FORMS = {
     "C, octal": octal,
     "the shell": lambda text: shlex.quote(text + " ")[1:-2],
     "the shell, backslashes": lambda text: re.sub(r"([^\w\s])", r"\\\1", text),
+    "the shell, printf %q": lambda text: re.sub(r"(\W)", r"\\\1", text),
     "a URL": lambda text: quote(text, safe=""),
+    "a form": quote_plus,
     "HTML": escape,
+    "HTML, numbers": lambda text: "".join(f"&#{ord(sign)};" for sign in text),
+    "HTML, hexadecimal": lambda text: re.sub(r"\W", lambda found: f"&#x{ord(found[0]):X};", text),
 }
 secrets = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(
     lambda text: len(text.strip()) >= SHORTEST and text.strip() not in REDACTED

@@ -1,6 +1,8 @@
 """A dialogue that is being run."""
 
 import inspect
+from contextlib import suppress
+from math import inf, nan
 
 import pytest
 from hypothesis import given
@@ -135,6 +137,53 @@ def test_what_it_raises_comes_out():
 def test_an_action_ends_at_its_own_time_or_at_that_of_all(deadline, seconds, now):
     ends = [end for end in (deadline, None if seconds is None else now + seconds) if end is not None]
     assert Running(iter(()), deadline).until(seconds, now) == min(ends, default=None)
+
+
+@pytest.mark.parametrize("seconds", [inf, 10**400], ids=["inf", "huge"])
+def test_no_bound_is_none(seconds):
+    assert Running(iter(())).until(seconds, 5.0) is None
+    assert Running(iter(()), 7.0).until(seconds, 5.0) == 7.0
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(nan, ValueError), ("5", TypeError)])
+def test_no_number_of_seconds(seconds, error):
+    with pytest.raises(error, match="a timeout"):
+        Running(iter(())).until(seconds, 5.0)
+
+
+@pytest.mark.parametrize("stubborn", range(4))
+def test_once_it_is_ended_it_begins_nothing(stubborn):
+    """It hears what became of the last action, and then, three times at most, that nothing more can begin."""
+    came = []
+
+    def dialogue():
+        came.append((yield Sleep(1)))
+        for _ in range(stubborn):
+            try:
+                yield Sleep(2)
+            except ConnectionLost as exc:
+                came.append(str(exc))
+        return "over"
+
+    running = Running(dialogue())
+    assert running.resume(None, 0.0) == Sleep(1)
+    running.ended = ConnectionLost("it was closed")
+    assert running.resume("slept", 1.0) is None
+    assert running.result == "over"
+    assert came == ["slept", *["it was closed"] * stubborn]
+
+
+def test_one_that_goes_on_after_its_end_is_closed():
+    def dialogue():
+        while True:
+            with suppress(ConnectionLost):
+                yield Sleep(1)
+
+    running = Running(dialogue())
+    running.ended = ConnectionLost("it was closed")
+    with pytest.raises(ConnectionLost, match=r"^it was closed$"):
+        running.resume(None, 0.0)
+    assert inspect.getgeneratorstate(running.dialogue) == inspect.GEN_CLOSED
 
 
 @pytest.mark.parametrize(
