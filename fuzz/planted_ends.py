@@ -78,8 +78,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "an expired call is not told": Fault(
         f"{CORE}/_host_session.py",
-        '            self._give_up(call, "in time")\n            self._events.append(CallDone(call))\n',
-        '            self._give_up(call, "in time")\n',
+        '        self._give_up(call, "in time")\n        self._events.append(CallDone(call))\n',
+        '        self._give_up(call, "in time")\n',
         "session",
         _SESSION,
     ),

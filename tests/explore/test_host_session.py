@@ -55,7 +55,7 @@ FAULTS = {
     "the end is told before the calls": ("            if self._events:\n                return self._events.popleft()\n            if self.ended is None or self._told_end:", "            if self._events and self._told_end:\n                return self._events.popleft()\n            if self.ended is None or self._told_end:", ONE),
     "the end is told twice": ("        self._told_end = True\n", "", ONE),
     "a cancelled call is told": ('            self._give_up(call, "in time" if timed_out', '            self._events.append(CallDone(call))\n            self._give_up(call, "in time" if timed_out', ONE),
-    "an expired call is not told": ('            self._give_up(call, "in time")\n            self._events.append(CallDone(call))', '            self._give_up(call, "in time")', ONE_DEADLINE),
+    "an expired call is not told": ('        self._give_up(call, "in time")\n        self._events.append(CallDone(call))', '        self._give_up(call, "in time")', ONE_DEADLINE),
     "expires a moment late": ("deadline <= now:", "deadline < now:", ONE_DEADLINE),
     "deadlines of done calls": ("        while deadlines and deadlines[0][2].outcome is not None:\n            heappop(deadlines)\n", "", ONE_DEADLINE),
     "writes after the end": ("        written, self._outgoing = self._written, b\"\"\n        self._queued = written\n", "        written = self._written\n", ONE),
