@@ -112,6 +112,21 @@ def test_names_are_sorted_as_people_count(tmp_path, monkeypatch):
         assert last.index("web-2") < last.index("web-10")
 
 
+@pytest.mark.parametrize("command", ["provision j.toml @", "provision j.toml --dry-run", "provision --jcard @=j.toml"])
+def test_a_working_folder_that_was_removed_is_a_sentence(command, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, *command.replace("@", str(guest.address)).split())
+        assert guest.simulator.requests == ()
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        "stereosctl: j.toml: cannot be read: the working folder cannot be found (No such file or directory); "
+        "change into another folder, or give the whole path of the file\n"
+    )
+
+
 # ------------------------------------------------------------------------------------------------- numbers in files
 
 
@@ -172,6 +187,22 @@ def test_a_text_that_is_no_address_is_answered_with_what_was_meant(words, senten
     assert sentence is None or result.err.startswith(f"stereosctl: {sentence}")
     assert "s3cret" not in result.err
     assert "$" not in result.err
+
+
+@pytest.mark.parametrize("type_", ["ping", "get_health"])
+@pytest.mark.parametrize(
+    ("payload", "taken"),
+    [('{"a":1}', False), ("[1]", False), ('"x"', False), ("0", False), ("false", False), ("{}", True), ("null", True)],
+)
+def test_a_payload_for_a_type_that_takes_none_is_refused(type_, payload, taken, monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "send", type_, payload, str(guest.address))
+        assert bool(guest.simulator.requests) == taken
+    if taken:
+        assert result.code == 0
+    else:
+        sentence = f"stereosctl: {type_} takes no payload: leave it out (send {type_})\n"
+        assert (result.code, result.out, result.err) == (2, "", sentence)
 
 
 def test_an_address_may_be_written_in_several_ways(tmp_path, monkeypatch):
