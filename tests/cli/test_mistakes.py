@@ -205,6 +205,22 @@ def test_a_payload_for_a_type_that_takes_none_is_refused(type_, payload, taken, 
         assert (result.code, result.out, result.err) == (2, "", sentence)
 
 
+@pytest.mark.parametrize("words", ["secret get NAME", "secret get", "secret list @", "secret show NAME @ --json"])
+def test_a_secret_cannot_be_read_back(words, monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, *words.replace("@", str(guest.address)).split())
+        assert guest.simulator.requests == ()
+    sentence = (
+        "a secret cannot be read back: a guest never sends one; "
+        "`stereosctl secret set NAME` replaces it, and a reboot of the guest removes it"
+    )
+    assert (result.code, result.err) == (2, f"stereosctl: {sentence}\n")
+    if "--json" in words:
+        document = json.loads(result.out)
+        check(document, "error")
+        assert (document["error"], document["kind"]) == (sentence, "UsageError")
+
+
 def test_an_address_may_be_written_in_several_ways(tmp_path, monkeypatch):
     (tmp_path / "j.toml").write_text("name = 'x'\n")
     with simulated_guest() as guest:

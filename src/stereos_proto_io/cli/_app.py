@@ -109,6 +109,13 @@ def _json_form(words: Sequence[str]) -> str:
 
 _LACKING: Final = re.compile(r'Command "[^"]*" parameter (--\S+) requires an argument\.')
 
+#: What people try that the protocol does not have: the words of a command, and what is said of it.
+_NO_WAY_BACK: Final = (
+    "a secret cannot be read back: a guest never sends one; "
+    "`stereosctl secret set NAME` replaces it, and a reboot of the guest removes it"
+)
+_MISSED: Final = {("secret", verb): _NO_WAY_BACK for verb in ("get", "list", "ls", "read", "show", "cat")}
+
 #: Commands whose arguments are not repeated.
 _WITH_SECRETS: Final = frozenset({"secret", "send"})
 
@@ -121,6 +128,9 @@ def _first(arguments: Sequence[str]) -> str:
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:
     if not isinstance(error, CycloptsError):
         return str(error)
+    missed = _MISSED.get(tuple(word for word in arguments if not word.startswith("-"))[:2])
+    if missed:
+        return missed
     where = " ".join(("stereosctl", *(error.command_chain or ()), "--help"))
     if arguments[:1] and arguments[0] in _WITH_SECRETS and not isinstance(error, MissingArgumentError):
         # The parser quotes what it does not understand, and that may be a secret in the wrong place.
