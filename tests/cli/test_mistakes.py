@@ -205,6 +205,38 @@ def test_a_payload_for_a_type_that_takes_none_is_refused(type_, payload, taken, 
         assert (result.code, result.out, result.err) == (2, "", sentence)
 
 
+@pytest.mark.parametrize("value", ["5", "true", "false", "", "s3cret"])
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("ping @", "--json"),
+        ("ping @", "-v"),
+        ("ping @", "--all"),
+        ("secret set NAME @", "--json"),
+        ("mount a /b @ --fs 9p", "--read-only"),
+        ("simulate", "--quiet"),
+        ("simulate", "-q"),
+    ],
+)
+def test_a_flag_takes_no_value(command, flag, value, monkeypatch):
+    with simulated_guest() as guest:
+        words = [*command.replace("@", str(guest.address)).split(), f"{flag}={value}"]
+        result = run_cli(monkeypatch, *words, stdin=b"x")
+        assert guest.simulator.requests == ()
+    name = " ".join(words[:2] if words[0] == "secret" else words[:1])
+    sentence = f"{flag} takes no value: give it alone, or leave it out; see: stereosctl {name} --help"
+    assert (result.code, result.err) == (2, f"stereosctl: {sentence}\n")
+    if flag == "--json":
+        assert json.loads(result.out)["error"] == sentence
+
+
+def test_what_looks_like_a_flag_with_a_value_may_be_a_value(monkeypatch):
+    with simulated_guest() as guest:
+        assert run_cli(monkeypatch, "send", "x=y", str(guest.address)).code == 1
+        result = run_cli(monkeypatch, "ping", str(guest.address), "-o=template={name}=", "--count=2", "--interval=0")
+    assert (result.code, result.out.strip()) == (0, f"{guest.address}=")
+
+
 @pytest.mark.parametrize("words", ["secret get NAME", "secret get", "secret list @", "secret show NAME @ --json"])
 def test_a_secret_cannot_be_read_back(words, monkeypatch):
     with simulated_guest() as guest:
