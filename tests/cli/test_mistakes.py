@@ -205,6 +205,17 @@ def test_a_payload_for_a_type_that_takes_none_is_refused(type_, payload, taken, 
         assert (result.code, result.out, result.err) == (2, "", sentence)
 
 
+def test_the_doctor_without_a_guest_gives_its_advice_once(monkeypatch):
+    result = run_cli(monkeypatch, "doctor")
+    assert result.code == 2
+    assert result.out.count("`stereosctl ls` lists mb's virtual machines") == 1
+    step = json.loads(run_cli(monkeypatch, "doctor", "--json").out)["steps"][-1]
+    assert (step["step"], step["status"], "stereosctl ls" in step["seen"]) == ("address", "failed", False)
+    assert step["remedy"].endswith("`stereosctl simulate` makes a guest to try")
+    named = run_cli(monkeypatch, "doctor", "--vm", "nowhere")
+    assert (named.code, named.out.count("`stereosctl ls` lists")) == (2, 1), "where the sentence does not say it"
+
+
 @pytest.mark.parametrize("value", ["5", "true", "false", "", "s3cret"])
 @pytest.mark.parametrize(
     ("command", "flag"),
