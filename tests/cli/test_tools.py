@@ -306,7 +306,7 @@ def test_replay_shows_what_differs_and_what_it_skips(tmp_path, monkeypatch):
     assert result.out.splitlines()[0] == "✗ ping"
     assert '    recorded  {"type": "ack", "reply_to": "ping", "ok": false, "error": "no"}' in result.out
     assert '    answered  {"type": "pong"}' in result.out
-    assert "– ?  skipped: it is no request that can be read" in result.out
+    assert "– ?  skipped: its content was left out of the recording" in result.out
 
 
 def test_replay_sends_nothing_that_was_redacted(tmp_path, monkeypatch):
