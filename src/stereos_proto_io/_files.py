@@ -34,7 +34,7 @@ def read_jcard(
     `load_jcard` raises.
     """
     try:
-        folder = Path(path).absolute().parent
+        folder = _folder_of(Path(path))
         return load_jcard(
             _decoded(Path(path)),
             env=env,
@@ -49,6 +49,16 @@ def read_jcard(
         # The frame stays in the traceback, and its variables must not tell.
         del env
         raise
+
+
+def _folder_of(path: Path) -> Path:
+    try:
+        return path.absolute().parent
+    except OSError as exc:  # a path that is not absolute, in a working folder that was removed
+        raise JcardError(
+            f"{path}: cannot be read: the working folder cannot be found ({exc.strerror}); "
+            "change into another folder, or give the whole path of the file"
+        ) from exc
 
 
 def prompt_reader(folder: Path) -> Callable[[str], str]:

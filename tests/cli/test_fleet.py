@@ -547,6 +547,10 @@ def test_ls_goes_on_watching_and_prints_names(guests, cli, tmp_path):
     assert cli("ls", "-o", "name").out.split() == ["db", "old", "web-1", "web-2"]
     assert cli("ls", "web-*", "-o", "name").out.split() == ["web-1", "web-2"]
     assert cli("ls", "--state", "stopped", "-o", "name").out.split() == ["old"]
+    for pattern in ("", "WEB-1", "DB", "vms/db", "."):
+        nothing = cli("ls", pattern)
+        assert (nothing.code, nothing.out) == (0, ""), pattern
+        assert "or none of those that are asked for" in nothing.err
     with terminal("ls", "-w", env={"MB_CONFIG_DIR": str(tmp_path)}) as it:
         it.wait_for("q or Ctrl-C ends")
         it.interrupt()

@@ -112,6 +112,21 @@ def test_names_are_sorted_as_people_count(tmp_path, monkeypatch):
         assert last.index("web-2") < last.index("web-10")
 
 
+@pytest.mark.parametrize("command", ["provision j.toml @", "provision j.toml --dry-run", "provision --jcard @=j.toml"])
+def test_a_working_folder_that_was_removed_is_a_sentence(command, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, *command.replace("@", str(guest.address)).split())
+        assert guest.simulator.requests == ()
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        "stereosctl: j.toml: cannot be read: the working folder cannot be found (No such file or directory); "
+        "change into another folder, or give the whole path of the file\n"
+    )
+
+
 # ------------------------------------------------------------------------------------------------- numbers in files
 
 
@@ -172,6 +187,81 @@ def test_a_text_that_is_no_address_is_answered_with_what_was_meant(words, senten
     assert sentence is None or result.err.startswith(f"stereosctl: {sentence}")
     assert "s3cret" not in result.err
     assert "$" not in result.err
+
+
+@pytest.mark.parametrize("type_", ["ping", "get_health"])
+@pytest.mark.parametrize(
+    ("payload", "taken"),
+    [('{"a":1}', False), ("[1]", False), ('"x"', False), ("0", False), ("false", False), ("{}", True), ("null", True)],
+)
+def test_a_payload_for_a_type_that_takes_none_is_refused(type_, payload, taken, monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "send", type_, payload, str(guest.address))
+        assert bool(guest.simulator.requests) == taken
+    if taken:
+        assert result.code == 0
+    else:
+        sentence = f"stereosctl: {type_} takes no payload: leave it out (send {type_})\n"
+        assert (result.code, result.out, result.err) == (2, "", sentence)
+
+
+def test_the_doctor_without_a_guest_gives_its_advice_once(monkeypatch):
+    result = run_cli(monkeypatch, "doctor")
+    assert result.code == 2
+    assert result.out.count("`stereosctl ls` lists mb's virtual machines") == 1
+    step = json.loads(run_cli(monkeypatch, "doctor", "--json").out)["steps"][-1]
+    assert (step["step"], step["status"], "stereosctl ls" in step["seen"]) == ("address", "failed", False)
+    assert step["remedy"].endswith("`stereosctl simulate` makes a guest to try")
+    named = run_cli(monkeypatch, "doctor", "--vm", "nowhere")
+    assert (named.code, named.out.count("`stereosctl ls` lists")) == (2, 1), "where the sentence does not say it"
+
+
+@pytest.mark.parametrize("value", ["5", "true", "false", "", "s3cret"])
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("ping @", "--json"),
+        ("ping @", "-v"),
+        ("ping @", "--all"),
+        ("secret set NAME @", "--json"),
+        ("mount a /b @ --fs 9p", "--read-only"),
+        ("simulate", "--quiet"),
+        ("simulate", "-q"),
+    ],
+)
+def test_a_flag_takes_no_value(command, flag, value, monkeypatch):
+    with simulated_guest() as guest:
+        words = [*command.replace("@", str(guest.address)).split(), f"{flag}={value}"]
+        result = run_cli(monkeypatch, *words, stdin=b"x")
+        assert guest.simulator.requests == ()
+    name = " ".join(words[:2] if words[0] == "secret" else words[:1])
+    sentence = f"{flag} takes no value: give it alone, or leave it out; see: stereosctl {name} --help"
+    assert (result.code, result.err) == (2, f"stereosctl: {sentence}\n")
+    if flag == "--json":
+        assert json.loads(result.out)["error"] == sentence
+
+
+def test_what_looks_like_a_flag_with_a_value_may_be_a_value(monkeypatch):
+    with simulated_guest() as guest:
+        assert run_cli(monkeypatch, "send", "x=y", str(guest.address)).code == 1
+        result = run_cli(monkeypatch, "ping", str(guest.address), "-o=template={name}=", "--count=2", "--interval=0")
+    assert (result.code, result.out.strip()) == (0, f"{guest.address}=")
+
+
+@pytest.mark.parametrize("words", ["secret get NAME", "secret get", "secret list @", "secret show NAME @ --json"])
+def test_a_secret_cannot_be_read_back(words, monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, *words.replace("@", str(guest.address)).split())
+        assert guest.simulator.requests == ()
+    sentence = (
+        "a secret cannot be read back: a guest never sends one; "
+        "`stereosctl secret set NAME` replaces it, and a reboot of the guest removes it"
+    )
+    assert (result.code, result.err) == (2, f"stereosctl: {sentence}\n")
+    if "--json" in words:
+        document = json.loads(result.out)
+        check(document, "error")
+        assert (document["error"], document["kind"]) == (sentence, "UsageError")
 
 
 def test_an_address_may_be_written_in_several_ways(tmp_path, monkeypatch):

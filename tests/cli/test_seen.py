@@ -59,10 +59,38 @@ def test_a_wait_in_vain_names_the_agents_in_the_order_of_the_user(state, monkeyp
     with simulated_guest(agents=agents) as guest:
         result = run_cli(monkeypatch, "wait", str(guest.address), *words, *state, "--timeout", "0.9")
     runs = "running" if state else "not running"
-    said = f"; waited for {', '.join(names)}; the guest reports {', '.join(f'{name} ({runs})' for name in names)}"
+    wanted = ", ".join(f"agent={name}" for name in names)
+    said = f"); the guest reports {', '.join(f'{name} ({runs})' for name in names)}"
     assert result.code == 124
+    assert f"waited in vain for {wanted}" in result.err
     assert said in result.err
     assert "last error" not in result.err, "every try was answered"
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted", "said"),
+    [
+        ([], ["zed"], "the guest reports no agents; an agent that cannot start is absent from health"),
+        (["up"], ["zed"], "the guest reports up (running); an agent that cannot start is absent from health"),
+        ([], ["zed", "yak"], "the guest reports no agents; an agent that cannot start is absent from health"),
+        (
+            ["up"],
+            ["up", "zed"],
+            "the guest reports up (running); zed is not listed: an agent that cannot start is absent from health",
+        ),
+    ],
+)
+def test_an_agent_that_is_missing_is_named_once(listed, wanted, said, monkeypatch):
+    words = [word for name in wanted for word in ("--for", f"agent={name}")]
+    with simulated_guest(agents=[AgentStatus(name, True) for name in listed]) as guest:
+        result = run_cli(monkeypatch, "wait", str(guest.address), *words, "--timeout", "0.3")
+        many = run_cli(monkeypatch, "wait", str(guest.address), "--parallel", "2", *words, "--timeout", "0.3", "--json")
+    sentence = result.err.splitlines()[-1]
+    assert result.code == many.code == 124
+    for_ = ", ".join(f"agent={name}" for name in wanted)
+    assert sentence.startswith(f"stereosctl: waited in vain for {for_}: 0.3 s have passed (")
+    assert sentence.endswith(f"last state ready); {said}")
+    assert json.loads(many.out)["error"].endswith(said)
 
 
 def test_a_guest_that_goes_at_once_after_it_was_ready_was_ready(monkeypatch):

@@ -217,6 +217,15 @@ def test_decode_reads_bare_lines(monkeypatch):
     assert run_cli(monkeypatch, "decode", "-", stdin=b"nonsense\n").code == 4
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\x0b", b"\x0c", b"\x1c", "\x85".encode(), "\u2028".encode()])
+def test_decode_takes_nothing_but_a_newline_for_the_end_of_a_line(end, monkeypatch):
+    ping = b'{"type":"ping"}'
+    result = run_cli(monkeypatch, "decode", "-", "--jsonl", stdin=ping + end + ping + b"\n" + ping)
+    documents = [json.loads(line) for line in result.out.splitlines()]
+    assert [document["error"] is not None for document in documents] == [True, False], "as a guest reads them"
+    assert (result.code, result.err) == (4, "stereosctl: 1 line breaks the protocol\n")
+
+
 def test_what_is_recorded_can_be_replayed(tmp_path, monkeypatch):
     path = tmp_path / "t.ndjson"
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
@@ -297,7 +306,7 @@ def test_replay_shows_what_differs_and_what_it_skips(tmp_path, monkeypatch):
     assert result.out.splitlines()[0] == "✗ ping"
     assert '    recorded  {"type": "ack", "reply_to": "ping", "ok": false, "error": "no"}' in result.out
     assert '    answered  {"type": "pong"}' in result.out
-    assert "– ?  skipped: it is no request that can be read" in result.out
+    assert "– ?  skipped: its content was left out of the recording" in result.out
 
 
 def test_replay_sends_nothing_that_was_redacted(tmp_path, monkeypatch):

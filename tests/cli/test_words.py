@@ -70,16 +70,17 @@ def test_replay_names_the_connections_that_it_leaves_out(tmp_path, cli):
 
 def test_replay_names_the_type_of_what_it_skips(tmp_path, cli):
     secret = Redactor().line(Role.HOST, encode(InjectSecret("A", "s3ntinel")))
-    path = transcript(tmp_path / "t", (0, "c2s", secret), (0, "c2s", b"[redacted] 3 bytes\n"))
+    path = transcript(tmp_path / "t", (0, "c2s", secret), (0, "c2s", b"[redacted] 3 bytes\n"), (0, "c2s", b"no\n"))
     with simulated_guest() as guest:
         result = cli("replay", path, str(guest.address))
         document = json.loads(cli("replay", path, str(guest.address), "--json").out)
     assert result.out.splitlines() == [
         "– inject_secret  skipped: its secret was redacted",
+        "– ?  skipped: its content was left out of the recording",
         "– ?  skipped: it is no request that can be read",
     ]
     check(document, "replay")
-    assert [row["request"] for row in document["requests"]] == ["inject_secret", "?"]
+    assert [row["request"] for row in document["requests"]] == ["inject_secret", "?", "?"]
 
 
 # ------------------------------------------------------------------------------------------------------ states

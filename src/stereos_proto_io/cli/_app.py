@@ -15,8 +15,8 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.text import Text
 
 from ._console import STDIN, error_console, open_closed_streams, say_error, writing
-from ._errors import BrokenOutput, OutputFailed, SaidNo, error_document, exit_code
-from ._tree import ALIASES, COMPLETE, HELP, make_app
+from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError, error_document, exit_code
+from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
 
 #: How a sentence of the parser's is put here. What is not in the table is said as the parser says it.
 _REWORDED: Final = (
@@ -75,7 +75,9 @@ def _run(words: Sequence[str], app: App | None) -> int:
 
         return answer(words[1:])
     try:
-        result: Any = (app or make_app(_first(words)))(words)
+        tree = app or make_app(_first(words))
+        _refuse_values_of_flags(tree, words)
+        result: Any = tree(words)
         with writing():
             sys.stdout.flush()
     except (KeyboardInterrupt, BrokenOutput, BrokenPipeError, OutputFailed):
@@ -96,6 +98,28 @@ def _run(words: Sequence[str], app: App | None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _refuse_values_of_flags(app: App, words: Sequence[str]) -> None:
+    """Raise UsageError for `--json=5`. The parser would take `--json=no` for an option that is not given."""
+    given = [word.partition("=")[0] for word in words if word.startswith("-") and "=" in word]
+    chain = ["stereosctl"]
+    for word in words if given else ():
+        if word.startswith("-") or word not in set(app):
+            break
+        app = app[word]
+        chain.append(word)
+    if not given or app.default_command is None:
+        return
+    flags = {
+        name
+        for argument in app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER)
+        if argument.hint is bool
+        for name in argument.names
+    }
+    for name in given:
+        if name in flags:
+            raise UsageError(f"{name} takes no value: give it alone, or leave it out; see: {' '.join(chain)} --help")
+
+
 def _json_form(words: Sequence[str]) -> str:
     """`json` or `jsonl` where the command line asks for it, else "". It may be one that the parser does not read."""
     for word, following in zip(words, (*words[1:], ""), strict=True):
@@ -109,6 +133,13 @@ def _json_form(words: Sequence[str]) -> str:
 
 _LACKING: Final = re.compile(r'Command "[^"]*" parameter (--\S+) requires an argument\.')
 
+#: What people try that the protocol does not have: the words of a command, and what is said of it.
+_NO_WAY_BACK: Final = (
+    "a secret cannot be read back: a guest never sends one; "
+    "`stereosctl secret set NAME` replaces it, and a reboot of the guest removes it"
+)
+_MISSED: Final = {("secret", verb): _NO_WAY_BACK for verb in ("get", "list", "ls", "read", "show", "cat")}
+
 #: Commands whose arguments are not repeated.
 _WITH_SECRETS: Final = frozenset({"secret", "send"})
 
@@ -121,6 +152,9 @@ def _first(arguments: Sequence[str]) -> str:
 def _sentence(error: Exception, arguments: Sequence[str]) -> str:
     if not isinstance(error, CycloptsError):
         return str(error)
+    missed = _MISSED.get(tuple(word for word in arguments if not word.startswith("-"))[:2])
+    if missed:
+        return missed
     where = " ".join(("stereosctl", *(error.command_chain or ()), "--help"))
     if arguments[:1] and arguments[0] in _WITH_SECRETS and not isinstance(error, MissingArgumentError):
         # The parser quotes what it does not understand, and that may be a secret in the wrong place.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -70,7 +71,7 @@ def ls(
         return watch_guests(guests, out=out)
     out.check(FIELDS)
     folder = machines_folder(flag=config_dir)
-    found = [machine for machine in machines(folder) if pattern is None or Path(machine.name).match(pattern)]
+    found = [machine for machine in machines(folder) if pattern is None or fnmatchcase(machine.name, pattern)]
     seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
     states = [_state(*each) for each in seen]
     check_states(state, (*LifecycleState, *_STATES_OF_MACHINES), states)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,7 +67,8 @@ def _bare(data: bytes) -> Iterator[Entry]:
     """Lines of the wire without directions and times: a type tells who sends it."""
     import json  # noqa: PLC0415
 
-    for line in data.splitlines(keepends=True):
+    # A line of the wire ends with \n and with nothing else; a \r in the middle is a fault of that line.
+    for line in re.findall(rb"[^\n]*\n|[^\n]+", data):
         try:
             envelope = json.loads(line.decode("utf-8", "replace"))
         except (ValueError, RecursionError):

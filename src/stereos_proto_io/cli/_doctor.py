@@ -36,7 +36,7 @@ from ._errors import UsageError, exit_code, worst
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import in_state
 from ._output import brief, health_line, print_result, write_json
-from ._targets import DEFAULT_GUESTS, Guests, Target
+from ._targets import DEFAULT_GUESTS, TRY_THESE, Guests, Target
 
 _MARKS: Final = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("•", "yellow")}
 
@@ -58,7 +58,7 @@ _BY_NUMBER: Final[dict[int, str]] = {
 _BY_CLASS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (socket.gaierror, "look at the host's name in the address, or write its IP address"),
     (TimeoutError, f"see whether the virtual machine is paused, or still boots; {_COME_BACK}"),
-    (UsageError, "`stereosctl ls` lists mb's virtual machines, `stereosctl simulate` makes a guest to try"),
+    (UsageError, TRY_THESE),
     (ConnectError, "see that the virtual machine runs, and that its hypervisor offers this address"),
     (ConnectionLost, f"the way to the guest is there, but nobody listens at its end yet: {_COME_BACK}"),
     (RemoteProtocolError, "what answers there is no StereOS guest: look at the port, and at the kind of the address"),
@@ -190,7 +190,8 @@ class _Failed(Exception):
         said = str(error) if target is None else brief(target.sentence(error), target.name)
         # What is wrong with a guest that was found says itself what to do.
         remedy = "" if isinstance(error, UsageError) and target is not None else _remedy(error)
-        self.finding = Finding(step, "failed", said, remedy)
+        # The sentence may end with the same advice.
+        self.finding = Finding(step, "failed", said.removesuffix(f"; {remedy}"), remedy)
         self.code = exit_code(error) or 1
 
 

@@ -65,13 +65,13 @@ def replay(
 
     rows: list[dict[str, Any]] = []
     with about(target), dial(target, deadline, trace=guest.verbose) as client:
-        for type_, request, recorded in pairs:
+        for entry, request, recorded in pairs:
             if request is None:
-                rows.append({"request": type_, "outcome": "skipped", "recorded": None, "answered": None})
+                rows.append({"request": _type(entry), "outcome": "skipped", "recorded": None, "answered": None})
             else:
                 rows.append(_compared(request, recorded, _answer(client, request, deadline)))
             if not json:
-                _show_row(rows[-1])
+                _show_row(rows[-1], "" if request else _why_skipped(entry))
     same = all(row["outcome"] != "different" for row in rows)
     if json:
         write_json({"ok": same, "requests": rows})
@@ -104,8 +104,8 @@ _NAMED: Final = 10
 _ROW_MARKS: Final = {"same": ("✓", "green"), "different": ("✗", "bold red"), "skipped": ("–", "dim")}
 
 
-def _pairs(entries: list[Entry]) -> Iterator[tuple[str, Request | None, Message | None]]:
-    """Each request with its type and the reply that it got. None for what cannot be sent again, or was not answered."""
+def _pairs(entries: list[Entry]) -> Iterator[tuple[Entry, Request | None, Message | None]]:
+    """Each entry, its request and the reply that it got. None for what cannot be sent again, or was not answered."""
     replies = [message for entry in entries if entry.sender is Role.GUEST for message in [_message(entry)] if message]
     answers = iter([message for message in replies if isinstance(message, Reply)])
     for entry in entries:
@@ -113,7 +113,7 @@ def _pairs(entries: list[Entry]) -> Iterator[tuple[str, Request | None, Message 
             continue
         message = None if REDACTED.encode() in entry.data else _message(entry)
         request = message if isinstance(message, Request) else None
-        yield _type(entry), request, next(answers, None)
+        yield entry, request, next(answers, None)
 
 
 def _type(entry: Entry) -> str:
@@ -124,6 +124,13 @@ def _type(entry: Entry) -> str:
         return _UNREADABLE
     type_ = envelope.get("type") if isinstance(envelope, dict) else None
     return type_ if isinstance(type_, str) and type_ else _UNREADABLE
+
+
+def _why_skipped(entry: Entry) -> str:
+    mark = REDACTED.encode()
+    if entry.data.startswith(mark):
+        return "its content was left out of the recording"
+    return "its secret was redacted" if mark in entry.data else "it is no request that can be read"
 
 
 def _message(entry: Entry) -> Message | None:
@@ -145,11 +152,10 @@ def _compared(request: Request, recorded: Message | None, answered: Message) -> 
     }
 
 
-def _show_row(row: dict[str, Any]) -> None:
+def _show_row(row: dict[str, Any], why_skipped: str) -> None:
     line = Text.assemble(_ROW_MARKS[row["outcome"]], " ", clean(row["request"]))
     if row["outcome"] == "skipped":
-        why = "it is no request that can be read" if row["request"] == _UNREADABLE else "its secret was redacted"
-        line.append(f"  skipped: {why}", "dim")
+        line.append(f"  skipped: {why_skipped}", "dim")
     print_result(line)
     if row["outcome"] == "different":
         for side in ("recorded", "answered"):

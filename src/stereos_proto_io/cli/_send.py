@@ -86,6 +86,8 @@ def _request(type_: str, payload: str | None) -> Request:
         except (ValueError, RecursionError):
             raise UsageError(f"the payload of {type_} is no JSON") from None
         members = [field.name for field in attrs.fields(cls)] if cls is not None else None
+        if members == [] and value not in (None, {}):
+            raise UsageError(f"{type_} takes no payload: leave it out (send {type_})")
         if members is not None and isinstance(value, dict) and not value.keys() <= set(members):
             raise UsageError(f"the payload of {type_} has no other members than: {', '.join(members) or 'none'}")
         envelope = b'%b,"payload":%b}' % (envelope[:-1], " ".join(text.split("\n")).encode("utf-8", "surrogateescape"))

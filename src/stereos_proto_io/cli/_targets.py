@@ -26,10 +26,9 @@ from ._options import DURATION, GUEST, MANY, ConfigDir, Verbose, option, repeate
 #: Guests that are asked at the same time unless `--parallel` says otherwise.
 AT_ONCE: Final = 32
 
-_WHICH: Final = (
-    "which guest? Give its address (tcp://127.0.0.1:1024), --vm NAME, or set STEREOS_ADDRESS; "
-    "`stereosctl ls` lists mb's virtual machines, `stereosctl simulate` makes a guest to try"
-)
+#: What to do where there is no guest.
+TRY_THESE: Final = "`stereosctl ls` lists mb's virtual machines, `stereosctl simulate` makes a guest to try"
+_WHICH: Final = f"which guest? Give its address (tcp://127.0.0.1:1024), --vm NAME, or set STEREOS_ADDRESS; {TRY_THESE}"
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection
 from typing import Annotated, Any, Final
 
@@ -23,6 +24,9 @@ from ._targets import DEFAULT_GUESTS, Guests, Target
 
 #: Seconds between two looks at a guest that is to go away, and at one that is not yet as it should be.
 _LOOK_AGAIN: Final = 0.25
+#: What the library's sentence repeats of what `--for` says: which agents are wanted, and that all of them are missing.
+_WANTED: Final = re.compile(r"; waited for .*?(?=; the guest reports |$)", re.DOTALL)
+_NONE_LISTED: Final = re.compile(r"; (?:(?!; ).)* (?:is|are) not listed: an agent", re.DOTALL)
 _SHUTDOWN: Final = f"state={LifecycleState.SHUTDOWN}"
 
 
@@ -67,6 +71,11 @@ class _Condition:
     def in_vain(self, error: NotReady) -> NotReady:
         """The error, with what was waited for."""
         why = str(error).removeprefix("the guest is not ready: ")
+        if self.agents:
+            why = _WANTED.sub("", why, count=1)
+            listed = {agent.name for agent in error.health.agents} if error.health else set(self.agents)
+            if listed.isdisjoint(self.agents):
+                why = _NONE_LISTED.sub("; an agent", why, count=1)
         said = copy.copy(error)
         said.args = (f"waited in vain for {', '.join(self.texts)}: {why}",)
         return said
