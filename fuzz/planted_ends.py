@@ -105,7 +105,11 @@ FAULTS: Final[dict[str, Fault]] = {
         _SESSION,
     ),
     "settled calls fill the heap of deadlines": Fault(
-        f"{CORE}/_host_session.py", "> _MAX_STALE + 2 *", "> 1000 * _MAX_STALE + 2 *", "", _SESSION
+        f"{CORE}/_host_session.py",
+        "self._deadlines) > _MAX_STALE",
+        "self._deadlines) > 1000 * _MAX_STALE",
+        "",
+        _SESSION,
     ),
     "lines that were sent count as waiting": Fault(
         f"{CORE}/_host_session.py", "            self._waiting_bytes -= len(call._line)\n", "", "", _SESSION
@@ -157,11 +161,11 @@ FAULTS: Final[dict[str, Fault]] = {
         f"{CORE}/_running.py", "now < self.deadline:", "now <= self.deadline:", "", ("tests/core/test_running.py",)
     ),
     "an action outlasts its dialogue": Fault(
-        f"{CORE}/_running.py", "return min(self.deadline, until)", "return until", "", ("tests/core/test_running.py",)
+        f"{CORE}/_running.py", "ends = min(ends, self.deadline)", "pass", "", ("tests/core/test_running.py",)
     ),
     # -- the host client
     "a timer of an earlier wait counts": Fault(
-        f"{CORE}/_host_client.py", "if task._wait == wait and not task.done:", "if not task.done:", "", _CLIENT
+        f"{CORE}/_host_client.py", "return task._wait != wait or task.done", "return task.done", "", _CLIENT
     ),
     "a notification before the request ends a sleep": Fault(
         f"{CORE}/_host_client.py",
@@ -179,8 +183,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "a timeout of zero sends": Fault(
         f"{CORE}/_host_client.py",
-        "        if timeout is not None and timeout <= 0:\n            # Its time",
-        "        if timeout is not None and timeout < 0:\n            # Its time",
+        "        if limit > 0:\n            self._dial_on_demand()",
+        "        if limit >= 0:\n            self._dial_on_demand()",
         "",
         _CLIENT,
     ),
