@@ -30,14 +30,17 @@ class LoopClient(PollClient):
 
         A mask replaces the one before. After 0 the stream is closed.
         """
+        raise NotImplementedError
 
     @abstractmethod
     def set_timer(self, seconds: float | None) -> None:
         """Call `on_timer` once in `seconds`, not before; None: not at all. It replaces the timer before."""
+        raise NotImplementedError
 
     @abstractmethod
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call `function` once in a turn of the loop, soon, and not from in here. Only the loop's thread calls this."""
+        raise NotImplementedError
 
     # -- what a user may override --------------------------------------------------------------------------
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import inspect
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,7 +30,7 @@ from stereos_proto import MAX_PENDING, NEED_DATA, ConnectError, DialWanted, Host
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt, check_address
 
-from ._dialling import READ, WRITE, Dialling, attempts, lookup, lookup_number, names
+from ._dialling import READ, WRITE, Dialling, attempts, begin_lookup, lookup_number, names
 from ._log import log_for
 
 #: Bytes that one turn reads. Many guests share a loop, and none of them may keep it long.
@@ -201,6 +200,8 @@ class PollClient(HostClient):
         try:
             stream = self.address.open()
             if inspect.isawaitable(stream):
+                if inspect.iscoroutine(stream):
+                    stream.close()
                 raise OSError("a dial that has to be awaited does not fit a loop of callbacks")  # noqa: TRY301
             name = None if stream is not None else names(self.address)
             if name is None:
@@ -255,15 +256,16 @@ class _Lookup:
     def __init__(self, host: str, port: int) -> None:
         self.stream, self._bell = socket.socketpair()
         self._found: list[Attempt] | OSError = []
-        threading.Thread(target=self._run, args=(host, port), name=f"look up {host}", daemon=True).start()
-
-    def _run(self, host: str, port: int) -> None:
         try:
-            self._found = lookup(host, port)
-        except OSError as exc:
-            self._found = exc
-        with self._bell:
-            pass  # its end is what the loop sees
+            begin_lookup(host, port, self._tell)
+        except BaseException:  # no thread can be started
+            self.stream.close()
+            self._bell.close()
+            raise
+
+    def _tell(self, found: list[Attempt] | OSError) -> None:
+        self._found = found
+        self._bell.close()  # its end is what the loop sees
 
     def take(self) -> list[Attempt] | OSError:
         """Return what was found."""
