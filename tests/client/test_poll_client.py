@@ -89,6 +89,7 @@ class Loop:
         self.client.close()
         self.pull()
         assert not self.selector.get_map(), "it is still watched"
+        assert self.client._dropped == []
         self.selector.close()
 
 
@@ -210,6 +211,8 @@ def test_the_guest_goes(how):
                 guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         loop.run(lambda: ping.done and mount.done)
         assert (type(ping.outcome), type(mount.outcome)) == (ConnectionLost, OutcomeUnknown)
+        assert ("closed the connection" in str(ping.outcome)) == (how == "end")
+        assert ("reset by peer" in str(ping.outcome)) == (how == "reset")
         assert [type(event) for event in loop.events] == [CallDone, CallDone, SessionEnded]
         loop.pull()
         assert not loop.selector.get_map()
@@ -230,7 +233,36 @@ def test_a_write_that_fails_settles_what_was_not_sent():
         assert ping.result() == Pong()
 
 
+def test_what_is_asked_is_written_before_the_loop_is_told_what_to_watch():
+    with connected() as (loop, theirs):
+        loop.client.request(Ping())
+        list(loop.client.changes())
+        assert theirs.recv(100) == PING
+
+
 # -- dialling --------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_is_there_at_once_is_used_at_once():
+    ours, theirs = socket.socketpair()
+    with theirs, looped(Dial(lambda: ours)) as loop:
+        loop.client.request(Ping())
+        assert [*loop.client.events()] == []
+        assert loop.client.is_connected
+        assert theirs.recv(100) == PING
+
+
+def test_a_dial_that_is_ready_is_looked_at_before_time_is(tmp_path):
+    path = tmp_path / "guest"
+    with listening(socket.AF_UNIX, str(path)) as listener, looped(HybridVsock(path, 1024)) as loop:
+        loop.client.connect()
+        loop.pull()
+        guest, _ = listener.accept()
+        with guest:
+            guest.sendall(b"OK 1073\n")
+            ((key, mask),) = loop.selector.select(PATIENCE)
+            loop.client.ready(key.fileobj, mask)
+            assert loop.client.is_connected
 
 
 def failure(loop, **options):

@@ -74,20 +74,17 @@ class PollClient(HostClient):
     # -- what the loop says --------------------------------------------------------------------------------
 
     def ready(self, stream: Any, mask: int) -> None:
-        """Handle a stream that is ready for `mask` (`READ`, `WRITE` or both). Reads once, writes what it can.
+        """Handle a stream that is ready for `mask` (`READ`, `WRITE` or both). Reads once.
 
-        A stream that the client has let go of is ignored.
+        What it can write is written as events are pulled. A stream that the client has let go of is ignored.
         """
         if self._lookup is not None and stream is self._lookup.stream:
             self._dial_to(self._lookup.take())
         elif self._dialler is not None:
             self._dialler.ready(stream, self.clock())
             self._look_at_dialler()
-        elif stream is self._stream:
-            if mask & READ:
-                self._read()
-            if mask & WRITE:
-                self._write()
+        elif stream is self._stream and mask & READ:
+            self._read()
 
     def expire(self) -> None:
         """Do what is due. Pull events before: a reply that has arrived counts."""
