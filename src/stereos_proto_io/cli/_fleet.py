@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -77,11 +77,11 @@ Beside = Callable[[], AbstractContextManager[None]]
 class Fleet:
     """The guests of one command, what is known of each, and their conversations."""
 
-    def __init__(self, targets: Sequence[Target], limits: Limits, judge: Judge) -> None:
+    def __init__(self, targets: Sequence[Target], limits: Limits, judge: Judge, failed: Iterable[Outcome] = ()) -> None:
         self._targets = targets
         self._limits = limits
         self._judge = judge
-        self._failures = 0
+        self._failures = sum(not isinstance(each.error, NotBegun) for each in failed)
         #: Is told of each change of a row.
         self.on_change: OnRow = lambda _row: None
         #: Whether the user ended it.

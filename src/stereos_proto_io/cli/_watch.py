@@ -71,7 +71,7 @@ def watch(
             watched = Watched(targets[0], Row(targets[0].name))
             _watch_single(watched, guest, end.or_in(seconds), interval, draws=draws, as_json=as_json)
             return 0
-        targets = in_state(targets, guest, end)
+        targets = in_state(targets, guest, end).targets
         limits = limits_of(guest, end, seconds)
         return _watch_many(targets, limits, interval, (sort, look), draws=draws, as_json=as_json)
     return 0
