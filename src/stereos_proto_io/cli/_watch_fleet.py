@@ -20,7 +20,6 @@ from rich.text import Text
 from stereos_proto import Health, StereosError
 
 from ._console import clean, console
-from ._errors import UsageError
 from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state
 from ._guest_view import guest_view
 from ._machines import natural
@@ -61,8 +60,6 @@ class FleetScreen:
         self._watched = watched
         self._sort = sort
         names = [each.target.name for each in watched]
-        if look is not None and look not in names:
-            raise UsageError(f"--look names {look}, which is not among the guests")
         #: The guest that the arrow keys have chosen, by name: the table may be sorted anew below them.
         self._chosen = look if look is not None else next(iter(names), "")
         self._inside = look is not None
