@@ -19,7 +19,7 @@ from ._jobs import converse_with, in_state, limits_of, load_driver
 from ._observe import Sight, Watched, observe
 from ._options import DURATION, OUTPUT, option
 from ._output import write_json
-from ._signals import drawing, ended_by_signals
+from ._signals import drawing, ended_by_signals, unless_closed
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
 
 if TYPE_CHECKING:
@@ -127,8 +127,9 @@ def _watch_single(
 
             go(see)
     finally:
-        # What stays on the terminal is what was seen.
-        screen.print(guest_view(watched, screen.height))
+        # What stays on the terminal is what was seen, where it has not been closed.
+        with unless_closed():
+            screen.print(guest_view(watched, screen.height))
 
 
 def _screen(watched: Watched, height: int) -> Group:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from ._guest_view import guest_view
 from ._machines import natural
 from ._observe import Sight, Watched
 from ._output import brief, short
-from ._signals import drawing, lending
+from ._signals import drawing, lending, unless_closed
 
 #: Seconds between two drawings at least: over a slow line, each is a screen full of characters.
 _FRAME: Final = 0.1
@@ -92,8 +92,9 @@ class FleetScreen:
                 self._live.refresh()
                 yield
         finally:
-            # What stays on the terminal is what was seen.
-            self._console.print(self._table(len(self._watched)), *self._recent, sep="\n")
+            # What stays on the terminal is what was seen, where it has not been closed.
+            with unless_closed():
+                self._console.print(self._table(len(self._watched)), *self._recent, sep="\n")
 
     def _draw_soon(self) -> None:
         if self._loop is not None and not self._draws_soon:
@@ -208,10 +209,13 @@ def _keys(loop: asyncio.AbstractEventLoop, press: Callable[[str], None]) -> Iter
         termios.tcsetattr(fd, termios.TCSADRAIN, raw)
 
     def give_back() -> None:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with unless_closed():
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
     def read() -> None:
-        data = os.read(fd, 64).decode("utf-8", "replace")
+        data = ""
+        with suppress(OSError):  # the terminal was closed
+            data = os.read(fd, 64).decode("utf-8", "replace")
         if not data:
             loop.remove_reader(fd)
             return
