@@ -13,7 +13,7 @@ from typing import Any, Final
 from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.text import Text
 
-from ._console import STDIN, error_console, leave, open_closed_streams, say_error, writing
+from ._console import STDIN, error_console, leave_what_fails, open_closed_streams, say_error, writing
 from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError, error_document, exit_code
 from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
 
@@ -47,10 +47,10 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
     try:
         return _run(_in_full(arguments), app)
     except (BrokenOutput, BrokenPipeError):
-        leave(sys.stdout)
+        leave_what_fails()
         return exit_code(BrokenOutput()) or 1
     except OutputFailed as exc:
-        leave(sys.stdout)
+        leave_what_fails()
         with suppress(BrokenOutput, OutputFailed):
             say_error(str(exc))
         return exit_code(exc) or 1

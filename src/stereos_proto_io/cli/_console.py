@@ -51,10 +51,14 @@ class Output(Console):
             super().__exit__(*exc)
 
 
-def leave(stream: TextIO) -> None:
-    """Let a stream that cannot be written to lead nowhere: what is still in its buffer would fail again at the end."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def leave_what_fails() -> None:
+    """Let outputs that cannot be written to lead nowhere: what is still in a buffer would fail again at the end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_closed_streams() -> None:

@@ -22,7 +22,7 @@ from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from ._console import leave
+from ._console import leave_what_fails
 from ._errors import INTERRUPTED, BrokenOutput, OutputFailed, Stopped
 
 if TYPE_CHECKING:
@@ -78,19 +78,11 @@ def ended_by_signals(*, interrupt: bool) -> Iterator[None]:
         with ending_cleanly():
             yield
     except Stopped:
-        _leave_what_is_closed()
+        # A terminal that was closed sends SIGHUP.
+        leave_what_fails()
     except KeyboardInterrupt:
         if not interrupt:
             raise
-
-
-def _leave_what_is_closed() -> None:
-    """Let outputs that cannot be written to lead nowhere: with the terminal, SIGHUP comes of its being closed."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            leave(stream)
 
 
 @contextmanager
