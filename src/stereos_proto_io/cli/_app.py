@@ -44,6 +44,8 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
         # A terminal that cannot show a character gets another one, rather than no output at all.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        # What is typed need not be UTF-8 either. It is refused where it is used, as it is on the command line.
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         return _run(_in_full(arguments), app)
     except (BrokenOutput, BrokenPipeError):

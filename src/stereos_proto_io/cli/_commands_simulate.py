@@ -19,7 +19,7 @@ from ._console import clean, error_console, say
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError
 from ._jobs import load_driver
-from ._options import DURATION, Json, option, repeated
+from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
 from ._output import print_result, write_json
 from ._signals import signals_as_event
 from ._targets import DEFAULT_PLACE, Place, about, address_of, checked_seconds, listening_at
@@ -70,6 +70,7 @@ def simulate(
     if not boot_time >= 0:
         raise UsageError("--boot-time cannot be negative")
     checked_seconds("--poll-interval", poll_interval)
+    refuse_what_is_no_utf8({"--agent": "".join(agent), "--fault": "".join(fault)})
     addresses = [address_of(text) for text in listen]
     off = False
     with signals_as_event() as stop:
