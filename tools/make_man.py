@@ -26,7 +26,8 @@ _SIGNALS: Final = {
     "SIGINT (Ctrl-C)": "Ends the command, which cleans up and dies of SIGINT, so that a shell's loop ends as well. "
     "`watch`, `ls -w`, `simulate` and `record` last until Ctrl-C: they end with exit code 0. `shell` goes back to its "
     "prompt.",
-    "SIGTERM, SIGHUP": "Clean up, and die of the signal. `watch`, `simulate` and `record` end with exit code 0.",
+    "SIGTERM, SIGHUP": "Clean up, and die of the signal. `watch`, `ls -w`, `simulate` and `record` end with exit code "
+    "0.",
     "SIGTSTP (Ctrl-Z)": "Gives the terminal back as it was, and takes it again when the command is continued. A hidden "
     "prompt stays hidden.",
 }

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -220,6 +221,99 @@ def test_guests_are_asked_at_the_same_time_and_no_more_than_the_bound(tmp_path, 
         in_turn = time.monotonic() - start
     assert in_turn >= 8 * 0.2
     assert together < in_turn
+
+
+@pytest.fixture
+def some_in_a_state(tmp_path):
+    """A guest that is healthy, one that is ready, an old one; and two that are not there."""
+    options = {"well": {}, "fit": {}, "old": {"faults": ["fail:unknown message type@get_health"]}}
+    with fleet(tmp_path, options) as guests:
+        guests["well"].simulator.state = "healthy"
+        keep_state(tmp_path, "gone", {"backend": "qemu", "vsock_port": 1})
+        keep_state(tmp_path, "torn", "{")
+        yield guests
+
+
+#: What those come to that cannot be asked.
+UNASKED = {"gone": 3, "old": 1, "torn": 2}
+
+
+@pytest.mark.usefixtures("some_in_a_state")
+def test_a_guest_that_cannot_be_asked_for_its_state_has_failed(tmp_path, cli):
+    with fleet(tmp_path, {"silent": {"faults": ["stall@get_health"]}}):
+        # Long enough for those that answer, however busy the machine is.
+        result = cli("ping", "--all", "--state", "healthy", "--timeout", "6", "--json")
+    document = json.loads(result.out)
+    check(document, "many")
+    assert {each["guest"]: each["code"] for each in document} == {"well": 0, "silent": 124, **UNASKED}
+    assert [each["guest"] for each in document] == ["gone", "old", "silent", "torn", "well"], "in their order"
+    assert all(each["result"] is None and each["error"]["sent"] is not True for each in document[:-1])
+    assert "left out, as not healthy: fit (ready)\n" in result.err
+    assert result.code == 2, "the worst"
+    assert "5 guests: " in result.err
+
+
+def test_what_cannot_be_asked_counts_as_a_failure_and_stands_in_the_journal(some_in_a_state, tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    words = ("provision", str(tmp_path / "j.toml"), "--all", "--state", "healthy")
+    book = tmp_path / "book"
+    stopped = cli(*words, "--max-failures", "3", "--json")
+    codes = {each["guest"]: (each["error"] or {}).get("kind") for each in json.loads(stopped.out)}
+    assert codes["well"] == "NotBegun"
+    assert {request.type for request in some_in_a_state["well"].simulator.requests} == {"get_health"}
+    result = cli(*words, "--max-failures", "4", "--journal", str(book))
+    assert result.code == 2
+    assert "4 guests: " in result.err
+    assert "3 guests have steps left" in result.err
+    named = {json.loads(line)["guest"] for line in book.read_text().splitlines()}
+    assert named == {"well", *UNASKED}
+    assert some_in_a_state["well"].simulator.config
+
+
+@pytest.mark.usefixtures("some_in_a_state")
+def test_the_doctor_examines_what_cannot_be_asked(cli):
+    result = cli("doctor", "--all", "--state", "healthy", "--json")
+    documents = json.loads(result.out)
+    assert {each["guest"]: each["steps"][-1]["step"] for each in documents} == {
+        "well": "health",
+        "gone": "dial",
+        "old": "health",
+        "torn": "address",
+    }
+    assert "left out, as not healthy: fit (ready)\n" in result.err
+
+
+def test_a_watch_dials_again_what_could_not_be_asked(tmp_path):
+    with fleet(tmp_path, {"fit": {}, "well": {}}) as guests, ExitStack() as stack:
+        guests["well"].simulator.state = "healthy"
+        place = UnixSocket(tmp_path / "late")
+        env = {**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)}
+        words = [
+            *COMMAND,
+            "watch",
+            "--all",
+            str(place),
+            "--state",
+            "healthy",
+            "-i",
+            "0.05",
+            "--timeout",
+            "60",
+            "--jsonl",
+        ]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True) as process:
+            stack.callback(process.kill)
+            seen = {}
+            while seen.keys() != {"well", str(place)}:
+                document = json.loads(process.stdout.readline())
+                seen[document["guest"]] = document["event"]
+            assert seen == {"well": "health", str(place): "unreachable"}
+            with simulated_guest(place):
+                document = json.loads(process.stdout.readline())
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=60)
+    assert (document["guest"], document["event"]) == (str(place), "health")
+    assert (process.returncode, err) == (0, "left out, as not healthy: fit (ready)\n")
 
 
 def test_each_guest_has_its_deadline_and_all_have_one(tmp_path, cli):

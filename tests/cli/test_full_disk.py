@@ -10,14 +10,15 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from cli.fleets import fleet, keep_guest
 from cli_harness import CLEAN_ENV, COMMAND, LIMITED_ENV, PATIENCE, piped, run_cli
-from stereos_proto import InjectSecret, encode
+from stereos_proto import ConnectionLost, InjectSecret, RequestFailed, encode
 from stereos_proto_io import TCP, UnixSocket
+from stereos_proto_io.blocking import connect
 from stereos_proto_io.cli._errors import UsageError
 from stereos_proto_io.cli._proxy import Proxy
 from stereos_proto_io.cli._redact import Redactor
@@ -72,6 +73,63 @@ def test_the_doctor_minds_the_state(tmp_path, monkeypatch):
         result = run_cli(monkeypatch, "doctor", "--all", "--state", "degraded", env={"MB_CONFIG_DIR": str(tmp_path)})
     assert result.code == 0
     assert [line for line in result.out.splitlines() if line in ("a", "b")] == ["b"]
+
+
+# ------------------------------------------------------------------------------------------------ simulate
+
+
+@pytest.mark.parametrize(
+    "environment", [CLEAN_ENV, {**CLEAN_ENV, "PYTHONUNBUFFERED": ""}], ids=["unbuffered", "buffered"]
+)
+@pytest.mark.parametrize(("stderr", "code"), [("/dev/full", 2), ("closed", 141)])
+def test_a_simulator_that_cannot_show_a_request_ends_and_does_not_carry_it_out(stderr, code, environment, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    target = write if stderr == "closed" else os.open(stderr, os.O_WRONLY)
+    try:
+        with ExitStack() as stack:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*COMMAND, "simulate", "--listen", f"unix://{tmp_path}/g"],
+                    stdout=subprocess.PIPE,
+                    stderr=target,
+                    env=environment,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            process.stdout.readline()
+            client = stack.enter_context(connect(UnixSocket(tmp_path / "g"), timeout=PATIENCE))
+            with pytest.raises(RequestFailed, match="the simulator ends: it cannot show what it is asked"):
+                client.set_config("name = 'x'\n")
+            # The connection is open until the process ends.
+            with suppress(ConnectionLost, RequestFailed):
+                while True:
+                    client.ping()
+            rest, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        os.close(write)
+        if stderr != "closed":
+            os.close(target)
+    assert (process.returncode, rest) == (code, "")
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_simulator_shows_each_request_on_a_line(tmp_path):
+    with piped("simulate", "--listen", f"unix://{tmp_path}/g") as process:
+        process.stdout.readline()
+        with connect(UnixSocket(tmp_path / "g"), timeout=PATIENCE) as client:
+            client.ping()
+            with pytest.raises(RequestFailed):
+                client.mount("", "/x", "9p")
+            client.shutdown("enough")
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    shown, rest = err.splitlines()[:2], err.splitlines()[2:]
+    assert shown[0] == "→ Ping()"
+    assert shown[1].startswith("→ Mount(")
+    assert shown[1].endswith("  refused: mount tag cannot be empty")
+    assert rest == ["→ Shutdown(reason='enough')", "the guest has powered off"]
 
 
 # -------------------------------------------------------------------------------------------------- record

@@ -10,7 +10,7 @@ import pytest
 
 from cli.fleets import fleet, keep_guest, keep_state
 from cli.test_commands import check
-from cli_harness import run_cli, terminal
+from cli_harness import plain, run_cli, terminal
 from stereos_proto import AgentStatus, UnknownMessage
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli._documents import message_document
@@ -295,6 +295,59 @@ def test_ls_that_goes_on_refuses_what_watch_refuses(words, tmp_path, monkeypatch
         result = run_cli(monkeypatch, "ls", "-w", *words.split(), env={"MB_CONFIG_DIR": str(tmp_path)})
     assert result.code == 2
     assert "watch goes on and on: it prints -o jsonl, or for people" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--timeout", "3"],
+            (
+                "--timeout is for one look, and ls -w looks until Ctrl-C; "
+                "`stereosctl watch --all --timeout DURATION` ends when its time is up"
+            ),
+        ),
+        (["--timeout", "0"], "--timeout must be more than 0 seconds, not 0"),
+        *(
+            (
+                ["--state", "ready", "--state", state],
+                (
+                    f"--state {written} is for machines whose guest does not answer, and ls -w watches guests: "
+                    f"`stereosctl ls --state {written}` lists them once, and ls -w takes one of "
+                    "booting, ready, healthy, degraded, shutdown"
+                ),
+            )
+            for state, written in (("stopped", "stopped"), ("unreachable",) * 2, ("no address", "'no address'"))
+        ),
+    ],
+)
+def test_ls_that_goes_on_says_what_to_use_instead(words, sentence, tmp_path, monkeypatch):
+    with fleet(tmp_path, {"dev": {}}) as guests:
+        result = run_cli(monkeypatch, "ls", "-w", *words, env={"MB_CONFIG_DIR": str(tmp_path)})
+        assert guests["dev"].simulator.requests == ()
+    assert (result.code, result.out, result.err) == (2, "", f"stereosctl: {sentence}\n")
+
+
+@pytest.mark.parametrize("tty", [False, True], ids=["pipes", "terminal"])
+@pytest.mark.parametrize("words", ["--vm dev", "--all", "--vm dev --jsonl", "--all -v"])
+def test_a_look_at_a_guest_that_is_not_watched_is_refused(words, tty, tmp_path, monkeypatch):
+    env = {"MB_CONFIG_DIR": str(tmp_path)}
+    watch = ("watch", *words.split(), "--timeout", "0.3")
+    with fleet(tmp_path, {"dev": {}}) as guests:
+        result = run_cli(monkeypatch, *watch, "--look", "web", env=env, tty=tty)
+        assert guests["dev"].simulator.requests == ()
+        assert (result.code, plain(result.out) if "--jsonl" not in words else "") == (2, "")
+        assert plain(result.err) == "stereosctl: --look names web, which is not among the guests\n"
+        assert run_cli(monkeypatch, *watch, "--look", "dev", env=env, tty=tty).code == 124, "the time is up"
+
+
+def test_a_look_at_a_guest_in_another_state_is_refused(tmp_path, monkeypatch):
+    with fleet(tmp_path, {"a": {}, "b": {}}) as guests:
+        guests["b"].simulator.state = "healthy"
+        words = ("watch", "--all", "--state", "ready", "--look", "b", "--timeout", "30")
+        result = run_cli(monkeypatch, *words, env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert (result.code, result.out) == (2, "")
+    assert result.err.endswith("stereosctl: --look names b, which is not among the guests\n")
 
 
 def test_ls_that_goes_on_writes_lines_of_json(tmp_path):

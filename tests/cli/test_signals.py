@@ -9,15 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from cli_harness import CLEAN_ENV, piped, plain, resize, terminal
+from cli.fleets import keep_guest
+from cli_harness import CLEAN_ENV, PATIENCE, piped, plain, resize, terminal
 from interrupts import with_signals_elsewhere
 from stereos_proto_io import UnixSocket
-from stereos_proto_io.cli._signals import heartbeat
+from stereos_proto_io.cli._signals import heartbeat, unless_closed
 from stereos_proto_io.testing import simulated_guest
 
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
@@ -153,6 +156,76 @@ def test_a_terminated_command_leaves_the_terminal_as_it_was(command, number, tmp
     assert it.seen.rfind(SHOW) >= it.seen.rfind(HIDE)
     assert it.seen.count("\x1b[?1049h") == it.seen.count("\x1b[?1049l")
     assert "Traceback" not in it.seen
+
+
+#: Runs stereosctl on a terminal of its own, its stderr in a file where one is named, and closes the terminal.
+HUNG_UP = """
+import os, pty, select, sys
+err, shown, *words = sys.argv[1:]
+pid, master = pty.fork()
+if not pid:
+    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2) if err else None
+    os.execv(sys.executable, [sys.executable, "-m", "stereos_proto_io.cli", *words])
+seen = b""
+while shown.encode() not in seen:
+    seen += os.read(master, 65536)
+os.close(master)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+#: A command, what it shows once it waits, and its exit code; those of the first have nothing on stderr then.
+HANGING_UP = [
+    ("watch @", "Ctrl-C ends this.", 0),
+    ("watch @ @2", "Ctrl-C ends", 0),
+    ("ls -w", "Ctrl-C ends", 0),
+    ("simulate", "tcp://", 0),
+    ("record FILE @", "tcp://", 0),
+]
+HANGING_UP_ON_STDERR = [
+    ("secret set A @", "not shown", -signal.SIGHUP),
+    ("wait @ --for agent=nobody", "waiting for", -signal.SIGHUP),
+    ("wait @ @2 --for agent=nobody", "waiting", -signal.SIGHUP),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "code", "err"),
+    [
+        *((*each, False) for each in (*HANGING_UP, *HANGING_UP_ON_STDERR)),
+        *((*each, True) for each in HANGING_UP),
+    ],
+)
+def test_a_terminal_that_is_closed_ends_the_command_by_its_signal(command, shown, code, err, tmp_path):
+    errors = tmp_path / "err"
+    with ExitStack() as stack:
+        guests = {f"@{n}": stack.enter_context(simulated_guest(UnixSocket(tmp_path / f"g{n}"))) for n in ("", "2")}
+        guest = stack.enter_context(simulated_guest())
+        keep_guest(tmp_path, "dev", guest.address)
+        keep_guest(tmp_path, "other", guest.address)
+        places = {**{name: str(each.address) for name, each in guests.items()}, "FILE": str(tmp_path / "t")}
+        words = [places.get(word, word) for word in command.split()]
+        done = subprocess.run(
+            [sys.executable, "-c", HUNG_UP, str(errors) if err else "", shown, *words],
+            env={**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == (f"{int(code)}\n", "")
+    assert not errors.exists() or "Traceback" not in errors.read_text()
+
+
+def test_nothing_but_a_closed_terminal_is_tolerated():
+    master, slave = pty.openpty()
+    modes = termios.tcgetattr(slave)
+    os.close(master)
+    with unless_closed():
+        termios.tcsetattr(slave, termios.TCSADRAIN, modes)
+    os.close(slave)
+    with Path(os.devnull).open() as file, pytest.raises(termios.error), unless_closed():
+        termios.tcsetattr(file.fileno(), termios.TCSADRAIN, modes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

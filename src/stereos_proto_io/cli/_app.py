@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any, Final
 from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.text import Text
 
-from ._console import STDIN, error_console, open_closed_streams, say_error, writing
+from ._console import STDIN, error_console, leave_what_fails, open_closed_streams, say_error, writing
 from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError, error_document, exit_code
 from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
 
@@ -45,13 +44,15 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
         # A terminal that cannot show a character gets another one, rather than no output at all.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        # What is typed need not be UTF-8 either. It is refused where it is used, as it is on the command line.
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         return _run(_in_full(arguments), app)
     except (BrokenOutput, BrokenPipeError):
-        _leave_output()
+        leave_what_fails()
         return exit_code(BrokenOutput()) or 1
     except OutputFailed as exc:
-        _leave_output()
+        leave_what_fails()
         with suppress(BrokenOutput, OutputFailed):
             say_error(str(exc))
         return exit_code(exc) or 1
@@ -138,7 +139,9 @@ _NO_WAY_BACK: Final = (
     "a secret cannot be read back: a guest never sends one; "
     "`stereosctl secret set NAME` replaces it, and a reboot of the guest removes it"
 )
-_MISSED: Final = {("secret", verb): _NO_WAY_BACK for verb in ("get", "list", "ls", "read", "show", "cat")}
+_MISSED: Final[dict[tuple[str, ...], str]] = {
+    ("secret", verb): _NO_WAY_BACK for verb in ("get", "list", "ls", "read", "show", "cat")
+}
 
 #: Commands whose arguments are not repeated.
 _WITH_SECRETS: Final = frozenset({"secret", "send"})
@@ -183,9 +186,3 @@ def _without_far_fetched(text: str) -> str:
     if found is None or SequenceMatcher(None, found[1], found[3]).ratio() >= _CLOSE:
         return text
     return text.replace(found["suggested"], "")
-
-
-def _leave_output() -> None:
-    # What is still in the buffer would be complained about when the interpreter ends.
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,7 @@ from ._documents import agent_document, error_document, health_document
 from ._errors import SaidNo, UsageError
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, ask_health, perform
-from ._options import DURATION, option, whole_number
+from ._options import DURATION, option, refuse_what_is_no_utf8, whole_number
 from ._output import agents_summary, agents_table, health_line, print_result
 from ._targets import DEFAULT_GUESTS, Guests, Target
 from ._wait import until_gone
@@ -203,6 +203,7 @@ def shutdown(
         wait: Wait until the guest does not answer any more.
         out: How the result is written.
     """
+    refuse_what_is_no_utf8({"--reason": reason})
 
     async def converse(contact: Contact) -> Ack | None:
         await contact.dial()

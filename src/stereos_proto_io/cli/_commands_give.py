@@ -30,7 +30,7 @@ from ._contact import Contact
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, perform
-from ._options import option
+from ._options import option, refuse_what_is_no_utf8
 from ._output import STEP_MARKS, print_result
 from ._prompt import ask_hidden
 from ._redact import redactor_of
@@ -176,9 +176,11 @@ def secret_set(
     """
     if file is not None and env is not None:
         raise UsageError("--file and --env exclude each other")
+    refuse_what_is_no_utf8({"NAME": name})
     # Before a secret is typed: it is a pity to type one for a guest that cannot be named.
     guest.targets(secret=_NEVER_AN_ARGUMENT)
     value = _secret_value(name, file, env)
+    refuse_what_is_no_utf8({"the value of the secret": value})
     try:
         bits = int(mode, 8)
     except ValueError:
@@ -230,6 +232,7 @@ def ssh_key_add(
         user: The guest's user, such as admin or agent.
         out: How the result is written.
     """
+    refuse_what_is_no_utf8({"--user": user})
     return _give(guest, InjectSSHKey(user, read_key(file)), f"SSH key of {user}", out)
 
 
@@ -259,4 +262,5 @@ def mount(
         read_only: Mount it read-only.
         out: How the result is written.
     """
+    refuse_what_is_no_utf8({"TAG": tag, "PATH": path})
     return _give(guest, Mount(tag, path, fs, read_only), f"mount {tag} at {path}", out)

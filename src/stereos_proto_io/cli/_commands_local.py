@@ -39,7 +39,7 @@ def ls(
     *,
     watch: Annotated[bool, option("--watch", "-w")] = False,
     state: Annotated[tuple[str, ...], repeated("--state", takes="STATE")] = (),
-    timeout: Annotated[float, option(**DURATION)] = _PATIENCE,
+    timeout: Annotated[float | None, option(**DURATION)] = None,
     parallel: Annotated[int, option("--parallel", takes="N", group=MANY, converter=whole_number)] = AT_ONCE,
     config_dir: ConfigDir = None,
     out: Out = DEFAULT_OUT,
@@ -57,13 +57,14 @@ def ls(
         pattern: Only machines whose names match, such as 'web-*'.
         watch: Go on, as `stereosctl watch --all` does.
         state: Only guests in this state, `stopped` and `unreachable` included; give it again for more.
-        timeout: How long each of them has to answer.
+        timeout: How long each of them has to answer. By default 2 s.
         parallel: How many are asked at the same time.
         config_dir: mb's configuration folder.
         out: How the result is written.
     """
-    patience = checked_seconds("--timeout", timeout)
+    patience = _PATIENCE if timeout is None else checked_seconds("--timeout", timeout)
     if watch:
+        _refuse_for_watch(state, timeout)
         from ._watch import watch as watch_guests  # noqa: PLC0415  (only where it is asked for)
 
         vm = () if pattern is None else (pattern,)
@@ -82,6 +83,23 @@ def ls(
 
 #: What stands in the column STATE of a machine whose guest reports none.
 _STOPPED, _NO_ADDRESS, _UNREACHABLE = _STATES_OF_MACHINES = ("stopped", "no address", "unreachable")
+
+
+def _refuse_for_watch(states: Sequence[str], timeout: float | None) -> None:
+    """Raise UsageError for what `ls` takes and `ls -w` has no use for."""
+    if timeout is not None:
+        raise UsageError(
+            "--timeout is for one look, and ls -w looks until Ctrl-C; "
+            "`stereosctl watch --all --timeout DURATION` ends when its time is up"
+        )
+    for state in states:
+        if state in _STATES_OF_MACHINES:
+            option_ = f"--state '{state}'" if " " in state else f"--state {state}"
+            raise UsageError(
+                f"{option_} is for machines whose guest does not answer, and ls -w watches guests: "
+                f"`stereosctl ls {option_}` lists them once, and ls -w takes one of {', '.join(LifecycleState)}"
+            )
+
 
 _Seen = tuple[Machine, "Outcome"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from json import loads
 from pathlib import Path
@@ -16,9 +17,9 @@ from stereos_proto import Ack, AgentStatus, Reply, Request
 
 from ._console import clean, error_console, say
 from ._deadline import ASK_SECONDS, Deadline
-from ._errors import SaidNo, UsageError
+from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError
 from ._jobs import load_driver
-from ._options import DURATION, Json, option, repeated
+from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
 from ._output import print_result, write_json
 from ._signals import signals_as_event
 from ._targets import DEFAULT_PLACE, Place, about, address_of, checked_seconds, listening_at
@@ -69,10 +70,12 @@ def simulate(
     if not boot_time >= 0:
         raise UsageError("--boot-time cannot be negative")
     checked_seconds("--poll-interval", poll_interval)
+    refuse_what_is_no_utf8({"--agent": "".join(agent), "--fault": "".join(fault)})
     addresses = [address_of(text) for text in listen]
-    guest = _guest(fault, agent, boot_time, poll_interval, quiet=quiet)
     off = False
     with signals_as_event() as stop:
+        requests = _Requests(stop, quiet=quiet)
+        guest = _guest(fault, agent, boot_time, poll_interval, requests)
         with listening_at(*addresses):
             server = serve(addresses, guest)
         with server:
@@ -83,21 +86,65 @@ def simulate(
             # Waiting in short turns, so that a signal is noticed between them.
             while not stop.is_set() and not off:
                 off = server.join(0.2)
+    requests.check()
     if off and not quiet:
         say("the guest has powered off")
 
 
+class _Requests:
+    """Shows the requests of all connections, whose threads share it, on stderr.
+
+    Where that fails, no request is carried out unseen: `stop` is set, and the main thread raises what went wrong.
+    """
+
+    def __init__(self, stop: threading.Event, *, quiet: bool) -> None:
+        self._stop = stop
+        self._quiet = quiet
+        self._lock = threading.Lock()
+        self._failure: BrokenOutput | OutputFailed | None = None
+
+    def handled(self, request: Request, handle: Callable[[Request], Reply]) -> Reply:
+        """Carry out a request, and show it. Raises RequestRefused where nothing can be shown."""
+        if self._quiet:
+            return handle(request)
+        with self._lock:
+            # Before the request is carried out; how it went follows on the same line.
+            self._show(Text("→ ", "cyan"), end="")
+            reply = handle(request)
+            # A message's repr hides its secrets.
+            line = Text(clean(repr(request)))
+            if isinstance(reply, Ack) and not reply.ok:
+                line.append("  refused", "red")
+                line.append(f": {clean(reply.error)}")
+            self._show(line)
+            return reply
+
+    def _show(self, text: Text, **options: Any) -> None:
+        from stereos_proto_io.guest import RequestRefused  # noqa: PLC0415
+
+        try:
+            if self._failure is None:
+                error_console().print(text, **options)
+                return
+        except (BrokenOutput, OutputFailed) as exc:
+            self._failure = exc
+            self._stop.set()
+        raise RequestRefused("the simulator ends: it cannot show what it is asked")
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._failure is not None:
+            raise self._failure
+
+
 def _guest(
-    faults: tuple[str, ...], agents: tuple[str, ...], boot_time: float, poll_interval: float, *, quiet: bool
+    faults: tuple[str, ...], agents: tuple[str, ...], boot_time: float, poll_interval: float, requests: _Requests
 ) -> Any:
     from stereos_proto_io.guest import GuestSimulator  # noqa: PLC0415
 
     class Shown(GuestSimulator):
         def handle(self, request: Request) -> Reply:
-            reply = super().handle(request)
-            if not quiet:
-                _show_request(request, reply)
-            return reply
+            return requests.handled(request, super().handle)
 
     running = [AgentStatus(name, running=True, session=name) for name in agents] or None
     with warnings.catch_warnings(record=True) as caught:
@@ -110,15 +157,6 @@ def _guest(
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         say(f"warning: {text}", style="yellow")
     return guest
-
-
-def _show_request(request: Request, reply: Reply) -> None:
-    # A message's repr hides its secrets.
-    line = Text.assemble(("→", "cyan"), " ", clean(repr(request)))
-    if isinstance(reply, Ack) and not reply.ok:
-        line.append("  refused", "red")
-        line.append(f": {clean(reply.error)}")
-    error_console().print(line)
 
 
 def _until_stdin_ends(stop: threading.Event) -> None:

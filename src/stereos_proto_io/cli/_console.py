@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
 from rich.console import Console
@@ -45,9 +45,20 @@ class Output(Console):
         """Whether what was written can be drawn over. FORCE_COLOR makes no terminal of a pipe."""
         return self.file.isatty() and not self.is_dumb_terminal
 
-    def print(self, *objects: Any, **options: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
+        # Here rich writes what it has gathered: of `print`, of what is drawn, of what steers the terminal.
         with writing():
-            super().print(*objects, **options)
+            super().__exit__(*exc)
+
+
+def leave_what_fails() -> None:
+    """Let outputs that cannot be written to lead nowhere: what is still in a buffer would fail again at the end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_closed_streams() -> None:

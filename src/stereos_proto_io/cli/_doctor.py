@@ -103,7 +103,7 @@ def doctor(guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
         raise UsageError("doctor prints for people, or -o json")
     # Before anything is printed: these refuse what the command line says.
     seconds, end = guest.seconds(), guest.end()
-    targets = in_state(guest.targets(), guest, end) if guest.many else []
+    targets = in_state(guest.targets(), guest, end).targets if guest.many else []
 
     def examine(target: Target | None, note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
         return _examined(_way(guest, target, end.or_in(seconds)), note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -14,7 +14,18 @@ from stereos_proto import StereosError
 from ._contact import Contact, OnProgress, Row
 from ._contact_asyncio import AsyncContact
 from ._deadline import Deadline
-from ._errors import DEADLINE, INTERRUPTED, REFUSED, GuestError, Interrupted, UsageError, error_document, exit_code
+from ._errors import (
+    DEADLINE,
+    INTERRUPTED,
+    REFUSED,
+    GuestError,
+    Interrupted,
+    Stopped,
+    UsageError,
+    error_document,
+    exit_code,
+)
+from ._signals import ending_by
 from ._targets import Target
 
 Conversation = Callable[[Contact], Awaitable[Any]]
@@ -77,13 +88,15 @@ Beside = Callable[[], AbstractContextManager[None]]
 class Fleet:
     """The guests of one command, what is known of each, and their conversations."""
 
-    def __init__(self, targets: Sequence[Target], limits: Limits, judge: Judge) -> None:
+    def __init__(self, targets: Sequence[Target], limits: Limits, judge: Judge, failed: Iterable[Outcome] = ()) -> None:
         self._targets = targets
         self._limits = limits
         self._judge = judge
-        self._failures = 0
+        self._failures = sum(not isinstance(each.error, NotBegun) for each in failed)
         #: Is told of each change of a row.
         self.on_change: OnRow = lambda _row: None
+        #: SIGTERM or SIGHUP, where one came.
+        self._stopped_by: int | None = None
         #: Whether the user ended it.
         self.interrupted = False
         self.rows = [Row(target.name) for target in targets]
@@ -93,10 +106,23 @@ class Fleet:
 
         `beside` is entered in the loop, for as long as the conversations last.
         """
-        return asyncio.run(self._run(conversation, beside or nullcontext))
+        try:
+            return asyncio.run(self._run(conversation, beside or nullcontext))
+        finally:
+            if self._stopped_by is not None:
+                raise Stopped(self._stopped_by)
 
     async def _run(self, conversation: Conversation, beside: Beside) -> list[Outcome]:
-        with beside():
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def stop(number: int) -> None:
+            # As asyncio itself does on Ctrl-C.
+            if self._stopped_by is None and task is not None:
+                task.cancel()
+            self._stopped_by = number
+            loop.call_soon_threadsafe(lambda: None)
+
+        with ending_by(stop), beside():
             return await self._gathered(conversation)
 
     async def _gathered(self, conversation: Conversation) -> list[Outcome]:

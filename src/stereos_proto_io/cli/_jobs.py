@@ -41,8 +41,6 @@ FIELDS: Final = (
     "kind",
     "code",
 )
-#: Seconds that a guest has to say whether it is in the state of `--state`.
-_STATE_SECONDS: Final = 2.0
 #: Guests that are named for one and the same error.
 _NAMED: Final = 10
 #: What stands in the summary for an error, and for an exit code.
@@ -115,10 +113,11 @@ def perform(
     if not guests.many:
         with around(targets):
             return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
-    targets = in_state(targets, guests, end)
+    chosen = in_state(targets, guests, end)
     limits = limits_of(guests, end, seconds, max_failures)
-    with around(targets):
-        outcomes, interrupted = run_fleet(targets, limits, job)
+    with around(chosen.targets):
+        outcomes, interrupted = run_fleet(chosen.asked, limits, job, failed=chosen.failed)
+        outcomes = chosen.whole(outcomes)
         write_outcomes(outcomes, job, out)
     if interrupted:
         raise KeyboardInterrupt
@@ -210,13 +209,18 @@ def limits_of(guests: Guests, end: Deadline, seconds: float, max_failures: int |
     return Limits(guests.parallel, seconds, end, max_failures, guests.verbose)
 
 
-def run_fleet(targets: Sequence[Target], limits: Limits, job: Job) -> tuple[list[Outcome], bool]:
-    """Do the job with many guests, showing them at work. Return what became of each, and whether it was interrupted."""
+def run_fleet(
+    targets: Sequence[Target], limits: Limits, job: Job, *, failed: Iterable[Outcome] = ()
+) -> tuple[list[Outcome], bool]:
+    """Do the job with many guests, showing them at work. Return what became of each, and whether it was interrupted.
+
+    `failed` is what became of others before: these count for `max_failures`.
+    """
     with plain_interrupts():
         fleet_type: type[Fleet] = import_module("._fleet", __package__).Fleet
     from ._fleet_view import shown  # noqa: PLC0415
 
-    fleet = fleet_type(targets, limits, job.code)
+    fleet = fleet_type(targets, limits, job.code, failed)
     with shown(fleet.rows, changes=job.waits, traced=limits.trace) as fleet.on_change:
         return fleet.run(job.converse), fleet.interrupted
 
@@ -240,22 +244,46 @@ def check_states(wanted: Iterable[str], known: Sequence[str], reported: Iterable
             raise UsageError(f"--state {state}: no guest reports this state; it is one of {', '.join(known)}{says}")
 
 
-def in_state(targets: list[Target], guests: Guests, end: Deadline) -> list[Target]:
-    """Those of `targets` that report a state of `--state`; all of them where there is none. The rest is mentioned."""
+@attrs.frozen(eq=False, repr=False)
+class Chosen:
+    """The guests that `--state` leaves, in order, and what became of those that could not be asked for their state."""
+
+    targets: list[Target]
+    #: They may be in the state or not. What is asked for is not done with them, and has failed.
+    failed: tuple[Outcome, ...] = ()
+
+    @property
+    def asked(self) -> list[Target]:
+        """Those that are in the state."""
+        without = {each.target.name for each in self.failed}
+        return [target for target in self.targets if target.name not in without]
+
+    def whole(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+        """What became of each, in order, where `outcomes` is what became of those that are in the state."""
+        by_name = {each.target.name: each for each in (*self.failed, *outcomes)}
+        return [by_name[target.name] for target in self.targets]
+
+
+def in_state(targets: list[Target], guests: Guests, end: Deadline) -> Chosen:
+    """Those of `targets` that report a state of `--state`, or that cannot be asked; all of them where there is none.
+
+    Those that report another state are named on stderr.
+    """
     if not guests.state:
-        return targets
+        return Chosen(targets)
     job = Job(ask_health, lambda _target, _value: {}, lambda _target, _value: None, str)
-    limits = limits_of(guests, end, min(guests.seconds(), _STATE_SECONDS))
+    limits = limits_of(guests, end, min(guests.seconds(), ASK_SECONDS))
     outcomes, interrupted = run_fleet(targets, limits, job)
     if interrupted:
         raise KeyboardInterrupt
-    reported = {str(each.value.state) for each in outcomes if each.value is not None}
-    check_states(guests.state, [*LifecycleState], reported)
-    left = [each.target for each in outcomes if each.value is not None and each.value.state in guests.state]
-    if len(left) < len(targets):
-        states = " or ".join(guests.state)
-        say(f"left out, as not {states}: {len(targets) - len(left)} of {len(targets)} guests", style="dim")
-    return left
+    states = {each.target.name: str(each.value.state) for each in outcomes if each.error is None}
+    check_states(guests.state, [*LifecycleState], states.values())
+    left_out = {name: state for name, state in states.items() if state not in guests.state}
+    if left_out:
+        named = ", ".join(f"{short(name, CELL_SIZE)} ({short(state, CELL_SIZE)})" for name, state in left_out.items())
+        say(f"left out, as not {' or '.join(guests.state)}: {named}", style="dim")
+    left = [target for target in targets if target.name not in left_out]
+    return Chosen(left, tuple(each for each in outcomes if each.error is not None))
 
 
 def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from cyclopts import Group, Parameter, Token
+
+from ._errors import UsageError
 
 GUEST: Final = Group("Guest", sort_key=10)
 MANY: Final = Group("Many guests", sort_key=11)
@@ -43,6 +45,20 @@ def whole_number(_type: type, tokens: Sequence[Token]) -> int:
         return int(text)
     except ValueError:
         raise ValueError(f"it takes a whole number, not {text!r}") from None
+
+
+def refuse_what_is_no_utf8(texts: Mapping[str, str]) -> None:
+    """Raise UsageError for a text that UTF-8 cannot carry: Python keeps bytes that are none as lone surrogates.
+
+    `texts` is by what the user calls them. The text itself may be a secret, and is not shown.
+    """
+    for called, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{called} is not UTF-8, and nothing else can be sent to a guest; write it in UTF-8"
+            ) from None
 
 
 def duration_of(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack, suppress
 
-from ._signals import lending
+from ._signals import lending, unless_closed
 
 
 def ask_hidden(prompt: str) -> str | None:
@@ -28,13 +28,17 @@ def ask_hidden(prompt: str) -> str | None:
         sys.stderr.flush()
 
     def give_back() -> None:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with unless_closed():
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
     with ExitStack() as stack:
         stack.callback(give_back)
         stack.enter_context(lending(give_back, take))
         take()
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except OSError:  # the terminal was closed
+            line = ""
         with suppress(OSError):
             sys.stderr.write("\n")
             sys.stderr.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from ._errors import REFUSED, SaidNo, UsageError, exit_code, worst
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, ask_health, perform
 from ._journal import Journal, Rest, UnknownMounts
-from ._options import option, repeated, whole_number
+from ._options import option, refuse_what_is_no_utf8, repeated, whole_number
 from ._output import print_result, step_line
 from ._redact import Redactor, redactor_of
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical, looks_like_address
@@ -114,6 +114,7 @@ def provision(
             )
             return 0
         guest = _by_default(guest, file, own, book)
+    refuse_what_is_no_utf8({"--user": user})
     keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
     load = partial(_read_plan, fs=fs, keys=keys, strict=not no_strict, skip_mounts=skip_mounts)
     read = _Plans(None if file is None else Path(file), own, load)
@@ -314,11 +315,26 @@ class _Plans:
             raise UsageError(f"--jcard names {', '.join(unused)}, which is not among the guests")
 
 
+class _Environment(Mapping[str, str]):
+    """The environment, whose values may be any bytes. Raises UsageError for one that is used and is not UTF-8."""
+
+    def __getitem__(self, name: str) -> str:
+        value = os.environ[name]
+        refuse_what_is_no_utf8({f"the value of the environment variable {name}": value})
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.environ)
+
+    def __len__(self) -> int:
+        return len(os.environ)
+
+
 def _read_plan(
     file: Path, *, fs: FsType, keys: Sequence[InjectSSHKey], strict: bool, skip_mounts: bool
 ) -> ProvisionPlan:
     """The plan that a jcard.toml describes. Its warnings are shown."""
-    options: dict[str, Any] = {"env": os.environ, "fs_type": fs, "ssh_keys": keys, "strict": strict}
+    options: dict[str, Any] = {"env": _Environment(), "fs_type": fs, "ssh_keys": keys, "strict": strict}
     if str(file) == STDIN:
         # It lies in no folder, so no file beside it can be meant.
         plan = load_jcard(read_text(file), source="standard input", **options)

@@ -15,7 +15,7 @@ from ._console import STDIN
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
 from ._jobs import load_driver
-from ._options import Json
+from ._options import Json, refuse_what_is_no_utf8
 from ._output import print_result, reply_parts, write_json
 from ._redact import redactor_of
 from ._targets import DEFAULT_GUEST, Guest, about, looks_like_address
@@ -47,6 +47,7 @@ def send(
     if payload is not None and guest.address is None and looks_like_address(payload):
         # `send TYPE ADDRESS`: no JSON value begins like that.
         guest, payload = attrs.evolve(guest, address=payload), None
+    refuse_what_is_no_utf8({"TYPE": type, "PAYLOAD": payload or ""})
     request = _request(type, payload)
     target, deadline = guest.target(secret=_ON_STANDARD_INPUT), guest.deadline()
     load_driver()
@@ -90,7 +91,7 @@ def _request(type_: str, payload: str | None) -> Request:
             raise UsageError(f"{type_} takes no payload: leave it out (send {type_})")
         if members is not None and isinstance(value, dict) and not value.keys() <= set(members):
             raise UsageError(f"the payload of {type_} has no other members than: {', '.join(members) or 'none'}")
-        envelope = b'%b,"payload":%b}' % (envelope[:-1], " ".join(text.split("\n")).encode("utf-8", "surrogateescape"))
+        envelope = b'%b,"payload":%b}' % (envelope[:-1], " ".join(text.split("\n")).encode())
     try:
         message = decode_line(envelope, sender=Role.HOST)
     except ProtocolError as exc:

@@ -3,7 +3,8 @@
 ================== ==================================================================================================
 Ctrl-C (SIGINT)    ends the command; after cleaning up the process dies of SIGINT, so that a loop of the shell ends.
                    `watch`, `ls -w`, `simulate` and `record` last until Ctrl-C: for them it is the ordinary end, code 0
-SIGTERM, SIGHUP    clean up, and die of the signal; `simulate` and `record` end with code 0
+SIGTERM, SIGHUP    clean up, and die of the signal; `watch`, `ls -w`, `simulate` and `record` end with code 0. That a
+                   terminal was closed, and cannot be given back, changes nothing about it
 Ctrl-Z (SIGTSTP)   gives the terminal back (cursor, echo, key by key), and takes it again when the command is continued
 SIGWINCH           draws anew in the new size
 ================== ==================================================================================================
@@ -11,6 +12,7 @@ SIGWINCH           draws anew in the new size
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -20,7 +22,8 @@ from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from ._errors import INTERRUPTED, Stopped
+from ._console import leave_what_fails
+from ._errors import INTERRUPTED, BrokenOutput, OutputFailed, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +62,15 @@ def ending_cleanly() -> Any:
     return handling(dict.fromkeys(_ENDING, _stop))
 
 
+def ending_by(stop: Callable[[int], object]) -> Any:
+    """Let the signals that would raise Stopped call `stop` instead, for the length of a `with`.
+
+    An exception in the middle of whatever an event loop does may be taken for that of a task, or be lost.
+    """
+    raising = [number for number in _ENDING if signal.getsignal(number) is _stop]
+    return handling(dict.fromkeys(raising, lambda number, _frame: stop(number)))
+
+
 @contextmanager
 def ended_by_signals(*, interrupt: bool) -> Iterator[None]:
     """The command lasts until SIGTERM or SIGHUP come, and with `interrupt` until Ctrl-C: then the `with` is left."""
@@ -66,7 +78,8 @@ def ended_by_signals(*, interrupt: bool) -> Iterator[None]:
         with ending_cleanly():
             yield
     except Stopped:
-        return
+        # A terminal that was closed sends SIGHUP.
+        leave_what_fails()
     except KeyboardInterrupt:
         if not interrupt:
             raise
@@ -137,13 +150,27 @@ def _die_of(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+@contextmanager
+def unless_closed() -> Iterator[None]:
+    """Give the terminal back, or take it again, where it has not been closed: then there is nothing to be done."""
+    try:
+        yield
+    except (BrokenOutput, OutputFailed):
+        pass
+    except Exception as exc:
+        # The errors of termios are no OSError. A terminal that hangs up sends SIGCONT along with SIGHUP.
+        if exc.args[:1] != (errno.EIO,):
+            raise
+
+
 #: What has been taken from the terminal, in order: what gives it back, and what takes it again.
 _taken: Final[list[tuple[Callable[[], None], Callable[[], None]]]] = []
 
 
 def _lend(number: int, _frame: FrameType | None) -> None:
     for give_back, _ in reversed(_taken):
-        give_back()
+        with unless_closed():
+            give_back()
     handler = signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     # Here the process is stopped, and here it goes on; SIGCONT is what takes the terminal again.
@@ -152,7 +179,8 @@ def _lend(number: int, _frame: FrameType | None) -> None:
 
 def _take_again(_number: int, _frame: FrameType | None) -> None:
     for _, take in _taken:
-        take()
+        with unless_closed():
+            take()
 
 
 @contextmanager
@@ -168,6 +196,11 @@ def lending(give_back: Callable[[], None], take: Callable[[], None]) -> Iterator
             yield
     finally:
         _taken.pop()
+
+
+def _stop_drawing(live: Live) -> None:
+    with unless_closed():
+        live.stop()
 
 
 @contextmanager
@@ -202,6 +235,7 @@ def drawing(draw: Callable[[], Any], console: Console, *, screen: bool = False, 
 
     with ExitStack() as stack:
         stack.enter_context(handling({_RESIZE: lambda _number, _frame: live.refresh()}))
-        stack.enter_context(live)
+        stack.callback(_stop_drawing, live)
+        live.start()
         stack.enter_context(lending(give_back, take))
         yield live

@@ -249,7 +249,8 @@ class Guests:
     state: Annotated[tuple[str, ...], repeated("--state", takes="STATE", group=MANY)] = attrs.field(
         default=(), kw_only=True
     )
-    """Only guests that report this state, of those that are named; give it again for more."""
+    """Only guests that report this state, of those that are named; give it again for more. A guest that cannot be asked
+    stays, as a failure."""
 
     parallel: Annotated[int, option("--parallel", takes="N", group=MANY, converter=whole_number)] = attrs.field(
         default=AT_ONCE, kw_only=True

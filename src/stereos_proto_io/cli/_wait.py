@@ -18,7 +18,7 @@ from ._documents import health_document
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, perform
-from ._options import repeated
+from ._options import refuse_what_is_no_utf8, repeated
 from ._output import agents_summary, health_line, print_result
 from ._targets import DEFAULT_GUESTS, Guests, Target
 
@@ -99,6 +99,7 @@ def wait(
             more.
         out: How the guest's last report is written.
     """
+    refuse_what_is_no_utf8({"--for": "".join(for_)})
     condition = _Condition.parse(for_)
 
     async def converse(contact: Contact) -> Health | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +19,7 @@ from ._jobs import converse_with, in_state, limits_of, load_driver
 from ._observe import Sight, Watched, observe
 from ._options import DURATION, OUTPUT, option
 from ._output import write_json
-from ._signals import drawing, ended_by_signals
+from ._signals import drawing, ended_by_signals, unless_closed
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
 
 if TYPE_CHECKING:
@@ -65,16 +65,24 @@ def watch(
     look = None if look is None else canonical(look)
     seconds, end = guest.seconds(FOREVER), guest.end()
     targets = guest.targets()
+    _check_look(look, targets)
     draws = console().draws and not guest.verbose and not as_json
     with ended_by_signals(interrupt=True):
         if not guest.many:
             watched = Watched(targets[0], Row(targets[0].name))
             _watch_single(watched, guest, end.or_in(seconds), interval, draws=draws, as_json=as_json)
             return 0
-        targets = in_state(targets, guest, end)
+        targets = in_state(targets, guest, end).targets
+        _check_look(look, targets)
         limits = limits_of(guest, end, seconds)
         return _watch_many(targets, limits, interval, (sort, look), draws=draws, as_json=as_json)
     return 0
+
+
+def _check_look(look: str | None, targets: Sequence[Target]) -> None:
+    """Raise UsageError where --look names none of the guests: also in a pipe, where nothing is looked into."""
+    if look is not None and all(look != target.name for target in targets):
+        raise UsageError(f"--look names {look}, which is not among the guests")
 
 
 def _printer(watched: Watched, *, as_json: bool, name: bool) -> Callable[[Sight], None]:
@@ -119,8 +127,9 @@ def _watch_single(
 
             go(see)
     finally:
-        # What stays on the terminal is what was seen.
-        screen.print(guest_view(watched, screen.height))
+        # What stays on the terminal is what was seen, where it has not been closed.
+        with unless_closed():
+            screen.print(guest_view(watched, screen.height))
 
 
 def _screen(watched: Watched, height: int) -> Group:

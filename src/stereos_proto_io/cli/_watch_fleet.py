@@ -9,7 +9,7 @@ import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,13 +20,12 @@ from rich.text import Text
 from stereos_proto import Health, StereosError
 
 from ._console import clean, console
-from ._errors import UsageError
 from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state
 from ._guest_view import guest_view
 from ._machines import natural
 from ._observe import Sight, Watched
 from ._output import brief, short
-from ._signals import drawing, lending
+from ._signals import drawing, lending, unless_closed
 
 #: Seconds between two drawings at least: over a slow line, each is a screen full of characters.
 _FRAME: Final = 0.1
@@ -61,8 +60,6 @@ class FleetScreen:
         self._watched = watched
         self._sort = sort
         names = [each.target.name for each in watched]
-        if look is not None and look not in names:
-            raise UsageError(f"--look names {look}, which is not among the guests")
         #: The guest that the arrow keys have chosen, by name: the table may be sorted anew below them.
         self._chosen = look if look is not None else next(iter(names), "")
         self._inside = look is not None
@@ -95,8 +92,9 @@ class FleetScreen:
                 self._live.refresh()
                 yield
         finally:
-            # What stays on the terminal is what was seen.
-            self._console.print(self._table(len(self._watched)), *self._recent, sep="\n")
+            # What stays on the terminal is what was seen, where it has not been closed.
+            with unless_closed():
+                self._console.print(self._table(len(self._watched)), *self._recent, sep="\n")
 
     def _draw_soon(self) -> None:
         if self._loop is not None and not self._draws_soon:
@@ -211,10 +209,13 @@ def _keys(loop: asyncio.AbstractEventLoop, press: Callable[[str], None]) -> Iter
         termios.tcsetattr(fd, termios.TCSADRAIN, raw)
 
     def give_back() -> None:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with unless_closed():
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
     def read() -> None:
-        data = os.read(fd, 64).decode("utf-8", "replace")
+        data = ""
+        with suppress(OSError):  # the terminal was closed
+            data = os.read(fd, 64).decode("utf-8", "replace")
         if not data:
             loop.remove_reader(fd)
             return
