@@ -158,14 +158,17 @@ def test_a_terminated_command_leaves_the_terminal_as_it_was(command, number, tmp
     assert "Traceback" not in it.seen
 
 
-#: Runs stereosctl on a terminal of its own, its stderr in a file where one is named, and closes the terminal.
+#: Runs stereosctl on a terminal of its own, its stderr in a file where one is named, and closes the terminal. A command
+#: that hangs is killed.
 HUNG_UP = """
-import os, pty, select, sys
+import os, pty, signal, sys
 err, shown, *words = sys.argv[1:]
 pid, master = pty.fork()
 if not pid:
     os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2) if err else None
     os.execv(sys.executable, [sys.executable, "-m", "stereos_proto_io.cli", *words])
+signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+signal.alarm(50)
 seen = b""
 while shown.encode() not in seen:
     seen += os.read(master, 65536)
