@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with arguments.file.open("rb") as source:
             return _print_messages(source, str(arguments.file), arguments.sender)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Closed here, or the interpreter complains when it exits.
+        # The reader of our output has seen enough. Closed here, or the interpreter complains when it exits.
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.close()
         return 0
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Role,
         choices=tuple(Role),
         metavar="host|guest",
-        help="who sent the lines (default: whoever sends that type, line by line)",
+        help="who sent the lines (default: the end that sends that type, line by line)",
     )
     return parser
 
@@ -86,7 +86,7 @@ def _too_long() -> LineTooLong:
 def _read(line: bytes, sender: Role | None) -> Message | RemoteProtocolError:
     message = reader(sender or Role.GUEST)(line)
     if sender is None and isinstance(message, UnknownMessage):
-        # No type of the guest's: one of the host's then, or one that nobody knows.
+        # No type of the guest's: one of the host's then, or an unknown one.
         return reader(Role.HOST)(line)
     return message
 

@@ -96,7 +96,7 @@ def _portable(value: Any) -> Any:
 
 
 class ProtocolError(StereosError):
-    """Somebody broke the protocol. Abstract: see `LocalProtocolError` and `RemoteProtocolError`."""
+    """One end broke the protocol. Abstract: see `LocalProtocolError` and `RemoteProtocolError`."""
 
     def __new__(cls, *args: object, **_kwargs: object) -> Self:
         if cls is ProtocolError:
@@ -228,12 +228,14 @@ class ConnectError(StereosError):
 class ConnectionLost(StereosError):
     """The connection ended before the reply came, or before the request could be sent (§1).
 
-    `unanswered` are the requests that were still waiting, oldest first.
+    `unanswered` are the requests that were still waiting, oldest first. `closed_here` tells that this end has ended the
+    connection, and not the guest or the network: that says nothing about what the guest did.
     """
 
-    def __init__(self, text: str, *, unanswered: Sequence[Message] = ()) -> None:
+    def __init__(self, text: str, *, unanswered: Sequence[Message] = (), closed_here: bool = False) -> None:
         super().__init__(text)
         self.unanswered: tuple[Message, ...] = tuple(unanswered)
+        self.closed_here = closed_here
 
 
 class OutcomeUnknown(ConnectionLost):
@@ -243,8 +245,15 @@ class OutcomeUnknown(ConnectionLost):
     `ConnectionLost` and is safe to repeat.
     """
 
-    def __init__(self, text: str, *, request: Message | None = None, unanswered: Sequence[Message] = ()) -> None:
-        super().__init__(text, unanswered=unanswered)
+    def __init__(
+        self,
+        text: str,
+        *,
+        request: Message | None = None,
+        unanswered: Sequence[Message] = (),
+        closed_here: bool = False,
+    ) -> None:
+        super().__init__(text, unanswered=unanswered, closed_here=closed_here)
         self.request = request
 
 

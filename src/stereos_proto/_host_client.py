@@ -282,7 +282,7 @@ class HostClient:
                 self._stop(task, self._was_closed())
 
     def _was_closed(self) -> ConnectionLost:
-        return ConnectionLost(f"the connection to {self.label} was closed")
+        return ConnectionLost(f"the connection to {self.label} was closed", closed_here=True)
 
     # -- what the loop says ---------------------------------------------------------------------------------
 
@@ -533,7 +533,8 @@ class HostClient:
         """Drop the connection that there is, and ask for another. A dial that goes on serves all who want one."""
         if self.is_connected:
             self.is_connected = False
-            self.session.end(ConnectionLost(f"the connection to {self.label} was dropped to dial again"))
+            text = f"the connection to {self.label} was dropped to dial again"
+            self.session.end(ConnectionLost(text, closed_here=True))
         if self._wanted is not None:
             ends = (inf if end is None else end for end in (deadline, self._wanted.deadline))
             deadline = None if (latest := max(ends)) == inf else latest
@@ -570,12 +571,13 @@ def _cancelled(unanswered: list[Request]) -> ConnectionLost:
     """The error of a task that was cancelled while these requests were unanswered."""
     changing = [request for request in unanswered if changes_guest(request)]
     if not changing:
-        return ConnectionLost("the dialogue was cancelled", unanswered=unanswered)
+        return ConnectionLost("the dialogue was cancelled", unanswered=unanswered, closed_here=True)
     names = ", ".join(dict.fromkeys(request.type for request in changing))
     return OutcomeUnknown(
         f"the dialogue was cancelled while {names} was unanswered: it may still be carried out",
         request=changing[0],
         unanswered=unanswered,
+        closed_here=True,
     )
 
 

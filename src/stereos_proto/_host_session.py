@@ -87,7 +87,7 @@ class HostSession:
     """One connection to one guest: who waits for which reply, until when, and what became of it (§1, §3, §6).
 
     For one thread at a time. After anything that can settle calls (`receive_*`, `read_failed`, `write_failed`,
-    `expire`, `close`, `abort`) pull `next_event` until NEED_DATA. After pulling, write what `data_to_send`
+    `expire`, `cancel`, `close`, `abort`) pull `next_event` until NEED_DATA. After pulling, write what `data_to_send`
     returns: a reply makes room for a request that waits.
 
     `label` names the guest in errors. At most `max_pending` requests are in flight (§1); any number may wait
@@ -102,7 +102,7 @@ class HostSession:
         trace: Callable[[Role, bytes], object] | None = None,
         log: Callable[..., object] | None = None,
     ) -> None:
-        """Raises ValueError when `max_pending` is below 1.
+        """Raises ValueError when `max_pending` is below 1, TypeError when `trace` or `log` cannot be called.
 
         `trace(sender, data)` is called with all bytes: those of the host when they are written, those of the guest
         when they are received. They hold secrets (see `docs/howto/logging.md`). It must not raise, nor use the session.
@@ -110,6 +110,9 @@ class HostSession:
         `log(text, *args)`, such as the `debug` of a logger, is told what callers do not see: that a call was given up,
         that its late reply was swallowed, how the session ended. No text holds a secret. The same rules hold for it.
         """
+        for name, function in (("trace", trace), ("log", log)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function or None, not {type(function).__name__}")
         self.label = label
         self._trace = trace
         self._log = log
@@ -486,7 +489,7 @@ class HostSession:
     def close(self) -> None:
         """End the session because its user wants to. Twice is fine. Then close the stream."""
         self._closed = self._closed or self.ended is None
-        self._finish(ConnectionLost(f"the connection to {self.label} was closed"))
+        self._finish(ConnectionLost(f"the connection to {self.label} was closed", closed_here=True))
 
     def abort(self) -> None:
         """End the session because it is unknown how much of `data_to_send` was written, or what was read.
@@ -497,7 +500,8 @@ class HostSession:
         self.connection.send_failed()
         self._written = self._queued
         if self.ended is None:
-            self._finish(ConnectionLost(f"the connection to {self.label} was interrupted while reading or writing"))
+            text = f"the connection to {self.label} was interrupted while reading or writing"
+            self._finish(ConnectionLost(text, closed_here=True))
         else:
             # The interrupt may have come in the middle of ending.
             self._settle_all()
@@ -575,5 +579,6 @@ class HostSession:
             error = OutcomeUnknown(text, request=request, unanswered=unanswered)
         else:
             error = ConnectionLost(f"{reason} while {request.type} was unanswered", unanswered=unanswered)
+        error.closed_here = getattr(reason, "closed_here", False)
         error.__cause__ = reason.__cause__ if reason else None
         return error

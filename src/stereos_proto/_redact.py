@@ -1,7 +1,7 @@
 r"""Taking secrets out of texts that the guest wrote.
 
 A guest may quote what it was sent: in a refusal, in a log line, in a member of a reply. `Redactor` knows the secrets
-of some messages and replaces them in any text. It is used by errors and reports, and by whoever shows or records
+of some messages and replaces them in any text. It is used by errors and reports, and by programs that show or record
 lines of the wire.
 
 **What is found.** A secret is looked for as a whole, if it has at least `SHORTEST` characters. Of a longer one, any

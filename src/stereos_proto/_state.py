@@ -56,8 +56,8 @@ TRANSITIONS: Final[dict[tuple[State, Happening], State]] = {
     (State.ERROR, Happening.FAILURE): State.ERROR,
 }
 
-#: Kind of message → the states of the *other* end in which it may be sent. Nobody is left to answer a request
-#: once the guest has ended its stream; a host that has ended its own still listens to replies (§1), and the
+#: Kind of message → the states of the *other* end in which it may be sent. A guest that has ended its stream
+#: answers no request any more; a host that has ended its own still listens to replies (§1), and the
 #: requests that came before its fault are still answered.
 REQUIREMENTS: Final[dict[Kind, frozenset[State]]] = {
     Kind.REQUEST: frozenset({State.OPEN}),

@@ -446,13 +446,14 @@ def shut_down(reason: str = "") -> Generator[Action, Any, Ack | None]:
     The guest acknowledges and goes down at once, so its ack can be lost in the race: the end of the
     connection after a sent `shutdown` means "most likely accepted".
 
-    Raises RequestFailed when the guest refuses, ConnectionLost when the request could not be sent.
+    Raises RequestFailed when the guest refuses, ConnectionLost when the request could not be sent, OutcomeUnknown when
+    this end closed the connection after it was sent.
     """
     request = Shutdown(reason)
     try:
         reply = yield Send(request)
     except ConnectionLost as exc:
-        if request in exc.unanswered:
+        if request in exc.unanswered and not exc.closed_here:
             return None
         raise
     ack: Ack = reply

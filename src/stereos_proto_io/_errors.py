@@ -21,7 +21,7 @@ _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
     errno.EHOSTUNREACH: ("the host is not reachable", True),
     errno.ENETUNREACH: ("the network is not reachable", True),
     errno.EAGAIN: ("its queue of waiting connections is full", True),
-    errno.EBUSY: ("somebody else has it open", True),
+    errno.EBUSY: ("another program has it open", True),
     errno.EACCES: ("permission denied; see the socket's owner and mode", False),
     errno.EPERM: ("permission denied", False),
     errno.ENOTSOCK: ("this is no socket", False),
@@ -56,7 +56,7 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
     elif isinstance(cause, socket.gaierror):
         text, retryable = _name_error(cause)
     elif timed_out and not _errno(cause):
-        text, retryable = "no answer in time; is the guest booting, or paused?", True
+        return no_answer(str(address), cause)
     elif not cause.errno:
         # Said by an address: this system cannot connect to such a place.
         text, retryable = str(cause), False
@@ -68,6 +68,14 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
     error = ConnectError(f"cannot connect to {address}: {text}", retryable=retryable, timed_out=timed_out)
     error.__cause__ = cause.with_traceback(None)
     return error.about(str(address))
+
+
+def no_answer(guest: str, cause: BaseException | None = None) -> ConnectError:
+    """The error for a dial that had no answer in time (§8). `guest` is the address, as text."""
+    text = f"cannot connect to {guest}: no answer in time; is the guest booting, or paused?"
+    error = ConnectError(text, timed_out=True)
+    error.__cause__ = cause.with_traceback(None) if cause else None
+    return error.about(guest)
 
 
 def _name_error(cause: socket.gaierror) -> tuple[str, bool]:

@@ -13,7 +13,7 @@ from stereos_proto import InjectSSHKey, JcardError, ProvisionPlan, load_jcard
 #: Longest `prompt_file` in bytes whose content is sent (§10).
 MAX_PROMPT_SIZE: Final = 256 * 1024
 
-# A FIFO that nobody writes to must not block the open. Neither flag exists on Windows.
+# A FIFO without a writer must not block the open. Neither flag exists on Windows.
 _CAREFUL: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 

@@ -152,6 +152,13 @@ class Address:
 SCHEMES: Final[dict[str, type[Address]]] = {}
 
 
+def given(address: Address, stream: Any) -> Any:
+    """Return `stream`, which the function of a `Dial` gave. Raises TypeError for None: it has no `return`."""
+    if stream is None:
+        raise TypeError(f"the function of {address} returned None, no socket and no stream")
+    return stream
+
+
 def check_address(address: Any) -> Address:
     """Return `address`. Raises TypeError when it is no `Address`, such as the text of one."""
     if not isinstance(address, Address):
@@ -196,6 +203,8 @@ def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
     # The only printable blank is " ".
     if not isinstance(value, str) or not value or not value.isprintable() or set(value) & set(" /[]@?#"):
         raise ValueError(f"TCP: host must be a name or an IP address, not {value!r}")
+    if ":" in value and not _is_ip(value):
+        raise ValueError(f"TCP: {value!r} is no IPv6 address; the port is an argument of its own")
     last = value.rstrip(".").rpartition(".")[2]
     # The system would complete "1.2.3" and "0x7f.1" to addresses that were not meant.
     if _NUMBER.fullmatch(last) and not _is_ip(value):
@@ -255,6 +264,10 @@ class TCP(Address):
     def name(self) -> tuple[str, int]:
         """Return the host and port; numeric ones are "found" without asking any server."""
         return self.host, self.port
+
+    def fault(self) -> str:
+        """Return that the port is for listening only, where it is 0."""
+        return "" if self.port else "port 0 is for listening only"
 
     def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:
         """Return the addresses that were found, families taking turns."""
@@ -446,8 +459,8 @@ class Dial(Address):
         return f"dial://{self.label}"
 
     def open(self) -> Any:
-        """Call the function."""
-        return self.function()
+        """Call the function. Raises TypeError when it returns None."""
+        return given(self, self.function())
 
     def listeners(self) -> list[Attempt]:
         """Raise ValueError."""

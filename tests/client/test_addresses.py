@@ -1,5 +1,6 @@
 """Addresses as values and as text."""
 
+import errno
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, addresses, parse_address
 from stereos_proto_io.addresses import Address
+from stereos_proto_io.driver import connect_error
 
 U32_MAX = 2**32 - 1
 ports = st.integers(0, 65535)
@@ -98,6 +100,7 @@ def test_what_is_read(text, address):
         ("tcp://[::1", "an IPv6 address stands in brackets"),
         ("tcp://[::1]5", "an IPv6 address stands in brackets"),
         ("tcp://::1", "an IPv6 address stands in brackets"),
+        ("tcp://[localhost:5]:1", "'localhost:5' is no IPv6 address"),
         ("tcp://u@h:5", "host must be a name or an IP address"),
         ("tcp://h:5/x", "only HOST:PORT may follow"),
         ("tcp://h?x", "host must be a name or an IP address"),
@@ -282,3 +285,20 @@ def test_what_stands_at_a_path_is_told(tmp_path):
     assert UnixSocket(tmp_path / "none").fault() == ""
     assert HybridVsock(tmp_path / "f", 7).hybrid_ports == {7}
     assert UnixSocket(tmp_path / "f").listeners() == [(1, str(tmp_path / "f"))]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:41024", "localhost:5", ":", "::1:zz", "fe80::1%"])
+def test_a_host_with_a_colon_is_an_ipv6_address(host):
+    with pytest.raises(ValueError, match="is no IPv6 address; the port is an argument of its own"):
+        TCP(host)
+
+
+@pytest.mark.parametrize("host", ["::1", "fe80::1%eth0", "::ffff:127.0.0.1"])
+def test_ipv6_addresses(host):
+    assert parse_address(str(TCP(host, 5))) == TCP(host, 5)
+
+
+def test_port_0_is_not_dialled_again_and_again():
+    error = connect_error(TCP("127.0.0.1", 0), ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+    assert not error.retryable
+    assert "port 0 is for listening only" in str(error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import select
 import socket
 import threading
 
@@ -23,6 +24,7 @@ from .harness import (
     attached,
     company,
     each_driver,
+    result,
     run,
     until,
 )
@@ -247,3 +249,31 @@ def test_asyncio_finishes_the_lines_that_its_wire_has_and_withdraws_the_others(d
     driver.run(main)
     reading.join(PATIENCE)
     assert got == [encode(LONG), PING]
+
+
+@each_driver
+def test_giving_up_the_last_call_after_a_failed_write_ends_the_connection_for_all(driver):
+    """Writing has failed, and the session waits for the reply to what was written. Without it, it is over."""
+    ours, theirs = socket.socketpair()
+
+    async def listen(client):
+        news = client.notifications()
+        return next(news) if driver is BLOCKING else await anext(news)
+
+    async def main():
+        async with attached(driver, ours) as client, company(driver) as begin:
+            heard = begin(lambda: listen(client))
+            asked = begin(lambda: driver.within(client, Ping(), 0.2))
+            await until(driver, lambda: select.select([theirs], [], [], 0)[0])
+            theirs.shutdown(socket.SHUT_RD)
+            with pytest.raises(ConnectionLost):
+                await result(client.get_health())
+            await until(driver, lambda: heard and asked)
+            # A transport of asyncio ends altogether when writing fails.
+            assert isinstance(asked[0], TimeoutError if driver in (BLOCKING, TRIO) else ConnectionLost)
+            assert type(heard[0]) is ConnectionLost
+            assert "broke" in str(heard[0])
+            await until(driver, lambda: ours.fileno() == -1)
+
+    with theirs:
+        run(driver, main)

@@ -9,7 +9,7 @@ import tty
 
 import pytest
 
-from stereos_proto import ConnectionLost, CustomRequest, Lifecycle, Pong, StereosError, encode
+from stereos_proto import ConnectionLost, CustomRequest, Lifecycle, OutcomeUnknown, Pong, StereosError, encode
 from stereos_proto_io import UnixSocket, blocking
 from stereos_proto_io.driver import Device
 from stereos_proto_io.guest import GuestSimulator
@@ -22,6 +22,7 @@ from .harness import (
     async_drivers,
     asyncio_drivers,
     attached,
+    company,
     each_driver,
     result,
     run,
@@ -291,3 +292,20 @@ def test_asking_from_a_signal_handler_while_the_lock_is_held():
         assert client.ping() == Pong()
         assert client.connection.pending == ()
     assert len(caught) == 1
+
+
+@each_driver
+def test_a_shutdown_that_was_sent_before_this_end_closed_has_an_unknown_outcome(driver):
+    """That the connection ends means "most likely accepted" only where the guest has ended it."""
+
+    async def main():
+        async with attached(driver, ours) as client, company(driver) as begin:
+            found = begin(lambda: client.shutdown("now"))
+            await until(driver, lambda: client.connection.pending)
+            await result(client.close() if driver is BLOCKING else client.aclose())
+            await until(driver, lambda: found)
+            assert (type(found[0]), found[0].closed_here) == (OutcomeUnknown, True)
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(driver, main)

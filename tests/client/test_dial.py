@@ -15,11 +15,11 @@ from guest_harness import descriptors
 from stereos_proto import CallDone, ConnectError, ConnectionLost, Lifecycle, NotReady, Ping, Pong, TaskDone, encode
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, addresses
 from stereos_proto_io import trio as trio_driver
-from stereos_proto_io.driver import PollClient
+from stereos_proto_io.driver import GreenClient, PollClient
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import Muxer, full_queue
-from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result, run
 from .test_ready import when_ready
 
 
@@ -301,3 +301,65 @@ def test_a_dial_of_ones_own_that_raises_ends_the_dial_of_a_loop_client(error):
     assert isinstance(task.error, ConnectError)
     assert str(error) in str(task.error)
     assert task.error.__cause__ is error
+
+
+def never():
+    raise AssertionError("it is dialled")
+
+
+BAD_LIMITS = [
+    ({"max_pending": 0}, ValueError),
+    ({"max_pending": "5"}, TypeError),
+    ({"max_notifications": -1}, ValueError),
+    ({"trace": 5}, TypeError),
+    ({"max_requests": 5}, TypeError),
+]
+
+
+@pytest.mark.parametrize("verb", ["connect", "connect_when_ready"])
+@pytest.mark.parametrize(("limits", "error"), BAD_LIMITS, ids=str)
+@each_driver
+def test_bad_limits_are_refused_before_the_dial(driver, limits, error, verb):
+    async def main():
+        with pytest.raises(error):
+            await result(getattr(driver.module, verb)(Dial(never), **limits))
+
+    run(driver, main)
+
+
+@pytest.mark.parametrize("verb", [GreenClient.connect, GreenClient.connect_when_ready])
+@pytest.mark.parametrize(("limits", "error"), BAD_LIMITS, ids=str)
+def test_bad_limits_are_refused_before_the_dial_of_a_green_client(limits, error, verb):
+    with pytest.raises(error):
+        verb(Dial(never), **limits)
+    with pytest.raises(ValueError, match="NaN"):
+        GreenClient.connect_when_ready(Dial(never), request_timeout=float("nan"))
+
+
+async def later():
+    """Return None."""
+
+
+def closed_socket():
+    sock = socket.socket()
+    sock.close()
+    return sock
+
+
+@each_driver
+@pytest.mark.parametrize(
+    ("dial", "words"),
+    [
+        (lambda: None, "returned None, no socket and no stream"),
+        (later, "has to be awaited|returned None, no socket and no stream"),
+        (lambda: 5, "int is no stream: it has no"),
+        (closed_socket, "Bad file descriptor"),
+    ],
+)
+def test_a_dial_of_ones_own_that_gives_no_stream(driver, dial, words):
+    async def main():
+        with pytest.raises((TypeError, ConnectError), match=words):
+            await result(driver.module.connect(Dial(dial)))
+        gc.collect()
+
+    run(driver, main)

@@ -39,7 +39,7 @@ PASSING = {
     errno.EHOSTUNREACH: "the host is not reachable",
     errno.ENETUNREACH: "the network is not reachable",
     errno.EAGAIN: "its queue of waiting connections is full",
-    errno.EBUSY: "somebody else has it open",
+    errno.EBUSY: "another program has it open",
 }
 
 

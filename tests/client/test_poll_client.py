@@ -289,9 +289,9 @@ async def later():
 @pytest.mark.parametrize(
     ("dial", "words"),
     [
-        (later, "does not fit a loop of callbacks"),
+        (later, "has to be awaited, and this client does not await"),
         (lambda: 1 / 0, "its dial raised ZeroDivisionError"),
-        (lambda: None, "cannot connect"),
+        (lambda: None, "returned None, no socket and no stream"),
     ],
 )
 def test_a_dial_of_ones_own_that_gives_no_stream(dial, words):
@@ -606,3 +606,19 @@ def test_a_loop_has_to_bring_its_three_functions(call):
     with pytest.raises(NotImplementedError):
         getattr(client, call[0])(*call[1:])
     client.on_event(None)  # this one it may
+
+
+def test_cancelling_asks_for_a_turn():
+    """Where writing has failed, the last written call that is given up ends the session."""
+    with with_callbacks() as (client, theirs):
+        call = client.request(Ping())
+        turns(client)
+        theirs.shutdown(socket.SHUT_RD)
+        client.request(MOUNT)
+        turns(client)
+        client.told.clear()
+        client.cancel(call)
+        assert client.told == []
+        turns(client)
+        assert [type(event) for event in client.told] == [SessionEnded]
+        assert client.watched == {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import threading
 
 import pytest
@@ -9,10 +10,11 @@ import trio
 
 from stereos_proto import ConnectError, ConnectionLost, Lifecycle, NotReady, Pong, RequestTimeout, encode
 from stereos_proto.dialogues import Backoff
+from stereos_proto_io import HybridVsock
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import lines, scripted
-from .harness import BLOCKING, PATIENCE, TRIO, attached, each_driver, entered, result, until
+from .harness import BLOCKING, PATIENCE, TRIO, attached, each_driver, entered, result, run, until
 
 
 async def when_ready(driver, address, **options):
@@ -183,3 +185,20 @@ def test_a_ctrl_c_notes_where_the_wait_stood(driver):
     with simulated_guest(faults=["never-ready"]) as guest, pytest.raises(KeyboardInterrupt) as caught:
         driver.run(main)
     assert "last state booting" in noted(caught.value)
+
+
+@each_driver
+def test_a_dial_without_an_answer_is_told_alike(driver, tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "guest"))
+        listener.listen()
+        address = HybridVsock(tmp_path / "guest", 1024)
+
+        async def main():
+            with pytest.raises(NotReady) as caught:
+                await when_ready(driver, address, timeout=0.3)
+            error = caught.value.last_error
+            assert (type(error), error.timed_out, error.guest) == (ConnectError, True, str(address))
+            assert str(error) == f"cannot connect to {address}: no answer in time; is the guest booting, or paused?"
+
+        run(driver, main)

@@ -152,3 +152,18 @@ def test_a_report_that_raises_ends_the_dialogue_and_not_the_connection(driver):
 
     with simulated_guest() as guest:
         run(driver, main)
+
+
+@each_driver
+def test_a_dialogue_that_cannot_dial_leaves_the_connection_alone(driver):
+    async def main():
+        with simulated_guest() as guest:
+            async with entered(driver.module.connect(guest.address)) as client:
+                with pytest.raises(RuntimeError, match="has nothing to dial"):
+                    await result(client.run(iter_of(Connect(1.0))))
+                assert await result(client.ping()) == Pong()
+
+    def iter_of(action):
+        yield action
+
+    run(driver, main)

@@ -19,6 +19,7 @@ from stereos_proto import (
     Ping,
     Pong,
     ProvisionPlan,
+    RequestTimeout,
     Running,
     SetConfig,
     Shutdown,
@@ -27,6 +28,10 @@ from stereos_proto import (
 )
 from stereos_proto.dialogues import Backoff, ReadyWait, Send, SendMany, Sleep
 from stereos_proto_io.driver import READY_TIMEOUT, AsyncVerbs, SyncVerbs, ready_wait
+from stereos_proto_io.testing import simulated_guest
+
+from .guests import MOUNT
+from .harness import each_driver, entered, result, run
 
 SENTINEL = "s3nt1nel"
 
@@ -201,3 +206,21 @@ def test_both_kinds_of_verbs_are_the_same():
     assert names == {name for name in vars(AsyncVerbs) if not name.startswith("_")}
     for name in names:
         assert signature(SyncVerbs, name) == signature(AsyncVerbs, name)
+
+
+@pytest.mark.parametrize("limit", [None, 5.0])
+@each_driver
+def test_an_error_that_on_step_raises_comes_out(driver, limit):
+    error = RequestTimeout("mine")
+
+    def on_step(_step):
+        raise error
+
+    async def main():
+        with simulated_guest() as guest:
+            async with entered(driver.module.connect(guest.address)) as client:
+                with pytest.raises(RequestTimeout) as caught:
+                    await result(client.provision(ProvisionPlan([MOUNT, MOUNT]), on_step=on_step, timeout=limit))
+                assert caught.value is error
+
+    run(driver, main)

@@ -249,8 +249,8 @@ UNTOLD = {
     UnexpectedReply: {"reply": None, "request": None},
     PreambleError: {"failure": PreambleFailure.GARBAGE},
     ConnectError: {"retryable": True, "timed_out": False},
-    ConnectionLost: {"unanswered": ()},
-    OutcomeUnknown: {"request": None, "unanswered": ()},
+    ConnectionLost: {"unanswered": (), "closed_here": False},
+    OutcomeUnknown: {"request": None, "unanswered": (), "closed_here": False},
     RequestTimeout: {"request": None, "sent": False},
     NotReady: {"last_state": None, "last_error": None, "tries": 0, "agents_wanted": (), "health": None},
 }

@@ -996,7 +996,8 @@ def test_close_tells_what_became_of_the_requests_of_tasks():
     assert not provision.done
     loop.pull()
     assert [step.status for step in provision.result().steps] == [StepStatus.UNKNOWN, StepStatus.NOT_SENT]
-    assert shutdown.result() is None
+    assert type(shutdown.error) is OutcomeUnknown
+    assert shutdown.error.closed_here
     assert [type(error) for error in mount.result()] == [OutcomeUnknown]
     assert loop.client.next_deadline() is None
 

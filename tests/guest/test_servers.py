@@ -32,7 +32,9 @@ from stereos_proto._guest_session import MAX_UNANSWERED
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock
 from stereos_proto_io.driver import _device
 from stereos_proto_io.guest import GuestSimulator, RequestRefused, _listen
+from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import blocking as blocking_guest
+from stereos_proto_io.guest import trio as trio_guest
 from stereos_proto_io.guest._orders import Reboot
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -760,3 +762,132 @@ def test_a_host_that_comes_as_the_guest_reboots(kind):
 def test_nobody_is_waited_for_where_a_host_was_seen(kind):
     with blocking_guest.serve(TCP("127.0.0.1", 0), GuestSimulator()) as server:
         assert ends(lambda: server._accept(server._endpoints[0]))
+
+
+# -- what ends a server --------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_caller_comes_out_by_itself(kind):
+    """The nursery of a server is nothing of the caller's."""
+    error = ValueError("mine")
+
+    async def async_main():
+        async with asyncio_guest.serve(TCP("127.0.0.1", 0), lambda request: Pong()):
+            raise error
+
+    async def trio_main():
+        async with trio_guest.serve(TCP("127.0.0.1", 0), lambda request: Pong()):
+            raise error
+
+    def blocking_main():
+        with blocking_guest.serve(TCP("127.0.0.1", 0), lambda request: Pong()):
+            raise error
+
+    mains = {
+        "blocking": blocking_main,
+        "asyncio": lambda: asyncio.run(async_main()),
+        "trio": lambda: trio.run(trio_main),
+    }
+    with pytest.raises(ValueError, match=r"^mine$") as caught:
+        mains[kind]()
+    assert caught.value is error
+
+
+def test_wait_off_ends_with_the_server(kind):
+    if kind == "blocking":
+        server = blocking_guest.serve(TCP("127.0.0.1", 0), lambda request: Pong())
+        server.close()
+        assert server.join(0)
+        return
+
+    async def async_main():
+        async with asyncio_guest.serve(TCP("127.0.0.1", 0), lambda request: Pong()) as server:
+            waiting = asyncio.ensure_future(server.wait_off())
+            await asyncio.sleep(0)
+        await asyncio.wait_for(waiting, PATIENCE)
+
+    async def trio_main():
+        async with trio.open_nursery() as nursery:
+            async with trio_guest.serve(TCP("127.0.0.1", 0), lambda request: Pong()) as server:
+                nursery.start_soon(server.wait_off)
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.deadline = trio.current_time() + PATIENCE
+        assert not nursery.cancel_scope.cancelled_caught
+
+    asyncio.run(async_main()) if kind == "asyncio" else trio.run(trio_main)
+
+
+def test_a_host_is_told_nothing_of_a_handler_that_ends_with_its_server(kind):
+    """A refusal would say that the guest did not do it."""
+    begun = threading.Event()
+
+    async def asyncio_handler(request):
+        begun.set()
+        await asyncio.sleep(PATIENCE)
+
+    async def trio_handler(request):
+        begun.set()
+        await trio.sleep(PATIENCE)
+
+    def blocking_handler(request):
+        begun.set()
+        return Future()
+
+    handler = {"asyncio": asyncio_handler, "trio": trio_handler, "blocking": blocking_handler}[kind]
+    with ExitStack() as stack:
+        with running(kind, None, handler) as guest:
+            host = stack.enter_context(Host(guest.address))
+            host.send(Mount("t", "/w", "9p"))
+            assert begun.wait(PATIENCE)
+        assert host.rest() == b""
+
+
+def test_the_file_of_another_guest_is_left_alone(kind, place):
+    with running(kind, place["unix"], lambda request: Pong()) as old:
+        Path("guest").unlink()
+        Path("guest").write_text("another's", encoding="utf-8")
+        assert old.address == place["unix"]
+    assert Path("guest").read_text(encoding="utf-8") == "another's"
+
+
+@pytest.mark.parametrize(("handler", "words"), [(GuestSimulator, "is a class: call it"), (5, "not int")])
+def test_what_is_no_handler_is_refused_before_anything_is_bound(kind, handler, words, place):
+    with pytest.raises(TypeError, match=words), running(kind, place["unix"], handler):
+        pass
+    assert not Path("guest").exists()
+
+
+def test_an_address_that_another_guest_listens_on(kind):
+    """With SO_REUSEADDR it can be bound, and not listened on. Nothing stays open."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        address = TCP(*other.getsockname())
+
+        def listen_first(endpoint, listen=_listen.Endpoint.listen):
+            other.listen()
+            listen(endpoint)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_listen.Endpoint, "listen", listen_first)
+            with pytest.raises(OSError, match="in use"), running(kind, address, lambda request: Pong()):
+                pass
+
+
+def test_a_handler_that_closes_its_server(kind):
+    if kind != "asyncio":
+        pytest.skip("the servers on threads and on trio have nothing to be closed by in a handler")
+
+    async def main():
+        async def handler(_request):
+            with pytest.raises(RuntimeError, match="a handler cannot close its server"):
+                await server.aclose()
+            return Pong()
+
+        async with asyncio_guest.serve(TCP("127.0.0.1", 0), handler) as server:
+            reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+            writer.write(encode(Ping()))
+            assert await reader.readline() == encode(Pong())
+            writer.close()
+
+    asyncio.run(main())

@@ -651,3 +651,18 @@ def test_effects_that_fail_leave_no_half_state(what):
         with pytest.raises(OSError, match="no"):
             simulator.power_off()
         assert tried[1:] == [()]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        *(({"poll_interval": value}, ValueError) for value in (0, -1, math.nan, math.inf)),
+        *(({"boot_time": value}, ValueError) for value in (-1, math.nan)),
+        *(({"keep_requests": value}, ValueError) for value in (-1, 1.5)),
+        *(({name: "ping"}, TypeError) for name in ("types", "users", "files", "faults")),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_guest(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        GuestSimulator(**options)

@@ -11,7 +11,7 @@ from typing import Any
 from stereos_proto_io.addresses import Address, Attempt
 from stereos_proto_io.driver import READ, READ_SIZE, Device, Dialling, begin_lookup, connect_error, open_stream
 from stereos_proto_io.driver._device_transport import DeviceTransport
-from stereos_proto_io.driver._streams import make_raw
+from stereos_proto_io.driver._streams import check_stream, make_raw
 
 from ._transport import SessionProtocol, fulfil
 
@@ -95,6 +95,7 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         stream = writer.transport
         # The writer closes its transport when it is collected.
         protocol.lost.add_done_callback(lambda _future: writer)
+    check_stream(stream, "set_protocol")
     error = reader and reader.exception()
     early = _drain(reader) if reader and error is None else []
     stream.set_protocol(protocol)

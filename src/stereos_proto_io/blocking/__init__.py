@@ -25,6 +25,7 @@ from stereos_proto_io.driver import (
     Limits,
     SyncClient,
     SyncRunner,
+    check_limits,
     ready_wait,
     seconds,
 )
@@ -113,6 +114,7 @@ def connect(address: Address, *, timeout: float | None = DEFAULT_TIMEOUT, **limi
     Raises ConnectError.
     """
     limit = seconds(timeout)
+    check_limits(**limits)
     return _connect(address, limit, limit, limits)
 
 
@@ -138,6 +140,7 @@ def connect_when_ready(
     """
     wait = ready_wait(states, agents, backoff, on_progress)
     patience = seconds(request_timeout)
+    check_limits(**limits)
     runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, patience, limits), label=str(address))
     try:
         runner.run(wait.run(redial=True), seconds(timeout))

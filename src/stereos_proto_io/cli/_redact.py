@@ -2,8 +2,8 @@
 
 The secrets and how they are found are the core's (`stereos_proto.Redactor`). Here are the lines: what of a request is
 shown at all, and how a line of the guest is changed without becoming another line. Of a request only those members
-stay that its class shows in its own repr. So new messages are covered by their definition, and a member that nobody
-knows is never shown. A redacted line is still a line of the same kind, with the same answer.
+stay that its class shows in its own repr. So new messages are covered by their definition, and an unknown member
+is never shown. A redacted line is still a line of the same kind, with the same answer.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ._poll_client import PollClient
 from ._streams import EVENTS_PER_TURN, READ_SIZE, Encrypted, Stream, as_stream
 from ._sync_client import Event, SyncClient
 from ._sync_runner import SyncRunner
-from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, ready_wait
+from ._verbs import READY_TIMEOUT, AsyncVerbs, Limits, SyncVerbs, check_limits, ready_wait
 
 __all__ = [
     "ATTEMPT_DELAY",
@@ -54,6 +54,7 @@ __all__ = [
     "as_stream",
     "attempts",
     "begin_lookup",
+    "check_limits",
     "connect_error",
     "lookup",
     "lookup_number",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, Self, TypeVar, Unpack
 
@@ -34,12 +35,13 @@ from stereos_proto import (
     seconds,
 )
 from stereos_proto.dialogues import READY_STATES, Action, Backoff, Connect, Send, SendMany, Sleep, WaitProgress
+from stereos_proto_io._errors import no_answer
 from stereos_proto_io.addresses import Address
 
 from ._async_dial import Connecting
 from ._log import log_for, logger
 from ._outcomes import again, replies
-from ._verbs import AsyncVerbs, Limits, ReplyT, Result, ready_wait
+from ._verbs import AsyncVerbs, Limits, ReplyT, Result, check_limits, ready_wait
 
 Client = TypeVar("Client", bound="AsyncClient")
 
@@ -114,8 +116,9 @@ class AsyncClient(AsyncVerbs):
         `limits` are those of `Client.attach`. A connection does not mean that the guest is there (§8): see
         `connect_when_ready`.
 
-        Raises ConnectError.
+        Raises ConnectError; ValueError and TypeError for a bad limit, before it dials.
         """
+        check_limits(**limits)
         return Connecting(lambda: cls._dial(address, limits))
 
     @classmethod
@@ -141,6 +144,7 @@ class AsyncClient(AsyncVerbs):
         """
         wait = ready_wait(states, agents, backoff, on_progress)
         limit = seconds(timeout)
+        check_limits(**limits)
 
         async def make() -> Self:
             runner = AsyncRunner(cls, dial=lambda: cls._dial(address, limits), label=str(address))
@@ -193,7 +197,7 @@ class AsyncClient(AsyncVerbs):
         try:
             await self._wait(call)
         except BaseException as exc:
-            self._session.cancel(call)
+            self._give_up((call,))
             forget_locals(exc)
             raise
         return call.result()
@@ -231,14 +235,26 @@ class AsyncClient(AsyncVerbs):
         try:
             if limit > 0:
                 await self._bounded(limit, self._wait, call)
+            else:
+                self._give_up((call,), timed_out=True)
         except RequestTimeout:
-            self._session.cancel(call, timed_out=True)
+            self._give_up((call,), timed_out=True)
         except BaseException as exc:
+            self._give_up((call,))
             forget_locals(exc)
             raise
-        finally:
-            self._session.cancel(call)
         return call
+
+    def _give_up(self, calls: Iterable[Call[Any]], *, timed_out: bool = False) -> None:
+        """Cancel the calls that are not done.
+
+        Where writing has failed, the last written call that is given up ends the session: then the others are told.
+        """
+        for call in calls:
+            self._session.cancel(call, timed_out=timed_out)
+        if self._session.ended is not None:
+            self._turns.pump()
+            self._hang_up()
 
     async def _ask_many(
         self, messages: Sequence[Request], report: Callable[[int, Any], object], limit: float = inf
@@ -246,32 +262,30 @@ class AsyncClient(AsyncVerbs):
         """Send `messages`, wait for all outcomes, for `limit` seconds at most, and report each as it settles."""
         self._check_loop()
         calls = self._session.request_many(messages)
-        reported = 0
-
-        async def wait_for_each() -> None:
-            nonlocal reported
-            for call in calls:
-                await self._wait(call)
-                reported += 1
-                report(reported - 1, call.outcome)
-
-        late = limit <= 0
+        deadline = self._now() + limit
+        late = False
         try:
             if not calls:
                 await self._wait(Waiter(done=True))
-            elif not late:
-                await (wait_for_each() if limit == inf else self._bounded(limit, wait_for_each))
-        except RequestTimeout:
-            late = True
+            for index, call in enumerate(calls):
+                if not late and (late := limit <= 0 or not await self._is_done(call, deadline)):
+                    self._give_up(calls[index:], timed_out=True)
+                report(index, call.outcome)
         except BaseException as exc:
+            self._give_up(calls)
             forget_locals(exc)
             raise
-        finally:
-            for call in calls:
-                self._session.cancel(call, timed_out=late)
-        for index in range(reported, len(calls)):
-            report(index, calls[index].outcome)
         return [call.outcome for call in calls]  # type: ignore[misc]
+
+    async def _is_done(self, call: Call[Any], deadline: float) -> bool:
+        """Wait for `call` until `deadline` at most; return whether it is done."""
+        if deadline == inf:
+            await self._wait(call)
+        else:
+            # Only the wait is bounded: a RequestTimeout that a report raises is not ours.
+            with suppress(RequestTimeout):
+                await self._bounded(max(deadline - self._now(), 0.0), self._wait, call)
+        return call.done
 
     async def _listen(self, waiter: Waiter, after: int | None = None) -> None:
         self._mailbox.listen(waiter, after=after)
@@ -366,12 +380,15 @@ class AsyncRunner:
         return self.client
 
     async def _connect(self, action: Connect, limit: float) -> None:
+        if self._dial is None:
+            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
         if self.client is not None:
             logger.debug("%s: the connection is dropped, to dial again", self.client._session.label)
         await self.aclose()
-        if self._dial is None:
-            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
-        self.client = await self._driver._bounded(limit, self._dial)
+        try:
+            self.client = await self._driver._bounded(limit, self._dial)
+        except RequestTimeout as exc:
+            raise no_answer(self._label) from exc
 
     async def _pause(self, action: Sleep, limit: float) -> None:
         client, start = self.client, self._driver._now()

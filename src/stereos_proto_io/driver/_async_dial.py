@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from stereos_proto import PreambleError
 from stereos_proto_io._errors import connect_error
-from stereos_proto_io.addresses import Address, Attempt, check_address
+from stereos_proto_io.addresses import Address, Attempt, check_address, given
 
 from ._dialling import Dialling, attempts, lookup_number, names
 
@@ -66,7 +66,7 @@ async def open_stream(
     try:
         stream = check_address(address).open()
         if inspect.isawaitable(stream):
-            stream = await stream
+            stream = given(address, await stream)
         if stream is not None and (not hasattr(stream, "fileno") or next(address.preambles(), None) is None):
             return stream, b""
         places: list[Attempt] = []

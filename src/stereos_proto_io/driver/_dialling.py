@@ -15,6 +15,7 @@ caller. It waits for nothing: the caller watches what `watch` returns.
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import socket
 import threading
@@ -42,6 +43,16 @@ ATTEMPT_DELAY: Final = 0.25
 def names(address: Address) -> tuple[str, int] | None:
     """Return the host and port to look up (`lookup`) before `attempts`; None where nothing is to be looked up."""
     return address.name()
+
+
+def open_now(address: Address) -> Any:
+    """Return what `address.open` gives, for callers that cannot await. Raises TypeError for an awaitable."""
+    stream = address.open()
+    if inspect.isawaitable(stream):
+        if inspect.iscoroutine(stream):
+            stream.close()
+        raise TypeError(f"the function of {address} has to be awaited, and this client does not await")
+    return stream
 
 
 def lookup(host: str, port: int) -> list[Attempt]:

@@ -18,6 +18,7 @@ from math import inf
 from typing import Any, ClassVar, Protocol, Self, Unpack
 
 from stereos_proto import Call, Step, Waiter
+from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address
 
 from ._async_client import AsyncClient
@@ -256,8 +257,11 @@ class FdClient(AsyncClient):
             next_moment=cls._next_moment,
             closing=cls.closing,
         )
-        with closed_on_error(stream):
-            return cls(stream, label=str(address), early=early, **limits)
+        try:
+            with closed_on_error(stream):
+                return cls(stream, label=str(address), early=early, **limits)
+        except OSError as exc:
+            raise connect_error(address, exc) from exc
 
     @classmethod
     async def _next_moment(cls, dialling: Dialling) -> None:

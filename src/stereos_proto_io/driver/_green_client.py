@@ -16,7 +16,7 @@ from ._streams import closed_on_error
 from ._sync_client import Event, SyncClient
 from ._sync_dial import dial
 from ._sync_runner import SyncRunner
-from ._verbs import READY_TIMEOUT, Limits, ready_wait
+from ._verbs import READY_TIMEOUT, Limits, check_limits, ready_wait
 
 
 class GreenClient(SyncClient):
@@ -142,6 +142,7 @@ class GreenClient(SyncClient):
         `connect_when_ready`. Raises ConnectError.
         """
         limit = seconds(timeout)
+        check_limits(**limits)
         return cls._connect(address, limit, limit, limits)
 
     @classmethod
@@ -162,9 +163,9 @@ class GreenClient(SyncClient):
         The arguments and errors are those of `stereos_proto_io.blocking.connect_when_ready`.
         """
         wait = ready_wait(states, agents, backoff, on_progress)
-        runner = SyncRunner(
-            cls, dial=lambda limit: cls._connect(address, limit, request_timeout, limits), label=str(address)
-        )
+        patience = seconds(request_timeout)
+        check_limits(**limits)
+        runner = SyncRunner(cls, dial=lambda limit: cls._connect(address, limit, patience, limits), label=str(address))
         try:
             runner.run(wait.run(redial=True), seconds(timeout))
         except BaseException:

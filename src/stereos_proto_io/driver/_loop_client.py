@@ -114,6 +114,11 @@ class LoopClient(PollClient):
         self._wake()
         return task
 
+    def cancel(self, what: Call[Any] | Task[Any]) -> None:
+        """Give up a call or a task, whose `context` is not called; see `HostClient.cancel`."""
+        super().cancel(what)
+        self._wake()
+
     def close(self) -> None:
         """End the connection, the dial and every task. The streams are closed in a turn of the loop."""
         super().close()

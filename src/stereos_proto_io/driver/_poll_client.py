@@ -19,7 +19,6 @@ Do all of it but the first step after calling `request`, `run`, `wait_ready`, `p
 
 from __future__ import annotations
 
-import inspect
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from stereos_proto import MAX_PENDING, NEED_DATA, ConnectError, DialWanted, Host
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt, check_address
 
-from ._dialling import READ, WRITE, Dialling, attempts, begin_lookup, lookup_number, names
+from ._dialling import READ, WRITE, Dialling, attempts, begin_lookup, lookup_number, names, open_now
 from ._log import log_for
 
 #: Bytes that one turn reads. Many guests share a loop, and none of them may keep it long.
@@ -195,11 +194,7 @@ class PollClient(HostClient):
     def _begin_to_dial(self, deadline: float | None) -> None:
         self._deadline = self.clock() + _CONNECT_TIMEOUT if deadline is None else deadline
         try:
-            stream = self.address.open()
-            if inspect.isawaitable(stream):
-                if inspect.iscoroutine(stream):
-                    stream.close()
-                raise OSError("a dial that has to be awaited does not fit a loop of callbacks")  # noqa: TRY301
+            stream = open_now(self.address)
             name = None if stream is not None else names(self.address)
             if name is None:
                 self._dial_to([], stream)

@@ -83,7 +83,8 @@ def closed_on_error(stream: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        stream.close()
+        # A stream of trio's has `aclose` only, and nothing here can await that.
+        getattr(stream, "close", bool)()
         raise
 
 
@@ -100,8 +101,18 @@ def make_raw(sock: socket.socket) -> None:
     sock.setblocking(False)
 
 
+def check_stream(stream: Any, *names: str) -> None:
+    """Raise TypeError where a stream lacks one of its methods."""
+    if missing := [name for name in names if not hasattr(stream, name)]:
+        raise TypeError(f"{type(stream).__name__} is no stream: it has no {' and no '.join(missing)}")
+
+
 def as_stream(stream: Any) -> Any:
-    """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block (§8)."""
+    """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block (§8).
+
+    Raises TypeError when it is no stream.
+    """
+    check_stream(stream, "fileno", "recv", "send", "close")
     if hasattr(stream, "setblocking"):
         stream.setblocking(False)
     if isinstance(stream, socket.socket) and stream.family in (socket.AF_INET, socket.AF_INET6):

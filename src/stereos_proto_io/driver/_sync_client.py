@@ -241,8 +241,11 @@ class SyncClient(SyncVerbs):
         calls: list[Call[Any]] = []
         try:
             self._locked(self._begin_many, calls, messages, limit)
+            late = False
             for index, call in enumerate(calls):
-                self._wait(call, deadline)
+                if not late and (late := not self._wait(call, deadline)):
+                    # One by one, each would have a turn of its own, which a chatty guest makes a long one.
+                    self._locked(self._leave, calls[index:], True)
                 report(index, call.outcome)
         except BaseException:
             self._give_up(calls)

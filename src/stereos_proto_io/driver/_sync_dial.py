@@ -11,7 +11,7 @@ from stereos_proto import PreambleError
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt, check_address
 
-from ._dialling import Dialling, attempts, lookup_number, names
+from ._dialling import Dialling, attempts, lookup_number, names, open_now
 
 #: Seconds that one wait lasts at most: `poll` takes no more than 24 days.
 LONGEST_WAIT: Final = 86_400.0
@@ -30,7 +30,7 @@ def dial(
     """
     deadline = time.monotonic() + limit
     try:
-        stream = check_address(address).open()
+        stream = open_now(check_address(address))
         found: list[Attempt] = []
         if stream is None and (name := names(address)):
             numbers = lookup_number(*name)

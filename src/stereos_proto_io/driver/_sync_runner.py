@@ -80,11 +80,11 @@ class SyncRunner:
         return self.client
 
     def _connect(self, action: Connect, limit: float) -> None:
+        if self._dial is None:
+            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
         if self.client is not None:
             logger.debug("%s: the connection is dropped, to dial again", self.client._session.label)
         self.close()
-        if self._dial is None:
-            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
         self.client = self._dial(limit)
 
     def _pause(self, action: Sleep, limit: float) -> None:

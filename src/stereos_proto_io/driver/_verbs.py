@@ -7,13 +7,16 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
 from stereos_proto import (
+    MAX_PENDING,
     SECRET_MODE,
     Ack,
     Dialogue,
     GetHealth,
     Health,
+    HostSession,
     InjectSecret,
     InjectSSHKey,
+    Mailbox,
     Mount,
     Ping,
     Pong,
@@ -50,6 +53,17 @@ class Limits(TypedDict, total=False):
     max_pending: int
     max_notifications: int
     trace: Callable[[Role, bytes], object] | None
+
+
+def check_limits(
+    max_pending: int = MAX_PENDING,
+    max_notifications: int | None = None,
+    trace: Callable[[Role, bytes], object] | None = None,
+) -> None:
+    """Refuse bad limits before anything is dialled. Raises ValueError, TypeError."""
+    HostSession(max_pending=max_pending, trace=trace)
+    if max_notifications is not None:
+        Mailbox(max_notifications)
 
 
 def ready_wait(

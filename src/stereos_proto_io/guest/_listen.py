@@ -39,6 +39,8 @@ class Endpoint:
     sock: socket.socket | None = attrs.field(init=False, default=None)
     #: Whether it could not be bound when it was last tried, after a reboot.
     missed: bool = attrs.field(init=False, default=False)
+    #: The device and inode of the socket file.
+    _file: tuple[int, int] | None = attrs.field(init=False, default=None)
     _open_device: Device | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -57,6 +59,8 @@ class Endpoint:
             return
         family, target = self.address.listeners()[0]
         self.sock = _bind_unix(self.address.socket_file) if self.address.socket_file else _bound(family, target)
+        if self.address.socket_file:
+            self._file = _identity(self.address.socket_file)
         self.address = self.address.bound(self.sock)
 
     @property
@@ -85,7 +89,8 @@ class Endpoint:
             self.take_device().close()
         if self.sock is None:
             return
-        if self.address.socket_file:
+        # Another guest may have taken the path meanwhile, whose file this is not to remove.
+        if self._file is not None and self._file == _identity(self.address.socket_file):
             Path(self.address.socket_file).unlink(missing_ok=True)
         self.sock.close()
         self.sock = None
@@ -127,6 +132,15 @@ def _bound(family: int, target: Any) -> socket.socket:
     return sock
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None where there is none."""
+    try:
+        found = Path(path).lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _bind_unix(path: str) -> socket.socket:
     try:
         return _bound(socket.AF_UNIX, path)
@@ -138,10 +152,10 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether `path` is a socket that nobody serves."""
+    """Whether `path` is a socket that no process serves."""
     if not stat.S_ISSOCK(Path(path).stat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # One that is served by somebody busy must not make us wait.
+        # A busy server must not make us wait.
         probe.setblocking(False)
         return probe.connect_ex(path) == errno.ECONNREFUSED

@@ -76,8 +76,12 @@ class _Plain:
 def as_guest(handler: Handler | Guest, faults: Iterable[Fault | str]) -> Guest:
     """Return `handler` as a guest. A guest has its own faults; a function is given `faults`."""
     if not hasattr(handler, "handle"):
+        if not callable(handler):
+            raise TypeError(f"a handler is a function or a guest, not {type(handler).__name__}")
         function: Any = handler
         return _Plain(function, FaultPlan(faults))
+    if isinstance(handler, type):
+        raise TypeError(f"a guest is wanted, and {handler.__name__} is a class: call it")
     if faults:
         raise TypeError("give the faults to the guest object itself: it has some of its own")
     return cast("Guest", handler)
@@ -230,9 +234,14 @@ class LoopConnection(BaseConnection):
         except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
             message = refusal(pending.request, exc)
         except BaseException as exc:
-            self.reply(pending, Ack(pending.request.type, False, f"internal error: {type(exc).__name__}"))
+            if not self.is_ending():
+                self.reply(pending, Ack(pending.request.type, False, f"internal error: {type(exc).__name__}"))
             raise
         self.reply(pending, message)
+
+    def is_ending(self) -> bool:
+        """Whether the handler that runs now is ended together with its server, so that the host is told nothing."""
+        return False
 
     def resume(self, pause: Pause) -> None:
         """Go on after a pause."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import socket
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -44,6 +45,10 @@ class GuestConnection(LoopConnection):
         if reset and isinstance(self._transport, socket.socket):
             reset_on_close(self._transport)
         self._scope.cancel()
+
+    def is_ending(self) -> bool:
+        """Whether the nursery of the server, or one around it, is cancelled."""
+        return trio.current_effective_deadline() == -inf
 
     async def run(self) -> None:
         """Talk with the host until one of both ends it."""

@@ -47,14 +47,25 @@ class GuestServer(LoopServer[GuestConnection]):
         self._accepting: dict[Endpoint, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
-        self._open_in_time()
+        try:
+            self._open_in_time()
+        except BaseException:
+            self._shut(self._endpoints)
+            raise
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop listening and end every connection. Twice is fine."""
+        """Stop listening and end every connection. Twice is fine.
+
+        Raises RuntimeError in a handler, which would wait for its own end.
+        """
+        if asyncio.current_task() in self._tasks:
+            raise RuntimeError(
+                "a handler cannot close its server, since it would wait for itself: do it in another task"
+            )
         self._shut(self._endpoints)
         self._off.set()
         for connection in self.connections:

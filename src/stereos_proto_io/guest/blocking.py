@@ -62,15 +62,22 @@ class GuestServer(Server[GuestConnection]):
         self._off = threading.Event()  # set when it has ended
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._bell, self._hears = socket.socketpair()
-        # A bell that is full has not been heard yet, so it need not ring again. Waiting for room instead, a connection
-        # that ends would wait for the thread that waits for it.
+        # Where it is full, the accepting thread has a wake-up to read already. A connection that ends must not wait for
+        # room in it: that thread may be waiting for the connection.
         self._bell.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._hears, selectors.EVENT_READ)
         self._accepting = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
-        if not guest.faults.refuse_time:
-            self._open(self._endpoints)
-        self._accepting.start()
+        try:
+            if not guest.faults.refuse_time:
+                self._open(self._endpoints)
+            self._accepting.start()
+        except BaseException:  # an address that another guest has, or no thread that can be started
+            for endpoint in self._endpoints:
+                endpoint.close()
+            for closing in (self._selector, self._bell, self._hears):
+                closing.close()
+            raise
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the guest has shut down or was closed, or for `timeout` seconds; return whether it has."""
@@ -132,7 +139,7 @@ class GuestServer(Server[GuestConnection]):
             self._stopping.wait(AWAY_PAUSE)
 
     def _obey_all(self) -> None:
-        # Heard before looked: what is ordered from now on rings again.
+        # Drain the wake-up pipe before the queue; later orders write to it again.
         self._hears.recv(_BELL)
         while not self._orders.empty():
             self._orders.get()()

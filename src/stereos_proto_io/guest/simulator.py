@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -166,10 +167,18 @@ class GuestSimulator:
         * `keep_requests`: how many requests `requests` shows at most; 0 keeps none. Their lines come to 4 MiB at most.
           Older requests are dropped, and counted in `dropped_requests`.
 
-        Raises ValueError when `keep_requests` is below 0, `age` is none of the two, or a fault's text is no fault.
+        Raises ValueError when `boot_time` or `keep_requests` is below 0, `poll_interval` is not above 0, `age` is none
+        of the two, or a fault's text is no fault; TypeError when one string is given for several.
         """
-        if keep_requests < 0:
-            raise ValueError("keep_requests must be at least 0")
+        if not isinstance(keep_requests, int) or keep_requests < 0:
+            raise ValueError(f"keep_requests must be a whole number, at least 0, not {keep_requests!r}")
+        if not boot_time >= 0:
+            raise ValueError(f"boot_time must be at least 0, not {boot_time!r}")
+        if not 0 < poll_interval < inf:
+            raise ValueError(f"poll_interval must be more than 0, and finite, not {poll_interval!r}")
+        for name, several in (("types", types), ("users", users), ("faults", faults), ("files", files)):
+            if isinstance(several, str):
+                raise TypeError(f"{name} takes several strings, such as a tuple, not one string")
         self._lock = threading.RLock()  # held while the guest changes
         self._poll_lock = threading.RLock()  # held while it looks at its config; taken before the other
         self.faults: FaultPlan = FaultPlan(faults, types=FORK_TYPES | frozenset(types))

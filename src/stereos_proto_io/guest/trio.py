@@ -42,13 +42,22 @@ async def serve(
     Raises OSError when an address cannot be had, ValueError when a guest cannot listen on it.
     """
     server = GuestServer(address, as_guest(handler, faults), sleep)
+    error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             server.start(nursery)
             yield server
             nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is nothing of the caller's, whose own exception comes out by itself.
+        error = group.exceptions[0] if len(group.exceptions) == 1 else group
     finally:
         server.unbind()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error
 
 
 class GuestServer(LoopServer[GuestConnection]):
@@ -66,6 +75,7 @@ class GuestServer(LoopServer[GuestConnection]):
 
     def unbind(self) -> None:
         """Give the addresses back. All tasks have ended."""
+        self._off.set()
         for endpoint in self._endpoints:
             endpoint.close()
 
