@@ -246,9 +246,10 @@ class HostClient:
         return self.run(provision(plan, on_step=on_step, **options), timeout=timeout, context=context)
 
     def shutdown(self, reason: str = "", *, timeout: float | None = None, context: Any = None) -> Task[Ack | None]:
-        """Power the guest off (§6). The task returns None when the connection ended before the ack.
+        """Power the guest off (§6). The task returns None when the guest ended the connection before the ack.
 
-        It raises RequestFailed when the guest refuses, ConnectionLost when the request could not be sent.
+        It raises RequestFailed when the guest refuses, ConnectionLost when the request could not be sent, OutcomeUnknown
+        when this end closed the connection after it was sent.
         """
         return self.run(shut_down(reason), timeout=timeout, context=context)
 

@@ -60,7 +60,7 @@ def check_limits(
     max_notifications: int | None = None,
     trace: Callable[[Role, bytes], object] | None = None,
 ) -> None:
-    """Refuse bad limits before anything is dialled. Raises ValueError, TypeError."""
+    """Refuse bad limits (§3) before anything is dialled. Raises ValueError, TypeError."""
     HostSession(max_pending=max_pending, trace=trace)
     if max_notifications is not None:
         Mailbox(max_notifications)
@@ -131,7 +131,7 @@ class SyncVerbs(ABC):
         return self.request(Mount(tag, guest_path, fs_type, read_only), timeout=timeout)
 
     def shutdown(self, reason: str = "", *, timeout: float | None = None) -> Ack | None:
-        """Power the guest off (§6). None: the connection ended before the ack; most likely accepted."""
+        """Power the guest off (§6). None: the guest ended the connection before the ack; most likely accepted."""
         return self.run(shut_down(reason), timeout=timeout)
 
     def provision(
@@ -222,7 +222,7 @@ class AsyncVerbs(ABC):
         return await self.request(Mount(tag, guest_path, fs_type, read_only))
 
     async def shutdown(self, reason: str = "") -> Ack | None:
-        """Power the guest off (§6). None: the connection ended before the ack; most likely accepted."""
+        """Power the guest off (§6). None: the guest ended the connection before the ack; most likely accepted."""
         return await self.run(shut_down(reason))
 
     async def provision(
