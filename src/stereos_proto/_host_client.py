@@ -248,8 +248,8 @@ class HostClient:
     def shutdown(self, reason: str = "", *, timeout: float | None = None, context: Any = None) -> Task[Ack | None]:
         """Power the guest off (§6). The task returns None when the guest ended the connection before the ack.
 
-        It raises RequestFailed when the guest refuses, ConnectionLost when the request could not be sent, OutcomeUnknown
-        when this end closed the connection after it was sent.
+        It raises RequestFailed when the guest refuses, ConnectionLost when the request could not be sent,
+        OutcomeUnknown when this end closed the connection after it was sent.
         """
         return self.run(shut_down(reason), timeout=timeout, context=context)
 

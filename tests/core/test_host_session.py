@@ -358,6 +358,9 @@ def test_a_session_that_is_never_idle_keeps_no_secrets_of_old():
 def test_limits():
     with pytest.raises(ValueError, match="at least 1 request"):
         HostSession(max_pending=0)
+    for name in ("trace", "log"):
+        with pytest.raises(TypeError, match=rf"^{name} must be a function or None, not int$"):
+            HostSession(**{name: 5})
 
 
 def test_a_call_of_another_session_is_not_cancelled():
