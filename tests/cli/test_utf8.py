@@ -24,7 +24,6 @@ REFUSED = {
     "a secret of the environment": ("secret set A --env VALUE @", b"", "the value of the secret"),
     "a user": ("ssh-key add - --user BAD @", KEY, "--user"),
     "the user of a provisioning": ("provision JCARD @ --user BAD", b"", "--user"),
-    "a secret of a provisioning": ("provision JCARD @", b"", "the value of the environment variable VALUE"),
     "a reason": ("shutdown @ --reason BAD", b"", "--reason"),
     "a type": ("send BAD @", b"", "TYPE"),
     "a payload": ('send rotate {"a":"BAD"} @', b"", "PAYLOAD"),
@@ -38,7 +37,7 @@ REFUSED = {
 @pytest.mark.parametrize(("command", "stdin", "called"), REFUSED.values(), ids=REFUSED)
 def test_a_text_that_is_not_utf_8_is_refused_by_its_name(command, stdin, called, flags, tmp_path, monkeypatch):
     jcard = tmp_path / "j.toml"
-    jcard.write_text('[secrets]\nA = "${VALUE}"\n')
+    jcard.write_text("[secrets]\n")
     flags = flags * (not command.startswith("simulate"))
     with simulated_guest() as guest:
         words = [word.replace("JCARD", str(jcard)).replace("BAD", BAD) for word in command.split()]
@@ -52,6 +51,17 @@ def test_a_text_that_is_not_utf_8_is_refused_by_its_name(command, stdin, called,
         document = json.loads(result.out)
         check(document, "error")
         assert (document["kind"], document["sent"]) == ("UsageError", False)
+
+
+def test_a_variable_that_is_not_utf_8_is_named_with_its_line(tmp_path, monkeypatch):
+    jcard = tmp_path / "j.toml"
+    jcard.write_text('[secrets]\nA = "${VALUE}"\n')
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "provision", str(jcard), str(guest.address), env={"VALUE": BAD})
+        assert guest.simulator.requests == ()
+    assert result.code == 2
+    assert "line 2: secrets.A needs the environment variable VALUE, which is not UTF-8" in plain(result.err)
+    assert "s3nt" not in result.all
 
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "C", "en_US.UTF-8"])

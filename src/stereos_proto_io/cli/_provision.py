@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -315,26 +315,11 @@ class _Plans:
             raise UsageError(f"--jcard names {', '.join(unused)}, which is not among the guests")
 
 
-class _Environment(Mapping[str, str]):
-    """The environment, whose values may be any bytes. Raises UsageError for one that is used and is not UTF-8."""
-
-    def __getitem__(self, name: str) -> str:
-        value = os.environ[name]
-        refuse_what_is_no_utf8({f"the value of the environment variable {name}": value})
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(os.environ)
-
-    def __len__(self) -> int:
-        return len(os.environ)
-
-
 def _read_plan(
     file: Path, *, fs: FsType, keys: Sequence[InjectSSHKey], strict: bool, skip_mounts: bool
 ) -> ProvisionPlan:
     """The plan that a jcard.toml describes. Its warnings are shown."""
-    options: dict[str, Any] = {"env": _Environment(), "fs_type": fs, "ssh_keys": keys, "strict": strict}
+    options: dict[str, Any] = {"env": os.environ, "fs_type": fs, "ssh_keys": keys, "strict": strict}
     if str(file) == STDIN:
         # It lies in no folder, so no file beside it can be meant.
         plan = load_jcard(read_text(file), source="standard input", **options)
