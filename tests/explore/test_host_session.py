@@ -59,7 +59,7 @@ FAULTS = {
     "expires a moment late": ("deadline <= now:", "deadline < now:", ONE_DEADLINE),
     "deadlines of done calls": ("        while deadlines and deadlines[0][2].outcome is not None:\n            heappop(deadlines)\n", "", ONE_DEADLINE),
     "writes after the end": ("        written, self._outgoing = self._written, b\"\"\n        self._queued = written\n", "        written = self._written\n", ONE),
-    "an interrupt counts as not sent": ("        self._written = self._queued\n        if self.ended is None:\n            self._finish", "        if self.ended is None:\n            self._finish", ONE),
+    "an interrupt counts as not sent": ("        self._written = self._queued\n        if self.ended is None:\n            text", "        if self.ended is None:\n            text", ONE),
     "a failed read is told before what came": ("    def read_failed(self, cause: BaseException) -> None:", "    def read_failed(self, cause: BaseException) -> None:\n        self._finish(self._broken(cause))", ONE),
     "the place is taken back": ("            call._start = self._queued\n", "            call._start = self._written + self._queued\n", TWO),
 }  # fmt: skip
