@@ -417,7 +417,6 @@ class HostClient:
             self._end(task, None)
         else:
             task._action = action
-            task._wait += 1
             try:
                 self._perform(task, action)
             except StereosError as exc:

@@ -32,6 +32,7 @@ from stereos_proto import (
     RequestTimeout,
     Role,
     SessionEnded,
+    SetConfig,
     StepStatus,
     StereosError,
     TaskDone,
@@ -1093,6 +1094,46 @@ def test_timers_that_are_void_do_not_pile_up():
         assert TaskDone(task) in loop.connect()
     assert len(loop.client._timers) < 100
     assert loop.client.next_deadline() is None
+
+
+@pytest.mark.parametrize("count", [100, 300])
+def test_timers_are_in_order_after_those_that_are_void_were_dropped(count):
+    loop = Loop()
+    sleeps = [loop.client.run(dialogue(Sleep(1000 - number))) for number in range(count)]
+    loop.pull()
+    for task in sleeps[::2]:
+        loop.client.cancel(task)
+    for number in range(count):
+        loop.client.run(dialogue(Sleep(2000 + number)))
+        loop.pull()
+    left = [task for task in sleeps[::-1] if not task.done]
+    while left:
+        deadline = loop.client.next_deadline()
+        assert loop.wait(deadline - loop.now) == [TaskDone(left.pop(0))]
+
+
+def test_notifications_do_not_fill_the_timers():
+    loop = connected()
+    loop.client.run(dialogue(Sleep(9, least=5)))
+    loop.pull()
+    for _ in range(100):
+        loop.hear(Lifecycle("ready"))
+    assert len(loop.client._timers) == 3, "of the dial, which is over, and of the sleep: at most and at least"
+
+
+@pytest.mark.parametrize("action", [Send(Ping()), SendMany((Ping(), Ping()), lambda index, outcome: None), Connect(3)])
+def test_a_task_that_is_cancelled_leaves_nothing_behind(action):
+    loop = connected()
+    task = loop.client.run(dialogue(action))
+    loop.pull()
+    loop.client.cancel(task)
+    assert (loop.client._callers, loop.client._dialers, loop.client._running) == ({}, [], {})
+
+
+def test_what_a_task_shows():
+    task = Loop().client.run(dialogue(Send(SetConfig("s3ntinel"))), context="mine")
+    assert repr(task) == "Task(context='mine', done=False, error=None)"
+    assert task != Loop().client.run(dialogue())
 
 
 def test_every_session_of_a_client_is_traced_and_logged():

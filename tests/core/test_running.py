@@ -54,7 +54,7 @@ def test_an_action_that_comes_too_late_is_not_carried_out(deadline, now):
         return
     with pytest.raises(TimeUp, match=r"^2.5 s have passed$") as caught:
         running.resume(None, now)
-    assert caught.value.seconds == 2.5
+    assert (caught.value.seconds, caught.value.sent) == (2.5, False)
     assert log == [caught.value]
 
 
