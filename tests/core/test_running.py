@@ -173,6 +173,10 @@ def test_once_it_is_ended_it_begins_nothing(stubborn):
     assert came == ["slept", *["it was closed"] * stubborn]
 
 
+def test_two_are_never_equal():
+    assert Running(None) != Running(None)
+
+
 def test_one_that_goes_on_after_its_end_is_closed():
     def dialogue():
         while True:
