@@ -114,6 +114,7 @@ class GuestSession:
         self._offset = 0  # bytes of the chunk that are sent
         self._unsent = 0  # bytes of lines and chunk that are not sent
         self._shut_down = False
+        self._closed = False
         self._begin()
 
     def _begin(self) -> None:
@@ -228,7 +229,7 @@ class GuestSession:
     def _end(self) -> SessionEnded | Literal[Need.DATA]:
         if self._reading or self._said_end or self._pending:
             return NEED_DATA
-        if not self.has_connections and not self._shut_down:
+        if not self.has_connections and not self._shut_down and not self._closed:
             self._begin()
             return NEED_DATA
         if self._unsent:
@@ -323,7 +324,9 @@ class GuestSession:
         self._chunk = b"".join(lines)
 
     def data_sent(self, size: int) -> None:
-        """Record that the first `size` bytes of `data_to_send` are written."""
+        """Record that the first `size` bytes of `data_to_send` are written. Raises ValueError when that is below 0."""
+        if size < 0:
+            raise ValueError(f"{size} bytes cannot have been written")
         # A thread may have been writing when the session was restarted or closed: those bytes are forgotten.
         size = min(size, len(self._chunk) - self._offset)
         self._unsent -= size
@@ -334,19 +337,20 @@ class GuestSession:
 
     # -- ending --------------------------------------------------------------------------------------------
 
-    def write_failed(self, exc: OSError) -> None:
+    def write_failed(self, exc: BaseException) -> None:
         """Record that the host cannot be written to any more: the session ends, and drops what it owes.
 
         On a stream without connections nothing changes: what was not written is for the next host (§8).
         """
         if self.has_connections and not self._said_end:
-            lost = ConnectionLost(f"the connection to the host broke ({exc.strerror or exc})")
+            lost = ConnectionLost(f"the connection to the host broke ({getattr(exc, 'strerror', None) or exc})")
             lost.__cause__ = exc.with_traceback(None)
             self._error = lost
             self._drop()
 
     def close(self) -> None:
         """End the session now: nothing more is read or written. Closing twice is fine."""
+        self._closed = True
         self._drop()
 
     def _drop(self) -> None:

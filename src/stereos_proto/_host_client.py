@@ -48,6 +48,8 @@ from .dialogues import (
 )
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from typing_extensions import TypeVar
 
     ResultT = TypeVar("ResultT", default=Any)
@@ -73,6 +75,12 @@ class Task(Generic[ResultT]):
     _open: int = attrs.field(default=0, repr=False)
     # Whether it asked for a dial last, so that it may ask for another.
     _dials: bool = attrs.field(default=False, repr=False)
+    # The first request of its that was handed out and that changes the guest.
+    _changing: Request | None = attrs.field(default=None, repr=False)
+    # The traceback that its error had when it ended.
+    _traceback: TracebackType | None = attrs.field(default=None, repr=False)
+    # When its dial has to be over, on the client's clock.
+    _dial_until: float | None = attrs.field(default=None, repr=False)
     # The action that it waits for, and the number of that wait: a timer of an earlier wait is void.
     _action: Action | None = attrs.field(default=None, repr=False)
     _wait: int = attrs.field(default=0, repr=False)
@@ -87,7 +95,8 @@ class Task(Generic[ResultT]):
         if not self.done:
             raise RuntimeError("the dialogue is not over yet")
         if self.error is not None:
-            raise self.error
+            # With the traceback of a result before, it would grow with each.
+            raise self.error.with_traceback(self._traceback)
         return self._running.result  # type: ignore[no-any-return]
 
 
@@ -139,8 +148,10 @@ class HostClient:
     ) -> None:
         """`clock` returns seconds that only grow. `trace` and `log` are those of `HostSession`.
 
-        Raises ValueError when `max_pending` is below 1.
+        Raises ValueError when `max_pending` is below 1, TypeError when `label` is no text or `clock` cannot be called.
         """
+        if not callable(clock):
+            raise TypeError(f"clock must be a function that returns the time, not {type(clock).__name__}")
         self.label = label
         self.clock = clock
         self._new_session = partial(HostSession, max_pending=max_pending, trace=trace, log=log)
@@ -188,19 +199,23 @@ class HostClient:
         self._begin(calls, seconds(timeout))
         return calls
 
-    def _begin(self, calls: Iterable[Call[Any]], limit: float) -> None:
+    def _begin(self, calls: Collection[Call[Any]], limit: float) -> None:
         """See to it that `calls` can be sent, or that they are not where their time is over before it begins."""
-        if limit > 0:
+        if limit > 0 and calls:
             self._dial_on_demand()
         else:
             for call in calls:
                 self.session._time_out(call)
 
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
-        """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over."""
+        """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over.
+
+        Raises TypeError when it is no generator: a function has to be called for one.
+        """
         task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), seconds(timeout, 0.0)))
         if self._closed:
             task._running.ended = self._was_closed()
+        task._heard = self._heard
         self._running[task] = None
         self._ready.append((task, None))
         return task
@@ -243,7 +258,7 @@ class HostClient:
         **options: Any,
     ) -> Task[ProvisionReport]:
         """Carry out a plan (§7). `options` are those of `stereos_proto.dialogues.provision`."""
-        return self.run(provision(plan, on_step=on_step, **options), timeout=timeout, context=context)
+        return self.run(provision(plan, on_step=on_step, guest=self.label, **options), timeout=timeout, context=context)
 
     def shutdown(self, reason: str = "", *, timeout: float | None = None, context: Any = None) -> Task[Ack | None]:
         """Power the guest off (§6). The task returns None when the guest ended the connection before the ack.
@@ -256,15 +271,17 @@ class HostClient:
     def cancel(self, what: Call[Any] | Task[Any]) -> None:
         """Give up a call (see `HostSession.cancel`) or a task, whose dialogue is closed. Without an event.
 
-        The task's error is an OutcomeUnknown when it had sent something that may still be carried out, else a
-        ConnectionLost. What is done stays as it is. Raises ValueError for a call or a task of another client.
+        The task's error is an OutcomeUnknown when it had sent something that changes the guest, else a ConnectionLost;
+        the connection goes on all the same. What is done stays as it is.
+
+        Raises ValueError for a call or a task of another client.
         """
         if isinstance(what, Call):
             self.session.cancel(what)
         elif not what.done:
             if what not in self._running:
                 raise ValueError("this task belongs to another client")
-            self._stop(what, _cancelled([call.request for call in what._calls if call.sent and not call.done]))
+            self._stop(what, _cancelled(what))
             self._done.remove(what)
 
     def close(self) -> None:
@@ -291,9 +308,13 @@ class HostClient:
         """Say that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8).
 
         After `close` it says nothing: let go of the connection.
+
+        Raises RuntimeError when there is one already, or when the last one has ended and no dial was wanted since.
         """
         if self._closed:
             return
+        if self.is_connected or (self.session.ended is not None and not self._wanted):
+            raise RuntimeError("no dial is under way: say `connected` once for each DialWanted")
         # Where a dial is wanted and not yet told, this is its outcome.
         self._wanted = None
         self._dialling = None
@@ -301,18 +322,35 @@ class HostClient:
         self.is_connected = True
         if early:
             self.session.receive_data(early)
-        self._resume_dialers(None)
+        dialers, self._dialers = self._dialers, []
+        for task in dialers:
+            self._resume(task, None)
 
     def dial_failed(self, error: ConnectError) -> None:
         """Say that no connection could be made. After a `timed_out` one, `wait_ready` gives the next dial longer.
 
-        Raises TypeError for any other error: chain it to a ConnectError, whose text says what was dialled.
+        A dialogue that has more time than that dial had waits for another one then. After `close` it says nothing.
+
+        Raises TypeError for any other error: chain it to a ConnectError, whose text says what was dialled; RuntimeError
+        when no dial is under way, as for a late outcome of one that was told already.
         """
         if not isinstance(error, ConnectError):
             raise TypeError(f"dial_failed takes a ConnectError, not {type(error).__name__}: chain that to one")
-        self._dialling = None
+        if self._closed:
+            return
+        dial = self._dialling or self._wanted
+        if dial is None:
+            raise RuntimeError("no dial is under way: its outcome was told already, or none was wanted")
+        self._dialling = self._wanted = None
         self._dial_error = error
-        self._resume_dialers(error)
+        dialers, self._dialers = self._dialers, []
+        for task in dialers:
+            if error.timed_out and dial.deadline is not None and dial.deadline < _never(task._dial_until):
+                # It was begun for others, who have less time.
+                self._want_dial(task._dial_until)
+                self._dialers.append(task)
+            else:
+                self._resume(task, error)
 
     def expire(self) -> None:
         """Do what is due. Pull events before: a reply that has arrived counts."""
@@ -340,7 +378,13 @@ class HostClient:
 
     def next_deadline(self) -> float | None:
         """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
-        if self._ready or self._wanted or self._done or (self._dial_error and not self._may_dial_again()):
+        if (
+            self._ready
+            or self._wanted
+            or self._done
+            or self.session.owes_events
+            or (self._dial_error and not self._may_dial_again())
+        ):
             return self.clock()
         while self._timers and _is_stale(self._timers[0]):
             heappop(self._timers)
@@ -403,6 +447,8 @@ class HostClient:
         """Give `value` to the dialogue, and begin what it wants next."""
         if task.done:
             return
+        # A notification may have set a timer for the wait that is over.
+        task._wait += 1
         try:
             action = task._running.resume(value, self.clock())
         except BaseException as exc:
@@ -412,7 +458,8 @@ class HostClient:
             return
         if task.done:
             # A callback of the dialogue has cancelled it.
-            task._running.dialogue.close()
+            with suppress(Exception):
+                task._running.dialogue.close()
         elif action is None:
             self._end(task, None)
         else:
@@ -435,36 +482,42 @@ class HostClient:
             task._heard = self._heard
             self._wait_for(task, self.session.request_many(action.messages, deadline=until(None, now)))
         elif isinstance(action, Sleep):
-            task._least = now + seconds(action.least)
+            ends = until(action.seconds, now)
+            least = now + seconds(action.least)
+            task._least = least if ends is None else min(least, ends)
             task._heard_enough = self._heard > task._heard
             # A notification ends one Sleep: a dialogue that sleeps between tries would else try without a pause.
             task._heard = self._heard
             if task._heard_enough and task._least <= now:
                 self._ready.append((task, None))
             else:
-                self._timer(task, task._least if task._heard_enough else until(action.seconds, now))
+                self._timer(task, task._least if task._heard_enough else ends)
         elif not isinstance(action, Connect):
             raise TypeError(f"a dialogue yields actions, and {type(action).__name__} is none")
         else:
             deadline = until(action.timeout, now)
             self._want_dial(deadline)
             task._dials = True
+            task._dial_until = deadline
             self._dialers.append(task)
             self._timer(task, deadline)
 
     def _wait_for(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
-        self._dial_on_demand()
         task._dials = False
         task._calls = tuple(calls)
         task._open = len(task._calls)
         self._callers.update(dict.fromkeys(task._calls, task))
-        if not task._calls:
+        if task._calls:
+            self._dial_on_demand()
+        else:
             self._ready.append((task, []))
 
     def _call_done(self, call: Call[Any]) -> None:
         task = self._callers.pop(call)
         if task.done:
             return
+        if call.sent and task._changing is None and changes_guest(call.request):
+            task._changing = call.request
         task._open -= 1
         action = task._action
         try:
@@ -519,6 +572,7 @@ class HostClient:
             # A callback of the dialogue has ended it.
             return
         task.error = error.about(self.label) if isinstance(error, StereosError) else error
+        task._traceback = None if error is None else error.__traceback__
         task.done = True
         self._running.pop(task, None)
         self._done.append(task)
@@ -536,16 +590,14 @@ class HostClient:
             text = f"the connection to {self.label} was dropped to dial again"
             self.session.end(ConnectionLost(text, closed_here=True))
         if self._wanted is not None:
-            ends = (inf if end is None else end for end in (deadline, self._wanted.deadline))
-            deadline = None if (latest := max(ends)) == inf else latest
+            latest = max(_never(deadline), _never(self._wanted.deadline))
+            deadline = None if latest == inf else latest
         if not self._dialling:
             self._wanted = DialWanted(deadline)
 
-    def _resume_dialers(self, value: ConnectError | None) -> None:
-        dialers, self._dialers = self._dialers, []
-        for task in dialers:
-            task._wait += 1
-            self._ready.append((task, copy.copy(value)))
+    def _resume(self, task: Task[Any], value: ConnectError | None) -> None:
+        task._wait += 1
+        self._ready.append((task, copy.copy(value)))
 
     def _after(self, timeout: float | None) -> float | None:
         limit = seconds(timeout)
@@ -562,23 +614,28 @@ _MAX_STALE: Final = 64
 _CONNECT_TIMEOUT: Final = 10.0
 
 
+def _never(deadline: float | None) -> float:
+    return inf if deadline is None else deadline
+
+
 def _is_stale(timer: tuple[float, int, Task[Any], int]) -> bool:
     _, _, task, wait = timer
     return task._wait != wait or task.done
 
 
-def _cancelled(unanswered: list[Request]) -> ConnectionLost:
-    """The error of a task that was cancelled while these requests were unanswered."""
+def _cancelled(task: Task[Any]) -> ConnectionLost:
+    """The error of a task that is cancelled: what it has sent that changes the guest cannot be taken back."""
+    unanswered = [call.request for call in task._calls if call.sent and not call.done]
     changing = [request for request in unanswered if changes_guest(request)]
-    if not changing:
+    if changing:
+        names = ", ".join(dict.fromkeys(request.type for request in changing))
+        text = f"the dialogue was cancelled while {names} was unanswered: it may still be carried out"
+    elif task._changing is not None:
+        changing = [task._changing]
+        text = f"the dialogue was cancelled after {task._changing.type} was answered: that is not taken back"
+    else:
         return ConnectionLost("the dialogue was cancelled", unanswered=unanswered, closed_here=True)
-    names = ", ".join(dict.fromkeys(request.type for request in changing))
-    return OutcomeUnknown(
-        f"the dialogue was cancelled while {names} was unanswered: it may still be carried out",
-        request=changing[0],
-        unanswered=unanswered,
-        closed_here=True,
-    )
+    return OutcomeUnknown(text, request=changing[0], unanswered=unanswered, closed_here=True)
 
 
 def _connect(timeout: float | None) -> Dialogue[None]:

@@ -102,7 +102,8 @@ class HostSession:
         trace: Callable[[Role, bytes], object] | None = None,
         log: Callable[..., object] | None = None,
     ) -> None:
-        """Raises ValueError when `max_pending` is below 1, TypeError when `trace` or `log` cannot be called.
+        """Raises ValueError when `max_pending` is below 1, TypeError when `label` is no text, or when `trace` or `log`
+        cannot be called.
 
         `trace(sender, data)` is called with all bytes: those of the host when they are written, those of the guest
         when they are received. They hold secrets (see `docs/howto/logging.md`). It must not raise, nor use the session.
@@ -110,6 +111,8 @@ class HostSession:
         `log(text, *args)`, such as the `debug` of a logger, is told what callers do not see: that a call was given up,
         that its late reply was swallowed, how the session ended. No text holds a secret. The same rules hold for it.
         """
+        if not isinstance(label, str):
+            raise TypeError(f"label must be a text, not {type(label).__name__}")
         for name, function in (("trace", trace), ("log", log)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function or None, not {type(function).__name__}")
@@ -172,7 +175,7 @@ class HostSession:
         """
         # In one piece: calls are what a small request costs.
         if not isinstance(message, Request):
-            raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none")
+            raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none").about(self.label)
         if deadline is not None and not (isinstance(deadline, (int, float)) and deadline <= _LATEST):
             _refuse_deadline(deadline)
             deadline = None
@@ -194,7 +197,7 @@ class HostSession:
             line = None
             forget_locals(exc)
             raise
-        raise line or self._not_sent(message)
+        raise self._not_sent(message) if line is None else line.about(self.label)
 
     def request_many(
         self, messages: Iterable[Request[ReplyT]], *, deadline: float | None = None, context: Any = None

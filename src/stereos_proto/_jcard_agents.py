@@ -25,7 +25,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 MAX_AGENTS: Final = MAX_LINE_SIZE // len('{"name":"a-0","running":true},')
 
 # A duration as Go writes it: "1h30m", "1.5s", "-2us", and "0".
-_DURATION: Final = re.compile(r"[-+]?(?:0|(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+_DURATION: Final = re.compile(r"[-+]?(?:0|(?:(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _PART: Final = re.compile(r"([0-9.]+)([a-zµμ]+)")
 _NANOSECONDS: Final = {
     "ns": 1,
@@ -50,7 +50,10 @@ def is_duration(text: str) -> bool:
     """Whether Go's `time.ParseDuration` takes `text`: its notation, and 64 bits of nanoseconds."""
     if not _DURATION.fullmatch(text):
         return False
-    total = sum((Decimal(number) * _NANOSECONDS[unit] for number, unit in _PART.findall(text)), Decimal(0))
+    try:
+        total = sum((Decimal(number) * _NANOSECONDS[unit] for number, unit in _PART.findall(text)), Decimal(0))
+    except ArithmeticError:  # more digits than a decimal has
+        return False
     return total <= I64_MAX
 
 

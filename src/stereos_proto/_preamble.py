@@ -71,9 +71,9 @@ class HybridVsockPreamble(_Preamble):
     """
 
     def __init__(self, port: int = GUEST_PORT) -> None:
-        """Raises ValueError when `port` is not in 0 to 4294967295."""
-        if not 0 <= port <= U32_MAX:
-            raise ValueError(f"a vsock port is a number from 0 to {U32_MAX}, not {port}")
+        """Raises ValueError when `port` is no whole number from 0 to 4294967295."""
+        if not isinstance(port, int) or not 0 <= port <= U32_MAX:
+            raise ValueError(f"a vsock port is a whole number from 0 to {U32_MAX}, not {port!r}")
         super().__init__(b"CONNECT %d\n" % port)
         self._port = port
 

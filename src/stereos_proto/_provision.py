@@ -112,11 +112,21 @@ class ProvisionStep:
     error: StereosError | None = None
 
     @classmethod
-    def of(cls, request: Request, outcome: Reply | StereosError, redactor: Redactor | None = None) -> ProvisionStep:
-        """Sort an outcome into a step. `redactor` knows the secrets of the other steps, which a refusal may quote."""
+    def of(
+        cls,
+        request: Request,
+        outcome: Reply | StereosError,
+        redactor: Redactor | None = None,
+        guest: str | None = None,
+    ) -> ProvisionStep:
+        """Sort an outcome into a step. `redactor` knows the secrets of the other steps, which a refusal may quote.
+
+        `guest` is the guest's label, for the error.
+        """
         if isinstance(outcome, Ack) and not outcome.ok:
             error = redactor.redact(outcome.error) if redactor else outcome.error
-            return cls(request, StepStatus.REFUSED, RequestFailed(request, error))
+            failed = RequestFailed(request, error)
+            return cls(request, StepStatus.REFUSED, failed if guest is None else failed.about(guest))
         if isinstance(outcome, Reply):
             return cls(request, StepStatus.DONE)
         # A guest that breaks the protocol had been sent what it was to answer.
@@ -126,14 +136,14 @@ class ProvisionStep:
         return cls(request, StepStatus.UNKNOWN if sent else StepStatus.NOT_SENT, outcome)
 
     @classmethod
-    def held_back(cls, request: Request, cause: ProvisionStep) -> ProvisionStep:
+    def held_back(cls, request: Request, cause: ProvisionStep, guest: str | None = None) -> ProvisionStep:
         """The step that was not sent because `cause` did not go well.
 
         The text does not repeat what the guest said: it may quote a secret of the plan. The cause is chained.
         """
         error = StereosError(f"{_label(request)} was held back, because {cause.label} {_BECAUSE[cause.status]}")
         error.__cause__ = cause.error
-        return cls(request, StepStatus.NOT_SENT, error)
+        return cls(request, StepStatus.NOT_SENT, error if guest is None else error.about(guest))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As errors do: a report may go to another process, and a secret may not.
@@ -214,13 +224,14 @@ class ProvisionReport:
         if unknown_mounts == "skip":
             rest = tuple(step for step in rest if step not in unknown)
         requests = [step.request for step in rest]
-        configs = [request.content for request in requests if isinstance(request, SetConfig)]
+        # The requests, not their contents: a traceback shows what local variables hold.
+        configs = [request for request in requests if isinstance(request, SetConfig)]
         mounts = [request for request in requests if isinstance(request, Mount)]
         return ProvisionPlan(
             mounts,
             [request for request in requests if isinstance(request, InjectSecret)],
             [request for request in requests if isinstance(request, InjectSSHKey)],
-            configs[0] if configs else None,
+            configs[0].content if configs else None,
             self.agents,
             [
                 f"{_label(mount)} would hide what is mounted below it: {step.label}"

@@ -47,6 +47,8 @@ _LONG: Final = 4096
 #: Distance of the samples of a long secret, and their length: any part of it holds a whole one.
 _STEP: Final = PART // 2
 _SAMPLE: Final = PART - _STEP + 1
+#: How often a long secret is searched before it is learnt: learning takes some 400 times as long as a search.
+_SEARCHES: Final = 64
 #: Characters of a refusal that are kept. A guest may send a mebibyte for each request; a host reads a sentence.
 MAX_SENTENCE: Final = 8192
 #: Characters after the end of what is kept that are looked at: those of a part, each written as an escape of an escape.
@@ -238,6 +240,8 @@ class Redactor:
         if not samples:
             return found
         parts = set(_parts_of(view))
+        # A search is work, too, and a guest may send many short texts that each ask for one.
+        self._read += sum(len(secret) for secret, _ in self._long) // _SEARCHES
         for secret, but in self._long:
             for at in range(0, len(secret) - _SAMPLE + 1, _STEP):
                 if secret[at : at + _SAMPLE] in samples:

@@ -32,12 +32,17 @@ _EARLY: Final = 0.01
 _PATIENCE: Final = 3
 
 
+def _is_generator(_running: object, _attribute: object, dialogue: object) -> None:
+    if not isinstance(dialogue, Generator):
+        raise TypeError(f"a dialogue is a generator, not {type(dialogue).__name__}; a function has to be called")
+
+
 @attrs.define(eq=False)
 class Running(Generic[Result]):
     """A dialogue and its deadline (§3). `resume` returns the next action, or None when `result` is there."""
 
     # The generator.
-    dialogue: Dialogue[Result]
+    dialogue: Dialogue[Result] = attrs.field(validator=_is_generator)
     # When its time is up, on the runner's clock. None: never.
     deadline: float | None = None
     # The time that it was given, in seconds, for the error.

@@ -20,7 +20,7 @@ passed. The dialogue then ends: with its own error, or with what it knows by the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from itertools import repeat
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import attrs
@@ -374,6 +374,7 @@ def provision(
     *,
     on_refusal: OnRefusal = "stop",
     on_step: Callable[[ProvisionStep], None] | None = None,
+    guest: str | None = None,
 ) -> Generator[Action, Any, ProvisionReport]:
     """Carry out `plan`: mounts, secrets and SSH keys in one flight, then the config in another (§7, faults 8 and 9).
 
@@ -382,8 +383,9 @@ def provision(
     key that was refused holds nothing back, since agents do not need it. With `on_refusal="continue"` all goes out in
     a single flight, the config too, whatever becomes of the rest.
 
-    `on_step` is called as each step settles. Nothing is ever sent twice. What did not work is in the report, and so
-    is what was still open when the time of the dialogue was up, or when the connection ended between the flights.
+    `guest` is the guest's label, for the errors of the steps. `on_step` is called as each step settles. Nothing is
+    ever sent twice. What did not work is in the report, and so is what was still open when the time of the dialogue
+    was up, or when the connection ended between the flights.
 
     Raises ConnectionLost when the connection has ended before the first step, so that nothing was sent; ValueError
     when `on_refusal` is neither of the two.
@@ -392,20 +394,21 @@ def provision(
         raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")
     requests = plan.requests
     redactor = Redactor(requests)
+    step_of = partial(ProvisionStep.of, redactor=redactor, guest=guest)
     first = len(requests) - (on_refusal == "stop" and plan.config is not None)
-    steps = yield from _flight(requests[:first], redactor, on_step)
+    steps = yield from _flight(requests[:first], step_of, on_step)
     for request in requests[first:]:
         cause = next(filter(_holds_back, steps), None)
         if cause is None:
             try:
-                steps += yield from _flight((request,), redactor, on_step)
+                steps += yield from _flight((request,), step_of, on_step)
             except StereosError as exc:
                 # Not a byte of it was sent. What was done before is worth more than an error.
-                steps.append(ProvisionStep.of(request, exc))
+                steps.append(step_of(request, exc))
                 if on_step is not None:
                     on_step(steps[-1])
         else:
-            steps.append(ProvisionStep.held_back(request, cause))
+            steps.append(ProvisionStep.held_back(request, cause, guest))
             if on_step is not None:
                 on_step(steps[-1])
     return ProvisionReport(tuple(steps), plan.agents)
@@ -418,7 +421,9 @@ def _holds_back(step: ProvisionStep) -> bool:
 
 
 def _flight(
-    requests: tuple[Request, ...], redactor: Redactor, on_step: Callable[[ProvisionStep], None] | None
+    requests: tuple[Request, ...],
+    step_of: Callable[[Request, Reply | StereosError], ProvisionStep],
+    on_step: Callable[[ProvisionStep], None] | None,
 ) -> Generator[Action, Any, list[ProvisionStep]]:
     """Send `requests` and wait for all of them."""
     settled: dict[int, Reply | StereosError] = {}
@@ -426,7 +431,7 @@ def _flight(
     def report(index: int, outcome: Reply | StereosError) -> None:
         settled[index] = outcome
         if on_step is not None:
-            on_step(ProvisionStep.of(requests[index], outcome, redactor))
+            on_step(step_of(requests[index], outcome))
 
     if not requests:
         return []
@@ -437,7 +442,7 @@ def _flight(
             if index not in settled:
                 report(index, exc)
         outcomes = [settled[index] for index in range(len(requests))]
-    return list(map(ProvisionStep.of, requests, outcomes, repeat(redactor)))
+    return list(map(step_of, requests, outcomes))
 
 
 def shut_down(reason: str = "") -> Generator[Action, Any, Ack | None]:

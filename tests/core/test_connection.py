@@ -674,3 +674,20 @@ def test_it_is_neither_copied_nor_pickled(how):
     """Two that share one state would write to one stream, or read from it."""
     with pytest.raises(TypeError, match="a Connection belongs to one stream"):
         how(host())
+
+
+@pytest.mark.parametrize("data", [5, "ping", None, [1]])
+def test_what_is_no_bytes_is_not_received(data):
+    connection = Connection(Role.HOST)
+    with pytest.raises(TypeError, match=rf"^receive_data takes bytes, not {type(data).__name__}$"):
+        connection.receive_data(data)
+    assert connection.next_event() is NEED_DATA
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_is_no_message_is_not_committed(full):
+    connection = Connection(Role.HOST, max_pending=1)
+    if full:
+        connection.send(Ping())
+    with pytest.raises(LocalProtocolError, match=r"^only messages are sent, and str is none$"):
+        connection.commit("ping")

@@ -505,3 +505,29 @@ def test_a_ctrl_c_while_bytes_are_taken(monkeypatch):
 def test_it_belongs_to_one_stream(how):
     with pytest.raises(TypeError, match="a Connection belongs to one stream"):
         how(GuestSession())
+
+
+def test_a_closed_stream_without_connections_stays_closed():
+    session = GuestSession(has_connections=False)
+    session.receive_data(requests(1))
+    session.close()
+    assert [type(event) for event in session.events()] == [SessionEnded]
+    session.receive_data(requests(1))
+    assert (pull(session), session.ended) == ([], True)
+    session.restart()
+    session.receive_data(requests(1))
+    assert len(pull(session)) == 1
+
+
+def test_what_cannot_have_been_written():
+    session = GuestSession()
+    serve(session)
+    with pytest.raises(ValueError, match=r"^-1 bytes cannot have been written$"):
+        session.data_sent(-1)
+
+
+def test_an_error_of_another_kind_may_end_the_writing():
+    session = GuestSession()
+    session.write_failed(RuntimeError("the transport is gone"))
+    (event,) = session.events()
+    assert str(event.error) == "the connection to the host broke (the transport is gone)"

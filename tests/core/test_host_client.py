@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import traceback
 from math import inf, nan
 
 import pytest
@@ -1140,6 +1141,158 @@ def test_a_task_that_is_cancelled_leaves_nothing_behind(action):
     loop.pull()
     loop.client.cancel(task)
     assert (loop.client._callers, loop.client._dialers, loop.client._running) == ({}, [], {})
+
+
+def test_a_notification_after_a_sleep_is_over_does_not_end_what_comes_next():
+    """A loop may read between `expire` and the next pull."""
+    loop = connected()
+    task = loop.client.wait_ready(timeout=60)
+    loop.pull()
+    loop.hear(Health("booting"))
+    loop.now += 0.2
+    loop.client.expire()
+    loop.hear(Lifecycle("booting"))
+    assert loop.wait(0.1) == []
+    assert loop.hear(Health("ready")) == [TaskDone(task)]
+    assert task.result() == Health("ready")
+
+
+def test_cancelling_a_task_after_it_has_changed_the_guest():
+    loop = connected()
+    task = loop.client.provision(ProvisionPlan([Mount("a", "/a", "9p")], config="x"))
+    loop.pull()
+    loop.client.session.receive_data(encode(ANSWERS["mount"]))
+    list(loop.client.events())
+    loop.client.cancel(task)
+    assert (type(task.error), task.error.request, task.error.unanswered) == (OutcomeUnknown, Mount("a", "/a", "9p"), ())
+    assert str(task.error) == "the dialogue was cancelled after mount was answered: that is not taken back"
+    assert task.error.closed_here
+
+
+def test_of_two_that_dial_the_one_with_more_time_goes_on():
+    loop = Loop()
+    wait = loop.client.wait_ready(timeout=60)
+    assert loop.pull() == [DialWanted(101.0)]
+    connect = loop.client.connect(timeout=30)
+    loop.pull()
+    loop.now += 1
+    assert loop.fail(ConnectError("no answer", timed_out=True)) == [DialWanted(130.0)]
+    assert (wait.done, connect.done) == (False, False)
+    assert loop.connect() == [TaskDone(connect)]
+    # One that is refused ends for all.
+    loop = Loop()
+    loop.client.wait_ready(timeout=60)
+    loop.pull()
+    connect = loop.client.connect(timeout=30)
+    loop.pull()
+    assert TaskDone(connect) in loop.fail()
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_sleep_ends_with_its_task(heard):
+    loop = connected()
+    task = loop.client.run(dialogue(Sleep(10, least=10)), timeout=1)
+    if heard:
+        loop.hear(Lifecycle("ready"))
+    loop.pull()
+    assert loop.client.next_deadline() == loop.now + 1
+    assert loop.wait(1) == [TaskDone(task)]
+    assert task.done
+
+
+def test_what_was_heard_before_a_task_ends_no_sleep_of_its():
+    loop = connected()
+    loop.hear(Lifecycle("booting"))
+    task = loop.client.run(dialogue(Sleep(30)))
+    assert loop.pull() == []
+    assert loop.client.next_deadline() == loop.now + 30
+    assert loop.wait(30) == [TaskDone(task)]
+
+
+def test_outcomes_of_dials_that_are_not_under_way_are_refused():
+    loop = connected()
+    mount = loop.client.request(Mount("a", "/a", "9p"))
+    loop.pull()
+    with pytest.raises(RuntimeError, match=r"^no dial is under way"):
+        loop.client.dial_failed(NOBODY)
+    with pytest.raises(RuntimeError, match=r"^no dial is under way"):
+        loop.client.connected()
+    assert loop.hear(ANSWERS["mount"]) == [CallDone(mount)]
+    loop.lose()
+    with pytest.raises(RuntimeError, match=r"^no dial is under way"):
+        loop.client.connected()
+    assert not loop.client.is_connected
+    loop.client.close()
+    loop.client.connected()
+    loop.client.dial_failed(NOBODY)
+    assert not loop.client.is_connected
+
+
+def test_a_connection_may_be_there_before_anything_is_asked():
+    loop = Loop()
+    loop.client.connected()
+    call = loop.client.request(Ping())
+    assert loop.pull() == []
+    assert loop.hear(Pong()) == [CallDone(call)]
+
+
+def test_a_dialogue_that_cancels_itself_and_raises_as_it_is_closed():
+    loop = Loop()
+
+    def one():
+        loop.client.cancel(task)
+        try:
+            yield Sleep(1)
+        finally:
+            raise ValueError("bug")
+
+    task = loop.client.run(one())
+    assert loop.pull() == []
+    assert task.done
+
+
+def test_what_makes_no_client_and_no_task():
+    with pytest.raises(TypeError, match=r"^clock must be a function that returns the time, not float$"):
+        HostClient(clock=5.0)
+    with pytest.raises(TypeError, match=r"^a dialogue is a generator, not function; "):
+        Loop().client.run(dialogue)
+
+
+def test_no_requests_want_no_dial():
+    loop = Loop()
+    assert loop.client.request_many([]) == []
+    task = loop.client.run(dialogue(SendMany((), lambda index, outcome: None)))
+    assert loop.pull() == [TaskDone(task)]
+
+
+def test_the_traceback_of_a_result_does_not_grow():
+    loop = connected()
+    task = loop.client.run(dialogue("ping"))
+    loop.pull()
+    sizes = set()
+    for _ in range(3):
+        with pytest.raises(TypeError) as caught:
+            task.result()
+        sizes.add(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert len(sizes) == 1
+
+
+def test_events_that_are_owed_are_due_now():
+    loop = Loop()
+    loop.client.request(Ping(), timeout=0)
+    assert loop.client.next_deadline() == loop.now
+    loop.pull()
+    assert loop.client.next_deadline() is None
+
+
+def test_errors_of_steps_name_the_guest():
+    loop = Loop(label="web-5")
+    steps = []
+    task = loop.client.provision(ProvisionPlan([Mount("a", "/a", "9p")], config="x"), on_step=steps.append)
+    loop.pull()
+    loop.connect()
+    loop.hear(Ack("mount", False, "busy"))
+    assert [step.error.guest for step in (*task.result().steps, *steps)] == ["web-5"] * 4
 
 
 def test_what_a_task_shows():

@@ -361,6 +361,17 @@ def test_limits():
     for name in ("trace", "log"):
         with pytest.raises(TypeError, match=rf"^{name} must be a function or None, not int$"):
             HostSession(**{name: 5})
+    for label in (("127.0.0.1", 1), None, 5):
+        with pytest.raises(TypeError, match=rf"^label must be a text, not {type(label).__name__}$"):
+            HostSession(label)
+
+
+def test_an_error_of_the_caller_names_the_guest():
+    session = HostSession("web-5")
+    for message in (Pong(), SetConfig("x" * 2**20), CustomRequest("a", {1, 2})):
+        with pytest.raises(LocalProtocolError) as caught:
+            session.request(message)
+        assert caught.value.guest == "web-5"
 
 
 def test_a_call_of_another_session_is_not_cancelled():

@@ -184,3 +184,9 @@ def test_a_health_report_of_the_most_agents_does_not_fit():
 def test_the_tables_name_no_key_twice():
     keys = [next(iter(agent)) for agent in itertools.chain(TAKEN, (row[0] for row in REFUSED))]
     assert {"harness", "type", "restart", "timeout", "memory", "extra_packages"} <= {*keys}
+
+
+@pytest.mark.parametrize("text", ["1" * 200_000, "1" * 200_000 + "s", "9" * 1_000_001 + "s", "1." + "5" * 100_000])
+def test_a_duration_of_many_digits(text):
+    """They took quadratic time, and a million of them raised an error of decimal."""
+    assert not is_duration(text)

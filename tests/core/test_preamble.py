@@ -43,7 +43,7 @@ def test_connect_is_said_once():
 
 @pytest.mark.parametrize("port", [-1, 2**32])
 def test_ports_out_of_range(port):
-    with pytest.raises(ValueError, match=rf"^a vsock port is a number from 0 to 4294967295, not {port}$"):
+    with pytest.raises(ValueError, match=rf"^a vsock port is a whole number from 0 to 4294967295, not {port}$"):
         HybridVsockPreamble(port)
 
 

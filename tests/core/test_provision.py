@@ -267,3 +267,20 @@ def test_a_step_is_pickled_without_its_secret_and_copied_as_it_is():
     assert b"s3nt1nel" not in pickled
     again = pickle.loads(pickled)
     assert (again.request.name, again.status) == ("TOKEN", StepStatus.DONE)
+
+
+def test_errors_of_steps_name_the_guest():
+    refused = ProvisionStep.of(MOUNT, Ack("mount", False, "busy"), guest="web-5")
+    held = ProvisionStep.held_back(SetConfig("x"), refused, "web-5")
+    assert (refused.error.guest, held.error.guest) == ("web-5", "web-5")
+
+
+def test_what_is_left_shows_no_secret_when_it_cannot_be_planned():
+    step = ProvisionStep(InjectSecret("n", "v"), StepStatus.NOT_SENT)
+    report = ProvisionReport(
+        (pickle.loads(pickle.dumps(step)), ProvisionStep(SetConfig(SENTINEL), StepStatus.NOT_SENT))
+    )
+    with pytest.raises(LocalProtocolError) as caught:
+        report.remaining_plan()
+    shown = traceback.TracebackException(LocalProtocolError, caught.value, caught.tb.tb_next, capture_locals=True)
+    assert SENTINEL not in "".join(shown.format())

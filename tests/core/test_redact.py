@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import random
 import re
 import shlex
+import string
 import time
 import traceback
 from html import escape
@@ -421,3 +423,13 @@ def test_an_interrupt_passes_without_the_frames_that_read_a_secret(monkeypatch):
         frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)][1:]
         ours = [frame for frame in frames if frame.f_code.co_filename.endswith("stereos_proto/_redact.py")]
         assert not any("s3nt1nel" in repr(frame.f_locals) for frame in ours)
+
+
+def test_many_short_texts_against_one_long_secret():
+    """Each of them holds a piece of it, so each asks for a search. The searches are counted, and then it is learnt."""
+    secret = "".join(random.Random(1).choices(string.ascii_lowercase + string.digits, k=65_536))
+    redactor = of(secret)
+    for number in range(200):
+        assert redactor.redact(f"-{secret[8 * number : 8 * number + PART]}-") == f"-{REDACTED}-"
+    assert not redactor._long
+    assert len(redactor._parts) > 60_000

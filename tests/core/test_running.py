@@ -13,6 +13,10 @@ from stereos_proto._running import Running
 from stereos_proto.dialogues import Send, Sleep, TimeUp
 
 
+def dialogue_of(*actions):
+    yield from actions
+
+
 def recorded(log, actions, result="result", stubborn=0):
     """Yields `actions`; notes what comes of each. Goes on after TimeUp `stubborn` times."""
     for action in actions:
@@ -136,19 +140,19 @@ def test_what_it_raises_comes_out():
 @given(st.none() | st.floats(0, 100), st.none() | st.floats(0, 100), st.floats(0, 100))
 def test_an_action_ends_at_its_own_time_or_at_that_of_all(deadline, seconds, now):
     ends = [end for end in (deadline, None if seconds is None else now + seconds) if end is not None]
-    assert Running(iter(()), deadline).until(seconds, now) == min(ends, default=None)
+    assert Running(dialogue_of(), deadline).until(seconds, now) == min(ends, default=None)
 
 
 @pytest.mark.parametrize("seconds", [inf, 10**400], ids=["inf", "huge"])
 def test_no_bound_is_none(seconds):
-    assert Running(iter(())).until(seconds, 5.0) is None
-    assert Running(iter(()), 7.0).until(seconds, 5.0) == 7.0
+    assert Running(dialogue_of()).until(seconds, 5.0) is None
+    assert Running(dialogue_of(), 7.0).until(seconds, 5.0) == 7.0
 
 
 @pytest.mark.parametrize(("seconds", "error"), [(nan, ValueError), ("5", TypeError)])
 def test_no_number_of_seconds(seconds, error):
     with pytest.raises(error, match="a timeout"):
-        Running(iter(())).until(seconds, 5.0)
+        Running(dialogue_of()).until(seconds, 5.0)
 
 
 @pytest.mark.parametrize("stubborn", range(4))
@@ -174,7 +178,7 @@ def test_once_it_is_ended_it_begins_nothing(stubborn):
 
 
 def test_two_are_never_equal():
-    assert Running(None) != Running(None)
+    assert Running(dialogue_of()) != Running(dialogue_of())
 
 
 def test_one_that_goes_on_after_its_end_is_closed():
@@ -208,3 +212,9 @@ def test_a_request_that_took_all_the_time_of_the_dialogue_ends_it(now, kind):
     assert running.resume(late, now) is None
     assert type(running.result) is kind
     assert (running.result.request, running.result.sent) == (Ping(), True)
+
+
+@pytest.mark.parametrize("dialogue", [dialogue_of, None, iter(()), "ping"])
+def test_what_is_no_dialogue(dialogue):
+    with pytest.raises(TypeError, match=rf"^a dialogue is a generator, not {type(dialogue).__name__}; "):
+        Running(dialogue)

@@ -62,6 +62,7 @@ class AsyncClient(AsyncVerbs):
         trace: Callable[[Role, bytes], object] | None = None,
     ) -> None:
         log = log_for(label)
+        self._label = label
         self._session = session = HostSession(label, max_pending=max_pending, trace=trace, log=log)
         self._mailbox = Mailbox(log=log) if max_notifications is None else Mailbox(max_notifications, log=log)
         self._turns = Turns(session, self._mailbox)
@@ -340,6 +341,8 @@ class AsyncRunner:
     async def run(self, dialogue: Dialogue[Result], limit: float = inf) -> Result:
         """Run `dialogue` within `limit` seconds and return its result. Raises what it raises."""
         running = Running(dialogue, None if limit == inf else self._driver._now() + limit, limit)
+        if self.client is not None:
+            self._heard = self.client._mailbox.heard
         try:
             action = running.resume(None, self._driver._now())
             if action is None:

@@ -90,6 +90,7 @@ class SyncClient(SyncVerbs):
         flight, `max_notifications` the notifications kept for `notifications()`.
         """
         log = log_for(label)
+        self._label = label
         self._session = session = HostSession(label, max_pending=max_pending, trace=trace, log=log)
         self._mailbox = Mailbox(log=log) if max_notifications is None else Mailbox(max_notifications, log=log)
         self._turns = Turns(session, self._mailbox)

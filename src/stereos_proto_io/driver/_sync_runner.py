@@ -43,6 +43,8 @@ class SyncRunner:
     def run(self, dialogue: Dialogue[Result], limit: float) -> Result:
         """Run `dialogue` within `limit` seconds and return its result. Raises what it raises."""
         running = Running(dialogue, None if limit == inf else time.monotonic() + limit, limit)
+        if self.client is not None:
+            self._heard = self.client._mailbox.heard
         try:
             action = running.resume(None, time.monotonic())
             while action is not None:

@@ -88,6 +88,9 @@ class SyncVerbs(ABC):
     the request cannot be sent as it is.
     """
 
+    #: The label of the guest, for the errors of steps.
+    _label: str | None = None
+
     @abstractmethod
     def request(self, message: Request[ReplyT], *, timeout: float | None = None) -> ReplyT:
         """Send `message` and return its reply (§3)."""
@@ -147,7 +150,7 @@ class SyncVerbs(ABC):
         `timeout` is for the whole plan, by default the client's own. When it has passed, the report says which steps
         are still open. `options` are those of `stereos_proto.dialogues.provision`.
         """
-        return self.run(provision(plan, on_step=on_step, **options), timeout=timeout)
+        return self.run(provision(plan, on_step=on_step, guest=self._label, **options), timeout=timeout)
 
     def wait_ready(
         self,
@@ -180,6 +183,9 @@ class AsyncVerbs(ABC):
 
     A cancelled request keeps its place: its reply, if it comes, is swallowed.
     """
+
+    #: The label of the guest, for the errors of steps.
+    _label: str | None = None
 
     @abstractmethod
     async def request(self, message: Request[ReplyT]) -> ReplyT:
@@ -238,7 +244,7 @@ class AsyncVerbs(ABC):
         When `timeout` seconds have passed, the report says which steps are still open. A scope of your own loses the
         report, and with it what must not be sent twice. `options` are those of `stereos_proto.dialogues.provision`.
         """
-        return await self.run(provision(plan, on_step=on_step, **options), timeout=timeout)
+        return await self.run(provision(plan, on_step=on_step, guest=self._label, **options), timeout=timeout)
 
     async def wait_ready(
         self,
