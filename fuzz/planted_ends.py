@@ -183,8 +183,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "a timeout of zero sends": Fault(
         f"{CORE}/_host_client.py",
-        "        if limit > 0:\n            self._dial_on_demand()",
-        "        if limit >= 0:\n            self._dial_on_demand()",
+        "        if limit > 0 and calls:\n            self._dial_on_demand()",
+        "        if limit >= 0 and calls:\n            self._dial_on_demand()",
         "",
         _CLIENT,
     ),

@@ -152,8 +152,6 @@ class Connection:
         `send` is `encode` and this. It is for those that encode once and send later: `encode` tells what can never
         be sent, and this what cannot be sent now (§3). Raises LocalProtocolError, with nothing changed.
         """
-        if not isinstance(message, Message):
-            raise LocalProtocolError(f"only messages are sent, and {type(message).__name__} is none")
         if len(self._conversation.pending) >= self._max_pending and row_of(message).kind is Kind.REQUEST:
             raise LocalProtocolError(
                 f"cannot send {named(message)}: {self._max_pending} requests are waiting for their reply already",
@@ -189,7 +187,7 @@ class Connection:
         """
         if self._eof:
             raise RuntimeError("receive_data was called after receive_eof")
-        if not isinstance(data, (bytes, bytearray, memoryview)):
+        if data.__class__ is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"receive_data takes bytes, not {type(data).__name__}")
         if self._error is None:
             try:

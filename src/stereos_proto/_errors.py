@@ -226,7 +226,7 @@ class ConnectError(StereosError):
 
 
 class ConnectionLost(StereosError):
-    """The connection ended before the reply came, or before the request could be sent (§1).
+    """The connection ended before the reply came, or before the request could be sent (§1); or a task was cancelled.
 
     `unanswered` are the requests that were still waiting, oldest first. `closed_here` tells that this end has ended the
     connection, and not the guest or the network: that says nothing about what the guest did.
@@ -239,7 +239,7 @@ class ConnectionLost(StereosError):
 
 
 class OutcomeUnknown(ConnectionLost):
-    """The connection ended after `request` was sent and before its reply: it may or may not have been done (§6).
+    """The connection ended, or a task was cancelled, after `request` was sent: it may or may not have been done (§6).
 
     Only raised for requests that change something in the guest; a lost `ping` or `get_health` is a plain
     `ConnectionLost` and is safe to repeat.

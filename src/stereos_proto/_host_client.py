@@ -221,7 +221,9 @@ class HostClient:
         return task
 
     def connect(self, *, timeout: float | None = None, context: Any = None) -> Task[None]:
-        """Dial, after closing the connection that there may be. The task raises ConnectError."""
+        """Dial, after closing the connection that there may be. The task raises ConnectError;
+        `TimeUp` where `timeout` is 0, ConnectionLost where the client was closed.
+        """
         return self.run(_connect(timeout), timeout=timeout, context=context)
 
     def wait_ready(

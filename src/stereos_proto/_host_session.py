@@ -83,6 +83,13 @@ def _refuse_deadline(deadline: float) -> None:
         raise ValueError("a deadline must not be NaN")
 
 
+def _called(message: object) -> str:
+    """What the caller has given in the place of a request."""
+    if isinstance(message, type):
+        return f"{message.__name__} is a class: call it"
+    return f"{type(message).__name__} is none"
+
+
 class HostSession:
     """One connection to one guest: who waits for which reply, until when, and what became of it (§1, §3, §6).
 
@@ -175,7 +182,7 @@ class HostSession:
         """
         # In one piece: calls are what a small request costs.
         if not isinstance(message, Request):
-            raise LocalProtocolError(f"a host sends requests, and {type(message).__name__} is none").about(self.label)
+            raise LocalProtocolError(f"a host sends requests, and {_called(message)}").about(self.label)
         if deadline is not None and not (isinstance(deadline, (int, float)) and deadline <= _LATEST):
             _refuse_deadline(deadline)
             deadline = None

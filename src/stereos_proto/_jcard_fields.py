@@ -171,7 +171,7 @@ def _table(table: Mapping[str, Any], kind: Table, path: Path, findings: Findings
         if name is None:
             if kind.open:
                 found[key] = value
-            _warn_of_unknown(value, (*path, key), findings, sent=kind.open)
+            _warn_of_unknown(value, (*path, key), findings, sent=kind.open, meant=_meant(key, kind.fields))
         elif name in spelled:
             findings.fault((*path, key), f"and {spelled[name]} are two spellings of one name")
         else:
@@ -180,9 +180,20 @@ def _table(table: Mapping[str, Any], kind: Table, path: Path, findings: Findings
     return found
 
 
-def _warn_of_unknown(value: Any, path: Path, findings: Findings, *, sent: bool) -> None:
+def _meant(name: str, fields: Mapping[str, Kind]) -> str:
+    """The key that a misspelt one most likely stands for, such as `readonly` for `read_only`; "" if there is none."""
+    from difflib import get_close_matches  # noqa: PLC0415  (few files have such a key)
+
+    plain = {field.replace("_", ""): field for field in fields}
+    close = get_close_matches(re.sub("[-_. ]", "", name).casefold()[:64], plain, n=1, cutoff=0.8)
+    return plain[close[0]] if close else ""
+
+
+def _warn_of_unknown(value: Any, path: Path, findings: Findings, *, sent: bool, meant: str) -> None:
     """Warn of the unknown key at `path`, and of names in it that look like secrets."""
     said = "is unknown here, and is sent as it is" if sent else "is unknown, and is not sent"
+    if meant:
+        said += f" (is {meant} meant?)"
     secret = "looks like a secret, and everyone in the guest can read it" if sent else _OUTSIDE
     inside = [*_secrets_at(path, value)]
     findings.warn(path, f"{said}; it {secret}" if path in inside else said)

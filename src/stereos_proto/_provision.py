@@ -190,6 +190,13 @@ class ProvisionReport:
         """The steps that are not done."""
         return tuple(step for step in self.steps if step.status is not StepStatus.DONE)
 
+    def __str__(self) -> str:
+        """A line for each step: how it went, what it is about, and the error."""
+        lines = (
+            f"{step.status.value}: {step.label}" + (f" ({step.error})" if step.error else "") for step in self.steps
+        )
+        return "\n".join(lines) or "no steps"
+
     def raise_for_failure(self) -> None:
         """Raise the error of the first step that is not done, if there is one."""
         if self.failed:
@@ -203,8 +210,8 @@ class ProvisionReport:
         again. A mount is not like that. If it was carried out, repeating it lays a second mount over the first, or is
         refused because the share is busy; if it was not, leaving it out starts the agents in an empty folder. The
         host cannot ask the guest which it was. So this method does not choose: with a mount of unknown outcome it
-        raises OutcomeUnknown, unless `unknown_mounts` says whether to "repeat" or to "skip" such mounts. Look into
-        the guest first (`mount` there tells), or reboot it, which unmounts everything, and provision it anew.
+        raises OutcomeUnknown, unless `unknown_mounts` says whether to "repeat" or to "skip" such mounts. Log into
+        the guest first (`findmnt` there tells), or reboot it, which unmounts everything, and provision it anew.
 
         A mount that is repeated after one below it was done hides that one; `warnings` of the plan say so.
 
@@ -217,8 +224,8 @@ class ProvisionReport:
         if unknown and unknown_mounts == "raise":
             labels = ", ".join(step.label for step in unknown)
             raise OutcomeUnknown(
-                f"it is not known whether the guest carried this out: {labels}. Look into the guest and say "
-                "unknown_mounts='skip' or 'repeat', or reboot the guest and provision it anew",
+                f"it is not known whether the guest carried this out: {labels}. Log into the guest, where `findmnt` "
+                "tells, and say unknown_mounts='skip' or 'repeat', or reboot the guest and provision it anew",
                 request=unknown[0].request,
             ) from unknown[0].error
         if unknown_mounts == "skip":

@@ -388,8 +388,10 @@ def provision(
     was up, or when the connection ended between the flights.
 
     Raises ConnectionLost when the connection has ended before the first step, so that nothing was sent; ValueError
-    when `on_refusal` is neither of the two.
+    when `on_refusal` is neither of the two; TypeError when `plan` is none.
     """
+    if not isinstance(plan, ProvisionPlan):
+        raise TypeError(f"provision takes a ProvisionPlan, not {type(plan).__name__}")
     if on_refusal not in ("stop", "continue"):
         raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")
     requests = plan.requests

@@ -150,12 +150,13 @@ def test_unknown_mounts_are_repeated_on_demand(tmp_path, cli):
         assert [mount.guest_path for mount in taken(guests["a"], "mount")] == ["/workspace", "/data", "/data"]
 
 
-def test_what_a_reboot_has_undone_is_not_taken_for_done(tmp_path, cli):
+@pytest.mark.parametrize("moved", [60, 2.5, -2.5])
+def test_what_a_reboot_has_undone_is_not_taken_for_done(moved, tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {"faults": ["fail:no@mount#2"]}}) as guests:
         assert cli("--vm", "a", "--journal", str(book)).code == 1
         # As if the first try had been to a guest that booted a while before this one.
-        text = re.sub(r'"booted": ([0-9.]+)', lambda match: f'"booted": {float(match[1]) - 60}', book.read_text())
+        text = re.sub(r'"booted": ([0-9.]+)', lambda match: f'"booted": {float(match[1]) - moved}', book.read_text())
         book.write_text(text)
         sent = len(taken(guests["a"], "mount"))
         again = cli("--resume", str(book))

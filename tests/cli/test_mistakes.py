@@ -367,3 +367,19 @@ def test_a_dry_run_writes_no_line_for_each_guest(tmp_path, monkeypatch):
     for form in ("name", "template={nome}"):
         result = run_cli(monkeypatch, "provision", str(tmp_path / "j.toml"), "--dry-run", "-o", form)
         assert (result.code, result.err) == (2, "stereosctl: --dry-run prints for people, or -o json\n")
+
+
+@pytest.mark.parametrize("address", ["unix:///tmp/guest.sock", "tcp://127.0.0.1:1024"])
+def test_ls_of_an_address_says_what_to_use_instead(address, monkeypatch):
+    result = run_cli(monkeypatch, "ls", address)
+    assert (result.code, result.out) == (2, "")
+    assert f"for an address: stereosctl health {address}" in plain(result.err)
+
+
+@pytest.mark.parametrize(("state", "warned"), [("redy", True), ("healthy", False)])
+def test_a_state_that_stereos_does_not_have_is_mentioned(state, warned, monkeypatch):
+    with simulated_guest() as guest:
+        guest.simulator.state = state
+        result = run_cli(monkeypatch, "wait", str(guest.address), "--for", f"state={state}", "--timeout", "20")
+    assert result.code == 0
+    assert (f"StereOS has no state {state} of its own: its states are booting, ready" in plain(result.err)) is warned

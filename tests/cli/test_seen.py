@@ -285,7 +285,7 @@ def test_config_set_says_what_becomes_of_a_text_that_is_sent_as_it_is(tmp_path, 
     assert result.code == 0
     assert [line.partition(", line ")[2] for line in result.err.splitlines()] == [
         "1: api_key is unknown, and is sent as it is; it looks like a secret outside of [secrets]",
-        "2: secret is unknown, and is sent as it is; it looks like a secret outside of [secrets]",
+        "2: secret is unknown, and is sent as it is (is secrets meant?); it looks like a secret outside of [secrets]",
         "4: other is unknown, and is sent as it is",
         "8: agents[0].env.MY_TOKEN looks like a secret, and everyone in the guest can read it here",
         "9: agents[0].env.OTHER_TOKEN names a variable, whose value is not filled in here",

@@ -19,7 +19,7 @@ from stereos_proto_io.driver import GreenClient, PollClient
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import Muxer, full_queue
-from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result, run
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, async_drivers, each_driver, entered, result, run
 from .test_ready import when_ready
 
 
@@ -334,6 +334,18 @@ def test_bad_limits_are_refused_before_the_dial_of_a_green_client(limits, error,
         verb(Dial(never), **limits)
     with pytest.raises(ValueError, match="NaN"):
         GreenClient.connect_when_ready(Dial(never), request_timeout=float("nan"))
+
+
+@async_drivers
+def test_a_timeout_belongs_into_a_scope(driver):
+    with pytest.raises(
+        TypeError, match=r"^connect takes no timeout here: put it into asyncio\.timeout, trio\.fail_after"
+    ):
+        driver.module.connect(Dial(never), timeout=3)
+    with pytest.raises(
+        TypeError, match=r"^there is no option max_requests, only max_pending, max_notifications, trace$"
+    ):
+        driver.module.connect(Dial(never), max_requests=3)
 
 
 async def later():

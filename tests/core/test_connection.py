@@ -684,10 +684,8 @@ def test_what_is_no_bytes_is_not_received(data):
     assert connection.next_event() is NEED_DATA
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_what_is_no_message_is_not_committed(full):
-    connection = Connection(Role.HOST, max_pending=1)
-    if full:
-        connection.send(Ping())
-    with pytest.raises(LocalProtocolError, match=r"^only messages are sent, and str is none$"):
-        connection.commit("ping")
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_of_each_kind_are_received(kind):
+    connection = Connection(Role.GUEST)
+    connection.receive_data(kind(encode(Ping())))
+    assert connection.next_event() == RequestReceived(Ping())

@@ -19,6 +19,7 @@ from stereos_proto import (
     Mount,
     NotReady,
     OutcomeUnknown,
+    Ping,
     ProvisionPlan,
     RemoteProtocolError,
     RequestFailed,
@@ -645,3 +646,9 @@ def test_a_wait_that_is_ended_from_outside_notes_where_it_stood():
     closed = ReadyWait().run(redial=False)
     next(closed)
     closed.close()
+
+
+@pytest.mark.parametrize("plan", ["x", None, [Ping()]])
+def test_what_is_no_plan_is_not_carried_out(plan):
+    with pytest.raises(TypeError, match=rf"^provision takes a ProvisionPlan, not {type(plan).__name__}$"):
+        next(provision(plan))

@@ -372,6 +372,8 @@ def test_an_error_of_the_caller_names_the_guest():
         with pytest.raises(LocalProtocolError) as caught:
             session.request(message)
         assert caught.value.guest == "web-5"
+    with pytest.raises(LocalProtocolError, match=r"^a host sends requests, and Ping is a class: call it"):
+        session.request(Ping)
 
 
 def test_a_call_of_another_session_is_not_cancelled():

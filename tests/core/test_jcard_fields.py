@@ -184,7 +184,7 @@ def test_unknown_keys_that_look_like_secrets_are_named():
     _, said = read("api_key = 'x'\n[secret]\nA = 'x'\n[[agents]]\ntoken = 'x'")
     assert [reason for _, _, reason in said] == [
         "is unknown, and is not sent; it looks like a secret outside of [secrets]",
-        "is unknown, and is not sent; it looks like a secret outside of [secrets]",
+        "is unknown, and is not sent (is secrets meant?); it looks like a secret outside of [secrets]",
         "is unknown here, and is sent as it is; it looks like a secret, and everyone in the guest can read it",
     ]
 
@@ -251,3 +251,20 @@ def test_severities_are_told_apart():
     findings.doubt(("b",), "y")
     findings.warn(("c",), "z")
     assert [finding.severity for finding in findings.found] == [Severity.FAULT, Severity.DOUBT, Severity.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("read_only", "readonly"),
+        ("read-only", "readonly"),
+        ("geust", "guest"),
+        ("tag", ""),
+        ("x" * 100_000, ""),
+    ],
+)
+def test_a_misspelt_key_is_taken_for_the_nearest(written, meant):
+    findings = Findings()
+    read_fields({"shared": [{"guest": "/w", written: True}]}, findings)
+    (finding,) = findings.found
+    assert finding.reason == "is unknown, and is not sent" + f" (is {meant} meant?)" * bool(meant)

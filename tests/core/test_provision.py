@@ -209,7 +209,7 @@ def test_what_is_done_is_not_done_again(outcomes):
         return
     # Whether it is mounted cannot be known: neither repeated nor left out in silence.
     assert report.remaining_plan(unknown_mounts="skip").requests == plan.requests[1:]
-    with pytest.raises(OutcomeUnknown, match=r"mount share0 at /a\. Look into the guest") as caught:
+    with pytest.raises(OutcomeUnknown, match=r"mount share0 at /a\. Log into the guest") as caught:
         report.remaining_plan()
     assert caught.value.request is MOUNT
     assert caught.value.__cause__ is GONE
@@ -284,3 +284,13 @@ def test_what_is_left_shows_no_secret_when_it_cannot_be_planned():
         report.remaining_plan()
     shown = traceback.TracebackException(LocalProtocolError, caught.value, caught.tb.tb_next, capture_locals=True)
     assert SENTINEL not in "".join(shown.format())
+
+
+def test_a_report_in_words():
+    secret = ProvisionStep.of(InjectSecret("A", SENTINEL), Ack("inject_secret", False, f"no {SENTINEL}"))
+    report = ProvisionReport((ProvisionStep(MOUNT, StepStatus.DONE), secret))
+    assert str(report) == (
+        f"done: {ProvisionStep(MOUNT, StepStatus.DONE).label}\n"
+        "refused: secret A (the guest refused inject_secret: no [redacted])"
+    )
+    assert str(ProvisionReport(())) == "no steps"

@@ -627,3 +627,8 @@ def test_an_old_guest(kind):
             ack("inject_secret"),
             ack("shutdown"),
         ]
+
+
+def test_one_text_is_not_several_faults():
+    with pytest.raises(TypeError, match=r"^faults takes several strings"):
+        FaultPlan("late:1s@ping")

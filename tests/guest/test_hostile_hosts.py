@@ -450,3 +450,21 @@ def test_nothing_more_is_written_to_a_host_that_has_gone(tmp_path, caplog):
 
     asyncio.run(main())
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_a_handler_that_closes_its_server():
+    """It would wait for itself."""
+
+    async def main():
+        async def handler(_request):
+            with pytest.raises(RuntimeError, match="a handler cannot close its server"):
+                await server.aclose()
+            return Pong()
+
+        async with asyncio_guest.serve(TCP("127.0.0.1", 0), handler) as server:
+            reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+            writer.write(encode(Ping()))
+            assert await reader.readline() == encode(Pong())
+            writer.close()
+
+    asyncio.run(main())

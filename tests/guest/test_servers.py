@@ -872,22 +872,3 @@ def test_an_address_that_another_guest_listens_on(kind):
             patch.setattr(_listen.Endpoint, "listen", listen_first)
             with pytest.raises(OSError, match="in use"), running(kind, address, lambda request: Pong()):
                 pass
-
-
-def test_a_handler_that_closes_its_server(kind):
-    if kind != "asyncio":
-        pytest.skip("the servers on threads and on trio have nothing to be closed by in a handler")
-
-    async def main():
-        async def handler(_request):
-            with pytest.raises(RuntimeError, match="a handler cannot close its server"):
-                await server.aclose()
-            return Pong()
-
-        async with asyncio_guest.serve(TCP("127.0.0.1", 0), handler) as server:
-            reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
-            writer.write(encode(Ping()))
-            assert await reader.readline() == encode(Pong())
-            writer.close()
-
-    asyncio.run(main())

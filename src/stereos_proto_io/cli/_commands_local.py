@@ -18,8 +18,8 @@ from ._formats import DEFAULT_OUT, Out
 from ._jobs import FIELDS, Job, ask_health, check_states, limits_of, merged, run_fleet
 from ._machines import Machine, machines, machines_folder
 from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
-from ._output import agent_text, brief, duration, print_result, write_json
-from ._targets import AT_ONCE, Guests, Target, checked_seconds
+from ._output import CELL_SIZE, agent_text, brief, duration, print_result, short, write_json
+from ._targets import AT_ONCE, Guests, Target, checked_seconds, looks_like_address
 
 if TYPE_CHECKING:
     from ._fleet import Outcome
@@ -62,6 +62,10 @@ def ls(
         config_dir: mb's configuration folder.
         out: How the result is written.
     """
+    if pattern is not None and looks_like_address(pattern):
+        raise UsageError(
+            f"ls lists the machines of mb by their names; for an address: stereosctl health {short(pattern, CELL_SIZE)}"
+        )
     patience = _PATIENCE if timeout is None else checked_seconds("--timeout", timeout)
     if watch:
         _refuse_for_watch(state, timeout)

@@ -30,8 +30,10 @@ from ._numbers import finite
 
 UnknownMounts = Literal["repeat", "skip"]
 
-#: Seconds by which the moment when a guest booted may seem to move: uptimes are whole seconds, and clocks are set.
-_SAME_BOOT: Final = 5.0
+#: Seconds by which the moment when a guest booted may seem to move: uptimes are whole seconds, and replies take time.
+#: For each second that the guest is up its clock and ours may drift apart by some more.
+_SAME_BOOT: Final = 1.5
+_DRIFT: Final = 0.0005
 _MAYBE_DONE: Final = frozenset({StepStatus.DONE, StepStatus.UNKNOWN})
 
 
@@ -157,8 +159,9 @@ class Journal:
             unknown = [step for step in report.failed if step.status is StepStatus.UNKNOWN]
             labels = ", ".join(step.label for step in unknown if step.request in plan.mounts)
             raise OutcomeUnknown(
-                f"it is not known whether the guest carried this out: {labels}. Look into the guest, and say "
-                "--unknown-mounts skip where it did and repeat where it did not; or reboot it, and provision it anew",
+                f"it is not known whether the guest carried this out: {labels}. Log into the guest, run "
+                "`findmnt` there, and say --unknown-mounts skip where it did and repeat where it did not; or reboot "
+                "it, and provision it anew",
                 request=exc.request,
             ) from None
         # A mount that is skipped was carried out: that is what the user says by it.
@@ -171,7 +174,8 @@ class Journal:
         """The steps of a guest are about to be sent. Raises UsageError where those that were done are so no more."""
         booted = time.time() - health.uptime_seconds
         before = self._known.get(name, _Known()).booted
-        if rest.done and before is not None and abs(booted - before) > _SAME_BOOT:
+        tolerance = _SAME_BOOT + _DRIFT * health.uptime_seconds
+        if rest.done and before is not None and abs(booted - before) > tolerance:
             raise UsageError(
                 f"{name} has been rebooted since the steps that {self._path} calls done, or its clock stood still; "
                 "a reboot undoes mounts and secrets: provision it without --resume"

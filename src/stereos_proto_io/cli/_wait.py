@@ -12,6 +12,7 @@ import attrs
 from stereos_proto import ConnectError, ConnectionLost, Health, LifecycleState, NotReady, RequestTimeout
 from stereos_proto.dialogues import READY_STATES, WaitProgress
 
+from ._console import clean, say
 from ._contact import Contact
 from ._deadline import WAIT_SECONDS
 from ._documents import health_document
@@ -55,6 +56,9 @@ class _Condition:
                 gone = True
             elif kind == "state" and value:
                 states |= READY_STATES if value == LifecycleState.READY else {value}
+                if value not in [*LifecycleState]:
+                    known = ", ".join(LifecycleState)
+                    say(f"StereOS has no state {clean(value)} of its own: its states are {known}", style="yellow")
             elif kind == "agent" and value:
                 agents[value] = None
             else:

@@ -138,7 +138,7 @@ class AsyncClient(AsyncVerbs):
 
         Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
         `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`. `timeout` bounds it all,
-        in seconds (None: no bound). So does a scope of your own; a note on its error then says where the wait stood.
+        in seconds (None: no bound). So does a scope of your own: a traceback then says where the wait stood.
 
         Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
         RemoteProtocolError when what answers does not speak the protocol.

@@ -59,8 +59,13 @@ def check_limits(
     max_pending: int = MAX_PENDING,
     max_notifications: int | None = None,
     trace: Callable[[Role, bytes], object] | None = None,
+    **others: object,
 ) -> None:
     """Refuse bad limits (§3) before anything is dialled. Raises ValueError, TypeError."""
+    if "timeout" in others:
+        raise TypeError("connect takes no timeout here: put it into asyncio.timeout, trio.fail_after or the like")
+    if others:
+        raise TypeError(f"there is no option {', '.join(others)}, only {', '.join(Limits.__annotations__)}")
     HostSession(max_pending=max_pending, trace=trace)
     if max_notifications is not None:
         Mailbox(max_notifications)

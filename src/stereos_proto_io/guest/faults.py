@@ -437,7 +437,11 @@ class FaultPlan:
     def __init__(self, faults: Iterable[Fault | str] = (), *, types: Collection[str] = FORK_TYPES) -> None:
         """`faults` are faults, or their texts. `types` are the request types that the guest knows: a fault of a type
         that looks like one of them misspelt gets a warning, since it would never strike.
+
+        Raises ValueError when a text is no fault, TypeError when one text is given for several.
         """
+        if isinstance(faults, str):
+            raise TypeError("faults takes several strings, such as a tuple of them, not one string")
         self.faults: tuple[Fault, ...] = tuple(
             parse_fault(fault) if isinstance(fault, str) else fault for fault in faults
         )
