@@ -1188,6 +1188,15 @@ def test_of_two_that_dial_the_one_with_more_time_goes_on():
     assert TaskDone(connect) in loop.fail()
 
 
+def test_a_dial_that_took_all_the_time_of_its_task_is_the_last():
+    loop = Loop()
+    task = loop.client.connect(timeout=3)
+    loop.pull()
+    loop.now += 3
+    assert TaskDone(task) in loop.fail(ConnectError("no answer", timed_out=True))
+    assert loop.dial is None
+
+
 @pytest.mark.parametrize("heard", [False, True])
 def test_a_sleep_ends_with_its_task(heard):
     loop = connected()

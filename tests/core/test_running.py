@@ -178,7 +178,8 @@ def test_once_it_is_ended_it_begins_nothing(stubborn):
 
 
 def test_two_are_never_equal():
-    assert Running(dialogue_of()) != Running(dialogue_of())
+    dialogue = dialogue_of()
+    assert Running(dialogue) != Running(dialogue)
 
 
 def test_one_that_goes_on_after_its_end_is_closed():
