@@ -58,18 +58,8 @@ _CLIENTS: Final = tuple(
     for name in (
         *("addresses", "attach", "backpressure", "cancel", "checkpoints", "close", "deadline", "dial", "dial_given_up"),
         *("dialling_race", "errors", "files", "green", "guest_goes", "handing_over", "hostile", "logging"),
-        *(
-            "notifications",
-            "poll_client",
-            "ready",
-            "resolve",
-            "resync",
-            "runners",
-            "sharing",
-            "timeouts",
-            "trio_streams",
-            "verbs",
-        ),
+        *("notifications", "poll_client", "ready", "resolve", "resync", "runners", "sharing"),
+        *("timeouts", "trio_streams", "verbs"),
     )
 )
 _GUESTS: Final = tuple(

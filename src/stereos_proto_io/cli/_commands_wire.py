@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -68,7 +68,7 @@ def _bare(data: bytes) -> Iterator[Entry]:
     import json  # noqa: PLC0415
 
     # A line of the wire ends with \n and with nothing else; a \r in the middle is a fault of that line.
-    for line in re.findall(rb"[^\n]*\n|[^\n]+", data):
+    for line in io.BytesIO(data):
         try:
             envelope = json.loads(line.decode("utf-8", "replace"))
         except (ValueError, RecursionError):

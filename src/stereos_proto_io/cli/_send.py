@@ -90,7 +90,7 @@ def _request(type_: str, payload: str | None) -> Request:
         if members == [] and value not in (None, {}):
             raise UsageError(f"{type_} takes no payload: leave it out (send {type_})")
         if members is not None and isinstance(value, dict) and not value.keys() <= set(members):
-            raise UsageError(f"the payload of {type_} has no other members than: {', '.join(members) or 'none'}")
+            raise UsageError(f"the payload of {type_} has no other members than: {', '.join(members)}")
         envelope = b'%b,"payload":%b}' % (envelope[:-1], " ".join(text.split("\n")).encode())
     try:
         message = decode_line(envelope, sender=Role.HOST)

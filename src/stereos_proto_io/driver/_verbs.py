@@ -78,9 +78,6 @@ def ready_wait(
     on_progress: Callable[[WaitProgress], None] | None,
 ) -> ReadyWait:
     """The wait that the arguments of `wait_ready` and `connect_when_ready` describe (§6). Raises TypeError."""
-    for name, value in (("states", states), ("agents", agents)):
-        if isinstance(value, str):
-            raise TypeError(f"{name} takes several strings, such as a tuple, not one string")
     return ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
 
 

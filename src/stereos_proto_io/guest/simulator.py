@@ -176,7 +176,7 @@ class GuestSimulator:
             raise ValueError(f"boot_time must be at least 0, not {boot_time!r}")
         if not 0 < poll_interval < inf:
             raise ValueError(f"poll_interval must be more than 0, and finite, not {poll_interval!r}")
-        for name, several in (("types", types), ("users", users), ("faults", faults), ("files", files)):
+        for name, several in (("types", types), ("users", users), ("files", files)):
             if isinstance(several, str):
                 raise TypeError(f"{name} takes several strings, such as a tuple, not one string")
         self._lock = threading.RLock()  # held while the guest changes
