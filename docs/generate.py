@@ -300,7 +300,7 @@ API: tuple[tuple[str, str, ModuleType, tuple[str, ...] | None], ...] = (
         ("_call", "_host_session", "_guest_session", "_host_client", "_turns", "_mailbox", "_running"),
     ),
     ("core", "Preambles", stereos_proto, ("_preamble",)),
-    ("core", "Plans", stereos_proto, ("_provision", "_jcard", "_jcard_text")),
+    ("core", "Plans", stereos_proto, ("_provision", "_jcard")),
     ("core", "Errors", stereos_proto, ("_errors", "_frames")),
     ("core", "Redaction", stereos_proto, ("_redact",)),
     ("core", "Dialogues", dialogues, None),

@@ -35,7 +35,7 @@ _READ: Final = (*_DATA, *_CODEC, "stereos_proto/_codec/json", "stereos_proto/_co
 _ENDS: Final = ("stereos_proto/_connection", "stereos_proto/_framing", "stereos_proto/_state")
 _PLAN: Final = (
     *("stereos_proto/_jcard", "stereos_proto/_jcard_agents", "stereos_proto/_jcard_fields"),
-    *("stereos_proto/_jcard_text", "stereos_proto/_provision", "stereos_proto/_toml"),
+    *("stereos_proto/_jcard_plan", "stereos_proto/_jcard_text", "stereos_proto/_provision", "stereos_proto/_toml"),
 )
 #: The modules of the library that each harness executes.
 EXECUTED: Final = {

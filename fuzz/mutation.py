@@ -50,7 +50,7 @@ _CORE: Final = (
     *("_framing", "_state", "_connection", "_preamble", "_registry", "_events", "_redact"),
     *("_codec/__init__", "_codec/canonical", "_codec/tolerant", "_codec/json"),
     *("_messages", "_errors", "_frames", "_timeouts", "_provision", "_toml"),
-    *("_jcard_fields", "_jcard_agents", "_jcard_text", "_jcard"),
+    *("_jcard_fields", "_jcard_agents", "_jcard_text", "_jcard_plan", "_jcard"),
     *("dialogues", "_call", "_host_session", "_guest_session", "_turns", "_mailbox", "_running", "_host_client"),
 )
 _CLIENTS: Final = tuple(

@@ -155,7 +155,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "preamble",
     ),
     "secrets sent in the config": Fault(
-        f"{CORE}/_jcard.py",
+        f"{CORE}/_jcard_plan.py",
         '            "network": network,\n',
         '            "network": network,\n            "secrets": self._file.get("secrets") or {},\n',
         "jcard",

@@ -13,6 +13,8 @@ from ._errors import (
     ConnectionLost,
     IncompleteLine,
     InvalidMessage,
+    JcardError,
+    JcardFault,
     LineTooLong,
     LocalProtocolError,
     MalformedLine,
@@ -45,7 +47,6 @@ from ._guest_session import GuestEvent, GuestSession, PendingRequest, ReplyRepla
 from ._host_client import ClientEvent, DialWanted, HostClient, Task, TaskDone
 from ._host_session import HostSession, SessionEvent
 from ._jcard import load_jcard
-from ._jcard_text import JcardError, JcardFault
 from ._mailbox import Mailbox, Pump, Waiter
 from ._messages import (
     REDACTED,

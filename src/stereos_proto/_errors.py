@@ -10,9 +10,10 @@ its own, and pickled, so that it means the same in another process.
 from __future__ import annotations
 
 import copy
-import pickle
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import attrs
 
 from ._messages import redacted
 from ._redact import MAX_SENTENCE, Redactor
@@ -88,6 +89,8 @@ def _portable(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(map(_portable, value))
     if isinstance(value, BaseException) and not isinstance(value, StereosError):
+        import pickle  # noqa: PLC0415  (a caller that pickles has loaded it; others need not)
+
         try:
             pickle.loads(pickle.dumps(value))  # noqa: S301  (our own bytes)
         except Exception:  # noqa: BLE001  (it may raise anything)
@@ -317,3 +320,30 @@ class NotReady(StereosError):
         self.tries = tries
         self.agents_wanted: tuple[str, ...] = tuple(agents_wanted)
         self.health = health
+
+
+@attrs.frozen
+class JcardFault:
+    """One thing that is wrong with a jcard.toml (§10)."""
+
+    #: Its line, 1-based; 0 where there is none.
+    line: int
+    #: The path of its key, such as `agents[0].harness`; "" for the whole file.
+    key: str
+    #: What is wrong, with the key in it. It shows no values, except names of agents.
+    text: str
+
+
+class JcardError(StereosError, ValueError):
+    """A jcard.toml cannot be used (§10). The text names the file and all of its faults. It shows no values,
+    except names of agents.
+
+    `faults` are all that was found, in the order of their lines. `line` and `key` are those of the first: `line` is
+    1-based, 0 where there is none; `key` is the path of the key, "" for the whole file.
+    """
+
+    def __init__(self, text: str, *, line: int = 0, key: str = "", faults: Sequence[JcardFault] = ()) -> None:
+        super().__init__(text)
+        self.line = line
+        self.key = key
+        self.faults: tuple[JcardFault, ...] = tuple(faults)

@@ -8,41 +8,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import attrs
-
-from ._errors import StereosError
+from ._errors import JcardError, JcardFault
 from ._jcard_fields import Finding, Severity, canonical
 from ._toml import Path, statements
 
 #: Levels of keys that anything is said of.
 _DEEPEST: Final = 8
-
-
-@attrs.frozen
-class JcardFault:
-    """One thing that is wrong with a jcard.toml (§10)."""
-
-    #: Its line, 1-based; 0 where there is none.
-    line: int
-    #: The path of its key, such as `agents[0].harness`; "" for the whole file.
-    key: str
-    #: What is wrong, with the key in it. It shows no values, except names of agents.
-    text: str
-
-
-class JcardError(StereosError, ValueError):
-    """A jcard.toml cannot be used (§10). The text names the file and all of its faults. It shows no values,
-    except names of agents.
-
-    `faults` are all that was found, in the order of their lines. `line` and `key` are those of the first: `line` is
-    1-based, 0 where there is none; `key` is the path of the key, "" for the whole file.
-    """
-
-    def __init__(self, text: str, *, line: int = 0, key: str = "", faults: Sequence[JcardFault] = ()) -> None:
-        super().__init__(text)
-        self.line = line
-        self.key = key
-        self.faults: tuple[JcardFault, ...] = tuple(faults)
 
 
 class JcardText:

@@ -386,19 +386,23 @@ def _views(text: str) -> Iterator[tuple[str, Sequence[int]]]:
         yield view, places
 
 
-def _unescaped(
-    text: str, places: Sequence[int], escape: re.Pattern[str], plain: Callable[[str], str]
-) -> tuple[str, Sequence[int]]:
+def _unescaped(text: str, places: Sequence[int], escape: str, plain: Callable[[str], str]) -> tuple[str, Sequence[int]]:
     """Return `text` with each `escape` replaced by the one character that it stands for, and the places."""
     kept: list[str] = []
     origins = array("Q")
     at = 0
-    for found in escape.finditer(text):
+    for found in _compiled(escape).finditer(text):
         kept += [text[at : found.start()], plain(found[0])]
         origins.extend(places[at : found.start() + 1])
         at = found.end()
     origins.extend(places[at:])
     return "".join([*kept, text[at:]]), origins
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """`pattern`, compiled when the first text needs it: most texts have no escape, and every program imports this."""
+    return re.compile(pattern)
 
 
 def _bytes(prefix: str, *, leads: tuple[str, str, str], more: str, one: str) -> str:
@@ -418,22 +422,20 @@ _OCTAL: Final[dict[str, Any]] = {
     "one": "[0-3][0-7]{2}",
 }
 #: Bytes; UTF-16 and code points; a letter; any other sign stands for itself.
-_BACKSLASH: Final = re.compile(
-    "|".join(
-        (
-            _bytes(r"\\x", **_HEX),
-            _bytes(r"\\", **_OCTAL),
-            r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\U00[01][0-9a-fA-F]{5}",
-            r"\\[abefnrtv0]|\\\W",
-        )
+_BACKSLASH: Final = "|".join(
+    (
+        _bytes(r"\\x", **_HEX),
+        _bytes(r"\\", **_OCTAL),
+        r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\U00[01][0-9a-fA-F]{5}",
+        r"\\[abefnrtv0]|\\\W",
     )
 )
 _LETTER_ESCAPES: Final = dict(zip("abefnrtv0", "\a\b\x1b\f\n\r\t\v\0", strict=True))
 
-_PERCENT: Final = re.compile(_bytes("%", **_HEX))
+_PERCENT: Final = _bytes("%", **_HEX)
 
 #: In a form that a browser sends, a plus stands for a blank.
-_PLUS: Final = re.compile(rf"\+|{_PERCENT.pattern}")
+_PLUS: Final = rf"\+|{_PERCENT}"
 
 #: The entities of HTML and XML that stand for signs. Others are numbers.
 _ENTITIES: Final = {
@@ -443,7 +445,7 @@ _ENTITIES: Final = {
     "&quot;": '"',
     "&apos;": "'",
 }
-_ENTITY: Final = re.compile("|".join((*_ENTITIES, "&#[0-9]{1,7};", "&#[xX][0-9a-fA-F]{1,6};")))
+_ENTITY: Final = "|".join((*_ENTITIES, "&#[0-9]{1,7};", "&#[xX][0-9a-fA-F]{1,6};"))
 
 
 def _character(codes: list[int]) -> str:
@@ -477,12 +479,12 @@ def _from_shell(_escape: str) -> str:
 
 
 #: A sign that such an escape has, the escape, and what it stands for.
-_ONCE: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], str]], ...]] = (
+_ONCE: Final[tuple[tuple[str, str, Callable[[str], str]], ...]] = (
     ("%", _PERCENT, _from_percent),
     ("+", _PLUS, _from_plus),
     ("&", _ENTITY, _from_entity),
     # Two ways to write a quote inside of quotes.
-    ("'", re.compile(r"'\\''|'\"'\"'"), _from_shell),
+    ("'", r"'\\''|'\"'\"'", _from_shell),
 )
 
 

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from core.test_jcard import ENV, SENTINEL, everything
+from core.test_jcard_plan import ENV, SENTINEL, everything
 from stereos_proto import InjectSecret, InjectSSHKey, JcardError, Mount
 from stereos_proto_io import read_jcard
 from stereos_proto_io._files import MAX_PROMPT_SIZE, prompt_reader

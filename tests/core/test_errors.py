@@ -21,6 +21,8 @@ from stereos_proto import (
     IncompleteLine,
     InjectSecret,
     InvalidMessage,
+    JcardError,
+    JcardFault,
     LineTooLong,
     LocalProtocolError,
     MalformedLine,
@@ -68,6 +70,7 @@ EXAMPLES = [
     RequestTimeout("x", request=MOUNT, sent=True),
     NotReady("x", last_state="booting", tries=4, agents_wanted=["a"], health=Health("booting")),
     NotReady("x", last_state="booting", last_error=RequestFailed(MOUNT, "no"), tries=4),
+    JcardError("x", line=3, key="agents", faults=[JcardFault(3, "agents", "y"), JcardFault(4, "name", "z")]),
 ]
 
 
@@ -253,6 +256,7 @@ UNTOLD = {
     OutcomeUnknown: {"request": None, "unanswered": (), "closed_here": False},
     RequestTimeout: {"request": None, "sent": False},
     NotReady: {"last_state": None, "last_error": None, "tries": 0, "agents_wanted": (), "health": None},
+    JcardError: {"line": 0, "key": "", "faults": ()},
 }
 
 

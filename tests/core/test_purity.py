@@ -58,8 +58,8 @@ LAYERS = [
     {"_connection", "_preamble"},
     {"_host_session", "_guest_session"},
     {"_mailbox", "_provision"},
-    {"_turns", "dialogues", "_jcard"},
-    {"_running"},
+    {"_turns", "dialogues", "_jcard_plan"},
+    {"_running", "_jcard"},
     {"_host_client"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

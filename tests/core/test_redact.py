@@ -117,8 +117,8 @@ def test_a_secret_is_found_in_each_of_its_forms(form, secret):
     # Python writes the single bytes of Latin-1 as others write those of UTF-8.
     assume(not re.search("[\xc0-\xff][\x80-\xbf]", secret))
     written = FORMS[form](secret)
-    text = of(secret).redact(f"before: ~{written}~ :after")
-    assert text == f"before: ~{REDACTED}~ :after"
+    text = of(secret).redact(f"1: ~{written}~ :2")
+    assert text == f"1: ~{REDACTED}~ :2"
 
 
 @given(secrets, st.text(), st.text())

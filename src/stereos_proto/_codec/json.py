@@ -17,6 +17,7 @@ The first place at which either rule fails is where the reference stops reading.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -35,18 +36,16 @@ _NUMBER: Final = rf"{_DIGITS}(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+(?![.eE])"
 _SCALAR: Final = rf"{_NUMBER}|true|false|null"
 _BLANK: Final = r"[ \t\n\r]*+"
 _BLANKS: Final = re.compile(_BLANK)
-_TOKEN: Final = re.compile(rf"{_BLANK}(?:(?P<mark>[\[\]{{}},:])|(?P<string>{_STRING})|(?P<scalar>{_SCALAR}))")
 
 # The first rule. A text is: openings, a leaf, closings, and after each comma the same again.
 _OPENINGS: Final = rf"(?:\[{_BLANK}(?!\])|\{{{_BLANK}{_STRING}{_BLANK}:{_BLANK})*+"
 _LEAF: Final = rf"(?:{_STRING}|{_SCALAR}|\[{_BLANK}\]|\{{{_BLANK}\}})(?:{_BLANK}[\]}}])*+"
 _COMMA: Final = rf"{_BLANK},{_BLANK}(?:{_STRING}{_BLANK}:{_BLANK})?+"
-_BEGINNING: Final = re.compile(rf"{_BLANK}(?:{_OPENINGS}{_LEAF}{_COMMA})*+{_OPENINGS}")
-_LAST_LEAF: Final = re.compile(_LEAF)
+_BEGINNING: Final = rf"{_BLANK}(?:{_OPENINGS}{_LEAF}{_COMMA})*+{_OPENINGS}"
 
 # The second rule. `_STRINGS` is for text that obeys the first, `_NEXT_NAME` for such text with its strings filled.
-_STRINGS: Final = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")', re.DOTALL)
-_NEXT_NAME: Final = re.compile(rf',(?={_BLANK}"++{_BLANK}:)')
+_STRINGS: Final = r'(?s)("[^"\\]*+(?:\\.[^"\\]*+)*+")'
+_NEXT_NAME: Final = rf',(?={_BLANK}"++{_BLANK}:)'
 _MARKS: Final = b"[]{},;"
 _NO_MARKS: Final = bytes(set(range(256)) - set(_MARKS))
 _IS_MARK: Final = bytes(byte in _MARKS for byte in range(256))
@@ -58,14 +57,22 @@ _SKIPPED_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SIGNS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
-_BAD_STRING: Final = re.compile(_OPEN_STRING)
-_BAD_NUMBER: Final = re.compile(rf"(?:{_DIGITS})?+(?P<point>\.[0-9]*+)?+(?P<exponent>[eE][-+]?[0-9]*+)?+")
+# For `_fault`: a token, and a number that may end too early.
+_TOKEN: Final = rf"{_BLANK}(?:(?P<mark>[\[\]{{}},:])|(?P<string>{_STRING})|(?P<scalar>{_SCALAR}))"
+_BAD_NUMBER: Final = rf"(?:{_DIGITS})?+(?P<point>\.[0-9]*+)?+(?P<exponent>[eE][-+]?[0-9]*+)?+"
+
 _ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 #: Digits that `int` takes however low a program has set CPython's guard against quadratic work.
 _MAX_DIGITS: Final = 640
 _LONG_NUMBER: Final = re.compile(rf"(?<![0-9])[0-9]{{{_MAX_DIGITS + 1}}}".encode())
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """`pattern`, compiled when the first line needs it: few programs meet such lines, and all of them import this."""
+    return re.compile(pattern)
 
 
 class MalformedJSON(ValueError):
@@ -242,18 +249,18 @@ def _outline(text: str) -> Iterator[tuple[int, int]]:
 
 def _first_rule(text: str) -> tuple[int, str]:
     """Up to where `text` obeys the first rule, and what is expected there: a "value", or "more" after a value."""
-    match = _BEGINNING.match(text)
+    match = _compiled(_BEGINNING).match(text)
     end = match.end() if match else 0
-    leaf = _LAST_LEAF.match(text, end)
+    leaf = _compiled(_LEAF).match(text, end)
     return (leaf.end(), "more") if leaf else (end, "value")
 
 
 def _marks(text: str) -> Iterator[tuple[int, int]]:
     """Position and character of each bracket and comma outside strings, a comma before a name as a semicolon."""
-    pieces = _STRINGS.split(text)
+    pieces = _compiled(_STRINGS).split(text)
     # Filled with as many quotes, so that positions stay.
     pieces[1::2] = map(mul, repeat('"'), map(len, pieces[1::2]))
-    filled = _NEXT_NAME.sub(";", "".join(pieces)).encode()
+    filled = _compiled(_NEXT_NAME).sub(";", "".join(pieces)).encode()
     return zip(compress(count(), filled.translate(_IS_MARK)), filled.translate(None, _NO_MARKS), strict=True)
 
 
@@ -285,7 +292,7 @@ def _fault(text: str, position: int, opened: list[int], expected: str) -> Malfor
     after = f"more in {chr(opened[-1])}" if opened else "nothing"
     while True:
         expected = after if expected == "more" else expected
-        match = _TOKEN.match(text, position)
+        match = _compiled(_TOKEN).match(text, position)
         kind = match.lastgroup if match else None
         step = _STEPS[expected].get(match["mark"] if match and kind == "mark" else str(kind))
         if match is None or step is None:
@@ -310,7 +317,7 @@ def _worded(text: str, position: int, expected: str, after: str) -> MalformedJSO
 
 
 def _fault_in_string(text: str, start: int) -> tuple[int, str]:
-    match = _BAD_STRING.match(text, start)
+    match = _compiled(_OPEN_STRING).match(text, start)
     position = match.end() if match else start
     if text[position : position + 1] != "\\":
         return position, "in string literal"
@@ -323,7 +330,7 @@ def _fault_in_string(text: str, start: int) -> tuple[int, str]:
 
 
 def _fault_in_number(text: str, start: int, after: str) -> tuple[int, str]:
-    match = _BAD_NUMBER.match(text, start)
+    match = _compiled(_BAD_NUMBER).match(text, start)
     if match is None or match.end() == start:
         return start + 1, "in numeric literal"
     for group, place in (
