@@ -265,13 +265,14 @@ class HostSession:
         self._events.append(CallDone(call))
 
     def _give_up(self, call: Call[Any], when: str) -> None:
-        request, what = call.request, ""
+        request = call.request
         self._say("gave up %s, %s", request.type, "which was sent" if call.sent else "which was not sent")
-        if changes_guest(request):
-            what = "; it may still be carried out" if call.sent else "; it was not sent"
-        call.outcome = RequestTimeout(
-            f"{self.label} did not answer {request.type} {when}{what}", request=request, sent=call.sent
-        ).about(self.label)
+        if call.sent:
+            what = "; it may still be carried out" if changes_guest(request) else ""
+            text = f"{self.label} did not answer {request.type} {when}{what}"
+        else:
+            text = f"{request.type} was not sent to {self.label} {when}, so it is safe to repeat"
+        call.outcome = RequestTimeout(text, request=request, sent=call.sent).about(self.label)
         call.done = True
         if not call.sent:
             self._withdraw(call)
