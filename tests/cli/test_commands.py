@@ -285,6 +285,13 @@ def test_help_fits_every_terminal(columns, monkeypatch):
     assert ("left out unless they are allowed. Exit code 1 when one fails." in out) == (columns == 250)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_an_option_does_is_one_paragraph(name, monkeypatch):
+    """The help keeps the newlines of a docstring: on a terminal that is wide enough, each option has one line."""
+    out = run_cli(monkeypatch, *name.split(), "--help", columns=500, env={"COLUMNS": "500"}).out
+    assert [line for line in out.splitlines() if line.startswith("│" + " " * 10)] == []
+
+
 @pytest.mark.parametrize("command", ["health", "agents"])
 def test_a_row_is_a_line_in_a_pipe(command, monkeypatch):
     long = [AgentStatus("a" * 70, True, "b" * 70, error="c " * 100), AgentStatus("d", True, error="e")]

@@ -7,8 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereos_proto import Ack, AgentStatus, CustomRequest, Health, InjectSecret, Mount, Role, SetConfig, encode
-from stereos_proto_io.cli._redact import REDACTED, Redactor, redactor_of
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    Ack,
+    AgentStatus,
+    CustomRequest,
+    Health,
+    InjectSecret,
+    Mount,
+    Role,
+    SetConfig,
+    encode,
+)
+from stereos_proto_io.cli._redact import REDACTED, LineTap, Redactor, redactor_of
 
 SECRET = "hunter22"
 
@@ -110,6 +121,56 @@ def test_old_requests_are_forgotten_in_the_end():
     redactor.line(Role.HOST, encode(InjectSecret("A", "hunter33")))
     assert SECRET in answer(redactor, line)
     assert "hunter33" not in answer(redactor, line.replace("22", "33"))
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
+def test_how_much_is_remembered_for_certain(more, kept):
+    """A mebibyte of requests after the one with the secret, and a byte more."""
+    secret = encode(InjectSecret("A", SECRET))
+    # The generation with the secret is full, and the next one, too.
+    size = 2**20 - len(secret.rstrip()) + 1
+    redactor = after(secret, b"x" * size, b"y" * (2**20 - size + more))
+    assert (SECRET not in answer(redactor, '{"type":"ack","payload":{"error":"hunter22"}}')) is kept
+
+
+def test_a_request_that_was_cut_off_is_remembered_by_its_texts():
+    redactor = after(
+        r'{"type":"inject_secret","payload":{"name":"hunter33","value":"hunter22', "{'hunter44': \"hunter55\""
+    )
+    shown = answer(redactor, "hunter22 hunter33 hunter55 and a payload of an inject_secret with a value")
+    assert shown == f"{REDACTED} {REDACTED} {REDACTED} and a payload of an inject_secret with a value"
+
+
+def test_a_payload_that_does_not_fit_is_remembered():
+    redactor = after(
+        '{"type":"mount","payload":["hunter22"]}', '{"type":"set_config","payload":{"content":{"a":"hunter33"}}}'
+    )
+    assert redactor.text("hunter22 hunter33") == f"{REDACTED} {REDACTED}"
+
+
+def test_what_a_guest_writes_beyond_ascii_stays_readable():
+    shown = answer(after(encode(InjectSecret("A", SECRET))), '{"type":"ack","payload":{"error":"für hunter22 — 失败"}}')
+    assert shown == f'{{"type":"ack","payload":{{"error":"für {REDACTED} — 失败"}}}}'
+    assert Redactor().line(Role.HOST, '{"type":"größe"}'.encode()).decode() == '{"type":"größe"}'
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bc\n\n", b"\r\n", b"d" * 40])))
+def test_a_stream_is_cut_into_its_lines(chunks):
+    tap = LineTap()
+    lines = [line for chunk in chunks for line in tap.feed(chunk)]
+    *whole, rest = b"".join(chunks).split(b"\n")
+    assert lines == [line + b"\n" for line in whole]
+    assert tap.rest() == rest
+    assert tap.rest() == b""
+
+
+@pytest.mark.parametrize(("size", "held"), [(MAX_LINE_SIZE, True), (MAX_LINE_SIZE + 1, False)])
+def test_no_more_is_held_back_than_a_line_may_have(size, held):
+    tap = LineTap()
+    data = b"x" * size
+    assert [*tap.feed(memoryview(data))] == ([] if held else [data])
+    assert tap.rest() == (data if held else b"")
+    assert [*tap.feed(b"y\nz\n")] == [b"y\n", b"z\n"]
 
 
 @pytest.mark.parametrize("error", ["word", "{}"])

@@ -93,8 +93,7 @@ def provision(
         skip_mounts: Do not mount. For a guest that has the mounts already: mounting again would lay one over the other.
         no_strict: Only warn of values that a StereOS guest would refuse: guests of other makes may take them.
         journal: Write what becomes of each step into this new file. It holds no secrets.
-        resume: Send only the steps that this journal does not call done, and go on writing it. Where no guest is named,
-            to the guests in it.
+        resume: Send what this journal does not call done, and go on writing it. By default to the guests in it.
         unknown_mounts: For mounts that may have been carried out: `skip` them if they were, `repeat` them if not.
         dry_run: Show the steps, or with --resume the steps that are left, and send nothing.
         out: How the result is written.

@@ -249,8 +249,7 @@ class Guests:
     state: Annotated[tuple[str, ...], repeated("--state", takes="STATE", group=MANY)] = attrs.field(
         default=(), kw_only=True
     )
-    """Only guests that report this state, of those that are named; give it again for more. A guest that cannot be asked
-    stays, as a failure."""
+    """Of these, only guests that report this state; give it again for more. One that cannot be asked is a failure."""
 
     parallel: Annotated[int, option("--parallel", takes="N", group=MANY, converter=whole_number)] = attrs.field(
         default=AT_ONCE, kw_only=True
@@ -265,8 +264,7 @@ class Guests:
     timeout: Annotated[float | None, option("--timeout", group=GUEST, **DURATION)] = attrs.field(
         default=None, kw_only=True
     )
-    """For everything with one guest, dialling included: 90, 30s, 2m. By default 10 s; 60 s for wait, provision and
-    shutdown --wait; no limit for ping and watch."""
+    """Per guest: 90, 2m. By default 10 s; 60 s for wait, provision and shutdown --wait; no limit for ping and watch."""
 
     config_dir: ConfigDir = attrs.field(default=None, kw_only=True)
     """mb's configuration folder. By default MB_CONFIG_DIR, what config.toml says, or ~/.config/mb."""

@@ -99,8 +99,7 @@ def wait(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        for_: `state=STATE` (healthy counts as ready), `agent=NAME`, `shutdown` (no answer any more); give it again for
-            more.
+        for_: `state=STATE` (healthy counts as ready), `agent=NAME` or `shutdown`; give it again for more.
         out: How the guest's last report is written.
     """
     refuse_what_is_no_utf8({"--for": "".join(for_)})
