@@ -99,8 +99,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "half of many requests are taken": Fault(
         f"{CORE}/_host_session.py",
-        "            for call in calls:\n                self._withdraw(call)\n",
-        "",
+        "                self._withdraw(call)\n",
+        "                pass\n",
         "session",
         _SESSION,
     ),

@@ -75,10 +75,11 @@ from ._preamble import HybridVsockPreamble, Preamble, ResyncPreamble
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
 from ._redact import Redactor, redact_reply
 from ._registry import Kind, Role, changes_guest, message_class
-from ._running import Dialogue, Running
+from ._running import Running
 from ._state import State
 from ._timeouts import seconds
 from ._turns import Step, Turns
+from .dialogues import Dialogue
 
 __all__ = [
     "DEFAULT_TIMEOUT",

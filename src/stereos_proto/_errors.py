@@ -10,12 +10,14 @@ its own, and pickled, so that it means the same in another process.
 from __future__ import annotations
 
 import copy
+import re
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import attrs
 
-from ._messages import redacted
+from ._messages import named, redacted
 from ._redact import MAX_SENTENCE, Redactor
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class StereosError(Exception):
         """
         if self.guest is None:
             self.guest = guest
-            if guest != GUEST and guest not in str(self):
+            if guest != GUEST and not re.search(rf"(?<!\w){re.escape(guest)}(?!\w)", str(self)):
                 self.add_note(f"guest: {guest}")
         return self
 
@@ -57,8 +59,21 @@ class StereosError(Exception):
         return _rebuilt(type(self), self.args, self.__dict__, self.__cause__, self.__suppress_context__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        args, state, cause = copy.deepcopy((self.args, self.__dict__, self.__cause__), memo)
-        return _rebuilt(type(self), args, state, cause, self.__suppress_context__)
+        args = copy.deepcopy(self.args, memo)
+        state = {name: _deep(value, memo) for name, value in self.__dict__.items()}
+        return _rebuilt(type(self), args, state, _deep(self.__cause__, memo), self.__suppress_context__)
+
+
+def _deep(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy; `value` itself where it cannot be made, as of another library's exception."""
+    with suppress(Exception):
+        return copy.deepcopy(value, memo)
+    return value
+
+
+def reason_of(cause: BaseException | None) -> str:
+    """What is said of an exception in parentheses: its text, without the number of an OSError, else its class."""
+    return str(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
 
 
 E = TypeVar("E", bound=StereosError)
@@ -280,7 +295,7 @@ class RequestFailed(StereosError):
         self.error = clean
 
     def __str__(self) -> str:
-        return f"the guest refused {self.request.type}: {self.error or 'it gave no reason'}"
+        return f"the guest refused {named(self.request)}: {self.error or 'it gave no reason'}"
 
 
 class RequestTimeout(StereosError, TimeoutError):

@@ -6,8 +6,13 @@ KeyboardInterrupt, comes anywhere; so what handles secrets catches everything, f
 
 from __future__ import annotations
 
+import inspect
 from contextlib import suppress
+from types import FrameType
 from typing import Final
+
+#: Flags of the code of generators, coroutines and asynchronous generators.
+_SUSPENDS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 #: How the names of our modules begin, those of the drivers among them.
 _OURS: Final = __name__.partition(".")[0]
@@ -17,14 +22,20 @@ def forget_locals(error: BaseException) -> None:
     """Clear the local variables of the frames that `error` has passed. Places and lines stay (§7).
 
     The caller's own frame keeps its variables, as it still runs. In the errors that were being handled when `error` was
-    raised, only the frames of this library are cleared: the other frames may belong to the caller.
+    raised, only the functions of this library are cleared. Other frames may belong to the caller, and a generator may
+    be suspended: it has handled that error and goes on, and clearing its frame would close it.
     """
     passed: BaseException | None = error
     while passed is not None:
         trace = passed.__traceback__
         while trace is not None:
-            if passed is error or trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+            if passed is error or _is_over(trace.tb_frame):
                 with suppress(RuntimeError):  # the caller's own frame
                     trace.tb_frame.clear()
             trace = trace.tb_next
         passed = passed.__context__
+
+
+def _is_over(frame: FrameType) -> bool:
+    code = frame.f_code
+    return frame.f_globals.get("__name__", "").startswith(_OURS) and not code.co_flags & _SUSPENDS

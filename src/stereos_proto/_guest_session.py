@@ -32,10 +32,10 @@ import attrs
 
 from ._connection import Connection
 from ._constants import MAX_LINE_SIZE
-from ._errors import ConnectionLost, IncompleteLine, LocalProtocolError, RemoteProtocolError, StereosError
+from ._errors import ConnectionLost, IncompleteLine, LocalProtocolError, RemoteProtocolError, StereosError, reason_of
 from ._events import NEED_DATA, ConnectionClosed, MalformedReceived, Need, RequestReceived, SessionEnded
 from ._frames import forget_locals
-from ._messages import Ack, Lifecycle, Reply, Request, Shutdown
+from ._messages import Ack, Lifecycle, Reply, Request, Shutdown, with_article
 from ._registry import Role
 
 #: Requests without a reply, per connection. A host keeps at most 128 in flight, and 64 handlers at work for one host
@@ -267,8 +267,7 @@ class GuestSession:
         return True
 
     def _no_reply(self, pending: PendingRequest, result: object) -> Ack:
-        kind = type(result).__name__
-        text = f"the handler returned a {kind}, no reply"
+        text = f"the handler returned {with_article(type(result))}, which is not a reply"
         self._replaced.append(ReplyReplaced(pending, LocalProtocolError(text)))
         return Ack(pending.request.type, False, f"internal error: {text}")
 
@@ -324,7 +323,10 @@ class GuestSession:
         self._chunk = b"".join(lines)
 
     def data_sent(self, size: int) -> None:
-        """Record that the first `size` bytes of `data_to_send` are written. Raises ValueError when that is below 0."""
+        """Record that the first `size` bytes of `data_to_send` are written; more than there are count as all of them.
+
+        Raises ValueError when that is below 0.
+        """
         if size < 0:
             raise ValueError(f"{size} bytes cannot have been written")
         # A thread may have been writing when the session was restarted or closed: those bytes are forgotten.
@@ -343,7 +345,7 @@ class GuestSession:
         On a stream without connections nothing changes: what was not written is for the next host (§8).
         """
         if self.has_connections and not self._said_end:
-            lost = ConnectionLost(f"the connection to the host broke ({getattr(exc, 'strerror', None) or exc})")
+            lost = ConnectionLost(f"the connection to the host broke ({reason_of(exc)})")
             lost.__cause__ = exc.with_traceback(None)
             self._error = lost
             self._drop()

@@ -28,17 +28,21 @@ from ._constants import MAX_PENDING
 from ._errors import GUEST, ConnectError, ConnectionLost, OutcomeUnknown, StereosError
 from ._events import NEED_DATA, CallDone, Need, NotificationReceived, SessionEnded, UnknownReceived
 from ._host_session import HostSession
-from ._messages import Ack, Health, Request
+from ._messages import Ack, Health, Reply, Request, named
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
 from ._registry import Role, changes_guest
-from ._running import Dialogue, Result, Running
+from ._running import Running
 from ._timeouts import seconds
 from .dialogues import (
+    ATTEMPT_TIMEOUT,
     READY_STATES,
     Action,
     Backoff,
     Connect,
+    Dialogue,
+    OnRefusal,
     ReadyWait,
+    Result,
     Send,
     SendMany,
     Sleep,
@@ -75,8 +79,11 @@ class Task(Generic[ResultT]):
     _open: int = attrs.field(default=0, repr=False)
     # Whether it asked for a dial last, so that it may ask for another.
     _dials: bool = attrs.field(default=False, repr=False)
-    # The first request of its that was handed out and that changes the guest.
+    # The first request of its that has changed the guest, or may have, and whether it was answered.
     _changing: Request | None = attrs.field(default=None, repr=False)
+    _answered: bool = attrs.field(default=False, repr=False)
+    # The number of the connection that it last used or was given.
+    _connection: int = attrs.field(default=0, repr=False)
     # The traceback that its error had when it ended.
     _traceback: TracebackType | None = attrs.field(default=None, repr=False)
     # When its dial has to be over, on the client's clock.
@@ -89,6 +96,14 @@ class Task(Generic[ResultT]):
     # When a Sleep may end early, on the client's clock, and whether a notification came that ends it.
     _least: float = attrs.field(default=0.0, repr=False)
     _heard_enough: bool = attrs.field(default=False, repr=False)
+
+    def _remember(self, call: Call[Any]) -> None:
+        """Keep the request of `call` if it is the first that has changed the guest, or may change it yet."""
+        if self._changing is None and call.sent and changes_guest(call.request):
+            outcome = call.outcome
+            if not isinstance(outcome, Ack) or outcome.ok:
+                self._changing = call.request
+                self._answered = outcome is not None and not isinstance(outcome, StereosError)
 
     def result(self) -> ResultT:
         """Return what the dialogue returned. Raises what it raised, RuntimeError while it is not over."""
@@ -157,13 +172,15 @@ class HostClient:
         self._new_session = partial(HostSession, max_pending=max_pending, trace=trace, log=log)
         self.session: HostSession = self._new_session(self.label)
         self.is_connected: bool = False
+        # How many connections there have been, so that a task can tell a newer one from its own.
+        self._connections = 0
         self._heard = 0
         self._closed = False
         # Tasks that are to go on, each with what came of its action.
         self._ready: deque[tuple[Task[Any], Any]] = deque()
-        # Tasks that wait for a dial, and the call of each other task.
-        self._dialers: list[Task[Any]] = []
-        self._callers: dict[Call[Any], Task[Any]] = {}
+        # Tasks that wait for a dial; the calls of the others, each with its task and its place among the task's calls.
+        self._dialers: dict[Task[Any], None] = {}
+        self._callers: dict[Call[Any], tuple[Task[Any], int]] = {}
         self._running: dict[Task[Any], None] = {}
         # (when, number, task, the task's wait): Sleep and Connect.
         self._timers: list[tuple[float, int, Task[Any], int]] = []
@@ -173,6 +190,10 @@ class HostClient:
         self._dialling: DialWanted | None = None
         self._dial_error: ConnectError | None = None
         self._done: deque[Task[Any]] = deque()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "connected" if self.is_connected else "not connected"
+        return f"<{type(self).__name__} {self.label} {state} tasks={len(self._running)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.session.__reduce__()
@@ -216,6 +237,7 @@ class HostClient:
         if self._closed:
             task._running.ended = self._was_closed()
         task._heard = self._heard
+        task._connection = self._connections
         self._running[task] = None
         self._ready.append((task, None))
         return task
@@ -240,13 +262,16 @@ class HostClient:
         """Wait until the guest is in one of `states`, or the named `agents` run (§6, §7).
 
         It begins over the connection that there is. With `redial` it dials where there is none, and dials again
-        whenever a connection or a try does not get through; what others were asking over it then ends.
+        whenever a connection or a try does not get through; what others were asking over it then ends. A probe over a
+        connection that was there before may take 5 seconds, or half of `timeout`.
 
         The task raises NotReady when `timeout` seconds have passed (None: no bound), or the guest shuts down;
         RemoteProtocolError when the guest breaks the protocol; ConnectError when another dial would not help
         (`retryable` is False); without `redial`, ConnectionLost when the connection ends.
         """
-        wait = ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
+        # Half of the time is left for another connection where the one that there is turns out to be silent.
+        attempt = min(ATTEMPT_TIMEOUT, seconds(timeout) / 2) or ATTEMPT_TIMEOUT
+        wait = ReadyWait(states, agents, backoff or Backoff(), attempt, on_progress)
         connected = self.is_connected or not redial
         return self.run(wait.run(redial=redial, connected=connected), timeout=timeout, context=context)
 
@@ -254,13 +279,14 @@ class HostClient:
         self,
         plan: ProvisionPlan,
         *,
+        on_refusal: OnRefusal = "stop",
         on_step: Callable[[ProvisionStep], None] | None = None,
         timeout: float | None = None,
         context: Any = None,
-        **options: Any,
     ) -> Task[ProvisionReport]:
-        """Carry out a plan (§7). `options` are those of `stereos_proto.dialogues.provision`."""
-        return self.run(provision(plan, on_step=on_step, guest=self.label, **options), timeout=timeout, context=context)
+        """Carry out a plan (§7): see `stereos_proto.dialogues.provision`, also for what it raises at once."""
+        dialogue = provision(plan, on_refusal=on_refusal, on_step=on_step, guest=self.label)
+        return self.run(dialogue, timeout=timeout, context=context)
 
     def shutdown(self, reason: str = "", *, timeout: float | None = None, context: Any = None) -> Task[Ack | None]:
         """Power the guest off (§6). The task returns None when the guest ended the connection before the ack.
@@ -274,12 +300,17 @@ class HostClient:
         """Give up a call (see `HostSession.cancel`) or a task, whose dialogue is closed. Without an event.
 
         The task's error is an OutcomeUnknown when it had sent something that changes the guest, else a ConnectionLost;
-        the connection goes on all the same. What is done stays as it is.
+        the connection goes on all the same. What is done stays as it is. The report of a `provision` is lost: to keep
+        it, `close` the client, and wait for the `TaskDone`. A dialogue whose call is cancelled gets a RequestTimeout.
 
         Raises ValueError for a call or a task of another client.
         """
         if isinstance(what, Call):
+            was_open = not what.done
             self.session.cancel(what)
+            if was_open and what in self._callers:
+                # The session tells nothing of it, and the dialogue waits.
+                self._call_done(what)
         elif not what.done:
             if what not in self._running:
                 raise ValueError("this task belongs to another client")
@@ -311,21 +342,30 @@ class HostClient:
 
         After `close` it says nothing: let go of the connection.
 
-        Raises RuntimeError when there is one already, or when the last one has ended and no dial was wanted since.
+        The first connection may be made unasked. Raises RuntimeError when there is one already, when the last one has
+        ended and no dial was wanted since, or when its SessionEnded was not pulled yet; TypeError when `early` is not
+        bytes. Nothing has changed then.
         """
         if self._closed:
             return
-        if self.is_connected or (self.session.ended is not None and not self._wanted):
+        memoryview(early)
+        if self.is_connected or (self.session.ended is not None and not (self._wanted or self._dialling)):
             raise RuntimeError("no dial is under way: say `connected` once for each DialWanted")
+        if self.session.ended is not None:
+            if self.session.owes_events:
+                raise RuntimeError("the last connection has more to tell: pull `next_event` until NEED_DATA before")
+            self.session = self._new_session(self.label)
         # Where a dial is wanted and not yet told, this is its outcome.
         self._wanted = None
         self._dialling = None
         self._dial_error = None
         self.is_connected = True
+        self._connections += 1
         if early:
             self.session.receive_data(early)
-        dialers, self._dialers = self._dialers, []
+        dialers, self._dialers = self._dialers, {}
         for task in dialers:
+            task._connection = self._connections
             self._resume(task, None)
 
     def dial_failed(self, error: ConnectError) -> None:
@@ -345,12 +385,12 @@ class HostClient:
             raise RuntimeError("no dial is under way: its outcome was told already, or none was wanted")
         self._dialling = self._wanted = None
         self._dial_error = error
-        dialers, self._dialers = self._dialers, []
+        dialers, self._dialers = self._dialers, {}
         for task in dialers:
             if error.timed_out and dial.deadline is not None and dial.deadline < _never(task._dial_until):
                 # It was begun for others, who have less time.
                 self._want_dial(task._dial_until)
-                self._dialers.append(task)
+                self._dialers[task] = None
             else:
                 self._resume(task, error)
 
@@ -373,7 +413,7 @@ class HostClient:
                 # The dial is over as well: `dial_failed` will say why.
                 self._timer(task, over + _GRACE)
                 return
-            self._dialers.remove(task)
+            del self._dialers[task]
             error = ConnectError(f"no connection to {self.label} was made in time", timed_out=True)
         task._wait += 1
         self._ready.append((task, error))
@@ -477,6 +517,8 @@ class HostClient:
     def _perform(self, task: Task[Any], action: Action) -> None:
         now = self.clock()
         until = task._running.until
+        if not isinstance(action, (Sleep, Connect)):
+            task._connection = self._connections
         if isinstance(action, Send):
             task._heard = self._heard
             self._wait_for(task, [self.session.request(action.message, deadline=until(action.timeout, now))])
@@ -496,35 +538,39 @@ class HostClient:
                 self._timer(task, task._least if task._heard_enough else ends)
         elif not isinstance(action, Connect):
             raise TypeError(f"a dialogue yields actions, and {type(action).__name__} is none")
+        elif self.is_connected and task._connection < self._connections:
+            # Another has dialled since this one lost its connection. Two waits that each drop the connection of the
+            # other would never get a reply.
+            task._connection = self._connections
+            self._ready.append((task, None))
         else:
             deadline = until(action.timeout, now)
             self._want_dial(deadline)
             task._dials = True
             task._dial_until = deadline
-            self._dialers.append(task)
+            self._dialers[task] = None
             self._timer(task, deadline)
 
     def _wait_for(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
         task._dials = False
         task._calls = tuple(calls)
         task._open = len(task._calls)
-        self._callers.update(dict.fromkeys(task._calls, task))
+        self._callers.update((call, (task, place)) for place, call in enumerate(task._calls))
         if task._calls:
             self._dial_on_demand()
         else:
             self._ready.append((task, []))
 
     def _call_done(self, call: Call[Any]) -> None:
-        task = self._callers.pop(call)
+        task, place = self._callers.pop(call)
         if task.done:
             return
-        if call.sent and task._changing is None and changes_guest(call.request):
-            task._changing = call.request
+        task._remember(call)
         task._open -= 1
         action = task._action
         try:
             if isinstance(action, SendMany):
-                action.on_outcome(task._calls.index(call), call.outcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+                action.on_outcome(place, call.outcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         except BaseException as exc:
             self._stop(task, exc)
             if not isinstance(exc, Exception):
@@ -558,8 +604,7 @@ class HostClient:
                 self.session.cancel(call)
                 del self._callers[call]
         task._calls = ()
-        if task in self._dialers:
-            self._dialers.remove(task)
+        self._dialers.pop(task, None)
 
     def _stop(self, task: Task[Any], error: BaseException) -> None:
         """End `task` before its dialogue is over."""
@@ -627,16 +672,20 @@ def _is_stale(timer: tuple[float, int, Task[Any], int]) -> bool:
 
 def _cancelled(task: Task[Any]) -> ConnectionLost:
     """The error of a task that is cancelled: what it has sent that changes the guest cannot be taken back."""
-    unanswered = [call.request for call in task._calls if call.sent and not call.done]
+    unanswered = [call.request for call in task._calls if call.sent and not isinstance(call.outcome, Reply)]
     changing = [request for request in unanswered if changes_guest(request)]
+    for call in task._calls:
+        task._remember(call)
     if changing:
-        names = ", ".join(dict.fromkeys(request.type for request in changing))
-        text = f"the dialogue was cancelled while {names} was unanswered: it may still be carried out"
-    elif task._changing is not None:
-        changing = [task._changing]
-        text = f"the dialogue was cancelled after {task._changing.type} was answered: that is not taken back"
-    else:
+        names = [*dict.fromkeys(map(named, changing))]
+        were = "was" if len(names) == 1 else "were"
+        text = f"the dialogue was cancelled while {', '.join(names)} {were} unanswered: it may still be carried out"
+    elif task._changing is None:
         return ConnectionLost("the dialogue was cancelled", unanswered=unanswered, closed_here=True)
+    else:
+        changing = [task._changing]
+        what = "was answered: that is not taken back" if task._answered else "was given up: it may still be carried out"
+        text = f"the dialogue was cancelled after {named(task._changing)} {what}"
     return OutcomeUnknown(text, request=changing[0], unanswered=unanswered, closed_here=True)
 
 

@@ -40,6 +40,7 @@ from ._errors import (
     RemoteProtocolError,
     RequestTimeout,
     StereosError,
+    reason_of,
 )
 from ._events import (
     NEED_DATA,
@@ -53,7 +54,7 @@ from ._events import (
     UnknownReceived,
 )
 from ._frames import forget_locals
-from ._messages import Ack, Reply, Request
+from ._messages import Ack, Reply, Request, named
 from ._redact import Redactor
 from ._registry import Role, changes_guest
 
@@ -75,12 +76,17 @@ _MAX_STALE: Final = 64
 _LATEST: Final = sys.float_info.max
 
 
-def _refuse_deadline(deadline: float) -> None:
-    """Raise TypeError or ValueError when `deadline` is no number. One that never comes is fine."""
+#: The outcome of a call that its caller never got, because another request of the same flight was refused.
+_WITHDRAWN: Final = LocalProtocolError("it was not sent, since another request of its flight was refused")
+
+
+def _beyond(deadline: float) -> float | None:
+    """A deadline that is no ordinary number: None for one that never comes. Raises TypeError and ValueError."""
     if not isinstance(deadline, (int, float)):
         raise TypeError(f"a deadline is a number or None, not {type(deadline).__name__}")
     if deadline != deadline:
         raise ValueError("a deadline must not be NaN")
+    return None if deadline > 0 else -_LATEST
 
 
 def _called(message: object) -> str:
@@ -183,9 +189,8 @@ class HostSession:
         # In one piece: calls are what a small request costs.
         if not isinstance(message, Request):
             raise LocalProtocolError(f"a host sends requests, and {_called(message)}").about(self.label)
-        if deadline is not None and not (isinstance(deadline, (int, float)) and deadline <= _LATEST):
-            _refuse_deadline(deadline)
-            deadline = None
+        if deadline is not None and not (isinstance(deadline, (int, float)) and -_LATEST <= deadline <= _LATEST):
+            deadline = _beyond(deadline)
         line: bytes | LocalProtocolError | None = None
         try:
             line = write(message)
@@ -219,8 +224,8 @@ class HostSession:
         except BaseException:
             for call in calls:
                 self._withdraw(call)
-            self._deadlines = [entry for entry in self._deadlines if entry[2].sent or entry[2] in self._waiting]
-            heapify(self._deadlines)
+                # Its caller never gets it. With an outcome, its deadline is void.
+                call.outcome = _WITHDRAWN
             raise
         return calls
 
@@ -266,12 +271,12 @@ class HostSession:
 
     def _give_up(self, call: Call[Any], when: str) -> None:
         request = call.request
-        self._say("gave up %s, %s", request.type, "which was sent" if call.sent else "which was not sent")
+        self._say("gave up %s, %s", named(request), "which was sent" if call.sent else "which was not sent")
         if call.sent:
             what = "; it may still be carried out" if changes_guest(request) else ""
-            text = f"{self.label} did not answer {request.type} {when}{what}"
+            text = f"{self.label} did not answer {named(request)} {when}{what}"
         else:
-            text = f"{request.type} was not sent to {self.label} {when}, so it is safe to repeat"
+            text = f"{named(request)} was not sent to {self.label} {when}, so it is safe to repeat"
         call.outcome = RequestTimeout(text, request=request, sent=call.sent).about(self.label)
         call.done = True
         if not call.sent:
@@ -466,7 +471,7 @@ class HostSession:
                         done: CallDone = _new(CallDone)
                         done.__dict__["call"] = call
                         return done
-                    self._say("swallowed the late reply to %s", call.request.type)
+                    self._say("swallowed the late reply to %s", named(call.request))
                 elif event is NEED_DATA:
                     if self._read_error is None:
                         return NEED_DATA
@@ -565,7 +570,7 @@ class HostSession:
         return error
 
     def _broken(self, cause: BaseException | None) -> ConnectionLost:
-        return self._lost(f"the connection to {self.label} broke ({getattr(cause, 'strerror', None) or cause})", cause)
+        return self._lost(f"the connection to {self.label} broke ({reason_of(cause)})", cause)
 
     def _lost(self, text: str, cause: BaseException | None) -> ConnectionLost:
         error = ConnectionLost(text)
@@ -576,7 +581,7 @@ class HostSession:
         reason = self.ended or self._broken(self._write_error)
         # A ConnectionLost says nothing more than the text does; what caused it does.
         cause = reason.__cause__ if type(reason) is ConnectionLost else reason
-        return self._lost(f"{request.type} was not sent: {reason}", cause)
+        return self._lost(f"{named(request)} was not sent: {reason}", cause)
 
     def _unanswered(self, request: Request, unanswered: tuple[Request, ...]) -> StereosError:
         """The error for a request that may have been carried out, and whose reply will not come."""
@@ -586,10 +591,10 @@ class HostSession:
             return copy.copy(reason)
         error: ConnectionLost
         if changes_guest(request):
-            text = f"{reason} while {request.type} was unanswered: it may or may not have been carried out"
+            text = f"{reason} while {named(request)} was unanswered: it may or may not have been carried out"
             error = OutcomeUnknown(text, request=request, unanswered=unanswered)
         else:
-            error = ConnectionLost(f"{reason} while {request.type} was unanswered", unanswered=unanswered)
+            error = ConnectionLost(f"{reason} while {named(request)} was unanswered", unanswered=unanswered)
         error.closed_here = getattr(reason, "closed_here", False)
         error.__cause__ = reason.__cause__ if reason else None
         return error

@@ -49,13 +49,13 @@ def load_jcard(
     unusable, or a variable is unset; LocalProtocolError when a step could never be sent; ValueError when `fs_type` is
     neither of the two.
     """
-    if fs_type not in _FS_TYPES:
-        raise ValueError(f"fs_type must be {' or '.join(_FS_TYPES)}, not {fs_type!r}")
-    # Loaded here, for programs that read no jcard: it is a seventh of what importing the package would cost.
-    from ._jcard_plan import read_plan  # noqa: PLC0415
-    from ._jcard_text import JcardText  # noqa: PLC0415
-
     try:
+        if fs_type not in _FS_TYPES:
+            raise ValueError(f"fs_type must be {' or '.join(_FS_TYPES)}, not {fs_type!r}")  # noqa: TRY301
+        # Loaded here, for programs that read no jcard: it is a seventh of what importing the package would cost.
+        from ._jcard_plan import read_plan  # noqa: PLC0415
+        from ._jcard_text import JcardText  # noqa: PLC0415
+
         return read_plan(JcardText(source, text), env, fs_type, ssh_keys, strict, read_prompt, folder_name)
     except BaseException as exc:  # noqa: BLE001  (those of a caller's `env` and `read_prompt` as well)
         # The frames of the traceback hold what has been read, secrets among it. No function is called here: a Ctrl-C

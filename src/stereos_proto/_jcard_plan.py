@@ -9,11 +9,11 @@ from typing import Any, Final
 import tomli_w
 
 from ._codec import encode
-from ._errors import LocalProtocolError
+from ._errors import LocalProtocolError, reason_of
 from ._jcard_agents import agent_names, check_agent, one_of
 from ._jcard_fields import Findings, looks_secret, read_fields
 from ._jcard_text import JcardText
-from ._messages import InjectSecret, InjectSSHKey, Mount, SetConfig
+from ._messages import InjectSecret, InjectSSHKey, Mount, SetConfig, with_article
 from ._provision import ProvisionPlan
 from ._toml import Path
 
@@ -78,6 +78,10 @@ class _Card:
     def _expand(self, value: str, path: Path) -> str:
         """`value` with its variables. They are expanded once: what they hold is taken as it is."""
         found = dict.fromkeys(name for name, closed in _VARIABLE.findall(value) if name and closed)
+        for name in found:
+            if name in self._env and not isinstance(self._env[name], str):
+                kind = with_article(type(self._env[name]))
+                raise TypeError(f"env must map names to texts; the value of {_shown(name)} is {kind}")
         unset = [name for name in found if name not in self._env]
         odd = [name for name in found if name in self._env and not _is_unicode(self._env[name])]
         for names, what in ((unset, "set"), (odd, "UTF-8")):
@@ -196,8 +200,10 @@ class _Card:
             try:
                 content = self._read_prompt(file)
             except (OSError, ValueError) as exc:
-                reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
+                reason = reason_of(exc)
             else:
+                if not isinstance(content, str):
+                    raise TypeError(f"read_prompt must return a text, not {type(content).__name__}")
                 if not _is_unicode(content):
                     self.findings.fault(path, "names a file that is not UTF-8")
                 if beside:

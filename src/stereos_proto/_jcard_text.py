@@ -71,6 +71,7 @@ class JcardText:
             folded.setdefault(path, statement.line)
             for size in range(1, min(len(path), _DEEPEST)):
                 inside.setdefault(path[:size], statement.line)
+                inside.setdefault(statement.path[:size], statement.line)
         return inside | folded | exact
 
     def _error(self, faults: Sequence[JcardFault]) -> JcardError:

@@ -328,6 +328,11 @@ def named(message: Message) -> str:
     return shortened(type_) if isinstance(type_, str) else type(message).__name__
 
 
+def with_article(cls: type[Any]) -> str:
+    """The name of a class as it stands in a sentence: "an int"."""
+    return f"a{'n' * (cls.__name__[:1].lower() in tuple('aeiou'))} {cls.__name__}"
+
+
 def shortened(text: str) -> str:
     """A text that the peer or the caller chose, as it stands in a sentence."""
     if len(text) > _LONGEST_NAME:

@@ -133,7 +133,8 @@ class ProvisionStep:
         sent = isinstance(outcome, OutcomeUnknown | RemoteProtocolError) or (
             isinstance(outcome, RequestTimeout) and outcome.sent
         )
-        return cls(request, StepStatus.UNKNOWN if sent else StepStatus.NOT_SENT, outcome)
+        status = StepStatus.UNKNOWN if sent else StepStatus.NOT_SENT
+        return cls(request, status, outcome if guest is None else outcome.about(guest))
 
     @classmethod
     def held_back(cls, request: Request, cause: ProvisionStep, guest: str | None = None) -> ProvisionStep:
@@ -154,6 +155,12 @@ class ProvisionStep:
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self
+
+    def __str__(self) -> str:
+        """How it went, what it is about, and the error, on one line."""
+        # A refusal is a text of the guest's, whose newlines could forge a line of a report.
+        error = f" ({' '.join(str(self.error).splitlines())})" if self.error else ""
+        return f"{self.status.value}: {self.label}{error}"
 
     @property
     def label(self) -> str:
@@ -192,16 +199,14 @@ class ProvisionReport:
 
     def __str__(self) -> str:
         """A line for each step: how it went, what it is about, and the error."""
-        lines = (
-            f"{step.status.value}: {step.label}" + (f" ({step.error})" if step.error else "") for step in self.steps
-        )
-        return "\n".join(lines) or "no steps"
+        return "\n".join(map(str, self.steps)) or "no steps"
 
     def raise_for_failure(self) -> None:
         """Raise the error of the first step that is not done, if there is one."""
         if self.failed:
             step = self.failed[0]
-            raise step.error or StereosError(f"{step.label}: {step.status.value}")
+            # With the traceback of a call before, it would grow with each.
+            raise step.error.with_traceback(None) if step.error else StereosError(f"{step.label}: {step.status.value}")
 
     def remaining_plan(self, *, unknown_mounts: Literal["raise", "repeat", "skip"] = "raise") -> ProvisionPlan:
         """What a second try has to do: the steps that are not done, so that nothing is mounted twice (§6).
@@ -215,6 +220,9 @@ class ProvisionReport:
 
         A mount that is repeated after one below it was done hides that one; `warnings` of the plan say so.
 
+        A reboot undoes mounts and secrets, and this report does not know of one. After a lost connection compare the
+        guest's `uptime_seconds` with what it was before the first try; after a reboot, carry out the whole plan again.
+
         Raises OutcomeUnknown as said above, ValueError when `unknown_mounts` is none of the three.
         """
         if unknown_mounts not in ("raise", "repeat", "skip"):
@@ -223,11 +231,14 @@ class ProvisionReport:
         unknown = [step for step in rest if step.status is StepStatus.UNKNOWN and isinstance(step.request, Mount)]
         if unknown and unknown_mounts == "raise":
             labels = ", ".join(step.label for step in unknown)
-            raise OutcomeUnknown(
+            cause = unknown[0].error
+            error = OutcomeUnknown(
                 f"it is not known whether the guest carried this out: {labels}. Log into the guest, where `findmnt` "
                 "tells, and say unknown_mounts='skip' or 'repeat', or reboot the guest and provision it anew",
                 request=unknown[0].request,
-            ) from unknown[0].error
+                unanswered=[step.request for step in unknown],
+            )
+            raise (error.about(cause.guest) if cause and cause.guest else error) from cause
         if unknown_mounts == "skip":
             rest = tuple(step for step in rest if step not in unknown)
         requests = [step.request for step in rest]

@@ -12,18 +12,13 @@ import copy
 from collections.abc import Generator
 from contextlib import suppress
 from math import inf
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic
 
 import attrs
 
 from ._errors import RequestTimeout, StereosError
-from ._timeouts import seconds
-from .dialogues import Action, TimeUp
-
-Result = TypeVar("Result")
-
-#: What a dialogue is, for type checkers: it yields actions and returns its result.
-Dialogue = Generator[Action, Any, Result]
+from ._timeouts import in_words, seconds
+from .dialogues import Action, Dialogue, Result, TimeUp
 
 #: Seconds that a timer of an event loop may fire too early.
 _EARLY: Final = 0.01
@@ -82,7 +77,9 @@ class Running(Generic[Result]):
         """
         with suppress(BaseException):
             self.dialogue.throw(error)
-        self.dialogue.close()
+        # It may yield once more as it is closed. What ended it counts for more.
+        with suppress(RuntimeError):
+            self.dialogue.close()
 
     def until(self, timeout: float | None, now: float) -> float | None:
         """Return when an action that may take `timeout` seconds has to be over, on the runner's clock. None: no bound.
@@ -100,4 +97,4 @@ class Running(Generic[Result]):
             return copy.copy(self.ended)
         if self.deadline is None or now < self.deadline:
             return None
-        return TimeUp(f"{self.seconds:g} s have passed", seconds=self.seconds, sent=False)
+        return TimeUp(f"{in_words(self.seconds)} have passed", seconds=self.seconds, sent=False)

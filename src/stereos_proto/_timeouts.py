@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from math import inf
 
+#: From here on a time is told in whole seconds.
+_LONG = 100
+
 
 def seconds(timeout: float | None, default: float = inf) -> float:
     """Return the seconds that `timeout` gives: 0 or more, infinity for no bound. Raises TypeError, ValueError."""
@@ -28,3 +31,8 @@ def seconds(timeout: float | None, default: float = inf) -> float:
         return float(timeout)
     except OverflowError:
         return inf
+
+
+def in_words(time: float) -> str:
+    """`time`, in seconds, as a sentence tells it: three digits at most where it is short, with its unit."""
+    return f"{time:.0f} s" if time >= _LONG else f"{time:.3g} s"

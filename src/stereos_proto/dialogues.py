@@ -19,13 +19,13 @@ passed. The dialogue then ends: with its own error, or with what it knows by the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from functools import partial
+import copy
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
-from ._errors import ConnectError, ConnectionLost, NotReady, RequestFailed, RequestTimeout, StereosError
+from ._errors import GUEST, ConnectError, ConnectionLost, NotReady, RequestFailed, RequestTimeout, StereosError
 from ._messages import (
     Ack,
     AgentStatus,
@@ -38,9 +38,12 @@ from ._messages import (
     Reply,
     Request,
     Shutdown,
+    named,
+    shortened,
 )
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep, StepStatus
 from ._redact import Redactor
+from ._timeouts import in_words
 
 __all__ = [
     "ATTEMPT_TIMEOUT",
@@ -49,6 +52,7 @@ __all__ = [
     "Action",
     "Backoff",
     "Connect",
+    "Dialogue",
     "OnRefusal",
     "ReadyWait",
     "Send",
@@ -114,6 +118,11 @@ class Sleep:
 
 Action = Connect | Send | SendMany | Sleep
 
+Result = TypeVar("Result")
+
+#: What a dialogue is, for type checkers: it yields actions and returns its result.
+Dialogue = Generator[Action, Any, Result]
+
 
 class TimeUp(RequestTimeout):
     """The whole time of a dialogue is up (§3): `seconds` of it. Thrown into the dialogue by what runs it.
@@ -134,7 +143,11 @@ def _positive(_instance: object, attribute: attrs.Attribute[Any], value: Any) ->
 def _several(name: str, values: Collection[str]) -> tuple[str, ...]:
     if isinstance(values, str):
         raise TypeError(f"{name} takes several strings, such as a tuple of them, not one string")
-    return tuple(values)  # an iterator would be used up by the first look
+    values = tuple(values)  # an iterator would be used up by the first look
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} takes strings, not {type(value).__name__}")
+    return values
 
 
 def _states(values: Collection[str]) -> Collection[str]:
@@ -193,7 +206,7 @@ class WaitProgress:
         return self.health.state if self.health else None
 
     def __str__(self) -> str:
-        seen = f"last state {self.state}" if self.state else "it never reported a state"
+        seen = f"last state {shortened(self.health.state)}" if self.health else "it never reported a state"
         error = f", last error: {self.error}" if self.error else ""
         return f"{self.tries} {'try' if self.tries == 1 else 'tries'}, {seen}{error}"
 
@@ -247,7 +260,8 @@ def _described(agent: AgentStatus) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _SIZE else f"{text[: _SIZE - 1]}…"
+    shown = text if len(text) <= _SIZE else f"{text[: _SIZE - 1]}…"
+    return shown if shown.isprintable() else repr(shown)
 
 
 @attrs.define
@@ -287,7 +301,10 @@ class ReadyWait:
         try:
             return (yield from self._run(redial, not redial if connected is None else connected))
         except TimeUp as exc:
-            raise self.progress.not_ready(f"{exc.seconds:g} s have passed") from (self.progress.error or exc)
+            if exc.request is not None:
+                # It cut a probe off, which counts as a try. Otherwise nothing was under way.
+                self._note(None, exc)
+            raise self.progress.not_ready(f"{in_words(exc.seconds)} have passed") from (self.progress.error or exc)
         except BaseException as exc:
             if not isinstance(exc, (StereosError, GeneratorExit)):
                 # The wait was ended from outside. Its error will show where it stood.
@@ -336,6 +353,9 @@ class ReadyWait:
         return self.progress.state, type(self.progress.error)
 
     def _note(self, health: Health | None, error: StereosError | None) -> None:
+        if error is not None:
+            # It is kept while the wait goes on: its traceback would keep the frames, this wait's own among them.
+            error = error.with_traceback(None)
         self.progress = WaitProgress(
             self.progress.tries + 1, health or self.progress.health, error, self.progress.agents
         )
@@ -375,7 +395,7 @@ def provision(
     on_refusal: OnRefusal = "stop",
     on_step: Callable[[ProvisionStep], None] | None = None,
     guest: str | None = None,
-) -> Generator[Action, Any, ProvisionReport]:
+) -> Dialogue[ProvisionReport]:
     """Carry out `plan`: mounts, secrets and SSH keys in one flight, then the config in another (§7, faults 8 and 9).
 
     Agents start when the config comes. So it is held back unless every mount and every secret is done: its step is
@@ -383,36 +403,62 @@ def provision(
     key that was refused holds nothing back, since agents do not need it. With `on_refusal="continue"` all goes out in
     a single flight, the config too, whatever becomes of the rest.
 
-    `guest` is the guest's label, for the errors of the steps. `on_step` is called as each step settles. Nothing is
-    ever sent twice. What did not work is in the report, and so is what was still open when the time of the dialogue
-    was up, or when the connection ended between the flights.
+    `guest` is the guest's label, for the errors of the steps. `on_step` is called as each step settles; what it raises
+    ends the dialogue, and the report is lost. Nothing is ever sent twice. What did not work is in the report, and so
+    is what was still open when the time of the dialogue was up, or when the connection ended between the flights.
 
-    Raises ConnectionLost when the connection has ended before the first step, so that nothing was sent; ValueError
-    when `on_refusal` is neither of the two; TypeError when `plan` is none.
+    Raises at once TypeError when `plan` is not a ProvisionPlan, ValueError when `on_refusal` is neither of the two. The
+    dialogue raises ConnectionLost when the connection has ended before the first step, so that nothing was sent. An
+    error from outside that ends it, such as a cancellation, gets a note with the steps that were done by then.
     """
     if not isinstance(plan, ProvisionPlan):
         raise TypeError(f"provision takes a ProvisionPlan, not {type(plan).__name__}")
     if on_refusal not in ("stop", "continue"):
         raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")
+    return _provision(plan, on_refusal, on_step or _ignore, guest)
+
+
+def _ignore(_step: ProvisionStep) -> None:
+    pass
+
+
+def _provision(
+    plan: ProvisionPlan, on_refusal: OnRefusal, on_step: Callable[[ProvisionStep], None], guest: str | None
+) -> Dialogue[ProvisionReport]:
     requests = plan.requests
     redactor = Redactor(requests)
-    step_of = partial(ProvisionStep.of, redactor=redactor, guest=guest)
+    told: list[ProvisionStep] = []
+
+    def settle(request: Request, outcome: Reply | StereosError) -> ProvisionStep:
+        return tell(ProvisionStep.of(request, outcome, redactor, guest))
+
+    def tell(step: ProvisionStep) -> ProvisionStep:
+        told.append(step)
+        on_step(step)
+        return step
+
     first = len(requests) - (on_refusal == "stop" and plan.config is not None)
-    steps = yield from _flight(requests[:first], step_of, on_step)
-    for request in requests[first:]:
-        cause = next(filter(_holds_back, steps), None)
-        if cause is None:
+    try:
+        steps = yield from _flight(requests[:first], settle)
+        for request in requests[first:]:
+            cause = next(filter(_holds_back, steps), None)
+            if cause is not None:
+                steps.append(tell(ProvisionStep.held_back(request, cause, guest)))
+                continue
             try:
-                steps += yield from _flight((request,), step_of, on_step)
+                steps += yield from _flight((request,), settle)
             except StereosError as exc:
+                if not steps or told[-1].request is request:
+                    # Nothing was sent at all; or it is what `on_step` raised.
+                    raise
                 # Not a byte of it was sent. What was done before is worth more than an error.
-                steps.append(step_of(request, exc))
-                if on_step is not None:
-                    on_step(steps[-1])
-        else:
-            steps.append(ProvisionStep.held_back(request, cause, guest))
-            if on_step is not None:
-                on_step(steps[-1])
+                steps.append(settle(request, exc))
+    except BaseException as exc:
+        if not isinstance(exc, (StereosError, GeneratorExit)):
+            # It was ended from outside, or by `on_step`. Its error shows what is known to have been done.
+            known = "; ".join(f"{step.status.value}: {step.label}" for step in told) or "no step had an outcome"
+            exc.add_note(f"while provisioning {guest or GUEST}: {known}")
+        raise
     return ProvisionReport(tuple(steps), plan.agents)
 
 
@@ -423,28 +469,33 @@ def _holds_back(step: ProvisionStep) -> bool:
 
 
 def _flight(
-    requests: tuple[Request, ...],
-    step_of: Callable[[Request, Reply | StereosError], ProvisionStep],
-    on_step: Callable[[ProvisionStep], None] | None,
-) -> Generator[Action, Any, list[ProvisionStep]]:
+    requests: tuple[Request, ...], settle: Callable[[Request, Reply | StereosError], ProvisionStep]
+) -> Dialogue[list[ProvisionStep]]:
     """Send `requests` and wait for all of them."""
-    settled: dict[int, Reply | StereosError] = {}
+    settled: dict[int, ProvisionStep] = {}
 
     def report(index: int, outcome: Reply | StereosError) -> None:
-        settled[index] = outcome
-        if on_step is not None:
-            on_step(step_of(requests[index], outcome))
+        settled[index] = settle(requests[index], outcome)
 
     if not requests:
         return []
+    outcomes: Iterable[Reply | StereosError]
     try:
-        outcomes: Sequence[Reply | StereosError] = yield SendMany(requests, report)
+        outcomes = yield SendMany(requests, report)
     except RequestTimeout as exc:
-        for index in range(len(requests)):
-            if index not in settled:
-                report(index, exc)
-        outcomes = [settled[index] for index in range(len(requests))]
-    return list(map(step_of, requests, outcomes))
+        outcomes = [_of_one(exc, request) for request in requests]
+    for index, outcome in enumerate(outcomes):
+        if index not in settled:
+            report(index, outcome)
+    return [settled[index] for index in range(len(requests))]
+
+
+def _of_one(error: RequestTimeout, request: Request) -> RequestTimeout:
+    """`error`, which says that there was no time for several requests, for one of them."""
+    own = copy.copy(error)
+    own.request = request
+    own.args = (f"{named(request)} was not {'answered' if error.sent else 'sent'}: {error}",)
+    return own
 
 
 def shut_down(reason: str = "") -> Generator[Action, Any, Ack | None]:

@@ -58,11 +58,11 @@ def test_one_deadline_and_all_that_is_known_at_the_end(driver, fault, state, tim
         assert caught.value.tries
         kinds = {
             # The deadline may come in the middle of a try.
-            "never-ready": [type(None), ConnectError, RequestTimeout],
-            "stall": [ConnectError, RequestTimeout],
-            "reset": [ConnectionLost, ConnectError, RequestTimeout],
+            "never-ready": (type(None), ConnectError, RequestTimeout),
+            "stall": (ConnectError, RequestTimeout),
+            "reset": (ConnectionLost, ConnectError, RequestTimeout),
         }
-        assert type(caught.value.last_error) in kinds[fault]
+        assert isinstance(caught.value.last_error, kinds[fault])
 
 
 @each_driver

@@ -120,9 +120,9 @@ def test_an_absent_mode_is_zero_and_not_our_default():
         (Health("a", [AgentStatus("a", None)]), r"agents[0].running must be a bool, not NoneType"),
         (
             Health("a", [AgentStatus("a", True), {"name": "b", "running": True, "restarts": 0}]),
-            "agents[1] must be a AgentStatus",
+            "agents[1] must be an AgentStatus",
         ),
-        (Health("a", [Ack("a", True)]), "agents[0] must be a AgentStatus, not Ack"),
+        (Health("a", [Ack("a", True)]), "agents[0] must be an AgentStatus, not Ack"),
         (Lifecycle(5), "state must be a str, not int"),
         (CustomRequest("x", {1}), "payload holds a set, which is no JSON"),
         (CustomRequest("x", [b"x"]), "payload holds a bytes, which is no JSON"),

@@ -190,7 +190,7 @@ def test_written_leaves_out_what_is_zero():
         (Mount("", "", "", 1), "read_only must be a bool, not int"),
         (InjectSecret("", "", True), "mode must be an int, not bool"),
         (Health("", (AgentStatus("", 0),)), "agents[0].running must be a bool, not int"),
-        (Health("", ("x",)), "agents[0] must be a AgentStatus, not str"),
+        (Health("", ("x",)), "agents[0] must be an AgentStatus, not str"),
         (CustomRequest(None), "type must be a str, not NoneType"),
         (CustomRequest("x", {1: 2}), "payload has a key that is not a str"),
         (CustomRequest("x", [float("inf")]), "payload holds a number that is not finite"),

@@ -541,7 +541,12 @@ def test_when_the_time_is_up_the_report_says_how_far_it_went(settled, sent, on_r
     open_ = StepStatus.UNKNOWN if sent else StepStatus.NOT_SENT
     for index, step in enumerate(report.steps[:3]):
         assert step.status is (STATUS[settled[index]] if index in settled else open_)
-        assert step.error is up or index in settled
+        if index not in settled:
+            # An error of its own, which says what it is about.
+            assert type(step.error) is TimeUp
+            assert step.error.request is step.request
+            words = "answered" if sent else "sent"
+            assert str(step.error) == f"{step.request.type} was not {words}: 10 s have passed"
     assert report.steps[3].status is (open_ if on_refusal == "continue" else StepStatus.NOT_SENT)
     assert [step.request for step in steps[len(settled) :]] == [
         step.request for index, step in enumerate(report.steps) if index not in settled
@@ -571,7 +576,7 @@ def test_a_connection_that_ends_between_the_flights_leaves_a_report(told):
     report = stop.value.value
     assert [step.status for step in report.steps] == [StepStatus.DONE] * 3 + [StepStatus.NOT_SENT]
     assert report.steps[3].error is gone
-    assert steps == [report.steps[3]] * told
+    assert steps == [*report.steps] * told
     assert report.remaining_plan() == ProvisionPlan(config="c", agents=["a"])
 
 
@@ -583,8 +588,61 @@ def test_a_connection_that_had_ended_before_the_plan_is_an_error():
 
 
 def test_another_way_to_take_a_refusal_is_refused():
+    """At the call, before anything runs."""
     with pytest.raises(ValueError, match="must be stop or continue"):
-        next(provision(PLAN, on_refusal="ignore"))
+        provision(PLAN, on_refusal="ignore")
+    with pytest.raises(TypeError, match="takes a ProvisionPlan, not str"):
+        provision("plan")
+
+
+def test_a_config_alone_on_a_connection_that_has_ended_is_an_error():
+    dialogue = provision(ProvisionPlan(config="c"))
+    next(dialogue)
+    with pytest.raises(ConnectionLost, match="not sent"):
+        dialogue.throw(ConnectionLost("set_config was not sent: the guest closed the connection"))
+
+
+def test_an_error_of_on_step_is_told_once_and_says_what_was_done():
+    told = []
+
+    def on_step(step):
+        told.append(step.label)
+        if step.label == "config":
+            raise step.error
+
+    dialogue = provision(PLAN, on_step=on_step, guest="vm-7")
+    next(dialogue)
+    dialogue.send([OK, OK, OK])
+    with pytest.raises(TimeUp):
+        dialogue.throw(TimeUp("late"))
+    assert told == ["mount share0 at /a", "secret A", "SSH key of admin", "config"]
+
+
+@pytest.mark.parametrize(
+    ("answered", "note"),
+    [
+        (0, "while provisioning vm-7: no step had an outcome"),
+        (2, "while provisioning vm-7: done: mount share0 at /a; refused: secret A"),
+    ],
+)
+def test_what_ends_it_from_outside_says_what_was_done(answered, note):
+    dialogue = provision(PLAN, guest="vm-7")
+    action = next(dialogue)
+    for index in range(answered):
+        action.on_outcome(index, (OK, NO)[index])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        dialogue.throw(KeyboardInterrupt())
+    assert caught.value.__notes__ == [note]
+
+
+def test_the_errors_of_the_steps_name_the_guest():
+    dialogue = provision(PLAN, guest="vm-7")
+    next(dialogue)
+    with pytest.raises(StopIteration) as stop:
+        dialogue.throw(TimeUp("0 s have passed", sent=False))
+    errors = [step.error for step in stop.value.value.steps]
+    assert {error.guest for error in errors} == {"vm-7"}
+    assert len({id(error) for error in errors}) == len(errors)
 
 
 # -- shutting down ---------------------------------------------------------------------------------------------
@@ -652,3 +710,56 @@ def test_a_wait_that_is_ended_from_outside_notes_where_it_stood():
 def test_what_is_no_plan_is_not_carried_out(plan):
     with pytest.raises(TypeError, match=rf"^provision takes a ProvisionPlan, not {type(plan).__name__}$"):
         next(provision(plan))
+
+
+def test_agents_are_strings():
+    with pytest.raises(TypeError, match=r"^agents takes strings, not NoneType$"):
+        ReadyWait(agents=[None])
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [("", "last state ''"), ("boo\n\x1b[2J", r"last state 'boo\n\x1b[2J'"), ("x" * 10**6, "last state 'xxxxxxxx")],
+)
+def test_a_state_that_the_guest_made_up_is_shown_short_and_on_one_line(state, shown):
+    text = str(WaitProgress(1, Health(state)))
+    assert shown in text
+    assert text.isprintable()
+    assert len(text) < 100
+
+
+def test_what_an_agent_says_is_on_one_line():
+    health = Health("ready", [AgentStatus("a\nb", False, error="no\x1b[2J")])
+    assert str(WaitProgress(1, health, agents=("c",)).not_ready("x")).isprintable()
+
+
+def test_a_probe_that_the_deadline_cuts_off_is_a_try():
+    told = []
+    dialogue = ReadyWait(on_progress=told.append).run(redial=False)
+    assert isinstance(next(dialogue), Send)
+    late = TimeUp("the guest did not answer get_health in time", seconds=4.97186, request=GetHealth())
+    with pytest.raises(NotReady, match=r"4\.97 s have passed \(1 try, it never reported a state, last error") as caught:
+        dialogue.throw(late)
+    assert (caught.value.tries, caught.value.last_error) == (1, late)
+    assert [progress.tries for progress in told] == [1]
+
+
+def test_an_error_that_is_kept_holds_no_frames():
+    wait = ReadyWait()
+    dialogue = wait.run(redial=True)
+    next(dialogue)
+    with pytest.raises(ZeroDivisionError) as caught:
+        _ = 1 / 0
+    dialogue.throw(ConnectError("refused").with_traceback(caught.tb))
+    assert wait.progress.error.__traceback__ is None
+
+
+def test_outcomes_that_a_runner_only_returns_are_told_as_well():
+    told = []
+    dialogue = provision(ProvisionPlan([MOUNT], [SECRET]), on_step=told.append)
+    action = next(dialogue)
+    action.on_outcome(1, OK)
+    with pytest.raises(StopIteration) as stop:
+        dialogue.send([NO, OK])
+    assert [step.request for step in told] == [SECRET, MOUNT]
+    assert [step.status for step in stop.value.value.steps] == [StepStatus.REFUSED, StepStatus.DONE]

@@ -362,3 +362,39 @@ def test_an_interrupted_refusal_shows_nothing(monkeypatch):
     for frame, _ in traceback.walk_tb(caught.value.__traceback__.tb_next):
         if frame.f_code.co_filename.endswith("stereos_proto/_errors.py"):
             assert "s3nt1nel" not in repr(frame.f_locals)
+
+
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def test_a_deep_copy_keeps_what_cannot_be_copied():
+    error = NotReady("x", last_error=ConnectError("y"))
+    error.__cause__ = Odd(1, 2)
+    twin = copy.deepcopy(error)
+    assert twin.__cause__ is error.__cause__
+    assert (type(twin.last_error), str(twin.last_error)) == (ConnectError, "y")
+    assert twin.last_error is not error.last_error
+
+
+@pytest.mark.parametrize(
+    ("guest", "noted"), [("vm-7", False), ("in", True), ("m-7", True), ("guest", True), ("tcp://[::1]:1024", True)]
+)
+def test_a_label_that_is_part_of_a_word_does_not_name_the_guest(guest, noted):
+    error = ConnectionLost("cannot send inject_secret to vm-7, which is gone").about(guest)
+    assert getattr(error, "__notes__", []) == [f"guest: {guest}"] * noted
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [(OSError(104, "Reset"), "Reset"), (EOFError(), "EOFError"), (ValueError("why"), "why"), (OSError("odd"), "odd")],
+)
+def test_what_is_said_of_a_cause(cause, reason):
+    assert _errors.reason_of(cause) == reason
+
+
+def test_a_type_that_the_caller_made_up_is_shown_short():
+    error = RequestFailed(CustomRequest("x\n" * 10**5), "no")
+    assert len(str(error)) < 100
+    assert str(error).isprintable()

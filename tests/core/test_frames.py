@@ -1,11 +1,13 @@
 """Frames that an exception has passed are cleared; that of who still runs is not."""
 
+import inspect
 import traceback
 
 import pytest
 
 from interrupts import locals_of
-from stereos_proto import InjectSecret, LocalProtocolError, encode, forget_locals
+from stereos_proto import ConnectError, HostClient, InjectSecret, LocalProtocolError, encode, forget_locals
+from stereos_proto.dialogues import ReadyWait, wait_ready
 
 
 def inner(secret):
@@ -52,3 +54,25 @@ def test_those_of_ours_are_cleared():
     assert "message" in locals_of(caught.value)
     forget_locals(interrupt)
     assert "message" not in locals_of(caught.value)
+
+
+def test_a_dialogue_that_goes_on_is_not_closed():
+    """A suspended generator is closed when its frame is cleared. The error that it has handled may be kept."""
+    kept = []
+    client = HostClient(clock=lambda: 0.0)
+    dialogue = wait_ready(ReadyWait(on_progress=kept.append), redial=True)
+    task = client.run(dialogue)
+    list(client.events())
+    error = ConnectError("refused")
+    client.dial_failed(error)
+    list(client.events())
+    try:
+        try:
+            raise error
+        except ConnectError:
+            client.session.receive_data("no bytes")
+    except TypeError as exc:
+        forget_locals(exc)
+    assert not task.done
+    assert inspect.getgeneratorstate(dialogue) == inspect.GEN_SUSPENDED
+    client.close()

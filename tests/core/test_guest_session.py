@@ -207,8 +207,8 @@ def test_bounds_are_at_least_one(bound):
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (None, "the handler returned a NoneType, no reply"),
-        (Lifecycle("ready"), "the handler returned a Lifecycle, no reply"),
+        (None, "the handler returned a NoneType, which is not a reply"),
+        (Lifecycle("ready"), "the handler returned a Lifecycle, which is not a reply"),
         (Pong(), "cannot send pong: pong does not answer t0, the oldest unanswered request"),
         (
             Ack("other", True),

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import time
 import traceback
 from math import inf, nan
 
@@ -34,6 +35,7 @@ from stereos_proto import (
     Role,
     SessionEnded,
     SetConfig,
+    Shutdown,
     StepStatus,
     StereosError,
     TaskDone,
@@ -43,6 +45,7 @@ from stereos_proto.dialogues import Connect, Send, SendMany, Sleep, TimeUp
 
 BROKEN = OSError(104, "Connection reset by peer")
 NOBODY = ConnectError("nobody listens at vm.sock")
+MOUNT = Mount("a", "/b", "9p")
 ANSWERS = {"ping": Pong(), "get_health": Health("ready"), "mount": Ack("mount", True)}
 
 
@@ -1140,7 +1143,7 @@ def test_a_task_that_is_cancelled_leaves_nothing_behind(action):
     task = loop.client.run(dialogue(action))
     loop.pull()
     loop.client.cancel(task)
-    assert (loop.client._callers, loop.client._dialers, loop.client._running) == ({}, [], {})
+    assert (loop.client._callers, loop.client._dialers, loop.client._running) == ({}, {}, {})
 
 
 def test_a_notification_after_a_sleep_is_over_does_not_end_what_comes_next():
@@ -1344,3 +1347,220 @@ def test_several_requests_in_one_flight():
 def test_it_belongs_to_one_stream(how):
     with pytest.raises(TypeError, match="a Connection belongs to one stream"):
         how(HostClient(clock=lambda: 0.0))
+
+
+@pytest.mark.parametrize("end", ["eof", "expire", "abort", "end", "close"])
+def test_a_task_that_is_cancelled_after_its_call_settled(end):
+    """The outcome is there, and was not pulled: the shutdown may have been carried out all the same."""
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Shutdown(), 5.0)))
+    loop.pull()
+    session = loop.client.session
+    if end == "eof":
+        session.receive_eof()
+        session.may_have_events and session.next_event()
+    elif end == "expire":
+        loop.now += 5
+        session.expire(loop.now)
+    elif end == "abort":
+        session.abort()
+    elif end == "end":
+        session.end(ConnectionLost("gone"))
+    else:
+        loop.client.close()
+    loop.client.cancel(task)
+    assert isinstance(task.error, OutcomeUnknown)
+    assert task.error.request == Shutdown()
+    assert "shutdown was unanswered: it may still be carried out" in str(task.error)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Ack("mount", True), "after mount was answered: that is not taken back"),
+        (Ack("mount", False, "no"), None),
+        (None, "while mount was unanswered: it may still be carried out"),
+    ],
+)
+@pytest.mark.parametrize("pulled", [False, True])
+def test_what_a_cancelled_task_has_changed(outcome, words, pulled):
+    loop = connected()
+    task = loop.client.run(dialogue(Send(MOUNT, 1.0), Sleep(100)))
+    loop.pull()
+    if outcome is not None:
+        loop.client.session.receive_data(encode(outcome))
+        if pulled:
+            loop.pull()
+    else:
+        loop.wait(1)
+    loop.client.cancel(task)
+    if outcome is None or pulled:
+        assert isinstance(task.error, OutcomeUnknown) is (words is not None)
+        assert str(task.error) == "the dialogue was cancelled" + (f" {words}" if words else "")
+    else:
+        # The reply has arrived, and was not looked at.
+        assert "mount was unanswered" in str(task.error)
+
+
+def test_a_request_that_was_given_up_before_the_last_one():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(MOUNT, 1.0), Send(Ping())))
+    loop.pull()
+    loop.wait(1)
+    loop.client.cancel(task)
+    assert str(task.error) == "the dialogue was cancelled after mount was given up: it may still be carried out"
+    assert (task.error.request, task.error.unanswered) == (MOUNT, (Ping(),))
+
+
+def test_an_answer_that_was_not_told_yet_counts():
+    loop = connected()
+    task = loop.client.run(dialogue(SendMany((MOUNT, Ping()), lambda index, outcome: None)))
+    loop.pull()
+    loop.client.session.receive_data(encode(Ack("mount", True)))
+    call = task._calls[0]
+    assert loop.client.session.next_event() == CallDone(call)
+    loop.client.cancel(task)
+    assert str(task.error) == "the dialogue was cancelled after mount was answered: that is not taken back"
+
+
+def test_several_that_are_unanswered_are_several():
+    loop = connected()
+    task = loop.client.run(dialogue(SendMany((MOUNT, SetConfig("x")), lambda index, outcome: None)))
+    loop.pull()
+    loop.client.cancel(task)
+    assert "while mount, set_config were unanswered" in str(task.error)
+
+
+def test_two_waits_do_not_drop_each_others_connection():
+    """A guest that answers each probe after 1.5 s: each wait gives its first probe a second."""
+    loop = Loop()
+    due = []
+    tasks = [loop.client.wait_ready(timeout=60)]
+    dials = 0
+    while not all(task.done for task in tasks):
+        loop.pull()
+        if loop.dial is not None:
+            dials += 1
+            loop.connect()
+        due += [(loop.now + 1.5, loop.client.session)] * len(loop.asked)
+        loop.asked.clear()
+        loop.now = round(loop.now + 0.01, 3)
+        if len(tasks) == 1 and loop.now >= 100.5:
+            tasks.append(loop.client.wait_ready(timeout=60))
+        while due and due[0][0] <= loop.now:
+            due.pop(0)[1].receive_data(encode(Health("ready")))
+        loop.client.expire()
+    assert [task.result() for task in tasks] == [Health("ready")] * 2
+    assert loop.now < 120
+    assert dials < 10
+
+
+def test_a_wait_that_began_before_the_connection_uses_it():
+    loop = Loop()
+    task = loop.client.wait_ready(timeout=60)
+    call = loop.client.request(Ping())
+    loop.client.connected()
+    loop.pull()
+    assert len(loop.asked) == 2
+    loop.hear(Pong(), Health("ready"))
+    assert (call.result(), task.result()) == (Pong(), Health("ready"))
+
+
+def test_a_silent_connection_leaves_a_wait_the_time_for_another():
+    loop = connected()
+    task = loop.client.wait_ready(timeout=4)
+    loop.pull()
+    loop.wait(2)
+    loop.wait(0.05)
+    assert loop.dial is not None
+    loop.connect()
+    loop.hear(Health("ready"))
+    assert task.result() == Health("ready")
+
+
+def test_cancelling_the_call_of_a_dialogue_tells_the_dialogue():
+    loop = connected()
+    task = loop.client.provision(ProvisionPlan(config="x=1"), timeout=5)
+    loop.pull()
+    for call in loop.client.session.pending:
+        loop.client.cancel(call)
+    assert loop.pull() == [TaskDone(task)]
+    assert task.result().steps[0].status is StepStatus.UNKNOWN
+    assert loop.client._callers == {}
+
+
+def test_cancelling_a_call_of_a_dialogue_that_is_done_changes_nothing():
+    loop = connected()
+    task = loop.client.run(dialogue(Send(Ping())))
+    loop.pull()
+    (call,) = task._calls
+    loop.client.session.receive_eof()
+    loop.client.session.abort()
+    loop.client.cancel(call)
+    assert [type(event) for event in loop.pull()] == [SessionEnded, TaskDone]
+
+
+def test_a_connection_before_the_dial_was_told():
+    """A loop may stop pulling between the end of one connection and the wish for the next."""
+    loop = connected()
+    task = loop.client.connect()
+    assert isinstance(loop.client.next_event(), SessionEnded)
+    loop.client.connected()
+    assert loop.pull() == [TaskDone(task)]
+    call = loop.client.request(Ping())
+    loop.pull()
+    loop.hear(Pong())
+    assert call.result() == Pong()
+
+
+def test_a_connection_while_the_last_one_has_more_to_tell_is_refused():
+    loop = Loop()
+    task = loop.client.connect()
+    loop.pull()
+    loop.client.session.abort()
+    with pytest.raises(RuntimeError, match="pull `next_event` until NEED_DATA before"):
+        loop.client.connected()
+    assert [type(event) for event in loop.client.events()] == [SessionEnded]
+    loop.client.connected()
+    assert list(loop.client.events()) == [TaskDone(task)]
+    assert task.result() is None
+
+
+def test_early_bytes_must_be_bytes():
+    loop = Loop()
+    task = loop.client.connect()
+    loop.pull()
+    with pytest.raises(TypeError):
+        loop.client.connected("abc")
+    loop.connect()
+    assert task.result() is None
+
+
+def test_a_plan_is_checked_at_the_call():
+    client = Loop().client
+    with pytest.raises(ValueError, match="on_refusal must be stop or continue"):
+        client.provision(ProvisionPlan(), on_refusal="stopp")
+    with pytest.raises(TypeError, match="takes a ProvisionPlan"):
+        client.provision({})
+    with pytest.raises(TypeError, match="guest"):
+        client.provision(ProvisionPlan(), guest="x")
+
+
+def test_repr():
+    loop = Loop(label="vm-7")
+    assert repr(loop.client) == "<HostClient vm-7 not connected tasks=0>"
+    loop.client.connected()
+    loop.client.run(dialogue(Sleep(1)))
+    assert repr(loop.client) == "<HostClient vm-7 connected tasks=1>"
+    loop.client.close()
+    assert repr(loop.client) == "<HostClient vm-7 closed tasks=0>"
+
+
+def test_many_requests_in_one_flight_take_linear_time():
+    loop = connected(max_pending=2)
+    many = 20_000
+    loop.client.run(dialogue(SendMany((Ping(),) * many, lambda index, outcome: None)), timeout=5)
+    loop.pull()
+    start = time.process_time()
+    loop.wait(5)
+    assert time.process_time() - start < 2

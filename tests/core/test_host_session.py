@@ -730,3 +730,50 @@ def test_a_ctrl_c_leaves_no_secret_in_the_frames(monkeypatch):
 def test_it_belongs_to_one_stream(how):
     with pytest.raises(TypeError, match="a Connection belongs to one stream"):
         how(HostSession())
+
+
+def test_a_cause_without_a_text_is_named_by_its_class():
+    session = HostSession("vm-7")
+    session.read_failed(EOFError())
+    list(session.events())
+    assert str(session.ended) == "the connection to vm-7 broke (EOFError)"
+
+
+def test_a_deadline_that_no_float_holds():
+    session = HostSession()
+    call = session.request(Ping(), deadline=-(10**400))
+    assert session.next_deadline() - 1.0 < 0
+    session.expire(0.0)
+    assert isinstance(call.outcome, RequestTimeout)
+    assert session.request(Ping(), deadline=10**400).deadline is None
+
+
+def test_a_made_up_type_is_short_in_every_error():
+    request = CustomRequest("x\n" * 10**5)
+    session = HostSession()
+    waits, asked = session.request(request), session.request(request)
+    session.cancel(waits)
+    session.data_to_send()
+    session.close()
+    with pytest.raises(ConnectionLost) as caught:
+        session.request(request)
+    for error in (waits.outcome, asked.outcome, caught.value):
+        assert len(str(error)) < 200
+        assert str(error).isprintable()
+
+
+def test_deadlines_of_a_flight_that_is_refused_are_void():
+    session = HostSession()
+    session.request(Ping(), deadline=5.0)
+    with pytest.raises(LocalProtocolError):
+        session.request_many([Ping(), Ping(), CustomRequest("\ud800")], deadline=1.0)
+    assert session.next_deadline() == 5.0
+    assert len(session.pending) == 1
+
+
+def test_refused_flights_do_not_fill_the_deadlines():
+    session = HostSession()
+    for _ in range(300):
+        with pytest.raises(LocalProtocolError):
+            session.request_many([Ping(), CustomRequest("\ud800")], deadline=1.0)
+    assert len(session._deadlines) < 100

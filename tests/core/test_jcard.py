@@ -50,3 +50,25 @@ def test_keys_must_be_keys():
     with pytest.raises(TypeError, match="InjectSSHKey") as caught:
         load_jcard(f"name = '{SENTINEL}'", env=ENV, ssh_keys=["ssh-ed25519 AAAA"])
     assert SENTINEL not in everything(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"fs_type": "nfs"}, {}])
+def test_no_frame_of_an_error_holds_the_text(options, monkeypatch):
+    class Interrupted:
+        def find_spec(self, name, path, target=None):
+            if name == "stereos_proto._jcard_plan":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "stereos_proto._jcard_plan")
+    with pytest.raises((KeyboardInterrupt, ValueError)) as caught:
+        load_jcard(f"[secrets]\nA='{SENTINEL}'", env={"B": SENTINEL}, **options)
+    assert SENTINEL not in everything(caught.value)
+
+
+def test_a_reader_that_refuses_without_a_word():
+    def read(_path):
+        raise ValueError
+
+    plan = load_jcard(f"{AGENT}prompt_file='p'", env={}, read_prompt=read)
+    assert "(ValueError)" in plan.warnings[0]

@@ -462,6 +462,7 @@ SYSTEM = "must not lie over a folder of the guest's system"
         (f"{AGENT}prompt_file='${{N}}'", 3, "agents[0].prompt_file", UNSET),
         (f"{AGENT}name='a'\n{AGENT}name='a'", 4, "agents[1]", 'starts an agent called "a", as another does'),
         ("name='a'\nName='b'", 2, "Name", "and name are two spellings of one name"),
+        (f"{AGENT}[[Agents]]\nharness='custom'", 3, "Agents", "and agents are two spellings of one name"),
     ],
 )  # fmt: skip
 def test_errors_name_file_line_and_key(text, line, key, words):
@@ -580,3 +581,16 @@ def test_what_is_not_utf8_is_named(text, said):
     error = refusal(text, env={"BAD": bad, "WORSE": bad, "X": "x"}, read_prompt=lambda path: bad)
     assert isinstance(error, JcardError)
     assert str(error).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"env": {"X": 5}}, r"^env must map names to texts; the value of X is an int$"),
+        ({"env": {"X": "p"}, "read_prompt": lambda path: b"bytes"}, r"^read_prompt must return a text, not bytes$"),
+        ({"env": {"X": "p"}, "read_prompt": lambda path: None}, r"^read_prompt must return a text, not NoneType$"),
+    ],
+)
+def test_what_the_caller_gives_is_of_its_type(options, words):
+    with pytest.raises(TypeError, match=words):
+        load_jcard(f"{AGENT}prompt_file='${{X}}'", **options)

@@ -27,7 +27,7 @@ from stereos_proto import (
     SetConfig,
     encode,
 )
-from stereos_proto._messages import named, redacted, shortened, wire_fields
+from stereos_proto._messages import named, redacted, shortened, wire_fields, with_article
 from stereos_proto._registry import BY_CLASS, REGISTRY
 from stereos_proto.testing import strategies as stereos
 
@@ -183,3 +183,8 @@ def test_texts_of_others_in_a_sentence(text, shown):
 def test_a_type_that_is_no_text():
     assert named(CustomRequest(5)) == "CustomRequest"
     assert named(Ping()) == "ping"
+
+
+@pytest.mark.parametrize(("cls", "words"), [(int, "an int"), (Ack, "an Ack"), (str, "a str"), (Mount, "a Mount")])
+def test_a_class_in_a_sentence(cls, words):
+    assert with_article(cls) == words

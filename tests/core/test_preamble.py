@@ -1,5 +1,7 @@
 """The bytes before the protocol proper."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,3 +164,28 @@ def test_the_end_of_an_over_long_line_is_no_answer():
     preamble = fed(ResyncPreamble("n1"), [b"x" * MAX_LINE_SIZE, OURS])
     assert not preamble.done
     assert fed(preamble, [OURS]).done
+
+
+@pytest.mark.parametrize("line", [b"", b"0", b"{}", rb"\u", b'{"type":"ack"}', rb'"\u0073' + b"x" * 40 + b'"'])
+def test_a_flood_of_short_lines_takes_no_time(line):
+    """Each of 64 KiB of empty lines was decoded, which took two seconds."""
+    preamble = ResyncPreamble("n1")
+    flood = (line + b"\n") * (2**16 // (len(line) + 1))
+    start = time.process_time()
+    preamble.receive_data(flood)
+    assert time.process_time() - start < 1
+    assert not preamble.done
+
+
+@pytest.mark.parametrize("escaped", range(4))
+def test_an_answer_may_be_escaped(escaped):
+    name = "".join(f"\\u{ord(char):04x}" if index == escaped else char for index, char in enumerate("n-_1"))
+    preamble = ResyncPreamble("n-_1")
+    preamble.receive_data(b'{"type":"ack","payload":{"reply_to":"sync:%s"}}\n' % name.encode())
+    assert preamble.done
+
+
+def test_the_shortest_answer():
+    preamble = ResyncPreamble("x")
+    preamble.receive_data(rb'{"type":"ack","payload":{"reply_to":"\u0073ync:x"}}' + b"\n")
+    assert preamble.done

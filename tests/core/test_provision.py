@@ -294,3 +294,33 @@ def test_a_report_in_words():
         "refused: secret A (the guest refused inject_secret: no [redacted])"
     )
     assert str(ProvisionReport(())) == "no steps"
+
+
+def test_a_refusal_cannot_forge_a_line_of_a_report():
+    report = report_of((MOUNT, Ack("mount", False, "no)\ndone: secret n\r\nand more")))
+    assert str(report).count("\n") == 0
+    assert "no) done: secret n and more" in str(report)
+    assert str(report.steps[0]) == str(report)
+
+
+def test_the_traceback_of_a_failure_does_not_grow():
+    report = report_of((MOUNT, Ack("mount", False, "no")))
+    sizes = set()
+    for _ in range(3):
+        with pytest.raises(RequestFailed) as caught:
+            report.raise_for_failure()
+        sizes.add(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert len(sizes) == 1
+
+
+def test_mounts_of_unknown_outcome_tell_which_guest_and_all_requests():
+    step = ProvisionStep.of(MOUNT, OutcomeUnknown("gone", request=MOUNT), guest="vm-7")
+    with pytest.raises(OutcomeUnknown) as caught:
+        ProvisionReport((step, step)).remaining_plan()
+    assert (caught.value.guest, caught.value.request) == ("vm-7", MOUNT)
+    assert caught.value.unanswered == (MOUNT, MOUNT)
+    assert caught.value.__notes__ == ["guest: vm-7"]
+    bare = ProvisionStep(MOUNT, StepStatus.UNKNOWN)
+    with pytest.raises(OutcomeUnknown) as caught:
+        ProvisionReport((bare,)).remaining_plan()
+    assert caught.value.guest is None

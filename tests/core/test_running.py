@@ -219,3 +219,14 @@ def test_a_request_that_took_all_the_time_of_the_dialogue_ends_it(now, kind):
 def test_what_is_no_dialogue(dialogue):
     with pytest.raises(TypeError, match=rf"^a dialogue is a generator, not {type(dialogue).__name__}; "):
         Running(dialogue)
+
+
+def test_a_dialogue_that_cannot_be_closed_does_not_hide_what_ended_it():
+    def stubborn():
+        for _ in range(3):
+            with suppress(BaseException):
+                yield Sleep(1)
+
+    running = Running(stubborn())
+    running.resume(None, 0.0)
+    running.fail(KeyboardInterrupt())

@@ -5,6 +5,7 @@ from math import inf, nan
 import pytest
 
 from stereos_proto import seconds
+from stereos_proto._timeouts import in_words
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,19 @@ def test_what_is_no_number(timeout):
 def test_nan():
     with pytest.raises(ValueError, match="a timeout must not be NaN"):
         seconds(nan)
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        (0.0, "0 s"),
+        (0.3, "0.3 s"),
+        (4.97186, "4.97 s"),
+        (60.0, "60 s"),
+        (99.96, "100 s"),
+        (100, "100 s"),
+        (9e4, "90000 s"),
+    ],
+)
+def test_a_time_in_a_sentence(time, words):
+    assert in_words(time) == words

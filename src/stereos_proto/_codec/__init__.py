@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .._constants import MAX_KEPT_NESTING, MAX_LINE_SIZE
-from .._errors import LocalProtocolError, RemoteProtocolError
+from .._errors import InvalidMessage, LocalProtocolError, RemoteProtocolError
 from .._frames import forget_locals
 from .._messages import Ack, CustomRequest, Message, UnknownMessage, named, wire_fields
 from .._registry import BY_TYPE, REGISTRY, Role, Row
@@ -79,9 +79,9 @@ def write(message: Message, limit: int = MAX_LINE_SIZE) -> bytes | LocalProtocol
             return LocalProtocolError(
                 f"cannot send {named(message)}: a text in it holds a lone surrogate, which has no UTF-8"
             )
-        except RemoteProtocolError as exc:
+        except InvalidMessage as exc:
             # A custom request with the name of a class, whose payload that class does not take.
-            return LocalProtocolError(f"cannot send {named(message)}: {exc}")
+            return LocalProtocolError(f"cannot send {named(message)}: {exc.path} {exc.reason}")
     if len(line) > limit:
         return LocalProtocolError(
             f"cannot send {named(message)}: the line would be {len(line)} bytes long, and the guest closes the "

@@ -28,6 +28,7 @@ from .._messages import (
     UnknownMessage,
     shortened,
     wire_fields,
+    with_article,
 )
 from .._registry import BY_TYPE, Role, Row
 from .json import MalformedJSON, Members, NegativeZero, clean_text, clean_value, json_type, parse
@@ -264,7 +265,7 @@ def _class_writer(cls: Any) -> Callable[[Any], dict[str, Any]]:
 
     def write_class(value: Any) -> dict[str, Any]:
         if type(value) is not cls:
-            raise Unfit(f"must be a {cls.__name__}, not {type(value).__name__}")
+            raise Unfit(f"must be {with_article(cls)}, not {type(value).__name__}")
         data: dict[str, Any] = {}
         name = ""
         try:
@@ -337,7 +338,7 @@ def _check_json(payload: Any) -> None:
         elif isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
             raise Unfit("holds a number of more than 640 digits").below("payload")
         elif not (value is None or isinstance(value, (str, int, float))):
-            raise Unfit(f"holds a {type(value).__name__}, which is no JSON").below("payload")
+            raise Unfit(f"holds {with_article(type(value))}, which is no JSON").below("payload")
 
 
 #: Integers of up to this many bits have at most the 640 digits that CPython turns into text whatever its settings.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar
 
 from stereos_proto import (
     MAX_PENDING,
@@ -28,7 +28,7 @@ from stereos_proto import (
     Role,
     SetConfig,
 )
-from stereos_proto.dialogues import READY_STATES, Backoff, ReadyWait, WaitProgress, provision, shut_down
+from stereos_proto.dialogues import READY_STATES, Backoff, OnRefusal, ReadyWait, WaitProgress, provision, shut_down
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
@@ -143,16 +143,17 @@ class SyncVerbs(ABC):
         self,
         plan: ProvisionPlan,
         *,
+        on_refusal: OnRefusal = "stop",
         on_step: Callable[[ProvisionStep], None] | None = None,
         timeout: float | None = None,
-        **options: Any,
     ) -> ProvisionReport:
         """Carry out a plan and report on each step; `on_step` is called as they settle (§7).
 
         `timeout` is for the whole plan, by default the client's own. When it has passed, the report says which steps
-        are still open. `options` are those of `stereos_proto.dialogues.provision`.
+        are still open. For `on_refusal`, and what is raised, see `stereos_proto.dialogues.provision`.
         """
-        return self.run(provision(plan, on_step=on_step, guest=self._label, **options), timeout=timeout)
+        dialogue = provision(plan, on_refusal=on_refusal, on_step=on_step, guest=self._label)
+        return self.run(dialogue, timeout=timeout)
 
     def wait_ready(
         self,
@@ -237,16 +238,18 @@ class AsyncVerbs(ABC):
         self,
         plan: ProvisionPlan,
         *,
+        on_refusal: OnRefusal = "stop",
         on_step: Callable[[ProvisionStep], None] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  (a scope of the caller's would end it without a report)
-        **options: Any,
     ) -> ProvisionReport:
         """Carry out a plan and report on each step; `on_step` is called as they settle (§7).
 
         When `timeout` seconds have passed, the report says which steps are still open. A scope of your own loses the
-        report, and with it what must not be sent twice. `options` are those of `stereos_proto.dialogues.provision`.
+        report, and with it what must not be sent twice. For `on_refusal`, and what is raised, see
+        `stereos_proto.dialogues.provision`.
         """
-        return await self.run(provision(plan, on_step=on_step, guest=self._label, **options), timeout=timeout)
+        dialogue = provision(plan, on_refusal=on_refusal, on_step=on_step, guest=self._label)
+        return await self.run(dialogue, timeout=timeout)
 
     async def wait_ready(
         self,
