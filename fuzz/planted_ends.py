@@ -99,8 +99,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "half of many requests are taken": Fault(
         f"{CORE}/_host_session.py",
-        "                self._withdraw(call)\n",
-        "                pass\n",
+        "            for call in calls:\n                self._withdraw(call)\n",
+        "            for call in ():\n                self._withdraw(call)\n",
         "session",
         _SESSION,
     ),
