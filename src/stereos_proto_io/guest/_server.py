@@ -21,7 +21,7 @@ from stereos_proto import (
 )
 from stereos_proto_io.addresses import Address
 
-from ._faulty_session import FaultySession, Session, session_for
+from ._faulty_session import Denied, FaultySession, Session, session_for
 from ._listen import Endpoint, bind_all
 from ._orders import Close, Order, Pause, PowerOff, Reboot
 from .faults import Fault, FaultPlan
@@ -118,14 +118,9 @@ class BaseConnection(abc.ABC):
     def on_event(self, event: object) -> None:
         """Do what an event of the session asks for."""
         if isinstance(event, PendingRequest):
-            try:
-                result = self.guest.handle(event.request)
-            except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
-                result = refusal(event.request, exc)
-            except BaseException as exc:
-                self.reply(event, refusal(event.request, exc))
-                raise
-            self.handled(event, result)
+            self._answer(event, self.guest.handle)
+        elif isinstance(event, Denied):
+            self._answer(event.pending, lambda request: self._deny(request, event.text))
         elif isinstance(event, Pause):
             self.obey(event)
         elif isinstance(event, SessionEnded):
@@ -134,6 +129,21 @@ class BaseConnection(abc.ABC):
             LOG.error("the handler's reply to %s cannot be sent: %s", event.pending.request.type, event.error)
         elif isinstance(event, MalformedReceived):
             LOG.debug("a line was refused: %s", event.error)
+
+    def _answer(self, pending: PendingRequest, handle: Handler) -> None:
+        try:
+            result = handle(pending.request)
+        except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
+            result = refusal(pending.request, exc)
+        except BaseException as exc:
+            self.reply(pending, refusal(pending.request, exc))
+            raise
+        self.handled(pending, result)
+
+    def _deny(self, request: Request, text: str) -> Any:
+        """Refuse `request`. A guest with a `deny` of its own takes note of what is asked."""
+        deny = getattr(self.guest, "deny", None)
+        return Ack(request.type, False, text) if deny is None else deny(request, text)
 
     @abc.abstractmethod
     def push(self, notification: Lifecycle) -> bool:

@@ -355,6 +355,11 @@ class GuestSimulator:
                 kept.secret = weakref.ref(self._secrets[request.name])
         return answer or Ack(request.type, True)
 
+    def deny(self, request: Request, text: str) -> Reply:
+        """Refuse `request` with `text` and carry nothing out, as the fault `deny` does. It is kept in `requests`."""
+        self._keep(request)
+        return Ack(request.type, False, text)
+
     def _keep(self, request: Request) -> _Kept:
         message = attrs.evolve(request, value=NOT_KEPT) if isinstance(request, InjectSecret) else request
         kept = _Kept(message, _size(request))
