@@ -26,11 +26,12 @@ __all__ = [
 ]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SimulatedGuest:
     """A guest that is up: connect to `address`, look at `simulator` for what it got.
 
-    `server` is what listens, with threads of its own; any kind of client may talk to it.
+    `server` is what listens, with threads of its own; any kind of client may talk to it. All methods may be called by
+    any thread.
     """
 
     simulator: GuestSimulator
@@ -44,6 +45,29 @@ class SimulatedGuest:
     def push(self, notification: Lifecycle) -> int:
         """Send `notification` to every connection; return how many took it."""
         return self.server.push(notification)
+
+    def reboot(self, seconds: float = 0.0) -> None:
+        """Reboot the guest, as the fault `reboot` does: its connections end, it loses what a reboot loses, and it
+        listens again after `seconds`.
+
+        Returns when the connections have ended; with 0 seconds, when the guest listens again. In a handler or an effect
+        it returns at once, and the guest reboots afterwards.
+
+        Raises ValueError when `seconds` is below 0 or not finite, RuntimeError when the guest is off.
+        """
+        self.server.reboot(seconds)
+
+    def power_off(self) -> None:
+        """Take the power away, as the fault `power-off` does: the effects unmount, the connections end, and connections
+        are refused from then on.
+
+        Returns when the connections have ended. Twice is fine. In a handler or an effect it returns at once.
+        """
+        self.server.power_off()
+
+    def __repr__(self) -> str:
+        state = "off" if self.server.join(0) else self.simulator.state
+        return f"<SimulatedGuest {self.address} {state}>"
 
 
 @contextmanager

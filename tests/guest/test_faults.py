@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, running
+from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, ask_patiently, running
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
@@ -553,15 +553,6 @@ class Gate:
         import trio
 
         await trio.to_thread.run_sync(self._blocking, seconds)
-
-
-def ask_patiently(address, *requests):
-    for _ in range(2000):
-        try:
-            return ask(address, *requests)
-        except (ConnectionRefusedError, FileNotFoundError):
-            threading.Event().wait(0.01)
-    raise AssertionError(f"nobody came back to {address}")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,16 +1,21 @@
 """The fixture `stereos_guest`, as a new user's tests have it."""
 
+import math
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
-from stereos_proto import Lifecycle
+from stereos_proto import ConnectError, ConnectionLost, Lifecycle, StereosError
 from stereos_proto_io import TCP, UnixSocket
-from stereos_proto_io.guest import OLD_TYPES
+from stereos_proto_io.blocking import connect, connect_when_ready
+from stereos_proto_io.guest import OLD_TYPES, Effects
 from stereos_proto_io.testing import simulated_guest
 
 pytest_plugins = ["pytester"]
+
+PATIENCE = 20
 
 
 def run(pytester, source, **options):
@@ -193,3 +198,58 @@ def test_simulated_guest(tmp_path, monkeypatch):
 def test_options_are_the_simulators():
     with pytest.raises(TypeError, match="unexpected keyword"), simulated_guest(colour="red"):
         raise AssertionError
+
+
+# ---------------------------------------------------------------------------- a reboot, a power-off
+
+
+def test_a_simulated_guest_reboots():
+    with simulated_guest() as guest, connect(guest.address) as client:
+        client.inject_secret("API_KEY", "s3cret")
+        guest.reboot()
+        with pytest.raises(ConnectionLost):
+            client.ping()
+        with connect(guest.address) as again:
+            assert again.get_health().state == "ready"
+        assert guest.simulator.secrets == {}
+
+
+def test_a_simulated_guest_is_down_for_a_while():
+    with simulated_guest() as guest:
+        guest.reboot(3600)
+        with pytest.raises(ConnectError), connect(guest.address):
+            raise AssertionError
+
+
+def test_a_simulated_guest_powers_off():
+    with simulated_guest() as guest, connect(guest.address) as client:
+        client.mount("share0", "/workspace", "9p")
+        guest.power_off()
+        with pytest.raises(ConnectionLost):
+            client.ping()
+        with pytest.raises(ConnectError), connect(guest.address):
+            raise AssertionError
+        assert len(guest.simulator.mounts) == 1
+        with pytest.raises(RuntimeError, match="the guest is off"):
+            guest.reboot()
+
+
+def test_an_effect_may_reboot_the_guest():
+    class Rebooting(Effects):
+        def mount(self, mount):
+            guest.reboot()
+
+    with simulated_guest(effects=Rebooting()) as guest:
+        with connect(guest.address) as client:
+            client.ping()
+            with suppress(StereosError):  # whether the reply leaves before the end is a race
+                client.mount("share0", "/workspace", "9p", timeout=PATIENCE)
+        with connect_when_ready(guest.address, timeout=PATIENCE) as client:
+            assert guest.simulator.mounts == ()
+
+
+def test_a_simulated_guest_is_shown_by_its_address_and_state():
+    with simulated_guest(boot_time=math.inf) as guest:
+        assert repr(guest) == f"<SimulatedGuest {guest.address} booting>"
+        guest.power_off()
+        assert repr(guest) == f"<SimulatedGuest {guest.address} off>"

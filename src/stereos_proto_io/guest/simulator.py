@@ -321,7 +321,11 @@ class GuestSimulator:
         self._seen_agents = self._seen_agents or any(agent.running for agent in self._agents)
 
     def reboot(self) -> None:
-        """Start anew: booting, no secrets, no mounts, uptime 0. Config and keys are on disk, and stay."""
+        """Start anew: booting, no secrets, no mounts, uptime 0. Config and keys are on disk, and stay.
+
+        This changes the simulator alone: connections stay open, and the guest answers on. To end them too, as a reboot
+        does, call `reboot` of what serves it: the `SimulatedGuest`, or the server.
+        """
         with self._poll_lock, self._lock:
             try:
                 self._effects.forget()
@@ -329,7 +333,11 @@ class GuestSimulator:
                 self._start()
 
     def power_off(self) -> None:
-        """Lose power, after an orderly shutdown or not. The effects unmount; `mounts` stays until the next reboot."""
+        """Lose power, after an orderly shutdown or not. The effects unmount; `mounts` stays until the next reboot.
+
+        This changes the simulator alone: connections stay open, and the guest answers on. To end them too, call
+        `power_off` of what serves it: the `SimulatedGuest`, or the server.
+        """
         with self._lock:
             mounted = self.mounts[self._unmounted :]
             self._unmounted = len(self._mounts)
