@@ -410,7 +410,7 @@ def parse_fault(text: str) -> Fault:
 
     `%40`, `%23` and `%25` stand for `@`, `#` and `%`; in an argument that another one follows, `%3A` stands for `:`.
 
-    Raises ValueError, which names the faults that there are, when `text` is none.
+    Raises ValueError, which names the faults that there are, when `text` is not that of a fault.
     """
     rest, hash_, number = text.rpartition("#")
     rest, at, type_ = (rest if hash_ else text).rpartition("@")
@@ -451,7 +451,7 @@ class FaultPlan:
         """`faults` are faults, or their texts. `types` are the request types that the guest knows: a fault of a type
         that looks like one of them misspelt gets a warning, since it would never strike.
 
-        Raises ValueError when a text is no fault, TypeError when one text is given for several.
+        Raises ValueError when a text is not that of a fault, TypeError when one text is given for several.
         """
         if isinstance(faults, str):
             raise TypeError("faults takes several strings, such as a tuple of them, not one string")
