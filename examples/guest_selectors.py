@@ -15,10 +15,12 @@ SELECTOR, GUEST = selectors.DefaultSelector(), GuestSimulator()
 class Host:
     """One connection from a host."""
 
+    off = False  # whether a host has shut the guest down
+
     def __init__(self, sock):
-        self.sock, self.session = sock, GuestSession()
+        self.sock, self.session, self.watched = sock, GuestSession(), 0
         sock.setblocking(False)
-        SELECTOR.register(sock, READ, self.turn)
+        self.watch(READ)
 
     def turn(self, mask):
         session, sock = self.session, self.sock
@@ -34,12 +36,19 @@ class Host:
             pass
         except OSError as exc:
             session.write_failed(exc)
-        wanted = READ * session.wants_data | WRITE * session.wants_write
-        SELECTOR.unregister(sock)
-        if session.ended or not wanted:
+        Host.off = Host.off or session.shut_down
+        mask = READ * session.wants_data | WRITE * session.wants_write
+        # 0 while a handler works that replies later; it then calls `turn(0)`.
+        self.watch(0 if session.ended else mask)
+        if session.ended:
             sock.close()
-        else:
-            SELECTOR.register(sock, wanted, self.turn)
+
+    def watch(self, mask):
+        if self.watched:
+            SELECTOR.unregister(self.sock)
+        self.watched = mask
+        if mask:
+            SELECTOR.register(self.sock, mask, self.turn)
 
     def answer(self):
         for event in self.session.events():
@@ -52,6 +61,6 @@ if __name__ == "__main__":
     listener = socket.create_server(target, family=family)
     SELECTOR.register(listener, READ, lambda _mask: Host(listener.accept()[0]))
     print("listening on", listener.getsockname()[1], flush=True)
-    while GUEST.shutdown_reason is None:
+    while not Host.off:
         for key, mask in SELECTOR.select():
             key.data(mask)

@@ -37,6 +37,12 @@ class Served:
     def push_to(self, index, message):
         return self._call(lambda: self.server.connections[index].push(message))
 
+    def reboot(self, seconds=0):
+        return self._call(lambda: self.server.reboot(seconds))
+
+    def power_off(self):
+        return self._call(self.server.power_off)
+
     @property
     def connections(self):
         return self._call(lambda: len(self.server.connections))
@@ -72,15 +78,10 @@ def _asyncio(address, handler, options):
             up.set()
 
     def call(work):
-        done, result = threading.Event(), []
+        async def do():
+            return work()
 
-        def do():
-            result.append(work())
-            done.set()
-
-        box["loop"].call_soon_threadsafe(do)
-        assert done.wait(PATIENCE)
-        return result[0]
+        return asyncio.run_coroutine_threadsafe(do(), box["loop"]).result(PATIENCE)
 
     thread = threading.Thread(target=asyncio.run, args=[main()])
     yield from _threaded(thread, up, off, box, call, lambda: box["loop"].call_soon_threadsafe(box["end"].set))
@@ -209,6 +210,16 @@ def ask(address, *requests):
         host.send(*requests)
         host.end()
         return [json.loads(line) for line in host.rest().splitlines()]
+
+
+def ask_patiently(address, *requests):
+    """What `ask` returns, once the guest listens again."""
+    for _ in range(2000):
+        try:
+            return ask(address, *requests)
+        except (ConnectionRefusedError, FileNotFoundError):
+            threading.Event().wait(0.01)
+    raise AssertionError(f"no guest listens at {address} again")
 
 
 def ack(type_, error=""):

@@ -409,7 +409,7 @@ class VirtioSerial(_UnixAddress):
 
     @property
     def socket_file(self) -> str:
-        """The path of the socket file; a device is none."""
+        """The path of the socket file; "" where a device stands there, which is not a socket."""
         return "" if self.device else self.path
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from .testing import SimulatedGuest
+
+#: Key of a test's stash: its guest, where the marker is strict.
+_STRICT: Final = pytest.StashKey["SimulatedGuest"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,8 +20,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "stereos_guest(**options): what the guest of the fixture `stereos_guest` is like; see simulated_guest. "
-        "Markers of module, class and test add up.",
+        "With strict=True, a test whose faults did not all happen fails. Markers of module, class and test add up.",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail a test that passed, and whose marker is strict, when one of the faults never happened."""
+    result = yield
+    guest = item.stash.get(_STRICT, None)
+    if guest is not None and (unused := guest.simulator.faults.unused):
+        texts = ", ".join(str(fault) for fault in unused)
+        pytest.fail(f"their request or connection did not come, so these faults never happened: {texts}", pytrace=False)
+    return result
 
 
 @pytest.fixture
@@ -31,11 +45,19 @@ def stereos_guest(request: pytest.FixtureRequest) -> Iterator[SimulatedGuest]:
 
     Markers of module, class and test add up. Their faults come one after the other, those of the module first; of
     every other argument the nearest marker's counts.
+
+    A fault whose request or connection does not come never happens. The test passes all the same, unless the marker
+    says `strict=True`: then it fails, and the text names the fault.
+
+    A test that needs two guests makes the second one with `simulated_guest`.
     """
     from .testing import simulated_guest  # noqa: PLC0415  (see the module)
 
     address, options = _merged([*request.node.iter_markers("stereos_guest")][::-1])
+    strict = options.pop("strict", False)
     with simulated_guest(*address, **options) as guest:
+        if strict:
+            request.node.stash[_STRICT] = guest
         yield guest
 
 

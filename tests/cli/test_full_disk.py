@@ -116,16 +116,20 @@ def test_a_simulator_that_cannot_show_a_request_ends_and_does_not_carry_it_out(s
 
 
 def test_a_simulator_shows_each_request_on_a_line(tmp_path):
-    with piped("simulate", "--listen", f"unix://{tmp_path}/g") as process:
+    denial = ("--fault", "deny:busy@ping#2")
+    with piped("simulate", "--listen", f"unix://{tmp_path}/g", *denial) as process:
         process.stdout.readline()
         with connect(UnixSocket(tmp_path / "g"), timeout=PATIENCE) as client:
             client.ping()
             with pytest.raises(RequestFailed):
                 client.mount("", "/x", "9p")
+            with pytest.raises(RequestFailed):
+                client.ping()
             client.shutdown("enough")
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     shown, rest = err.splitlines()[:2], err.splitlines()[2:]
+    assert rest.pop(0) == "→ Ping()  refused: busy"
     assert shown[0] == "→ Ping()"
     assert shown[1].startswith("→ Mount(")
     assert shown[1].endswith("  refused: mount tag cannot be empty")

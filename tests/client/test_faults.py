@@ -65,6 +65,7 @@ REPORTED = {
     "over-long#1": (Ping(), LineTooLong, ConnectionLost),
     "wrong-type#1": (MOUNT, UnexpectedReply, ConnectionLost),
     "fail:exit status 32#1": (MOUNT, RequestFailed, OWN),
+    "deny:exit status 32#1": (MOUNT, RequestFailed, OWN),
     "omit:restarts#1": (GetHealth(), Health, OWN),
     "close#1": (Ping(), Pong, ConnectionLost),
     "power-off#1": (Ping(), Pong, ConnectionLost),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, running
+from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, ask_patiently, running
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
@@ -23,6 +23,7 @@ from stereos_proto import (
     Mount,
     PendingRequest,
     Ping,
+    Pong,
     RequestFailed,
     SetConfig,
     Shutdown,
@@ -31,7 +32,7 @@ from stereos_proto import (
 from stereos_proto_io import UnixSocket, VirtioSerial
 from stereos_proto_io.blocking import connect_when_ready
 from stereos_proto_io.guest import FAULTS, OLD_TYPES, FaultPlan, GuestSimulator, faults, parse_fault
-from stereos_proto_io.guest._faulty_session import FaultySession
+from stereos_proto_io.guest._faulty_session import Denied, FaultySession
 from stereos_proto_io.guest._orders import Close, Pause, PowerOff, Reboot
 
 MOUNT = Mount("t", "/w", "9p")
@@ -59,6 +60,8 @@ TOLD = {"type": "lifecycle", "payload": {"state": "degraded", "message": "a: b"}
         ("fail:50%25 %40 %23%0A@mount", faults.Fail(text="50% @ #\n", type="mount")),
         ("fail:", faults.Fail(text="")),
         ("fail", faults.Fail()),
+        ("deny:no such share@mount#2", faults.Deny(text="no such share", type="mount", number=2)),
+        ("deny", faults.Deny()),
         ("push:degraded", faults.Push(state="degraded")),
         ("push:", faults.Push(state="")),
         ("push::x", faults.Push(state="", message="x")),
@@ -278,6 +281,8 @@ def exchange(faults_, *requests, has_connections=True):
             session.resume(event)
         elif isinstance(event, PendingRequest):
             session.reply(event, simulator.handle(event.request))
+        elif isinstance(event, Denied):
+            session.reply(event.pending, simulator.deny(event.pending.request, event.text))
     return done + output(session), simulator, session
 
 
@@ -425,6 +430,7 @@ SEEN = {
     "over-long@ping": ([Ping(), MOUNT], [MAX_LINE_SIZE, ack("mount")], False),
     "wrong-type": ([Ping(), MOUNT], [READY, PONG], False),
     "fail:exit status 32@mount": ([MOUNT, Ping()], [ack("mount", "exit status 32"), PONG], False),
+    "deny:exit status 32@mount": ([MOUNT, Ping()], [ack("mount", "exit status 32"), PONG], False),
     "omit:restarts@get_health": (
         [GetHealth()],
         [
@@ -549,15 +555,6 @@ class Gate:
         await trio.to_thread.run_sync(self._blocking, seconds)
 
 
-def ask_patiently(address, *requests):
-    for _ in range(2000):
-        try:
-            return ask(address, *requests)
-        except (ConnectionRefusedError, FileNotFoundError):
-            threading.Event().wait(0.01)
-    raise AssertionError(f"nobody came back to {address}")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reboot(kind):
     gate = Gate(kind)
@@ -598,6 +595,47 @@ def test_a_reboot_is_invisible_on_a_serial_port(kind, tmp_path, monkeypatch):
                 break
         assert host.reply()["payload"]["reply_to"].startswith("sync:")
     assert simulator.mounts == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["deny:no such share@mount#1", "fail:no such share@mount#1"])
+def test_what_is_denied_is_not_carried_out(kind, text):
+    """So a second try is the first mount; after `fail` it is a second one."""
+    simulator = GuestSimulator(faults=[text])
+    with running(kind, None, simulator) as guest:
+        assert ask(guest.address, MOUNT) == [ack("mount", "no such share")]
+        assert ask(guest.address, MOUNT) == [ack("mount")]
+    assert len(simulator.mounts) == (1 if text.startswith("deny") else 2)
+    assert simulator.requests == (MOUNT, MOUNT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_denied_shutdown_leaves_the_guest_up(kind):
+    simulator = GuestSimulator(faults=["deny:busy@shutdown#1"])
+    with running(kind, None, simulator) as guest:
+        assert ask(guest.address, Shutdown(), Ping()) == [ack("shutdown", "busy"), PONG]
+        assert ask(guest.address, Shutdown("now")) == [ack("shutdown")]
+    assert simulator.shutdown_reason == "now"
+
+
+def test_a_request_can_be_denied_late():
+    done, simulator, _ = exchange(["deny:no@mount", "delay:1s@mount", "late:2s@mount"], MOUNT, Ping())
+    assert done[:2] == [("before", 1.0), 2.0]
+    assert [json.loads(line) for line in done[2].splitlines()] == [ack("mount", "no"), PONG]
+    assert simulator.mounts == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_handler_is_not_asked_for_what_is_denied(kind):
+    asked = []
+
+    def handle(request):
+        asked.append(request)
+        return Pong()
+
+    with running(kind, None, handle, faults=["deny:no@ping#1"]) as guest:
+        assert ask(guest.address, Ping(), Ping()) == [ack("ping", "no"), PONG]
+    assert asked == [Ping()]
 
 
 @pytest.mark.parametrize("kind", KINDS)

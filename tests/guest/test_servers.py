@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, descriptors, running
+from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, ask_patiently, descriptors, running
 from stereos_proto import (
     MAX_LINE_SIZE,
     Ack,
     CustomRequest,
+    InjectSecret,
     Lifecycle,
     Mount,
     Ping,
@@ -36,6 +37,8 @@ from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import blocking as blocking_guest
 from stereos_proto_io.guest import trio as trio_guest
 from stereos_proto_io.guest._orders import Reboot
+
+MOUNT = Mount("t", "/w", "9p")
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -753,7 +756,7 @@ def test_a_host_that_comes_as_the_guest_reboots(kind):
     busy, go_on = threading.Event(), threading.Event()
     server._tell(lambda: (busy.set(), go_on.wait(PATIENCE)))
     assert busy.wait(PATIENCE)
-    server.obey(Reboot(0.0))
+    server._obey(Reboot(0.0))
     with Host(server.address):
         go_on.set()
         assert ends(server.close)
@@ -872,3 +875,109 @@ def test_an_address_that_another_guest_listens_on(kind):
             patch.setattr(_listen.Endpoint, "listen", listen_first)
             with pytest.raises(OSError, match="in use"), running(kind, address, lambda request: Pong()):
                 pass
+
+
+# -- a reboot and a power-off that the caller asks for ---------------------------------------------------------
+
+
+@contextmanager
+def watched(kind, address=None, **options):
+    """A served simulator with a secret, a host that has asked for it, and what a caller may do with the server."""
+    simulator = GuestSimulator(**options)
+    with running(kind, address, simulator) as guest, Host(guest.address) as host:
+        host.send(InjectSecret("a", "v"), MOUNT)
+        assert [host.reply(), host.reply()] == [ack("inject_secret"), ack("mount")]
+        yield simulator, guest, host
+
+
+def test_a_reboot_that_is_asked_for_ends_connections(kind):
+    with watched(kind) as (simulator, guest, host):
+        guest.reboot()
+        assert host.rest() == b""
+        assert ask_patiently(guest.address, Ping()) == [PONG]
+        assert (simulator.secrets, simulator.mounts) == ({}, ())
+
+
+def test_a_reboot_that_is_asked_for_takes_its_time(kind):
+    with watched(kind) as (_, guest, host):
+        guest.reboot(3600)
+        assert host.rest() == b""
+        with pytest.raises(OSError, match="refused"):
+            Host(guest.address)
+        guest.power_off()
+        assert guest.join()
+
+
+def test_a_power_off_that_is_asked_for_ends_the_guest(kind):
+    with watched(kind) as (simulator, guest, host):
+        guest.power_off()
+        assert host.rest() == b""
+        assert guest.join()
+        with pytest.raises(OSError, match="refused"):
+            Host(guest.address)
+        guest.power_off()
+        with pytest.raises(RuntimeError, match="the guest is off"):
+            guest.reboot()
+        assert simulator.mounts == (MOUNT,)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
+def test_a_reboot_takes_a_time(kind, seconds):
+    with (
+        running(kind, None, GuestSimulator()) as guest,
+        pytest.raises(ValueError, match="seconds must be 0 or more"),
+    ):
+        guest.reboot(seconds)
+
+
+def test_a_reboot_in_a_handler(kind):
+    """It would wait for itself."""
+    served = []
+
+    def handler(request):
+        if isinstance(request, Mount):
+            served[0].server.reboot()
+        return Pong() if isinstance(request, Ping) else Ack(request.type, True)
+
+    with running(kind, None, handler) as guest:
+        served.append(guest)
+        with Host(guest.address) as host:
+            host.send(MOUNT)
+            host.rest()
+        assert ask_patiently(guest.address, Ping()) == [PONG]
+
+
+def test_a_power_off_in_a_handler(kind):
+    served = []
+
+    def handler(request):
+        served[0].server.power_off()
+        return Ack(request.type, True)
+
+    with running(kind, None, handler) as guest:
+        served.append(guest)
+        with Host(guest.address) as host:
+            host.send(MOUNT)
+            host.rest()
+        assert guest.join()
+
+
+def test_a_reboot_as_the_server_ends(kind):
+    """Its thread is gone before it looks at what it was told."""
+    server = blocking_guest.serve(TCP("127.0.0.1", 0), GuestSimulator())
+    busy, go_on = threading.Event(), threading.Event()
+    server._tell(lambda: (busy.set(), go_on.wait(PATIENCE)))
+    assert busy.wait(PATIENCE)
+    over = threading.Event()
+    threading.Thread(target=lambda: (server.reboot(), over.set()), daemon=True).start()
+    while not server._waiting:
+        threading.Event().wait(0.001)
+    server._stopping.set()
+    go_on.set()
+    assert over.wait(PATIENCE)
+    server.close()
+
+
+def test_a_server_shows_where_it_listens(kind):
+    with running(kind, None, GuestSimulator()) as guest:
+        assert repr(guest.server) == f"<GuestServer {guest.address} connections=0>"

@@ -362,6 +362,17 @@ def test_a_boot(clock):
     assert {state for _, state in seen[15:]} == {"healthy"}
 
 
+def test_a_guest_that_is_up_already(clock):
+    agents = [AgentStatus("a", running=True)]
+    simulator = GuestSimulator(clock=clock, boot_time=2.5, uptime=3600, agents=agents)
+    assert (simulator.uptime, simulator.state) == (3600, "healthy")
+    clock.now += 1
+    assert simulator.handle(GetHealth()) == Health("healthy", tuple(agents), 3601)
+    simulator.reboot()
+    assert simulator.handle(GetHealth()) == Health("booting", tuple(agents), 0)
+    assert GuestSimulator(clock=clock, boot_time=2.5, uptime=2).state == "booting"
+
+
 @pytest.mark.parametrize("running", [True, False])
 def test_healthy_needs_a_poll_that_sees_a_running_agent(clock, running):
     simulator = GuestSimulator(clock=clock)
@@ -658,6 +669,7 @@ def test_effects_that_fail_leave_no_half_state(what):
     [
         *(({"poll_interval": value}, ValueError) for value in (0, -1, math.nan, math.inf)),
         *(({"boot_time": value}, ValueError) for value in (-1, math.nan)),
+        *(({"uptime": value}, ValueError) for value in (-1, math.nan, math.inf)),
         *(({"keep_requests": value}, ValueError) for value in (-1, 1.5)),
         *(({name: "ping"}, TypeError) for name in ("types", "users", "files", "faults")),
     ],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stereos_proto import AgentStatus, Role, decode
+from stereos_proto import AgentStatus, PendingRequest, Ping, Pong, Role, decode, encode
 from stereos_proto_io import TCP, conformance, parse_address
 from stereos_proto_io.testing import simulated_guest
 
@@ -137,6 +139,31 @@ async def serve_and_examine(*line):
 def test_a_guest_agent(line):
     report = asyncio.run(serve_and_examine(*command(*line)))
     assert report.ok, str(report)
+
+
+def test_a_guest_agent_keeps_a_connection_whose_reply_comes_later():
+    """When the host sends no more, nothing is to be read nor written until the handler is done."""
+    example = runpy.run_path(str(EXAMPLES / "guest_selectors.py"))
+    asked = []
+
+    class Host(example["Host"]):
+        def answer(self):
+            asked.extend(event for event in self.session.events() if isinstance(event, PendingRequest))
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(PATIENCE)
+        host = Host(theirs)
+        ours.sendall(encode(Ping()))
+        ours.shutdown(socket.SHUT_WR)
+        while host.session.wants_data:
+            for key, mask in example["SELECTOR"].select(PATIENCE):
+                key.data(mask)
+        host.session.reply(asked.pop(), Pong())
+        host.turn(0)
+        assert ours.recv(100) == encode(Pong())
+        assert ours.recv(100) == b""
+        host.turn(0)  # a reply that comes too late does no harm
 
 
 async def through_proxy(address):

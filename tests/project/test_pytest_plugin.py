@@ -1,16 +1,22 @@
 """The fixture `stereos_guest`, as a new user's tests have it."""
 
+import math
 import subprocess
 import sys
+from contextlib import suppress
+from typing import get_type_hints
 
 import pytest
 
-from stereos_proto import Lifecycle
+from stereos_proto import ConnectError, ConnectionLost, Lifecycle, StereosError
 from stereos_proto_io import TCP, UnixSocket
-from stereos_proto_io.guest import OLD_TYPES
-from stereos_proto_io.testing import simulated_guest
+from stereos_proto_io.blocking import connect, connect_when_ready
+from stereos_proto_io.guest import OLD_TYPES, Effects, GuestSimulator, faults
+from stereos_proto_io.testing import GuestOptions, simulated_guest
 
 pytest_plugins = ["pytester"]
+
+PATIENCE = 20
 
 
 def run(pytester, source, **options):
@@ -142,6 +148,59 @@ def test_markers_of_module_class_and_test_add_up(pytester):
     result.assert_outcomes(passed=5)
 
 
+def test_a_strict_marker_fails_a_test_whose_fault_never_happened(pytester):
+    result = run(
+        pytester,
+        """
+        import pytest
+        from stereos_proto_io.blocking import connect
+
+        pytestmark = pytest.mark.stereos_guest(faults=["late:0s@ping#1", "drop@mount#2"], strict=True)
+
+        @pytest.fixture
+        def client(stereos_guest):
+            with connect(stereos_guest.address) as client:
+                yield client
+
+        def test_half(client):
+            client.ping()
+
+        def test_own_failure(client):
+            raise AssertionError("of its own")
+
+        def test_all(client, stereos_guest):
+            client.ping()
+            client.mount("share0", "/a", "9p")
+            with pytest.raises(TimeoutError):
+                client.mount("share1", "/b", "9p", timeout=0.01)
+
+        @pytest.mark.stereos_guest(strict=False)
+        def test_lenient(client):
+            client.ping()
+        """,
+    )
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(
+        ["their request or connection did not come, so these faults never happened: drop@mount#2", "*of its own"]
+    )
+    assert result.stdout.str().count("so these faults never happened") == 1
+
+
+def test_faults_without_their_name_are_told_how_to_be_written(pytester):
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.mark.stereos_guest(["drop@mount#2"])
+        def test_it(stereos_guest):
+            pass
+        """,
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TypeError: the first argument is the address*faults=*drop@mount#2*"])
+
+
 def test_the_marker_is_announced(pytestconfig):
     assert any(line.startswith("stereos_guest(**options): ") for line in pytestconfig.getini("markers"))
 
@@ -191,5 +250,78 @@ def test_simulated_guest(tmp_path, monkeypatch):
 
 
 def test_options_are_the_simulators():
+    wanted = get_type_hints(GuestSimulator.__init__)
+    assert {**get_type_hints(GuestOptions), "return": type(None)} == wanted
     with pytest.raises(TypeError, match="unexpected keyword"), simulated_guest(colour="red"):
         raise AssertionError
+
+
+@pytest.mark.parametrize("first", [["drop@mount#2"], ("drop@mount#2",), "drop@mount#2", [faults.Drop()], faults.Drop()])
+def test_faults_need_their_name(first):
+    with pytest.raises(TypeError, match=r"faults have a name: faults="), simulated_guest(first):
+        raise AssertionError
+
+
+def test_a_guest_that_has_been_up_for_an_hour():
+    with simulated_guest(uptime=3600) as guest, connect(guest.address) as client:
+        health = client.get_health()
+        assert 3600 <= health.uptime_seconds < 3700
+        assert health.state == "ready"
+        guest.reboot()
+        with connect(guest.address) as again:
+            assert again.get_health().uptime_seconds < 3600
+
+
+# ---------------------------------------------------------------------------- a reboot, a power-off
+
+
+def test_a_simulated_guest_reboots():
+    with simulated_guest() as guest, connect(guest.address) as client:
+        client.inject_secret("API_KEY", "s3cret")
+        guest.reboot()
+        with pytest.raises(ConnectionLost):
+            client.ping()
+        with connect(guest.address) as again:
+            assert again.get_health().state == "ready"
+        assert guest.simulator.secrets == {}
+
+
+def test_a_simulated_guest_is_down_for_a_while():
+    with simulated_guest() as guest:
+        guest.reboot(3600)
+        with pytest.raises(ConnectError), connect(guest.address):
+            raise AssertionError
+
+
+def test_a_simulated_guest_powers_off():
+    with simulated_guest() as guest, connect(guest.address) as client:
+        client.mount("share0", "/workspace", "9p")
+        guest.power_off()
+        with pytest.raises(ConnectionLost):
+            client.ping()
+        with pytest.raises(ConnectError), connect(guest.address):
+            raise AssertionError
+        assert len(guest.simulator.mounts) == 1
+        with pytest.raises(RuntimeError, match="the guest is off"):
+            guest.reboot()
+
+
+def test_an_effect_may_reboot_the_guest():
+    class Rebooting(Effects):
+        def mount(self, mount):
+            guest.reboot()
+
+    with simulated_guest(effects=Rebooting()) as guest:
+        with connect(guest.address) as client:
+            client.ping()
+            with suppress(StereosError):  # whether the reply leaves before the end is a race
+                client.mount("share0", "/workspace", "9p", timeout=PATIENCE)
+        with connect_when_ready(guest.address, timeout=PATIENCE) as client:
+            assert guest.simulator.mounts == ()
+
+
+def test_a_simulated_guest_is_shown_by_its_address_and_state():
+    with simulated_guest(boot_time=math.inf) as guest:
+        assert repr(guest) == f"<SimulatedGuest {guest.address} booting>"
+        guest.power_off()
+        assert repr(guest) == f"<SimulatedGuest {guest.address} off>"

@@ -58,6 +58,7 @@ MISTAKES = {
         "guest.request(Ping()).type",
     ),
     "an option that no client has": ("drivers", '"max_pending": 8', '"max_waiting": 8'),
+    "an option that no simulated guest has": ("drivers", "simulated_guest(faults=", "simulated_guest(fault="),
     "a call of another kind": (
         "own_drivers",
         "on_pong(call: Call[Pong]) -> None",

@@ -48,9 +48,9 @@ def simulate(
 
     Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`,
     `refuse:3s`, `reset#1`. They are named
-    blank, close, cut, delay, drop, duplicate, fail, garbage, half, hang-up, late,
-    never-ready, omit, over-long, power-off, push, reboot, refuse, reset, slow-boot,
-    stall, swap and wrong-type.
+    blank, close, cut, delay, deny, drop, duplicate, fail, garbage, half, hang-up,
+    late, never-ready, omit, over-long, power-off, push, reboot, refuse, reset,
+    slow-boot, stall, swap and wrong-type.
 
     For example:
 
@@ -145,6 +145,10 @@ def _guest(
     class Shown(GuestSimulator):
         def handle(self, request: Request) -> Reply:
             return requests.handled(request, super().handle)
+
+        def deny(self, request: Request, text: str) -> Reply:
+            refused = super().deny
+            return requests.handled(request, lambda request: refused(request, text))
 
     running = [AgentStatus(name, running=True, session=name) for name in agents] or None
     with warnings.catch_warnings(record=True) as caught:

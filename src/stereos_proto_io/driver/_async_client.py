@@ -182,7 +182,11 @@ class AsyncClient(AsyncVerbs):
         return self._mailbox.dropped
 
     async def aclose(self) -> None:
-        """Close the connection. Tasks that still wait get a ConnectionLost. Twice is fine."""
+        """Close the connection. Twice is fine.
+
+        Tasks that still wait get a ConnectionLost, or an OutcomeUnknown for a change that was sent. A `provision`
+        that is under way returns its report instead: it says which steps are done, unknown, and not sent.
+        """
         self._check_loop()
         self._session.close()
         self._turns.pump()

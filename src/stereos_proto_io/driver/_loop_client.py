@@ -18,6 +18,8 @@ class LoopClient(PollClient):
     The `context` of a call or a task is its callback, if it can be called: it gets the `Call` or the `Task` when that
     is done. `on_event` gets everything else. Both are called in a turn of the loop, never inside `request`, and may
     use the client freely. If one raises, the turn is finished first and the exception then goes to the loop.
+
+    Names that begin with one underscore belong to the base class: do not begin attributes of a subclass with one.
     """
 
     _is_woken = False

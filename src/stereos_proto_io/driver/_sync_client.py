@@ -157,7 +157,10 @@ class SyncClient(SyncVerbs):
         return self._mailbox.dropped
 
     def close(self) -> None:
-        """Close the connection. Those that still wait get a ConnectionLost. Twice is fine.
+        """Close the connection. Twice is fine.
+
+        Threads that still wait get a ConnectionLost, or an OutcomeUnknown for a change that was sent. A `provision`
+        that is under way returns its report instead: it says which steps are done, unknown, and not sent.
 
         May be called from a signal handler or a finalizer that interrupts this client in this very thread: it then
         closes as soon as it may (`_locked`).

@@ -21,7 +21,7 @@ class GuestConnection(LoopConnection, asyncio.Protocol):
     """One connection from a host."""
 
     def __init__(self, server: GuestServer, endpoint: Endpoint, session: Session) -> None:
-        super().__init__(server.guest, endpoint, session, server.current)
+        super().__init__(server.guest, endpoint, session, server._current)
         self.closed: asyncio.Event = asyncio.Event()
         self._server = server
         self._transport: asyncio.Transport | None = None
@@ -77,7 +77,7 @@ class GuestConnection(LoopConnection, asyncio.Protocol):
         """Forget the connection. What is being handled is carried out all the same."""
         self._transport = None
         self.leave()
-        self._server.left(self)
+        self._server._left(self)
         self.closed.set()
 
     # ------------------------------------------------------------------------- what the session asks for
@@ -85,18 +85,18 @@ class GuestConnection(LoopConnection, asyncio.Protocol):
     def handled(self, pending: PendingRequest, result: Any) -> None:
         """Take the reply, or wait for it in a task."""
         if inspect.isawaitable(result):
-            self._server.spawn(self.settle(pending, result))
+            self._server._spawn(self.settle(pending, result))
         else:
             self.session.reply(pending, result)
 
     def obey(self, order: Order) -> None:
         """Pause, close, or end the whole guest."""
         if isinstance(order, Pause):
-            self._server.pause(order.seconds, lambda: self.resume(order))
+            self._server._pause(order.seconds, lambda: self.resume(order))
         elif isinstance(order, Close):
             self.end(reset=order.reset)
         else:
-            self._server.obey(order)
+            self._server._obey(order)
 
     def write_some(self) -> bool:
         """Hand bytes to the transport, which keeps what the host does not take now."""

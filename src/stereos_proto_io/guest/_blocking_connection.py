@@ -65,6 +65,10 @@ class GuestConnection(BaseConnection):
         """Begin. Raises RuntimeError where the system has no thread left."""
         self._reader.start()
 
+    def runs_in(self, thread: threading.Thread) -> bool:
+        """Whether `thread` is one of its own."""
+        return thread is self._reader or thread in self._helpers
+
     def join(self) -> None:
         """Wait until all threads have ended."""
         # Not by the thread alone: CPython 3.11 takes one for ended whose join was interrupted.
@@ -107,7 +111,7 @@ class GuestConnection(BaseConnection):
         while self._helpers:
             self._helpers.copy().pop().join()
         self._transport.close()
-        self._server.left(self)
+        self._server._left(self)
         self._gone.set()
 
     def _step(self) -> None:
@@ -193,7 +197,7 @@ class GuestConnection(BaseConnection):
         elif isinstance(order, Close):
             self.end(reset=order.reset)
         else:
-            self._server.obey(order)
+            self._server._obey(order)
 
     def _fail(self, exc: OSError) -> None:
         self.session.write_failed(exc)
@@ -236,7 +240,7 @@ class GuestConnection(BaseConnection):
                 self._shared.changed.notify_all()
 
     def _pause(self, pause: Pause) -> None:
-        self._server.pause(self._over, pause.seconds)
+        self._server._pause(self._over, pause.seconds)
         with self._lock:
             if self._faulty is not None:
                 self._faulty.resume(pause)

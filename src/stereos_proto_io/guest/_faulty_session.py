@@ -47,6 +47,14 @@ _PUSH: Final = b'{"type":"lifecycle"'
 
 
 @attrs.frozen
+class Denied:
+    """A request that the guest does not carry out: it is refused with `text`, by a reply like any other."""
+
+    pending: PendingRequest
+    text: str
+
+
+@attrs.frozen
 class Silence:
     """Write nothing more, and keep the connection open."""
 
@@ -96,6 +104,7 @@ _REWRITE: Final[dict[type[Fault], Callable[[Any, Steps, Request], Steps]]] = {
         encode(Health("ready") if isinstance(request, Ping) else Pong()),
     ],
     faults.Fail: lambda fault, _steps, request: [_refusal(request, fault.text)],
+    faults.Deny: lambda fault, _steps, request: [_refusal(request, fault.text)],
     faults.Omit: lambda fault, steps, _: _without(fault.member, steps),
     faults.CloseAfter: lambda _fault, steps, _: [*steps, Close()],
     faults.PowerLoss: lambda _fault, steps, _: [*steps, PowerOff()],
@@ -106,8 +115,8 @@ _REWRITE: Final[dict[type[Fault], Callable[[Any, Steps, Request], Steps]]] = {
 class FaultySession:
     """A `GuestSession` to which the faults of `plan` happen, behind a hybrid-vsock muxer where `ports` are given.
 
-    The server pulls `next_event` as always; it may also return a `Pause`. After each write it asks for `next_order`,
-    which takes the place of `SessionEnded`: the last order is a Close, PowerOff or Reboot.
+    The server pulls `next_event` as always; it may also return a `Pause` or a `Denied`. After each write it asks for
+    `next_order`, which takes the place of `SessionEnded`: the last order is a Close, PowerOff or Reboot.
     """
 
     def __init__(self, session: GuestSession, plan: FaultPlan, ports: Collection[int] | None = None) -> None:
@@ -128,7 +137,7 @@ class FaultySession:
         self._steps: deque[Step] = deque()  # to be done, in order
         self._offset = 0  # bytes of the first step that are written
         self._held: Steps = []  # a swapped reply, which waits for the next
-        self._delayed: PendingRequest | None = None  # waits to be handed out
+        self._delayed: PendingRequest | Denied | None = None  # waits to be handed out
         self._waits: set[Pause] = set()  # those that the server was told of
         self._silent = False
         self._cut = None
@@ -175,7 +184,8 @@ class FaultySession:
         return rest
 
     def next_event(self) -> object:
-        """Return the next event as `GuestSession.next_event` does, or a Pause before a request that waits.
+        """Return the next event as `GuestSession.next_event` does, a Pause before a request that waits, or a Denied in
+        the place of a request that is not carried out.
 
         The end of the session is never among them: `next_order` tells it.
         """
@@ -184,8 +194,8 @@ class FaultySession:
         if self._delayed is not None:
             if any(not pause.writing for pause in self._waits):
                 return NEED_DATA
-            pending, self._delayed = self._delayed, None
-            return pending
+            delayed, self._delayed = self._delayed, None
+            return delayed
         event = self._session.next_event()
         if isinstance(event, PendingRequest):
             return self._strike(event)
@@ -195,13 +205,15 @@ class FaultySession:
         # The end is told by `next_order`, when all steps are done.
         return NEED_DATA if isinstance(event, SessionEnded) else event
 
-    def _strike(self, pending: PendingRequest) -> PendingRequest | Pause:
+    def _strike(self, pending: PendingRequest) -> PendingRequest | Denied | Pause:
         struck = self._plan.on_request(pending.request)
         self._struck.append((pending.request, struck))
+        texts = [fault.text for fault in struck if isinstance(fault, faults.Deny)]
+        event = Denied(pending, texts[-1]) if texts else pending
         seconds = sum(fault.seconds for fault in struck if isinstance(fault, faults.Delay))
         if not seconds:
-            return pending
-        self._delayed = pending
+            return event
+        self._delayed = event
         pause = Pause(seconds, writing=False)
         self._waits.add(pause)
         return pause

@@ -21,10 +21,10 @@ from stereos_proto import (
 )
 from stereos_proto_io.addresses import Address
 
-from ._faulty_session import FaultySession, Session, session_for
+from ._faulty_session import Denied, FaultySession, Session, session_for
 from ._listen import Endpoint, bind_all
 from ._orders import Close, Order, Pause, PowerOff, Reboot
-from .faults import Fault, FaultPlan
+from .faults import Fault, FaultPlan, Restart
 from .simulator import RequestRefused
 
 LOG: Final = logging.getLogger("stereos_proto_io.guest")
@@ -118,14 +118,9 @@ class BaseConnection(abc.ABC):
     def on_event(self, event: object) -> None:
         """Do what an event of the session asks for."""
         if isinstance(event, PendingRequest):
-            try:
-                result = self.guest.handle(event.request)
-            except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
-                result = refusal(event.request, exc)
-            except BaseException as exc:
-                self.reply(event, refusal(event.request, exc))
-                raise
-            self.handled(event, result)
+            self._answer(event, self.guest.handle)
+        elif isinstance(event, Denied):
+            self._answer(event.pending, lambda request: self._deny(request, event.text))
         elif isinstance(event, Pause):
             self.obey(event)
         elif isinstance(event, SessionEnded):
@@ -134,6 +129,21 @@ class BaseConnection(abc.ABC):
             LOG.error("the handler's reply to %s cannot be sent: %s", event.pending.request.type, event.error)
         elif isinstance(event, MalformedReceived):
             LOG.debug("a line was refused: %s", event.error)
+
+    def _answer(self, pending: PendingRequest, handle: Handler) -> None:
+        try:
+            result = handle(pending.request)
+        except Exception as exc:  # noqa: BLE001  (whatever it is, the host is owed a reply)
+            result = refusal(pending.request, exc)
+        except BaseException as exc:
+            self.reply(pending, refusal(pending.request, exc))
+            raise
+        self.handled(pending, result)
+
+    def _deny(self, request: Request, text: str) -> Any:
+        """Refuse `request`. A guest with a `deny` of its own takes note of what is asked."""
+        deny = getattr(self.guest, "deny", None)
+        return Ack(request.type, False, text) if deny is None else deny(request, text)
 
     @abc.abstractmethod
     def push(self, notification: Lifecycle) -> bool:
@@ -297,6 +307,9 @@ class Server(Generic[ConnectionT]):
         self._lasting: dict[Address, Session] = {}
         self.addresses: tuple[Address, ...] = tuple(endpoint.address for endpoint in self._endpoints)
 
+    def __repr__(self) -> str:
+        return f"<GuestServer {', '.join(map(str, self.addresses))} connections={len(self._connections)}>"
+
     @property
     def address(self) -> Address:
         """The first address, port 0 resolved."""
@@ -344,24 +357,43 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
     def __init__(self, address: Address | Sequence[Address], guest: Guest, *, sleep: Sleep, rest: Sleep) -> None:
         super().__init__(address, guest)
         # The connection that a session has now.
-        self.current: dict[Session, LoopConnectionT] = {}
+        self._current: dict[Session, LoopConnectionT] = {}
         # What faults wait by, which a caller may choose.
-        self.sleep = sleep
+        self._sleep = sleep
         # The event loop's own sleep.
         self._rest = rest
         self._off = self._make_event()
+        self._rebooting = False  # whether the guest does not listen yet after a reboot
 
     async def wait_off(self) -> None:
         """Wait until the guest has shut down, or was closed."""
         await self._off.wait()
 
-    def obey(self, order: PowerOff | Reboot) -> None:
-        """End everything, as a connection was told."""
+    def reboot(self, seconds: float = 0.0) -> None:
+        """Reboot the guest, as the fault `reboot` does: end its connections, call its `reboot` after `seconds`, and
+        listen again. Returns at once. For the thread of the event loop.
+
+        Raises ValueError when `seconds` is below 0 or not finite, RuntimeError when the guest is off or still reboots.
+        """
+        order = reboot_in(seconds)
+        if self._off.is_set() or self._rebooting:
+            raise RuntimeError("the guest is off" if self._off.is_set() else "the guest reboots already")
+        self._obey(order)
+
+    def power_off(self) -> None:
+        """Take the power away, as the fault `power-off` does: call the guest's `power_off`, end its connections, and
+        stop listening. Returns at once. Twice is fine. For the thread of the event loop.
+        """
+        if not self._off.is_set():
+            self._obey(PowerOff())
+
+    def _obey(self, order: PowerOff | Reboot) -> None:
         if isinstance(order, PowerOff):
             self._guest_powers_off()
             self._shut(self._endpoints)
             self._off.set()
         else:
+            self._rebooting = True
             self._shut(self._fleeting)
             self._start(self._boot, order.seconds)
 
@@ -373,7 +405,7 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
             self._open(self._endpoints)
 
     async def _open_later(self, seconds: float) -> None:
-        await self.sleep(seconds)
+        await self._sleep(seconds)
         self._open(self._endpoints)
 
     def _shut(self, endpoints: list[Endpoint]) -> None:
@@ -385,18 +417,21 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
                 connection.end()
 
     async def _boot(self, seconds: float) -> None:
-        await self.sleep(seconds)
+        await self._sleep(seconds)
+        if self._off.is_set():  # its power was taken away meanwhile
+            return
         self._guest_reboots()
         for session in self._lasting.values():
             session.restart()
-            if session in self.current:
-                self.current[session].pump()
+            if session in self._current:
+                self._current[session].pump()
         missing = self._fleeting
         while missing and not self._off.is_set():
             tried, missing = missing, bind_again(missing)
             self._open(endpoint for endpoint in tried if endpoint not in missing)
             if missing:
                 await self._rest(REBIND_PAUSE)
+        self._rebooting = False
 
     @abc.abstractmethod
     def _make_event(self) -> Any:
@@ -413,6 +448,11 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
     @abc.abstractmethod
     def _stop(self, endpoint: Endpoint) -> None:
         """Accept no more at `endpoint`, which is closed next."""
+
+
+def reboot_in(seconds: float) -> Reboot:
+    """Return the order to reboot. Raises ValueError when `seconds` is below 0 or not finite."""
+    return Reboot(Restart(seconds=seconds).seconds)
 
 
 def bind_again(endpoints: Iterable[Endpoint]) -> list[Endpoint]:

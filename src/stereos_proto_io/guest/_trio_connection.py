@@ -31,7 +31,7 @@ class GuestConnection(LoopConnection):
     def __init__(
         self, server: GuestServer, endpoint: Endpoint, transport: socket.socket | Device, session: Session
     ) -> None:
-        super().__init__(server.guest, endpoint, session, server.current)
+        super().__init__(server.guest, endpoint, session, server._current)
         self._server = server
         self._transport = transport
         self._scope = trio.CancelScope()
@@ -100,21 +100,21 @@ class GuestConnection(LoopConnection):
     def handled(self, pending: PendingRequest, result: Any) -> None:
         """Take the reply, or wait for it in a task."""
         if inspect.isawaitable(result):
-            self._server.nursery.start_soon(self.settle, pending, result)
+            self._server._nursery.start_soon(self.settle, pending, result)
         else:
             self.session.reply(pending, result)
 
     def obey(self, order: Order) -> None:
         """Pause, close, or end the whole guest."""
         if isinstance(order, Pause):
-            self._server.nursery.start_soon(self._pause, order)
+            self._server._nursery.start_soon(self._pause, order)
         elif isinstance(order, Close):
             self.end(reset=order.reset)
         else:
-            self._server.obey(order)
+            self._server._obey(order)
 
     async def _pause(self, pause: Pause) -> None:
-        await self._server.sleep(pause.seconds)
+        await self._server._sleep(pause.seconds)
         self.resume(pause)
 
     def write_some(self) -> bool:

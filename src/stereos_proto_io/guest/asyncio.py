@@ -76,33 +76,33 @@ class GuestServer(LoopServer[GuestConnection]):
             ends = [connection.closed.wait() for connection in self._connections]
             await asyncio.gather(*self._tasks, *ends, return_exceptions=True)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until it ends or the server is closed."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def pause(self, seconds: float, then: Callable[[], None]) -> None:
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` after `seconds`."""
 
         async def wait() -> None:
-            await self.sleep(seconds)
+            await self._sleep(seconds)
             then()
 
-        self.spawn(wait())
+        self._spawn(wait())
 
     def _make_event(self) -> asyncio.Event:
         return asyncio.Event()
 
     def _start(self, work: Callable[[float], Coroutine[Any, Any, None]], seconds: float, /) -> object:
-        return self.spawn(work(seconds))
+        return self._spawn(work(seconds))
 
     def _open(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
             endpoint.listen()
             work = self._attach(endpoint) if endpoint.device else self._accept(endpoint)
-            self._accepting[endpoint] = self.spawn(work)
+            self._accepting[endpoint] = self._spawn(work)
 
     async def _attach(self, endpoint: Endpoint) -> None:
         with self._joining(endpoint) as connection:
@@ -152,6 +152,6 @@ class GuestServer(LoopServer[GuestConnection]):
             # The cancelled task does so too late: after the descriptor was closed, and maybe used again.
             asyncio.get_running_loop().remove_reader(endpoint.sock)
 
-    def left(self, connection: GuestConnection) -> None:
+    def _left(self, connection: GuestConnection) -> None:
         """Record that `connection` has ended."""
         self._connections.discard(connection)

@@ -18,7 +18,7 @@ from ._blocking_connection import GuestConnection, Shared
 from ._blocking_transport import DeviceTransport, SocketTransport, Transport
 from ._listen import Endpoint
 from ._orders import PowerOff, Reboot
-from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again
+from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again, reboot_in
 from .faults import Fault
 
 __all__ = ["GuestServer", "serve"]
@@ -59,8 +59,10 @@ class GuestServer(Server[GuestConnection]):
         self._shared: dict[Address, Shared] = {}  # of streams without connections
         self._missing: list[Endpoint] = []  # could not be bound after a reboot
         self._stopping = threading.Event()  # set to end the accepting thread
+        self._powerless = False  # whether it ends because the guest loses its power
         self._off = threading.Event()  # set when it has ended
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._waiting: set[threading.Event] = set()  # of those who wait for a reboot, which the end of the guest ends
         self._bell, self._hears = socket.socketpair()
         # Where it is full, the accepting thread has a wake-up to read already. A connection that ends must not wait for
         # room in it: that thread may be waiting for the connection.
@@ -98,6 +100,49 @@ class GuestServer(Server[GuestConnection]):
         self.join()
         self._bell.close()
 
+    def reboot(self, seconds: float = 0.0) -> None:
+        """Reboot the guest, as the fault `reboot` does: end its connections, call its `reboot` after `seconds`, and
+        listen again.
+
+        Returns when the connections have ended, after the handlers that are at work; with 0 seconds, when the guest
+        listens again. Any thread may call it. In a handler it returns at once, and the guest reboots when the handler
+        has returned; its reply may be lost.
+
+        Raises ValueError when `seconds` is below 0 or not finite, RuntimeError when the guest is off.
+        """
+        order = reboot_in(seconds)
+        if self._off.is_set():
+            raise RuntimeError("the guest is off")
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                self._reboot(order.seconds, done.set)
+            finally:
+                done.set()
+
+        self._waiting.add(done)
+        self._tell(work)
+        if not (self._off.is_set() or self._is_own_thread()):
+            done.wait()
+        self._waiting.discard(done)
+
+    def power_off(self) -> None:
+        """Take the power away, as the fault `power-off` does: call the guest's `power_off`, end its connections, and
+        stop listening.
+
+        Returns when the connections have ended, after the handlers that are at work. Twice is fine. Any thread may call
+        it. In a handler it returns at once.
+        """
+        self._lose_power()
+        if not self._is_own_thread():
+            self.join()
+
+    def _is_own_thread(self) -> bool:
+        """Whether this is a thread of the server, which would wait for itself."""
+        thread = threading.current_thread()
+        return thread is self._accepting or any(connection.runs_in(thread) for connection in self.connections)
+
     def __enter__(self) -> Self:
         return self
 
@@ -114,15 +159,19 @@ class GuestServer(Server[GuestConnection]):
     def _run(self) -> None:
         try:
             if self.guest.faults.refuse_time:
-                self.pause(self._stopping, self.guest.faults.refuse_time)
+                self._pause(self._stopping, self.guest.faults.refuse_time)
                 self._open(self._endpoints)
             while not self._stopping.is_set():
                 self._serve_once()
         finally:
+            if self._powerless:
+                self._guest_powers_off()
             self._shut(self._endpoints)
             self._selector.close()
             self._hears.close()
             self._off.set()
+            for event in tuple(self._waiting):
+                event.set()
 
     def _serve_once(self) -> None:
         """Serve what has come. An error of one host or one order is logged, and the guest goes on for the others."""
@@ -219,13 +268,12 @@ class GuestServer(Server[GuestConnection]):
         for connection in connections:
             connection.join()
 
-    def _power_off(self) -> None:
-        self._guest_powers_off()
-        self._stopping.set()
-
-    def _reboot(self, seconds: float) -> None:
+    def _reboot(self, seconds: float, down: Callable[[], None] = lambda: None) -> None:
+        """Reboot. `down` is called when the connections have ended, where the guest stays down for a while."""
         self._shut(self._fleeting)
-        self.pause(self._stopping, seconds)
+        if seconds:
+            down()
+        self._pause(self._stopping, seconds)
         self._guest_reboots()
         for shared in self._shared.values():
             with shared.lock:
@@ -236,17 +284,25 @@ class GuestServer(Server[GuestConnection]):
 
     # ------------------------------------------------------------------ for the connections' threads
 
-    def pause(self, until: threading.Event, seconds: float) -> None:
+    def _pause(self, until: threading.Event, seconds: float) -> None:
         """Wait for `seconds`, at most until `until` is set."""
         if self._sleep:
             self._sleep(seconds)
         else:
             until.wait(seconds)
 
-    def obey(self, order: PowerOff | Reboot) -> None:
-        """Let the accepting thread end everything."""
-        self._tell(self._power_off if isinstance(order, PowerOff) else partial(self._reboot, order.seconds))
+    def _lose_power(self) -> None:
+        self._powerless = True
+        self._stopping.set()
+        self._tell(lambda: None)
 
-    def left(self, connection: GuestConnection) -> None:
+    def _obey(self, order: PowerOff | Reboot) -> None:
+        """Let the accepting thread end everything."""
+        if isinstance(order, PowerOff):
+            self._lose_power()
+        else:
+            self._tell(partial(self._reboot, order.seconds))
+
+    def _left(self, connection: GuestConnection) -> None:
         """Record that the thread of `connection` is about to end."""
         self._tell(partial(self._forget, connection))

@@ -15,7 +15,10 @@ Faults that meet at one request apply in the order of the list.
 
 In arguments and types, `%40`, `%23` and `%25` stand for `@`, `#` and `%`. A colon ends an argument, but not the last
 one of a fault; in the others, `%3A` stands for a colon. An argument counts even when it is empty: `fail:` is a refusal
-without a text, and `fail` is one with the default text.
+without a text, and `fail` is one with the default text, "exit status 32".
+
+`deny` and `fail` both answer a request with a refusal. After `deny` the guest has done nothing, as after a refusal of a
+real guest. After `fail` it has carried the request out: a `mount` that is sent again is then a second mount.
 
 A fault is only data. `_faulty_session` carries faults out, around a session that knows nothing of them.
 """
@@ -44,6 +47,7 @@ __all__ = [
     "ConnectionFault",
     "Cut",
     "Delay",
+    "Deny",
     "Drop",
     "Duplicate",
     "Fail",
@@ -324,9 +328,17 @@ class WrongType(RequestFault):
 
 @attrs.frozen(kw_only=True)
 class Fail(RequestFault):
-    """`fail:TEXT` - the host is told that the request failed, with that text. It was carried out."""
+    """`fail:TEXT` - the request is carried out, and yet the reply is a refusal with that text."""
 
     name = "fail"
+    text: str = _argument(default="exit status 32")
+
+
+@attrs.frozen(kw_only=True)
+class Deny(RequestFault):
+    """`deny:TEXT` - the request is refused with that text, and not carried out."""
+
+    name = "deny"
     text: str = _argument(default="exit status 32")
 
 
@@ -384,6 +396,7 @@ FAULTS: Final[dict[str, type[Fault]]] = {
         OverLong,
         WrongType,
         Fail,
+        Deny,
         Omit,
         CloseAfter,
         PowerLoss,
@@ -397,7 +410,7 @@ def parse_fault(text: str) -> Fault:
 
     `%40`, `%23` and `%25` stand for `@`, `#` and `%`; in an argument that another one follows, `%3A` stands for `:`.
 
-    Raises ValueError, which names the faults that there are, when `text` is none.
+    Raises ValueError, which names the faults that there are, when `text` is not that of a fault.
     """
     rest, hash_, number = text.rpartition("#")
     rest, at, type_ = (rest if hash_ else text).rpartition("@")
@@ -438,7 +451,7 @@ class FaultPlan:
         """`faults` are faults, or their texts. `types` are the request types that the guest knows: a fault of a type
         that looks like one of them misspelt gets a warning, since it would never strike.
 
-        Raises ValueError when a text is no fault, TypeError when one text is given for several.
+        Raises ValueError when a text is not that of a fault, TypeError when one text is given for several.
         """
         if isinstance(faults, str):
             raise TypeError("faults takes several strings, such as a tuple of them, not one string")

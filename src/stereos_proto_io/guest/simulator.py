@@ -140,6 +140,7 @@ class GuestSimulator:
         self,
         *,
         boot_time: float = 0.0,
+        uptime: float = 0.0,
         agents: Iterable[AgentStatus] | None = None,
         types: Collection[str] = REFERENCE_TYPES,
         users: Collection[str] = STOCK_USERS,
@@ -154,6 +155,8 @@ class GuestSimulator:
         """Start the guest now, by `clock`.
 
         * `boot_time`: for how many seconds it says `booting`; `math.inf` is for ever.
+        * `uptime`: for how many seconds it has been up already, until it reboots: what it would have done in that time,
+          such as booting, it has done.
         * `agents`: the agents that it reports. With None it runs the agents that its config names, by the guest's own
           rules (§10): it reads a new config at its next poll.
         * `types`: the message types that it knows. A type that it knows and that has no class is acked.
@@ -167,13 +170,16 @@ class GuestSimulator:
         * `keep_requests`: how many requests `requests` shows at most; 0 keeps none. Their lines come to 4 MiB at most.
           Older requests are dropped, and counted in `dropped_requests`.
 
-        Raises ValueError when `boot_time` or `keep_requests` is below 0, `poll_interval` is not above 0, `age` is none
-        of the two, or a fault's text is no fault; TypeError when one string is given for several.
+        Raises ValueError when `boot_time` or `keep_requests` is below 0, `uptime` is below 0 or not finite,
+        `poll_interval` is not above 0, `age` is not one of the two, or a text is not that of a fault; TypeError when
+        one string is given for several.
         """
         if not isinstance(keep_requests, int) or keep_requests < 0:
             raise ValueError(f"keep_requests must be a whole number, at least 0, not {keep_requests!r}")
         if not boot_time >= 0:
             raise ValueError(f"boot_time must be at least 0, not {boot_time!r}")
+        if not 0 <= uptime < inf:
+            raise ValueError(f"uptime must be at least 0, and finite, not {uptime!r}")
         if not 0 < poll_interval < inf:
             raise ValueError(f"poll_interval must be more than 0, and finite, not {poll_interval!r}")
         for name, several in (("types", types), ("users", users), ("files", files)):
@@ -199,13 +205,13 @@ class GuestSimulator:
         self.dropped_requests: int = 0
         self._ssh_keys: dict[str, str] = {}
         self._config: str | None = None
-        self._start()
+        self._start(uptime)
 
     def __repr__(self) -> str:
         return f"<GuestSimulator {self.state} requests={len(self._requests)}>"
 
-    def _start(self) -> None:
-        self._started = self._clock()
+    def _start(self, uptime: float = 0.0) -> None:
+        self._started = self._clock() - uptime
         self._next_poll = self._boot_time + self._poll_interval
         self._secrets: dict[str, Secret] = {}
         self._mounts: list[Mount] = []
@@ -321,7 +327,11 @@ class GuestSimulator:
         self._seen_agents = self._seen_agents or any(agent.running for agent in self._agents)
 
     def reboot(self) -> None:
-        """Start anew: booting, no secrets, no mounts, uptime 0. Config and keys are on disk, and stay."""
+        """Start anew: booting, no secrets, no mounts, uptime 0. Config and keys are on disk, and stay.
+
+        This changes the simulator alone: connections stay open, and the guest answers on. To end them too, as a reboot
+        does, call `reboot` of what serves it: the `SimulatedGuest`, or the server.
+        """
         with self._poll_lock, self._lock:
             try:
                 self._effects.forget()
@@ -329,7 +339,11 @@ class GuestSimulator:
                 self._start()
 
     def power_off(self) -> None:
-        """Lose power, after an orderly shutdown or not. The effects unmount; `mounts` stays until the next reboot."""
+        """Lose power, after an orderly shutdown or not. The effects unmount; `mounts` stays until the next reboot.
+
+        This changes the simulator alone: connections stay open, and the guest answers on. To end them too, call
+        `power_off` of what serves it: the `SimulatedGuest`, or the server.
+        """
         with self._lock:
             mounted = self.mounts[self._unmounted :]
             self._unmounted = len(self._mounts)
@@ -354,6 +368,11 @@ class GuestSimulator:
             if isinstance(request, InjectSecret):
                 kept.secret = weakref.ref(self._secrets[request.name])
         return answer or Ack(request.type, True)
+
+    def deny(self, request: Request, text: str) -> Reply:
+        """Refuse `request` with `text` and carry nothing out, as the fault `deny` does. It is kept in `requests`."""
+        self._keep(request)
+        return Ack(request.type, False, text)
 
     def _keep(self, request: Request) -> _Kept:
         message = attrs.evolve(request, value=NOT_KEPT) if isinstance(request, InjectSecret) else request

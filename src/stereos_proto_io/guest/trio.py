@@ -45,14 +45,14 @@ async def serve(
     error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            server.start(nursery)
+            server._begin(nursery)
             yield server
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # The nursery is nothing of the caller's, whose own exception comes out by itself.
         error = group.exceptions[0] if len(group.exceptions) == 1 else group
     finally:
-        server.unbind()
+        server._unbind()
     if error is not None:
         try:
             raise error
@@ -65,15 +65,15 @@ class GuestServer(LoopServer[GuestConnection]):
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep) -> None:
         super().__init__(address, guest, sleep=sleep, rest=trio.sleep)
-        self.nursery: trio.Nursery
+        self._nursery: trio.Nursery
         self._scopes: dict[Endpoint, trio.CancelScope] = {}
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def _begin(self, nursery: trio.Nursery) -> None:
         """Begin to listen, with all tasks in `nursery`."""
-        self.nursery = nursery
+        self._nursery = nursery
         self._open_in_time()
 
-    def unbind(self) -> None:
+    def _unbind(self) -> None:
         """Give the addresses back. All tasks have ended."""
         self._off.set()
         for endpoint in self._endpoints:
@@ -83,13 +83,13 @@ class GuestServer(LoopServer[GuestConnection]):
         return trio.Event()
 
     def _start(self, work: Callable[[float], Coroutine[Any, Any, None]], seconds: float, /) -> None:
-        self.nursery.start_soon(work, seconds)
+        self._nursery.start_soon(work, seconds)
 
     def _open(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
             endpoint.listen()
             self._scopes[endpoint] = trio.CancelScope()
-            self.nursery.start_soon(self._serve, endpoint, self._scopes[endpoint])
+            self._nursery.start_soon(self._serve, endpoint, self._scopes[endpoint])
 
     async def _serve(self, endpoint: Endpoint, scope: trio.CancelScope) -> None:
         with scope:
@@ -109,7 +109,7 @@ class GuestServer(LoopServer[GuestConnection]):
                 if endpoint.boundless:
                     await self._run(endpoint, sock)
                 else:
-                    self.nursery.start_soon(self._run, endpoint, sock)
+                    self._nursery.start_soon(self._run, endpoint, sock)
 
     async def _run(self, endpoint: Endpoint, transport: socket.socket | Device) -> None:
         connection = GuestConnection(self, endpoint, transport, self._session_for(endpoint))

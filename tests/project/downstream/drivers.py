@@ -126,5 +126,5 @@ def guests() -> Address:
 def test_mine(stereos_guest: SimulatedGuest) -> None:
     """A test of theirs, with the fixture and without."""
     assert_type(stereos_guest.address, Address)
-    with simulated_guest() as guest, pytest.raises(ConnectError):
+    with simulated_guest(faults=["late:1s@ping"], uptime=3600) as guest, pytest.raises(ConnectError):
         blocking.connect(guest.address, timeout=1)
