@@ -17,11 +17,12 @@ from cli.fleets import Flapping, keep_guest, keep_state, reporting
 from cli.test_commands import check
 from cli_harness import piped, run_cli
 from stereos_proto import Ack, AgentStatus, CustomRequest, Health, encode
-from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.cli import _commands_simulate
+from stereos_proto_io.cli._console import console, error_console
 from stereos_proto_io.cli._machines import config_folder
 from stereos_proto_io.cli._options import duration_of
-from stereos_proto_io.cli._output import MOST_AGENTS, agents_table
+from stereos_proto_io.cli._output import MOST_AGENTS, agents_table, print_result
 from stereos_proto_io.cli._targets import Target, looks_like_address
 from stereos_proto_io.guest.faults import FAULTS
 from stereos_proto_io.testing import simulated_guest
@@ -469,3 +470,17 @@ def test_cyclopts_4_is_enough():
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--x" in done.stdout
+
+
+def test_a_name_in_brackets_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
+    """rich would read [fd00::1] as a style: in the address of an IPv6 guest, and in the name of a machine."""
+    print_result(str(TCP("fd00::1", 4024)), "a :smile: b\x1b[2J")
+    assert capsys.readouterr().out == "tcp://[fd00::1]:4024\na :smile: b\\x1b[2J\n"
+    for screen in (console(), error_console()):
+        screen.print("[red] :smile:")
+    assert capsys.readouterr() == ("[red] :smile:\n", "[red] :smile:\n")
+    with simulated_guest() as guest:
+        keep_guest(tmp_path, "[red]", guest.address)
+        # The shell takes a name as it is, and no pattern.
+        result = run_cli(monkeypatch, "shell", "--vm", "[red]", stdin=b"ping\n", env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert result.out.startswith("pong from [red]  #1")

@@ -19,6 +19,9 @@ from ._errors import BrokenOutput, OutputFailed
 #: What stands for standard input. `-` is made into it, which the parser would take for an option.
 STDIN: Final = "<stdin>"
 
+#: rich would read [fd00::1] as a style, and :x: as a picture.
+_PLAIN: Final[dict[str, Any]] = {"highlight": False, "markup": False, "emoji": False}
+
 #: Columns where there is no terminal: a row of a table stays one line, however long.
 _UNLIMITED: Final = 1_000_000
 
@@ -71,7 +74,7 @@ def open_closed_streams() -> None:
 
 def console() -> Output:
     """For results: stdout."""
-    return Output(highlight=False, **_fit(sys.stdout))
+    return Output(**_PLAIN, **_fit(sys.stdout))
 
 
 def help_console() -> Output:
@@ -81,7 +84,7 @@ def help_console() -> Output:
 
 def error_console() -> Output:
     """For progress and errors: stderr."""
-    return Output(highlight=False, stderr=True, **_fit(sys.stderr))
+    return Output(stderr=True, **_PLAIN, **_fit(sys.stderr))
 
 
 def _fit(stream: TextIO) -> dict[str, Any]:

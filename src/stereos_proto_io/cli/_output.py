@@ -161,7 +161,7 @@ def step_line(step: ProvisionStep) -> Text:
 
 
 def print_result(*parts: Any) -> None:
-    """Print parts of a result on stdout, each on its own line."""
+    """Print parts of a result on stdout, each on its own line. A text is cleaned."""
     target = console()
     for part in parts:
-        target.print(part)
+        target.print(Text(clean(part)) if isinstance(part, str) else part)
