@@ -9,15 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from json import loads
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
-from ._console import clean, error_console, say
+from ._console import clean, error_console, say, say_error
 from ._deadline import ASK_SECONDS, Deadline
-from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError
+from ._errors import REFUSED, USAGE, BrokenOutput, OutputFailed, UsageError
 from ._jobs import load_driver
 from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
 from ._output import print_result, write_json
@@ -190,7 +190,7 @@ def conformance(
     allow_shutdown: bool = False,
     junit: Path | None = None,
     json: Json = False,
-) -> None:
+) -> int:
     """Examine whether a guest speaks the protocol.
 
     Each case is a sentence of the protocol. Cases that change the guest are left out unless they are allowed. Exit
@@ -219,24 +219,37 @@ def conformance(
     with about(target):
         # Every case dials anew; where there is no guest, one sentence says so, and not all of them.
         dial(target, Deadline.after(ASK_SECONDS)).close()
-    report = run(
-        address,
-        allow_effects=allow_effects,
-        allow_shutdown=allow_shutdown,
-        timeout=patience,
-        on_result=None if json else _show_case,
-    )
-    if junit is not None:
+    with _report_file(junit) as file:
+        report = run(
+            address,
+            allow_effects=allow_effects,
+            allow_shutdown=allow_shutdown,
+            timeout=patience,
+            on_result=None if json else _show_case,
+        )
+        if json:
+            write_json(loads(report.as_json()))
+        else:
+            say(report.summary)
         try:
-            junit.write_text(report.as_junit(), encoding="utf-8")
+            file.write(report.as_junit())
+            file.flush()
         except OSError as exc:
-            raise UsageError(f"cannot write {junit}: {exc.strerror}") from None
-    if json:
-        write_json(loads(report.as_json()))
-    else:
-        say(report.summary)
-    if not report.ok:
-        raise SaidNo
+            # The results have been shown: another document would be one too many.
+            say_error(f"cannot write {junit}: {exc.strerror}")
+            # What is left in the buffer would fail once more when the file is closed.
+            with suppress(OSError):
+                file.close()
+            return USAGE
+    return 0 if report.ok else REFUSED
+
+
+def _report_file(junit: Path | None) -> TextIO:
+    """The file for the report, opened before any case is run. Raises UsageError."""
+    try:
+        return Path(os.devnull if junit is None else junit).open("w", encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"cannot write {junit}: {exc.strerror}") from None
 
 
 def _show_case(result: Any) -> None:

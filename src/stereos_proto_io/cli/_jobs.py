@@ -22,7 +22,7 @@ from ._documents import Document
 from ._errors import GuestError, Interrupted, SaidNo, UsageError, error_document, exit_code, worst
 from ._formats import Out
 from ._output import CELL_SIZE, brief, duration, print_result, short
-from ._targets import Guests, Target, about
+from ._targets import Guest, Guests, Target, about
 
 if TYPE_CHECKING:
     from ._fleet import Conversation, Fleet, Limits, Outcome
@@ -166,7 +166,9 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
     return 0
 
 
-def converse_with(target: Target, guests: Guests, conversation: Conversation, deadline: Deadline, row: Row) -> Any:
+def converse_with(
+    target: Target, guests: Guests | Guest, conversation: Conversation, deadline: Deadline, row: Row
+) -> Any:
     """Have a conversation with one guest, over the blocking driver. Raises GuestError."""
     load_driver()
     from ._contact_blocking import BlockingContact, finish  # noqa: PLC0415  (loaded where a guest is dialled)
@@ -183,12 +185,12 @@ def converse_with(target: Target, guests: Guests, conversation: Conversation, de
     try:
         with about(target):
             return finish(whole())
-    except GuestError as exc:
+    except (GuestError, UsageError) as exc:
         exc.sent = row.sent
         raise
 
 
-def _show_wait(guests: Guests) -> Any:
+def _show_wait(guests: Guests | Guest) -> Any:
     @contextmanager
     def show(subject: str, target: Target) -> Iterator[OnProgress]:
         from ._progress import waiting  # noqa: PLC0415  (only what waits needs it)
