@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import resource
+import signal
 import subprocess
 
 import pytest
 
 from cli.fleets import keep_guest
 from cli.test_commands import check
-from cli_harness import COMMAND, LIMITED_ENV, PATIENCE, run_cli
+from cli_harness import COMMAND, LIMITED_ENV, PATIENCE, piped, run_cli
 from stereos_proto import Mount, Ping, encode
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.testing import simulated_guest
@@ -109,3 +110,49 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_first_case(tmp_pa
         full = run_cli(monkeypatch, *words, "/dev/full")
     check(json.loads(full.out), "conformance")
     assert (full.code, full.err) == (2, "stereosctl: cannot write /dev/full: No space left on device\n")
+
+
+# ------------------------------------------------------------------------------------------------------ Ctrl-C
+
+MOUNT = '{"tag":"a","guest_path":"/b","fs_type":"9p"}'
+
+
+@pytest.mark.parametrize(
+    ("words", "fault", "step", "sent"),
+    [
+        (("send", "mount", MOUNT, "@"), "stall@mount", "mount", True),
+        (("send", "ping", "@"), "stall@ping", "ping", None),
+        (("replay", "RECORDING", "@"), "stall@mount#1", "mount", True),
+        (("replay", "RECORDING", "@"), "stall@ping#1", "ping", True),
+        (("doctor", "@"), "stall@ping", "the guest is examined", None),
+        (("doctor", "@", "@2"), "stall@ping", "the guest is examined", None),
+        (("conformance", "@", "--timeout", "100"), "stall@ping", "the cases are run", None),
+        (("conformance", "@", "--timeout", "100", "--allow-effects"), "stall@ping", "the cases are run", True),
+        (("ls", "--timeout", "100"), "stall@get_health", "the guests are asked", None),
+        (("ping", "--all", "--state", "ready"), "stall@get_health", "the guests are asked for their states", None),
+    ],
+)
+def test_ctrl_c_is_a_document_of_every_command(words, fault, step, sent, tmp_path):
+    awaited = fault.partition("@")[2].partition("#")[0]
+    places = {"RECORDING": transcript(tmp_path / "t", Mount("a", "/b", "9p"), Ping())}
+    with simulated_guest(faults=[fault]) as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        places |= {"@": str(guest.address), "@2": f"tcp://localhost:{guest.address.port}"}
+        patience = () if words[0] in ("conformance", "ls") else ("--timeout", "100")
+        line = (*(places.get(word, word) for word in words), *patience, "--json")
+        with piped(*line, env={"MB_CONFIG_DIR": str(tmp_path)}) as process:
+            while awaited not in {request.type for request in guest.simulator.requests}:
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    document = json.loads(out)
+    rows = document.get("requests")
+    if rows:
+        check(document, "replay")
+        assert ([row["request"] for row in rows], document["ok"]) == (["mount"], False)
+        document = document["error"]
+    check(document, "error")
+    assert (document["error"], document["kind"]) == (f"interrupted while {step}", "Interrupted")
+    assert document["sent"] is sent
+    assert (process.returncode, err.splitlines()[-1]) == (-signal.SIGINT, "interrupted")
+    assert bool(rows) == (step == "ping" and words[0] == "replay")

@@ -16,9 +16,10 @@ from rich.text import Text
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
 from ._console import clean, error_console, say, say_error
+from ._contact import Row
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import REFUSED, USAGE, BrokenOutput, OutputFailed, UsageError
-from ._jobs import load_driver
+from ._jobs import interruption_told, load_driver
 from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
 from ._output import print_result, write_json
 from ._signals import signals_as_event
@@ -216,10 +217,13 @@ def conformance(
     load_driver()
     from ._contact_blocking import dial  # noqa: PLC0415
 
-    with about(target):
+    changes = allow_effects or allow_shutdown
+    row = Row(target.name, "dialling", sent=None)
+    with interruption_told(write_json if json else None, row), about(target):
         # Every case dials anew; where there is no guest, one sentence says so, and not all of them.
         dial(target, Deadline.after(ASK_SECONDS)).close()
-    with _report_file(junit) as file:
+    row.step, row.sent = "the cases are run", True if changes else None
+    with _report_file(junit) as file, interruption_told(write_json if json else None, row):
         report = run(
             address,
             allow_effects=allow_effects,

@@ -43,6 +43,8 @@ FIELDS: Final = (
 )
 #: Guests that are named for one and the same error.
 _NAMED: Final = 10
+#: What is done before a job where only guests in some state are meant.
+_ASKING_STATES: Final = "the guests are asked for their states"
 #: What stands in the summary for an error, and for an exit code.
 _KINDS: Final = {"NotBegun": "not begun", "Interrupted": "interrupted"}
 _WORDS: Final = {
@@ -113,7 +115,8 @@ def perform(
     if not guests.many:
         with around(targets):
             return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
-    chosen = in_state(targets, guests, end)
+    with interruption_told(out.write_document if out.is_json else None, Row("", _ASKING_STATES, sent=None)):
+        chosen = in_state(targets, guests, end)
     limits = limits_of(guests, end, seconds, max_failures)
     with around(chosen.targets):
         outcomes, interrupted = run_fleet(chosen.asked, limits, job, failed=chosen.failed)
@@ -139,12 +142,8 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
     # Outside of the `try`: while it loads, nothing has been asked yet.
     load_driver()
     row = Row(target.name)
-    try:
+    with interruption_told(out.write_document if out.is_json else None, row):
         value = converse_with(target, guests, job.converse, end.or_in(seconds), row)
-    except KeyboardInterrupt:
-        if out.is_json:
-            out.write_document(error_document(Interrupted(row.step, sent=row.sent)))
-        raise
     kind = out.kind
     if out.is_json:
         out.write_document(job.document(target, value))
@@ -164,6 +163,20 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
         say_error(str(exc))
         return exit_code(exc) or 1
     return 0
+
+
+@contextmanager
+def interruption_told(write: Callable[[Document], object] | None, row: Row) -> Iterator[None]:
+    """Let Ctrl-C in a `with` write the document of an error: what was being done, and whether a change had been sent.
+
+    Without `write` nothing is written, since the user has not asked for JSON.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if write is not None:
+            write(error_document(Interrupted(row.step, sent=row.sent)))
+        raise
 
 
 def converse_with(

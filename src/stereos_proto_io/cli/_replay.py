@@ -19,7 +19,7 @@ from ._console import clean, say, say_error
 from ._contact import Contact, Row
 from ._deadline import WAIT_SECONDS
 from ._documents import error_document, message_document
-from ._errors import REFUSED, UNKNOWN, GuestError, UsageError, exit_code
+from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, exit_code
 from ._jobs import converse_with
 from ._options import Json, option, whole_number
 from ._output import print_result, write_json
@@ -71,24 +71,35 @@ def replay(
             if not json:
                 _show_row(rows[-1], "" if request else _why_skipped(entry))
 
-    row, error = Row(target.name), None
+    row = Row(target.name)
+    error: GuestError | Interrupted | None = None
+    interruption: KeyboardInterrupt | None = None
     try:
         converse_with(target, guest, converse, deadline, row)
     except GuestError as exc:
         if not rows:
             raise
         error = exc
+    except KeyboardInterrupt as exc:
+        error, interruption = Interrupted(row.step, sent=row.sent), exc
     same = all(each["outcome"] != "different" for each in rows)
     if json:
-        write_json({"ok": same and error is None, "requests": rows, "error": error_document(error)})
+        document = {"ok": same and error is None, "requests": rows, "error": error_document(error)}
+        write_json(document if rows else error_document(error))
     else:
-        counts = Counter(each["outcome"] for each in rows)
-        say(", ".join(f"{counts[outcome]} {outcome}" for outcome in _ROW_MARKS))
+        _say_counts(rows)
+    if interruption is not None:
+        raise interruption
     if error is not None:
         say_error(str(error))
         # Answered or not: to say all of it again would carry out the changes that were sent once more.
         return UNKNOWN if row.sent else exit_code(error) or REFUSED
     return 0 if same else REFUSED
+
+
+def _say_counts(rows: list[dict[str, Any]]) -> None:
+    counts = Counter(row["outcome"] for row in rows)
+    say(", ".join(f"{counts[outcome]} {outcome}" for outcome in _ROW_MARKS))
 
 
 def _say_what_is_left_out(everything: list[Entry], conn: int) -> None:

@@ -15,7 +15,7 @@ from ._console import STDIN
 from ._contact import Contact, Row
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
-from ._jobs import converse_with
+from ._jobs import converse_with, interruption_told
 from ._options import Json, refuse_what_is_no_utf8
 from ._output import print_result, reply_parts, write_json
 from ._redact import redactor_of
@@ -59,7 +59,9 @@ def send(
         except RequestFailed as exc:
             return Ack(request.type, ok=False, error=exc.error)
 
-    reply: Reply = converse_with(target, guest, converse, deadline, Row(target.name))
+    row = Row(target.name)
+    with interruption_told(write_json if json else None, row):
+        reply: Reply = converse_with(target, guest, converse, deadline, row)
     # The guest may quote what it was sent, and that may be a secret.
     redactor = redactor_of([request])
     shown = decode_line(redactor.line(Role.GUEST, encode(reply)), sender=Role.GUEST)
