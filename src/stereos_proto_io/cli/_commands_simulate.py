@@ -15,6 +15,7 @@ from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
+from ._commands_give import refuse_input_of_shell
 from ._console import clean, error_console, say, say_error
 from ._contact import Row
 from ._deadline import ASK_SECONDS, Deadline
@@ -71,6 +72,8 @@ def simulate(
     if not boot_time >= 0:
         raise UsageError("--boot-time cannot be negative")
     checked_seconds("--poll-interval", poll_interval)
+    if attached:
+        refuse_input_of_shell("--attached cannot wait for its end: leave it out")
     refuse_what_is_no_utf8({"--agent": "".join(agent), "--fault": "".join(fault)})
     addresses = [address_of(text) for text in listen]
     off = False

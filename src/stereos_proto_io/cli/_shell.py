@@ -34,7 +34,8 @@ def shell(guest: Place = DEFAULT_PLACE) -> int:
 
     Every command of stereosctl works, without its first word; Tab completes.
     `exit` or Ctrl-D leaves, Ctrl-C ends a command and goes back to the prompt. Lines
-    may come from a pipe. The exit code is that of the last command.
+    may come from a pipe: then no command reads a value from there. The exit code is
+    that of the last command.
 
     For example:
 
