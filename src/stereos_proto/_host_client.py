@@ -28,7 +28,7 @@ from ._constants import MAX_PENDING
 from ._errors import GUEST, ConnectError, ConnectionLost, OutcomeUnknown, StereosError
 from ._events import NEED_DATA, CallDone, Need, NotificationReceived, SessionEnded, UnknownReceived
 from ._host_session import HostSession
-from ._messages import Ack, Health, Reply, Request, named
+from ._messages import Ack, Health, Reply, Request, named, with_article
 from ._provision import ProvisionPlan, ProvisionReport, ProvisionStep
 from ._registry import Role, changes_guest
 from ._running import Running
@@ -537,7 +537,7 @@ class HostClient:
             else:
                 self._timer(task, task._least if task._heard_enough else ends)
         elif not isinstance(action, Connect):
-            raise TypeError(f"a dialogue yields actions, and {type(action).__name__} is none")
+            raise TypeError(f"a dialogue yields actions, and {with_article(type(action))} is not one")
         elif self.is_connected and task._connection < self._connections:
             # Another has dialled since this one lost its connection. Two waits that each drop the connection of the
             # other would never get a reply.

@@ -54,7 +54,7 @@ from ._events import (
     UnknownReceived,
 )
 from ._frames import forget_locals
-from ._messages import Ack, Reply, Request, named
+from ._messages import Ack, Reply, Request, named, with_article
 from ._redact import Redactor
 from ._registry import Role, changes_guest
 
@@ -93,7 +93,7 @@ def _called(message: object) -> str:
     """What the caller has given in the place of a request."""
     if isinstance(message, type):
         return f"{message.__name__} is a class: call it"
-    return f"{type(message).__name__} is none"
+    return f"{with_article(type(message))} is not one"
 
 
 class HostSession:

@@ -223,7 +223,7 @@ class ProvisionReport:
         A reboot undoes mounts and secrets, and this report does not know of one. After a lost connection compare the
         guest's `uptime_seconds` with what it was before the first try; after a reboot, carry out the whole plan again.
 
-        Raises OutcomeUnknown as said above, ValueError when `unknown_mounts` is none of the three.
+        Raises OutcomeUnknown as said above, ValueError when `unknown_mounts` is not one of the three.
         """
         if unknown_mounts not in ("raise", "repeat", "skip"):
             raise ValueError(f"unknown_mounts must be raise, repeat or skip, not {unknown_mounts!r}")

@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from cli.fleets import keep_state
 from cli_harness import CLEAN_ENV, plain, resize, run_cli
 from stereos_proto import AgentStatus
 from stereos_proto_io.cli._complete import Found, Words, completions
@@ -83,6 +85,23 @@ def test_words(line, words, machines):
 def test_files_are_left_to_the_shell(line, machines):
     *begun, text = line.split(" ")
     assert completions(make_app(), Words(begun, text)) == Found(files=True)
+
+
+#: Names that a shell would run, split or expand, or take for an option.
+UNSAFE = ("x$(touch PWN)", "x`touch PWN`", "web 1", "*", "a;b", "it's", 'a"b', "a\\b", "~root", "é", "a\nb", "e\x1bvil")
+
+
+def test_a_name_that_a_shell_would_not_read_as_itself_is_not_offered(machines):
+    for name in UNSAFE:
+        keep_state(machines, name, "{}")
+    for line in ("health --vm ", "ls ", "watch --look "):
+        *begun, text = line.split(" ")
+        assert completions(make_app(), Words(begun, text)).words == ("db", "web-1", "web-2")
+    assert completions(make_app(), Words(["provision", "--jcard"], "")).words == ("db=", "web-1=", "web-2=")
+    names = (*UNSAFE, "coder", "a.b_c-d@e+f,g:h/i=j%k")
+    with simulated_guest(agents=[AgentStatus(name, True) for name in names]) as guest:
+        found = completions(make_app(), Words(["wait", str(guest.address), "--for"], "agent="))
+    assert found.words == ("agent=a.b_c-d@e+f,g:h/i=j%k", "agent=coder")
 
 
 @pytest.mark.parametrize("named", ["address", "machine"])
@@ -188,12 +207,12 @@ TYPED = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "line"), TYPED)
-def test_bash_completes(typed, line, place):
-    # readline writes what a line has become; the command itself is replaced by one that does nothing.
+@contextmanager
+def bash(place, *setup):
+    """The master of a terminal with a bash that completes, in the folder with the files."""
     master, slave = pty.openpty()
     resize(slave, 200)
-    script = f"source {place}/bash; cd {place}/work; echo READ''Y\n"
+    script = "; ".join([f"source {place}/bash", f"cd {place}/work", *setup, "echo READ''Y\n"])
     with subprocess.Popen(
         [shell_of("bash"), "--norc", "--noprofile", "-i"],
         stdin=slave, stdout=slave, stderr=slave, env=environment(place), start_new_session=True,
@@ -202,11 +221,47 @@ def test_bash_completes(typed, line, place):
         try:
             os.write(master, script.encode())
             read_until(master, "READY\nprompt> ")
-            os.write(master, f"{typed}\t".encode())
-            read_until(master, line)
+            yield master
         finally:
             process.kill()
             os.close(master)
+
+
+@pytest.mark.parametrize(("typed", "line"), TYPED)
+def test_bash_completes(typed, line, place):
+    with bash(place) as master:
+        os.write(master, f"{typed}\t".encode())
+        read_until(master, line)
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("stereosctl wait --for agent=", "stereosctl wait --for agent=coder "),
+        ("stereosctl wait --for 'agent=", "stereosctl wait --for 'agent=coder' "),
+        ('stereosctl wait --for "agent=c', 'stereosctl wait --for "agent=coder" '),
+        ('stereosctl wait --for agent="c', 'stereosctl wait --for agent="coder" '),
+    ],
+)
+def test_what_a_guest_calls_its_agents_is_not_run_by_bash(typed, line, place):
+    """Whatever the command says that a word may become: here it says it itself, and the script is what refuses."""
+    names = [name for name in UNSAFE if name.isprintable() and name.isascii()]
+    words = "\n".join(["words", *(f"agent={name}" for name in names), "agent=coder"])
+    (place / "answer").write_text(f"{words}\n")
+    (place / "bin" / "stereosctl").write_text(f'#!/bin/sh\ntest "$1" = __complete && cat {place}/answer\n')
+    (place / "work" / "agent=file").touch()
+    with bash(place) as master:
+        os.write(master, f"{typed}\t".encode())
+        read_until(master, line)
+        os.write(master, b"\necho DO''NE\n")
+        read_until(master, "DONE")
+    assert not (place / "work" / "PWN").exists()
+
+
+def test_bash_may_end_words_elsewhere(place):
+    with bash(place, "COMP_WORDBREAKS=' '") as master:
+        os.write(master, b"stereosctl wait --for state=deg\t")
+        read_until(master, "stereosctl wait --for state=degraded ")
 
 
 def read_until(master, text):

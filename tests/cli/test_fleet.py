@@ -15,7 +15,7 @@ import pytest
 
 from cli.fleets import Flapping, fleet, keep_guest, keep_state, reporting
 from cli.test_commands import check
-from cli_harness import CLEAN_ENV, COMMAND, plain, resize, run_cli, terminal
+from cli_harness import CLEAN_ENV, COMMAND, piped, plain, resize, run_cli, run_process, terminal
 from stereos_proto import AgentStatus, Health, Lifecycle, LifecycleState
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli._errors import EXIT_CODES, worst
@@ -711,3 +711,50 @@ def test_a_wait_in_vain_says_which_agents_were_wanted_and_seen(tmp_path, cli):
     for text in (one.err, many.out):
         for part in ("coder", "reviewer", "7 restarts", "exec: not found"):
             assert part in text, text
+
+
+# ------------------------------------------------------------------------------ guests that have failed for good
+
+
+@pytest.fixture
+def failing(tmp_path):
+    """The words that name a guest which answers garbage, a path that is no socket, and a machine without an address."""
+    (tmp_path / "file").touch()
+    keep_state(tmp_path, "broken", {"backend": "frob"})
+    with simulated_guest(UnixSocket(tmp_path / "odd"), faults=["garbage@get_health"]) as odd:
+        yield str(odd.address), f"unix://{tmp_path}/file", "--vm", "broken"
+
+
+SAID = ("sent a line that is not JSON", "is a file, not a socket", "its backend, 'frob', is unknown")
+
+
+@pytest.mark.parametrize("flags", [(), ("--jsonl",)])
+def test_a_watch_tells_of_guests_that_have_failed_for_good(flags, failing, tmp_path):
+    env = {"MB_CONFIG_DIR": str(tmp_path)}
+    done = run_process("watch", *failing, "-i", "0.02", *flags, env=env)
+    assert done.code == 2, "that of the broken machine"
+    for said in SAID:
+        assert (said in done.out, said in done.err) == (True, True), done
+    with (
+        simulated_guest(UnixSocket(tmp_path / "well")) as guest,
+        piped("watch", str(guest.address), *failing, "-i", "0.02", *flags, env=env) as process,
+    ):
+        lines = [process.stdout.readline() for _ in range(4)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert all(any(said in line for line in lines) for said in SAID), lines
+    for line in (*done.out.splitlines(), *lines) if flags else ():
+        check(json.loads(line), "watch")
+        assert not json.loads(line).get("error", {}).get("sent"), "only questions were"
+
+
+def test_the_screen_of_a_watch_calls_a_guest_failed_that_is_dialled_no_more(failing, tmp_path):
+    env = {"MB_CONFIG_DIR": str(tmp_path)}
+    with (
+        simulated_guest(UnixSocket(tmp_path / "well")) as guest,
+        terminal("watch", str(guest.address), *failing, "-i", "0.02", env=env, columns=200) as it,
+    ):
+        it.wait_for("3 failed")
+        it.wait_for("is a file, not a socket")
+        it.interrupt()
+        assert it.end() == 0

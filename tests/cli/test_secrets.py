@@ -246,3 +246,20 @@ def test_a_recording_has_it_only_when_asked_for(keep, folder, monkeypatch):
     else:
         assert_hidden(recorded)
         assert_hidden(run_cli(monkeypatch, "decode", str(path)).all)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("secret set K", "config set -", "ssh-key add - --user admin", "send inject_secret -", "provision -"),
+        *("decode -", "replay -", "simulate --attached"),
+    ],
+)
+def test_the_lines_of_a_shell_are_not_read_for_a_value(line, monkeypatch):
+    with simulated_guest() as guest:
+        lines = f"{line}\nping\nsecret set L --env VALUE\n".encode()
+        result = run_cli(monkeypatch, "shell", str(guest.address), stdin=lines, env={"VALUE": "of-the-variable"})
+        assert list(guest.simulator.secrets) == ["L"]
+    said = "stereosctl: standard input has the commands of this shell, so "
+    assert (result.code, result.err.count(said)) == (0, 1), result
+    assert result.out.startswith("pong from"), "the next line is the next command"

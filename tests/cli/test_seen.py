@@ -15,13 +15,14 @@ import pytest
 
 from cli.fleets import Flapping, keep_guest, keep_state, reporting
 from cli.test_commands import check
-from cli_harness import piped, run_cli
+from cli_harness import piped, plain, run_cli
 from stereos_proto import Ack, AgentStatus, CustomRequest, Health, encode
-from stereos_proto_io import UnixSocket, VirtioSerial
+from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.cli import _commands_simulate
+from stereos_proto_io.cli._console import console, error_console
 from stereos_proto_io.cli._machines import config_folder
 from stereos_proto_io.cli._options import duration_of
-from stereos_proto_io.cli._output import MOST_AGENTS, agents_table
+from stereos_proto_io.cli._output import MOST_AGENTS, agents_table, duration, print_result
 from stereos_proto_io.cli._targets import Target, looks_like_address
 from stereos_proto_io.guest.faults import FAULTS
 from stereos_proto_io.testing import simulated_guest
@@ -469,3 +470,53 @@ def test_cyclopts_4_is_enough():
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--x" in done.stdout
+
+
+def test_a_name_in_brackets_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
+    """rich would read [fd00::1] as a style: in the address of an IPv6 guest, and in the name of a machine."""
+    print_result(str(TCP("fd00::1", 4024)), "a :smile: b\x1b[2J")
+    assert capsys.readouterr().out == "tcp://[fd00::1]:4024\na :smile: b\\x1b[2J\n"
+    for screen in (console(), error_console()):
+        screen.print("[red] :smile:")
+    assert capsys.readouterr() == ("[red] :smile:\n", "[red] :smile:\n")
+    with simulated_guest() as guest:
+        keep_guest(tmp_path, "[red]", guest.address)
+        # The shell takes a name as it is, and no pattern.
+        result = run_cli(monkeypatch, "shell", "--vm", "[red]", stdin=b"ping\n", env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert result.out.startswith("pong from [red]  #1")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "2", "-3", "x", "\u00b2", "", "9" * 5000])
+def test_columns_that_make_no_sense_break_nothing(columns, tmp_path, monkeypatch):
+    with simulated_guest(agents=[AgentStatus("coder", True)]) as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        for words in (
+            "health --vm dev",
+            "--help",
+            "health --help",
+            "ls",
+            "doctor --vm dev",
+            "ping --all",
+            "agents --all",
+        ):
+            for size in (0, 1, 80):
+                env = {"MB_CONFIG_DIR": str(tmp_path), "COLUMNS": columns}
+                result = run_cli(monkeypatch, *words.split(), env=env, tty=True, columns=size)
+                assert result.code == 0, (words, result)
+                lines = plain(result.out).splitlines()
+                assert lines, words
+                if size == 80 and columns not in ("1", "2"):
+                    assert 20 < max(map(len, lines)) <= 80, "the terminal was asked"
+    assert console().size.width >= 20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (7, "7 s"), (306, "5 min 6 s"), (273_600, "3 d 4 h"), (-0.5, "0 s"),
+        (-1, "-1 s"), (-3_600, "-1 h"), (-90_000, "-1 d 1 h"), (-(2**63), "-106751991167300 d 15 h"),
+    ],
+)  # fmt: skip
+def test_an_uptime_below_zero_has_a_sign(seconds, text):
+    """It is signed on the wire."""
+    assert duration(seconds) == text

@@ -558,7 +558,7 @@ def test_a_dialogue_that_yields_no_action():
     loop = connected()
     task = loop.client.run(dialogue("ping"))
     assert loop.pull() == [TaskDone(task)]
-    with pytest.raises(TypeError, match="a dialogue yields actions, and str is none"):
+    with pytest.raises(TypeError, match="a dialogue yields actions, and a str is not one"):
         task.result()
 
 

@@ -285,7 +285,7 @@ def test_a_refusal_is_a_result_that_raises():
 
 @pytest.mark.parametrize("message", [Pong(), Lifecycle("ready"), "ping", None])
 def test_a_host_asks(message):
-    with pytest.raises(LocalProtocolError, match=f"^a host sends requests, and {type(message).__name__} is none$"):
+    with pytest.raises(LocalProtocolError, match=r"^a host sends requests, and an? \w+ is not one$"):
         HostSession().request(message)
 
 

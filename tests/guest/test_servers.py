@@ -459,7 +459,7 @@ def test_handler_may_refuse_fail_and_err(kind):
     assert errors[:3] == [
         "no such thing",
         "internal error: ZeroDivisionError",
-        "internal error: the handler returned a NoneType, no reply",
+        "internal error: the handler returned a NoneType, which is not a reply",
     ]
     assert errors[3].startswith("internal error: cannot send ack: the line would be")
     assert errors[4] == "internal error: cannot send pong: pong does not answer other, the oldest unanswered request"

@@ -34,13 +34,15 @@ from ._options import option, refuse_what_is_no_utf8
 from ._output import STEP_MARKS, print_result
 from ._prompt import ask_hidden
 from ._redact import redactor_of
-from ._targets import DEFAULT_GUESTS, Guests, Target
+from ._targets import DEFAULT_GUESTS, Guests, Target, in_shell
 
 FsType = Literal["9p", "virtiofs"]
 
 
 def read_bytes(source: Path) -> bytes:
     """What is in a file, or on standard input for STDIN. Raises UsageError."""
+    if str(source) == STDIN:
+        refuse_input_of_shell("no value can be read from it: give --file or --env, or name a file")
     try:
         data = sys.stdin.buffer.read() if str(source) == STDIN else source.read_bytes()
     except OSError as exc:
@@ -49,6 +51,12 @@ def read_bytes(source: Path) -> bytes:
         # Most likely the command that should have written it has failed.
         raise UsageError("cannot read standard input: it is empty, or closed")
     return data
+
+
+def refuse_input_of_shell(what_then: str) -> None:
+    """Raise UsageError where standard input is what `stereosctl shell` reads its commands from."""
+    if in_shell() and not sys.stdin.isatty():
+        raise UsageError(f"standard input has the commands of this shell, so {what_then}")
 
 
 def read_text(source: Path) -> str:

@@ -12,10 +12,11 @@ from rich.text import Text
 from stereos_proto import LifecycleState
 
 from ._console import clean, console, our_version, say
+from ._contact import Row
 from ._documents import error_document, health_document
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, Out
-from ._jobs import FIELDS, Job, ask_health, check_states, limits_of, merged, run_fleet
+from ._jobs import FIELDS, Job, ask_health, check_states, interruption_told, limits_of, merged, run_fleet
 from ._machines import Machine, machines, machines_folder
 from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
 from ._output import CELL_SIZE, agent_text, brief, duration, print_result, short, write_json
@@ -77,7 +78,9 @@ def ls(
     out.check(FIELDS)
     folder = machines_folder(flag=config_dir)
     found = [machine for machine in machines(folder) if pattern is None or fnmatchcase(machine.name, pattern)]
-    seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
+    row = Row("", "the guests are asked", sent=None)
+    with interruption_told(out.write_document if out.is_json else None, row):
+        seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
     states = [_state(*each) for each in seen]
     check_states(state, (*LifecycleState, *_STATES_OF_MACHINES), states)
     seen = [each for each, its in zip(seen, states, strict=True) if not state or its in state]

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from json import loads
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
 
-from ._console import clean, error_console, say
+from ._commands_give import refuse_input_of_shell
+from ._console import clean, error_console, say, say_error
+from ._contact import Row
 from ._deadline import ASK_SECONDS, Deadline
-from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError
-from ._jobs import load_driver
+from ._errors import REFUSED, USAGE, BrokenOutput, OutputFailed, UsageError
+from ._jobs import interruption_told, load_driver
 from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
 from ._output import print_result, write_json
 from ._signals import signals_as_event
@@ -70,6 +72,8 @@ def simulate(
     if not boot_time >= 0:
         raise UsageError("--boot-time cannot be negative")
     checked_seconds("--poll-interval", poll_interval)
+    if attached:
+        refuse_input_of_shell("--attached cannot wait for its end: leave it out")
     refuse_what_is_no_utf8({"--agent": "".join(agent), "--fault": "".join(fault)})
     addresses = [address_of(text) for text in listen]
     off = False
@@ -194,7 +198,7 @@ def conformance(
     allow_shutdown: bool = False,
     junit: Path | None = None,
     json: Json = False,
-) -> None:
+) -> int:
     """Examine whether a guest speaks the protocol.
 
     Each case is a sentence of the protocol. Cases that change the guest are left out unless they are allowed. Exit
@@ -220,27 +224,43 @@ def conformance(
     load_driver()
     from ._contact_blocking import dial  # noqa: PLC0415
 
-    with about(target):
+    changes = allow_effects or allow_shutdown
+    row = Row(target.name, "dialling", sent=None)
+    with interruption_told(write_json if json else None, row), about(target):
         # Every case dials anew; where there is no guest, one sentence says so, and not all of them.
         dial(target, Deadline.after(ASK_SECONDS)).close()
-    report = run(
-        address,
-        allow_effects=allow_effects,
-        allow_shutdown=allow_shutdown,
-        timeout=patience,
-        on_result=None if json else _show_case,
-    )
-    if junit is not None:
+    row.step, row.sent = "the cases are run", True if changes else None
+    with _report_file(junit) as file, interruption_told(write_json if json else None, row):
+        report = run(
+            address,
+            allow_effects=allow_effects,
+            allow_shutdown=allow_shutdown,
+            timeout=patience,
+            on_result=None if json else _show_case,
+        )
+        if json:
+            write_json(loads(report.as_json()))
+        else:
+            say(report.summary)
         try:
-            junit.write_text(report.as_junit(), encoding="utf-8")
+            file.write(report.as_junit())
+            file.flush()
         except OSError as exc:
-            raise UsageError(f"cannot write {junit}: {exc.strerror}") from None
-    if json:
-        write_json(loads(report.as_json()))
-    else:
-        say(report.summary)
-    if not report.ok:
-        raise SaidNo
+            # The results have been shown: another document would be one too many.
+            say_error(f"cannot write {junit}: {exc.strerror}")
+            # What is left in the buffer would fail once more when the file is closed.
+            with suppress(OSError):
+                file.close()
+            return USAGE
+    return 0 if report.ok else REFUSED
+
+
+def _report_file(junit: Path | None) -> TextIO:
+    """The file for the report, opened before any case is run. Raises UsageError."""
+    try:
+        return Path(os.devnull if junit is None else junit).open("w", encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"cannot write {junit}: {exc.strerror}") from None
 
 
 def _show_case(result: Any) -> None:

@@ -2,11 +2,14 @@
 
 The scripts of the shells ask `stereosctl __complete`, which answers with a line that says `files` or nothing, and a
 line for each word. Names of files are left to the shell, which knows how to write them, whatever they are made of.
+Some words are names that a guest has chosen. What is offered is written into a line that a shell will run, so a word is
+only offered where every shell reads it as itself, with quotes around it or without.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +27,8 @@ from ._tree import ALIASES, DEFAULT_PARAMETER, HELP, make_app
 #: Seconds that a guest has to name its agents.
 _PATIENCE: Final = 1.0
 _SCHEMES: Final = ("tcp://", "vsock://", "unix://", "serial://", "hvsock://")
+#: What a word that is offered may be made of: nothing that a shell expands, splits or runs.
+_PLAIN: Final = re.compile(r"[\w.@%+,/:=-]+", re.ASCII)
 _STATES: Final = ("booting", "ready", "healthy", "degraded", "shutdown")
 
 
@@ -73,7 +78,8 @@ def completions(app: App, typed: Words) -> Found:
 
 
 def _matching(words: Iterable[str], text: str, *, options: bool = False) -> Found:
-    return Found(tuple(sorted({w for w in words if w.startswith(text) and (options or not w.startswith("-"))})))
+    plain = (word for word in words if _PLAIN.fullmatch(word))
+    return Found(tuple(sorted({w for w in plain if w.startswith(text) and (options or not w.startswith("-"))})))
 
 
 def _takes_value(argument: Any) -> bool:
@@ -156,7 +162,7 @@ def _agents(typed: Words) -> list[str]:
     with suppress(UsageError, GuestError, StereosError):
         deadline = Deadline.after(_PATIENCE)
         with dial(place.target(), deadline) as client:
-            return [agent.name for agent in client.get_health(timeout=deadline.left).agents if agent.name.isprintable()]
+            return [agent.name for agent in client.get_health(timeout=deadline.left).agents]
     return []
 
 

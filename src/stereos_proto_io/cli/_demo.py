@@ -59,7 +59,8 @@ def play(file: Path | None) -> None:
             _title(screen, "4", "It is shut down")
             client.shutdown("end of the demo")
     _tell(screen, "it acknowledged and has powered off; nothing of it is left")
-    screen.print("\nNext: [bold]stereosctl simulate[/], and in another terminal [bold]stereosctl watch ADDRESS[/].")
+    simulate, watch = (f"stereosctl {words}" for words in ("simulate", "watch ADDRESS"))
+    screen.print(Text.assemble("\nNext: ", (simulate, "bold"), ", and in another terminal ", (watch, "bold"), "."))
 
 
 def _tell(screen: Console, text: str) -> None:

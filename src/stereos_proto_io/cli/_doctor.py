@@ -31,10 +31,11 @@ from stereos_proto.dialogues import READY_STATES
 from stereos_proto_io.addresses import Address, HybridVsock, VirtioSerial, Vsock
 
 from ._console import clean, our_version
+from ._contact import Row
 from ._deadline import Deadline
 from ._errors import UsageError, exit_code, worst
 from ._formats import DEFAULT_OUT, Out
-from ._jobs import in_state
+from ._jobs import in_state, interruption_told
 from ._output import brief, health_line, print_result, write_json
 from ._targets import DEFAULT_GUESTS, TRY_THESE, Guests, Target
 
@@ -103,7 +104,13 @@ def doctor(guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
         raise UsageError("doctor prints for people, or -o json")
     # Before anything is printed: these refuse what the command line says.
     seconds, end = guest.seconds(), guest.end()
-    targets = in_state(guest.targets(), guest, end).targets if guest.many else []
+    row = Row("", "the guest is examined", sent=None)
+    with interruption_told(write_json if out.is_json else None, row):
+        targets = in_state(guest.targets(), guest, end).targets if guest.many else []
+        return _doctor(guest, targets, seconds, end, out)
+
+
+def _doctor(guest: Guests, targets: list[Target], seconds: float, end: Deadline, out: Out) -> int:
 
     def examine(target: Target | None, note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
         return _examined(_way(guest, target, end.or_in(seconds)), note)

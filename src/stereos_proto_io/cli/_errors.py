@@ -9,6 +9,9 @@ from typing import Any, Final
 class UsageError(Exception):
     """The command line, or a file that it names, makes no sense. The text says what would."""
 
+    #: Whether a request that changes the guest may have left. The code of the conversation corrects it.
+    sent: bool | None = False
+
 
 class SaidNo(Exception):
     """What was asked for was done, and the answer is no: a check failed, a step was refused. Shown already."""
@@ -52,6 +55,7 @@ class Stopped(SystemExit):
 
 
 REFUSED: Final = 1
+USAGE: Final = 2
 BROKEN: Final = 4
 UNKNOWN: Final = 5
 DEADLINE: Final = 124
@@ -63,7 +67,7 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
     (0, "done", ()),
     (REFUSED, "the guest said no", ("RequestFailed", "SaidNo")),
     (
-        2,
+        USAGE,
         "usage: the command line or a file of yours",
         ("CycloptsError", "UsageError", "JcardError", "LocalProtocolError", "OutputFailed"),
     ),
@@ -116,7 +120,6 @@ _SENT: Final = {
     "ConnectError": False,
     "LocalProtocolError": False,
     "JcardError": False,
-    "UsageError": False,
     "CycloptsError": False,
 }
 

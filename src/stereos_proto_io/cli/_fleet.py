@@ -185,6 +185,8 @@ class Fleet:
         if isinstance(error, StereosError):
             said = GuestError(target.sentence(error), error)
             said.sent = row.sent
+        if isinstance(error, UsageError):
+            error.sent = row.sent
         row.error = str(said).removeprefix(f"{target.name}: ")
         self._settle(row, code)
         return Outcome(target, row, error=said)

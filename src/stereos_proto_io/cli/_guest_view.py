@@ -7,7 +7,7 @@ from typing import Any, Final
 from rich.console import Group
 from rich.text import Text
 
-from stereos_proto import StereosError
+from stereos_proto import Health
 
 from ._console import clean
 from ._observe import Watched
@@ -32,7 +32,7 @@ def _top(watched: Watched, rows: int) -> Group:
     name, last = clean(watched.target.name), watched.last
     if last is None:
         return Group(Text(f"dialling {name}", "dim"), "")
-    if isinstance(last, StereosError):
+    if not isinstance(last, Health):
         said = brief(watched.target.sentence(last), watched.target.name)
         return Group(Text.assemble((name, "bold"), "  ", (clean(said), "yellow")), "")
     parts: list[Any] = [health_line(last, name), ""]

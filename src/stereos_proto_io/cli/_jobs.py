@@ -22,7 +22,7 @@ from ._documents import Document
 from ._errors import GuestError, Interrupted, SaidNo, UsageError, error_document, exit_code, worst
 from ._formats import Out
 from ._output import CELL_SIZE, brief, duration, print_result, short
-from ._targets import Guests, Target, about
+from ._targets import Guest, Guests, Target, about
 
 if TYPE_CHECKING:
     from ._fleet import Conversation, Fleet, Limits, Outcome
@@ -43,6 +43,8 @@ FIELDS: Final = (
 )
 #: Guests that are named for one and the same error.
 _NAMED: Final = 10
+#: What is done before a job where only guests in some state are meant.
+_ASKING_STATES: Final = "the guests are asked for their states"
 #: What stands in the summary for an error, and for an exit code.
 _KINDS: Final = {"NotBegun": "not begun", "Interrupted": "interrupted"}
 _WORDS: Final = {
@@ -52,6 +54,7 @@ _WORDS: Final = {
     3: "unreachable",
     4: "broke the protocol",
     5: "outcome unknown",
+    130: "interrupted",
 }
 
 
@@ -88,7 +91,7 @@ class Job:
         """The exit code that a value comes to."""
         try:
             self.check(value)
-        except (StereosError, SaidNo) as exc:
+        except (StereosError, SaidNo, KeyboardInterrupt) as exc:
             return exit_code(exc) or 1
         return 0
 
@@ -113,7 +116,8 @@ def perform(
     if not guests.many:
         with around(targets):
             return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
-    chosen = in_state(targets, guests, end)
+    with interruption_told(out.write_document if out.is_json else None, Row("", _ASKING_STATES, sent=None)):
+        chosen = in_state(targets, guests, end)
     limits = limits_of(guests, end, seconds, max_failures)
     with around(chosen.targets):
         outcomes, interrupted = run_fleet(chosen.asked, limits, job, failed=chosen.failed)
@@ -139,12 +143,8 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
     # Outside of the `try`: while it loads, nothing has been asked yet.
     load_driver()
     row = Row(target.name)
-    try:
+    with interruption_told(out.write_document if out.is_json else None, row):
         value = converse_with(target, guests, job.converse, end.or_in(seconds), row)
-    except KeyboardInterrupt:
-        if out.is_json:
-            out.write_document(error_document(Interrupted(row.step, sent=row.sent)))
-        raise
     kind = out.kind
     if out.is_json:
         out.write_document(job.document(target, value))
@@ -166,7 +166,23 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
     return 0
 
 
-def converse_with(target: Target, guests: Guests, conversation: Conversation, deadline: Deadline, row: Row) -> Any:
+@contextmanager
+def interruption_told(write: Callable[[Document], object] | None, row: Row) -> Iterator[None]:
+    """Let Ctrl-C in a `with` write the document of an error: what was being done, and whether a change had been sent.
+
+    Without `write` nothing is written, since the user has not asked for JSON.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if write is not None:
+            write(error_document(Interrupted(row.step, sent=row.sent)))
+        raise
+
+
+def converse_with(
+    target: Target, guests: Guests | Guest, conversation: Conversation, deadline: Deadline, row: Row
+) -> Any:
     """Have a conversation with one guest, over the blocking driver. Raises GuestError."""
     load_driver()
     from ._contact_blocking import BlockingContact, finish  # noqa: PLC0415  (loaded where a guest is dialled)
@@ -183,12 +199,12 @@ def converse_with(target: Target, guests: Guests, conversation: Conversation, de
     try:
         with about(target):
             return finish(whole())
-    except GuestError as exc:
+    except (GuestError, UsageError) as exc:
         exc.sent = row.sent
         raise
 
 
-def _show_wait(guests: Guests) -> Any:
+def _show_wait(guests: Guests | Guest) -> Any:
     @contextmanager
     def show(subject: str, target: Target) -> Iterator[OnProgress]:
         from ._progress import waiting  # noqa: PLC0415  (only what waits needs it)

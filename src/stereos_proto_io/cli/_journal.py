@@ -65,7 +65,7 @@ class Journal:
         self._known: dict[str, _Known] = {}
         self._file: TextIO | None = None
         #: Why the file cannot be written any more.
-        self._failure: UsageError | None = None
+        self._failure = ""
         #: Whether anything new is known by this try.
         self.changed = False
         #: The labels of all mounts.
@@ -196,8 +196,9 @@ class Journal:
         self.changed = True
         known.steps.update(news)
         known.booted = known.booted if booted is None else booted
-        if self._failure is not None:
-            raise self._failure
+        if self._failure:
+            # An error of its own for each guest: it says what was sent to that one.
+            raise UsageError(self._failure)
         if self._file is None:
             return
         record = {
@@ -209,8 +210,8 @@ class Journal:
             self._file.write(f"{json.dumps(record)}\n")
             self._file.flush()
         except OSError as exc:
-            self._failure = UsageError(f"cannot write {self._path}: {exc.strerror}")
+            self._failure = f"cannot write {self._path}: {exc.strerror}"
             # What is left in the buffer would fail once more when the file is closed.
             with suppress(OSError):
                 self._file.close()
-            raise self._failure from None
+            raise UsageError(self._failure) from None

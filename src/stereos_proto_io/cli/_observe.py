@@ -12,10 +12,12 @@ from rich.text import Text
 
 from stereos_proto import AgentStatus, ConnectError, ConnectionLost, Health, Notification, RequestTimeout, StereosError
 
+from . import _errors
 from ._console import clean
 from ._contact import Contact, Row
 from ._deadline import ASK_SECONDS
-from ._documents import error_document, health_document, message_document
+from ._documents import health_document, message_document
+from ._errors import UsageError
 from ._output import agent_text, brief, health_line, short
 from ._targets import Target
 
@@ -33,7 +35,10 @@ class Dropped:
     count: int
 
 
-Sight = Health | Notification | Dropped | StereosError
+#: Why nothing is heard of a guest: an error on the way to it, or what is wrong with its machine.
+Failure = StereosError | UsageError
+
+Sight = Health | Notification | Dropped | Failure
 
 
 def now() -> datetime:
@@ -48,7 +53,7 @@ class Watched:
     target: Target
     row: Row
     #: The last report or error.
-    last: Health | StereosError | None = None
+    last: Health | Failure | None = None
     #: The last report.
     health: Health | None = None
     #: How many pushes came, and how many were dropped.
@@ -58,6 +63,15 @@ class Watched:
     changed: datetime | None = None
     #: The last changes, each a line.
     recent: deque[Text] = attrs.field(factory=lambda: deque(maxlen=KEPT))
+
+    @property
+    def state(self) -> str:
+        """The state that it reported last, or why there is none: it is dialled, is away, or has failed for good."""
+        if isinstance(self.last, Health):
+            return self.last.state
+        if self.last is None:
+            return "dialling"
+        return "away" if self.row.code is None else "failed"
 
     def see(self, sight: Sight) -> Text | None:
         """Take a sight. Return the line of the change, None where nothing but the time has changed."""
@@ -116,7 +130,9 @@ class Watched:
             case Dropped(count):
                 return {**head, "event": "dropped", "dropped": count}
             case _:
-                return {**head, "event": "unreachable", "error": error_document(sight)}
+                error = _errors.error_document(sight)
+                # Only questions are asked here, of which none can be lost.
+                return {**head, "event": "unreachable", "error": {**error, "sent": error["sent"] and None}}
 
 
 def _pushed(sight: Notification) -> str:

@@ -6,7 +6,7 @@ import json as json_library
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import attrs
 from rich.text import Text
@@ -15,19 +15,17 @@ from stereos_proto import Ack, Health, Message, ProtocolError, Reply, Request, R
 from stereos_proto import decode as decode_line
 
 from ._commands_give import read_bytes
-from ._console import clean, say
-from ._deadline import WAIT_SECONDS, Deadline
-from ._documents import message_document
-from ._errors import SaidNo, UsageError
-from ._jobs import load_driver
+from ._console import clean, say, say_error
+from ._contact import Contact, Row
+from ._deadline import WAIT_SECONDS
+from ._documents import error_document, message_document
+from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, exit_code
+from ._jobs import converse_with
 from ._options import Json, option, whole_number
 from ._output import print_result, write_json
 from ._redact import REDACTED
-from ._targets import DEFAULT_GUEST, Guest, about
+from ._targets import DEFAULT_GUEST, Guest
 from ._transcript import Entry, read_transcript
-
-if TYPE_CHECKING:
-    from stereos_proto_io.blocking import Client
 
 
 def replay(
@@ -37,11 +35,12 @@ def replay(
     *,
     conn: Annotated[int, option(takes="N", converter=whole_number)] = 0,
     json: Json = False,
-) -> None:
+) -> int:
     """Say to a guest what a recorded host said, and compare the answers.
 
     What was redacted is not sent: the guest would store the redaction. Exit code 1
-    when an answer differs; uptimes may.
+    when an answer differs; uptimes may. Exit code 5 when the guest goes away after a
+    change was sent: to replay again would repeat it.
 
     For example:
 
@@ -60,26 +59,47 @@ def replay(
         raise UsageError(f"{file} has no requests on connection {conn}")
     target, deadline = guest.target(), guest.deadline(WAIT_SECONDS)
     _say_what_is_left_out(everything, conn)
-    load_driver()
-    from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
-
     rows: list[dict[str, Any]] = []
-    with about(target), dial(target, deadline, trace=guest.verbose) as client:
+
+    async def converse(contact: Contact) -> None:
+        await contact.dial()
         for entry, request, recorded in pairs:
             if request is None:
                 rows.append({"request": _type(entry), "outcome": "skipped", "recorded": None, "answered": None})
             else:
-                rows.append(_compared(request, recorded, _answer(client, request, deadline)))
+                rows.append(_compared(request, recorded, await _answer(contact, request)))
             if not json:
                 _show_row(rows[-1], "" if request else _why_skipped(entry))
-    same = all(row["outcome"] != "different" for row in rows)
+
+    row = Row(target.name)
+    error: GuestError | Interrupted | None = None
+    interruption: KeyboardInterrupt | None = None
+    try:
+        converse_with(target, guest, converse, deadline, row)
+    except GuestError as exc:
+        if not rows:
+            raise
+        error = exc
+    except KeyboardInterrupt as exc:
+        error, interruption = Interrupted(row.step, sent=row.sent), exc
+    same = all(each["outcome"] != "different" for each in rows)
     if json:
-        write_json({"ok": same, "requests": rows})
+        document = {"ok": same and error is None, "requests": rows, "error": error_document(error)}
+        write_json(document if rows else error_document(error))
     else:
-        counts = Counter(row["outcome"] for row in rows)
-        say(", ".join(f"{counts[outcome]} {outcome}" for outcome in _ROW_MARKS))
-    if not same:
-        raise SaidNo
+        _say_counts(rows)
+    if interruption is not None:
+        raise interruption
+    if error is not None:
+        say_error(str(error))
+        # Answered or not: to say all of it again would carry out the changes that were sent once more.
+        return UNKNOWN if row.sent else exit_code(error) or REFUSED
+    return 0 if same else REFUSED
+
+
+def _say_counts(rows: list[dict[str, Any]]) -> None:
+    counts = Counter(row["outcome"] for row in rows)
+    say(", ".join(f"{counts[outcome]} {outcome}" for outcome in _ROW_MARKS))
 
 
 def _say_what_is_left_out(everything: list[Entry], conn: int) -> None:
@@ -90,9 +110,9 @@ def _say_what_is_left_out(everything: list[Entry], conn: int) -> None:
     say(f"connection {conn} alone is replayed; left out: {named} (--conn N replays another one)", style="yellow")
 
 
-def _answer(client: Client, request: Request, deadline: Deadline) -> Message:
+async def _answer(contact: Contact, request: Request) -> Message:
     try:
-        return client.request(request, timeout=deadline.left)
+        return await contact.ask(request)
     except RequestFailed as exc:
         return Ack(request.type, ok=False, error=exc.error)
 

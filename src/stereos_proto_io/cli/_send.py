@@ -7,18 +7,19 @@ from typing import Final
 
 import attrs
 
-from stereos_proto import Ack, CustomRequest, ProtocolError, Request, RequestFailed, Role, encode, message_class
+from stereos_proto import Ack, CustomRequest, ProtocolError, Reply, Request, RequestFailed, Role, encode, message_class
 from stereos_proto import decode as decode_line
 
 from ._commands_give import read_text
 from ._console import STDIN
+from ._contact import Contact, Row
 from ._documents import message_document
 from ._errors import SaidNo, UsageError
-from ._jobs import load_driver
+from ._jobs import converse_with, interruption_told
 from ._options import Json, refuse_what_is_no_utf8
 from ._output import print_result, reply_parts, write_json
 from ._redact import redactor_of
-from ._targets import DEFAULT_GUEST, Guest, about, looks_like_address
+from ._targets import DEFAULT_GUEST, Guest, looks_like_address
 
 
 def send(
@@ -50,14 +51,17 @@ def send(
     refuse_what_is_no_utf8({"TYPE": type, "PAYLOAD": payload or ""})
     request = _request(type, payload)
     target, deadline = guest.target(secret=_ON_STANDARD_INPUT), guest.deadline()
-    load_driver()
-    from ._contact_blocking import dial  # noqa: PLC0415  (the driver is loaded where a guest is dialled)
 
-    with about(target), dial(target, deadline, trace=guest.verbose) as client:
+    async def converse(contact: Contact) -> Reply:
+        await contact.dial()
         try:
-            reply = client.request(request, timeout=deadline.left)
+            return await contact.ask(request)
         except RequestFailed as exc:
-            reply = Ack(request.type, ok=False, error=exc.error)
+            return Ack(request.type, ok=False, error=exc.error)
+
+    row = Row(target.name)
+    with interruption_told(write_json if json else None, row):
+        reply: Reply = converse_with(target, guest, converse, deadline, row)
     # The guest may quote what it was sent, and that may be a secret.
     redactor = redactor_of([request])
     shown = decode_line(redactor.line(Role.GUEST, encode(reply)), sender=Role.GUEST)

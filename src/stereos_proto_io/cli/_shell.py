@@ -16,6 +16,7 @@ from cyclopts import App
 from ._app import run
 from ._complete import Words, completions
 from ._console import clean, say
+from ._errors import USAGE
 from ._jobs import load_driver
 from ._targets import DEFAULT_PLACE, Place, by_default
 from ._tree import make_app
@@ -24,7 +25,6 @@ _LEAVE: Final = frozenset({"exit", "quit"})
 #: Commands whose lines never go to the history: a secret may be typed where it does not belong.
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
-_USAGE: Final = 2
 _INTERRUPTED: Final = 130
 _UNHEARD: Final = 141
 
@@ -34,7 +34,8 @@ def shell(guest: Place = DEFAULT_PLACE) -> int:
 
     Every command of stereosctl works, without its first word; Tab completes.
     `exit` or Ctrl-D leaves, Ctrl-C ends a command and goes back to the prompt. Lines
-    may come from a pipe. The exit code is that of the last command.
+    may come from a pipe: then no command reads a value from there. The exit code is
+    that of the last command.
 
     For example:
 
@@ -62,7 +63,7 @@ def _loop(prompt: str, app: App) -> int:
                 return code
             if words:
                 code = run(words, app)
-                if code != _USAGE and words[0] not in _FORGOTTEN:
+                if code != USAGE and words[0] not in _FORGOTTEN:
                     remember(line)
                 if code == _UNHEARD or (code == _INTERRUPTED and not sys.stdin.isatty()):
                     # What is left in the pipe was to follow upon this.

@@ -87,6 +87,11 @@ def by_default(target: Target) -> Iterator[None]:
         _of_the_shell = None
 
 
+def in_shell() -> bool:
+    """Whether commands are typed into `stereosctl shell`, or come to it on standard input."""
+    return _of_the_shell is not None
+
+
 def _default() -> Target:
     if _of_the_shell is not None:
         return _of_the_shell

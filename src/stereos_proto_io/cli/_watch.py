@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rich.console import Group
 from rich.text import Text
 
+from stereos_proto import StereosError
+
 from ._console import clean, console
 from ._contact import Contact, Row
 from ._deadline import FOREVER, Deadline
@@ -157,13 +159,23 @@ def _watch_many(
         sinks = {name: _printer(each, as_json=as_json, name=True) for name, each in watched.items()}
 
     async def converse(contact: Contact) -> None:
-        await observe(contact, interval, sinks[contact.target.name])
+        try:
+            await observe(contact, interval, sinks[contact.target.name])
+        except StereosError as exc:
+            # This one is dialled no more, and the others are watched on.
+            if contact.deadline.left:
+                sinks[contact.target.name](exc)
+            raise
+
+    for target in targets:
+        if target.address is None:
+            sinks[target.name](UsageError(target.problem))
 
     outcomes = fleet.run(converse, beside=beside)
     if fleet.interrupted:
         return 0
     for outcome in outcomes:
-        if outcome.error is not None and not as_json:
+        if outcome.error is not None:
             from ._console import say  # noqa: PLC0415
 
             say(f"{outcome.target.name}: {outcome.row.error}", style="yellow")

@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from stereos_proto import Health, StereosError
+from stereos_proto import Health
 
 from ._console import clean, console
 from ._fleet_view import agents_count, name_text, one_line_table, row_rtt, row_state
@@ -129,10 +129,7 @@ class FleetScreen:
     def _summary(self) -> Text:
         states: Counter[str] = Counter()
         for each in self._watched:
-            known = each.last
-            states[
-                "dialling" if known is None else short(known.state, 12) if isinstance(known, Health) else "away"
-            ] += 1
+            states[short(each.state, 12)] += 1
         counts = "  ".join(f"{count} {clean(state)}" for state, count in states.most_common(5))
         dropped = sum(each.dropped for each in self._watched)
         text = Text.assemble((f"{len(self._watched)} guests  ", "bold"), counts, (f"  by {self._sort}", "dim"))
@@ -180,10 +177,10 @@ _STEPS: Final = {"\x1b[A": -1, "k": -1, "\x1b[B": 1, "j": 1, "\x1b[5~": -10, "\x
 
 def _cells(watched: Watched) -> list[Text]:
     row, last = watched.row, watched.last
-    state = row_state(row) if isinstance(last, Health) else Text("away" if last else "dialling", "yellow")
+    state = row_state(row) if isinstance(last, Health) else Text(watched.state, "yellow")
     pushes = f"{watched.pushes}" + (f" -{watched.dropped}" if watched.dropped else "")
     newest = watched.recent[-1] if watched.recent else Text("")
-    if isinstance(last, StereosError):
+    if last is not None and not isinstance(last, Health):
         newest = Text(short(brief(watched.target.sentence(last), watched.target.name), 200), "yellow")
     return [name_text(watched.target.name), state, agents_count(row), row_rtt(row), Text(pushes), newest]
 

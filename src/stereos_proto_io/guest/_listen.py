@@ -37,7 +37,7 @@ class Endpoint:
     ports: frozenset[int] | None = attrs.field(init=False)
     device: str = attrs.field(init=False, default="")
     sock: socket.socket | None = attrs.field(init=False, default=None)
-    #: Whether it could not be bound when it was last tried, after a reboot.
+    #: Whether it could not be listened on when that was last tried, after a reboot or a time of refusing.
     missed: bool = attrs.field(init=False, default=False)
     #: The device and inode of the socket file.
     _file: tuple[int, int] | None = attrs.field(init=False, default=None)
@@ -62,6 +62,11 @@ class Endpoint:
         if self.address.socket_file:
             self._file = _identity(self.address.socket_file)
         self.address = self.address.bound(self.sock)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the address is taken."""
+        return self.sock is not None or self._open_device is not None
 
     @property
     def listener(self) -> socket.socket:
@@ -152,10 +157,10 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether `path` is a socket that no process serves."""
+    """Whether `path` is a socket that no process has bound."""
     if not stat.S_ISSOCK(Path(path).stat().st_mode):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # A busy server must not make us wait.
-        probe.setblocking(False)
+    # Of another type: a socket that is bound there is "of the wrong type for this", be it listening or not, and hears
+    # nothing of the probe. One of its own type would be refused also where the guest has bound it and still refuses.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.connect_ex(path) == errno.ECONNREFUSED

@@ -29,7 +29,7 @@ from .simulator import RequestRefused
 
 LOG: Final = logging.getLogger("stereos_proto_io.guest")
 
-#: Seconds between tries to listen again after a reboot, where another program has taken the address.
+#: Seconds between tries to listen later than at first, where another program has taken the address.
 REBIND_PAUSE: Final = 0.2
 
 #: Waits for some seconds.
@@ -406,7 +406,14 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
 
     async def _open_later(self, seconds: float) -> None:
         await self._sleep(seconds)
-        self._open(self._endpoints)
+        await self._open_when_free(self._endpoints)
+
+    async def _open_when_free(self, missing: list[Endpoint]) -> None:
+        while missing and not self._off.is_set():
+            tried, missing = missing, bind_again(missing)
+            self._open(endpoint for endpoint in tried if endpoint not in missing)
+            if missing:
+                await self._rest(REBIND_PAUSE)
 
     def _shut(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -425,12 +432,7 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
             session.restart()
             if session in self._current:
                 self._current[session].pump()
-        missing = self._fleeting
-        while missing and not self._off.is_set():
-            tried, missing = missing, bind_again(missing)
-            self._open(endpoint for endpoint in tried if endpoint not in missing)
-            if missing:
-                await self._rest(REBIND_PAUSE)
+        await self._open_when_free(self._fleeting)
         self._rebooting = False
 
     @abc.abstractmethod
@@ -456,15 +458,19 @@ def reboot_in(seconds: float) -> Reboot:
 
 
 def bind_again(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Bind `endpoints` after a reboot; return those that could not be had, to be tried again."""
+    """Listen on `endpoints` later than at first: after a reboot, which has closed them, or a time of refusing.
+
+    Return those that could not be had, to be tried again.
+    """
     missing = []
     for endpoint in endpoints:
         try:
-            endpoint.bind()
+            if not endpoint.is_bound:
+                endpoint.bind()
             endpoint.listen()
         except OSError as exc:
             if not endpoint.missed:
-                LOG.warning("the guest cannot listen on %s after its reboot, and tries on: %s", endpoint.address, exc)
+                LOG.warning("the guest cannot listen on %s, and tries on: %s", endpoint.address, exc)
             endpoint.close()
             endpoint.missed = True
             missing.append(endpoint)

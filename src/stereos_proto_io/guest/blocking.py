@@ -57,7 +57,7 @@ class GuestServer(Server[GuestConnection]):
         super().__init__(address, guest)
         self._sleep = sleep
         self._shared: dict[Address, Shared] = {}  # of streams without connections
-        self._missing: list[Endpoint] = []  # could not be bound after a reboot
+        self._missing: list[Endpoint] = []  # could not be listened on when it was time
         self._stopping = threading.Event()  # set to end the accepting thread
         self._powerless = False  # whether it ends because the guest loses its power
         self._off = threading.Event()  # set when it has ended
@@ -160,7 +160,8 @@ class GuestServer(Server[GuestConnection]):
         try:
             if self.guest.faults.refuse_time:
                 self._pause(self._stopping, self.guest.faults.refuse_time)
-                self._open(self._endpoints)
+                self._missing = self._endpoints
+                self._open_again()
             while not self._stopping.is_set():
                 self._serve_once()
         finally:
