@@ -15,7 +15,7 @@ import pytest
 
 from cli.fleets import Flapping, keep_guest, keep_state, reporting
 from cli.test_commands import check
-from cli_harness import piped, run_cli
+from cli_harness import piped, plain, run_cli
 from stereos_proto import Ack, AgentStatus, CustomRequest, Health, encode
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.cli import _commands_simulate
@@ -484,3 +484,27 @@ def test_a_name_in_brackets_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
         # The shell takes a name as it is, and no pattern.
         result = run_cli(monkeypatch, "shell", "--vm", "[red]", stdin=b"ping\n", env={"MB_CONFIG_DIR": str(tmp_path)})
     assert result.out.startswith("pong from [red]  #1")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "2", "-3", "x", "\u00b2", "", "9" * 5000])
+def test_columns_that_make_no_sense_break_nothing(columns, tmp_path, monkeypatch):
+    with simulated_guest(agents=[AgentStatus("coder", True)]) as guest:
+        keep_guest(tmp_path, "dev", guest.address)
+        for words in (
+            "health --vm dev",
+            "--help",
+            "health --help",
+            "ls",
+            "doctor --vm dev",
+            "ping --all",
+            "agents --all",
+        ):
+            for size in (0, 1, 80):
+                env = {"MB_CONFIG_DIR": str(tmp_path), "COLUMNS": columns}
+                result = run_cli(monkeypatch, *words.split(), env=env, tty=True, columns=size)
+                assert result.code == 0, (words, result)
+                lines = plain(result.out).splitlines()
+                assert lines, words
+                if size == 80 and columns not in ("1", "2"):
+                    assert 20 < max(map(len, lines)) <= 80, "the terminal was asked"
+    assert console().size.width >= 20

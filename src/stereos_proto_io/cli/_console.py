@@ -6,12 +6,13 @@ What a guest sends is not trusted: a control character in an agent's name must n
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 from ._errors import BrokenOutput, OutputFailed
@@ -20,7 +21,12 @@ from ._errors import BrokenOutput, OutputFailed
 STDIN: Final = "<stdin>"
 
 #: rich would read [fd00::1] as a style, and :x: as a picture.
-_PLAIN: Final[dict[str, Any]] = {"highlight": False, "markup": False, "emoji": False}
+_PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False}
+
+#: A size that COLUMNS or LINES may have.
+_SIZE: Final = re.compile(r"0*[1-9][0-9]{0,3}")
+#: Columns for which we write at least. A terminal with fewer breaks the lines itself.
+_LEAST: Final = 20
 
 #: Columns where there is no terminal: a row of a table stays one line, however long.
 _UNLIMITED: Final = 1_000_000
@@ -38,7 +44,24 @@ def writing() -> Iterator[None]:
 
 
 class Output(Console):
-    """A console that leaves a broken pipe to us: rich would end the process with an exit code of its own."""
+    """A console that leaves a broken pipe to us, and that no size of a terminal breaks.
+
+    rich would end the process with an exit code of its own over a broken pipe. With less than three columns it raises
+    errors, never ends, or writes nothing.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, _environ=_environment(), **options)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        size = super().size
+        return size._replace(width=max(size.width, _LEAST))
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self.width, self.height = new_size
 
     def on_broken_pipe(self) -> None:
         raise BrokenOutput
@@ -79,12 +102,19 @@ def console() -> Output:
 
 def help_console() -> Output:
     """For help texts: stdout, wrapped in a pipe, too."""
-    return Output(highlight=False)
+    return Output()
 
 
 def error_console() -> Output:
     """For progress and errors: stderr."""
     return Output(stderr=True, **_PLAIN, **_fit(sys.stderr))
+
+
+def _environment() -> dict[str, str]:
+    """The environment, without a COLUMNS or LINES that makes no sense: then the terminal is asked."""
+    return {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES") or _SIZE.fullmatch(value)
+    }
 
 
 def _fit(stream: TextIO) -> dict[str, Any]:
