@@ -383,3 +383,39 @@ def test_a_state_that_stereos_does_not_have_is_mentioned(state, warned, monkeypa
         result = run_cli(monkeypatch, "wait", str(guest.address), "--for", f"state={state}", "--timeout", "20")
     assert result.code == 0
     assert (f"StereOS has no state {state} of its own: its states are booting, ready" in plain(result.err)) is warned
+
+
+# ----------------------------------------------------------------------------------------------------------- NUL
+
+
+@pytest.mark.parametrize("command", ["ls", "health --vm dev", "ping --all"])
+def test_a_folder_with_a_nul_is_a_sentence(command, tmp_path, monkeypatch):
+    (tmp_path / "mb").mkdir()
+    (tmp_path / "mb" / "config.toml").write_text('config-dir = "a\\u0000b"\n')
+    result = run_cli(monkeypatch, *command.split(), "--json", env={"XDG_CONFIG_HOME": str(tmp_path)})
+    document = json.loads(result.out)
+    check(document, "error")
+    assert (result.code, document["kind"], document["sent"]) == (2, "UsageError", False)
+    assert document["error"] == (
+        f"config-dir in {tmp_path}/mb/config.toml names no folder: it has a NUL character; "
+        "mend it, or give --config-dir DIR"
+    )
+
+
+def test_a_guest_with_a_nul_in_a_journal_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("name = 'x'\n")
+    (tmp_path / "book").write_text('{"guest":"a\\u0000b","booted":null,"steps":{"config":"not sent"}}\n')
+    words = ("provision", f"{tmp_path}/j.toml", "--resume", f"{tmp_path}/book", "--json")
+    result = run_cli(monkeypatch, *words, env={"MB_CONFIG_DIR": str(tmp_path)})
+    document = json.loads(result.out)
+    check(document, "error")
+    assert (result.code, document["kind"], document["sent"]) == (2, "UsageError", False)
+    assert document["error"].startswith("there is no virtual machine 'a\\x00b' in ")
+
+
+@pytest.mark.parametrize("line", ["config set 'a\0b'", "ping --vm 'a\0b'", "ls --config-dir 'a\0b'", "decode 'a\0b'"])
+def test_a_nul_in_a_line_of_the_shell_is_a_sentence(line, monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "shell", str(guest.address), stdin=f"{line}\nping\n".encode())
+    assert (result.code, result.err.count("stereosctl: an argument has a NUL character")) == (0, 1), result
+    assert result.out.startswith("pong from")

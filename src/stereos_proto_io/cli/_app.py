@@ -76,6 +76,7 @@ def _run(words: Sequence[str], app: App | None) -> int:
 
         return answer(words[1:])
     try:
+        _refuse_nul(words)
         tree = app or make_app(_first(words))
         _refuse_values_of_flags(tree, words)
         result: Any = tree(words)
@@ -97,6 +98,12 @@ def _run(words: Sequence[str], app: App | None) -> int:
             say_error(sentence)
         return code
     return result if isinstance(result, int) else 0
+
+
+def _refuse_nul(words: Sequence[str]) -> None:
+    """Raise UsageError for a NUL. Only a line of our own shell can have one: no system hands over such an argument."""
+    if any("\0" in word for word in words):
+        raise UsageError("an argument has a NUL character, which neither a name nor a value may have: leave it out")
 
 
 def _refuse_values_of_flags(app: App, words: Sequence[str]) -> None:

@@ -52,6 +52,10 @@ def config_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = Non
         raise UsageError(f"cannot read {file}: {exc.strerror}") from None
     except ValueError as exc:
         raise UsageError(f"cannot read {file}: {exc}") from None
+    if isinstance(chosen, str) and "\0" in chosen:
+        raise UsageError(
+            f"config-dir in {file} names no folder: it has a NUL character; mend it, or give --config-dir DIR"
+        )
     return _home(chosen, f" in {file}") if isinstance(chosen, str) and chosen else folder
 
 
@@ -93,7 +97,8 @@ def _keeps_state(folder: Path) -> bool:
         return stat.S_ISREG((folder / "state.json").stat().st_mode)
     except PermissionError:
         return True
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError: a name with a NUL, which may come from a file.
         return False
 
 
