@@ -156,3 +156,25 @@ def test_ctrl_c_is_a_document_of_every_command(words, fault, step, sent, tmp_pat
     assert document["sent"] is sent
     assert (process.returncode, err.splitlines()[-1]) == (-signal.SIGINT, "interrupted")
     assert bool(rows) == (step == "ping" and words[0] == "replay")
+
+
+@pytest.mark.parametrize("flags", [("--json",), ()])
+def test_ctrl_c_keeps_the_pings_of_several_guests(flags, tmp_path):
+    with simulated_guest() as guest, simulated_guest(faults=["stall@ping#1"]) as silent:
+        words = ("ping", str(guest.address), str(silent.address), "-c", "0", "-i", "0.01", *flags)
+        with piped(*words) as process:
+            while len(guest.simulator.requests) < 4 or not silent.simulator.requests:
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "2 guests: 2 interrupted" in err
+    if not flags:
+        assert "min/avg/max" in out
+        return
+    document = json.loads(out)
+    check(document, "many")
+    answered, none = document
+    assert (answered["ok"], answered["code"], answered["error"]) == (False, 130, None)
+    assert answered["result"]["replies"] == len(answered["result"]["times_ms"]) >= 3
+    assert (none["result"], none["error"]["kind"]) == (None, "Interrupted")

@@ -103,10 +103,11 @@ def ping(
                 times.append(await contact.ping(within=ASK_SECONDS))
                 if shows:
                     print_result(f"pong from {contact.target.name}  #{len(times)}  {times[-1]:.3f} ms")
-        except (StereosError, KeyboardInterrupt) as exc:
+        except (StereosError, contact.interrupts) as exc:
             if not times:
                 raise
-            return _Pings(tuple(times), exc)
+            # The pings that were answered are the result, of however many guests.
+            return _Pings(tuple(times), exc if isinstance(exc, StereosError) else KeyboardInterrupt())
         return _Pings(tuple(times))
 
     def show(_target: Target, pings: _Pings) -> None:

@@ -88,6 +88,8 @@ class Contact(ABC):
 
     #: Whether several of them go on side by side.
     side_by_side: ClassVar[bool]
+    #: What Ctrl-C raises in it.
+    interrupts: ClassVar[type[BaseException]]
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class AsyncContact(Contact):
     """A conversation beside others. The library's asyncio client leaves deadlines to its caller, so they are here."""
 
     side_by_side = True
+    interrupts = asyncio.CancelledError
     _client: Client | None = None
 
     @property

@@ -34,6 +34,7 @@ class BlockingContact(Contact):
     """A conversation in which nothing is awaited."""
 
     side_by_side = False
+    interrupts = KeyboardInterrupt
 
     _client: Client | None = None
 

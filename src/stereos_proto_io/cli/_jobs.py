@@ -54,6 +54,7 @@ _WORDS: Final = {
     3: "unreachable",
     4: "broke the protocol",
     5: "outcome unknown",
+    130: "interrupted",
 }
 
 
@@ -90,7 +91,7 @@ class Job:
         """The exit code that a value comes to."""
         try:
             self.check(value)
-        except (StereosError, SaidNo) as exc:
+        except (StereosError, SaidNo, KeyboardInterrupt) as exc:
             return exit_code(exc) or 1
         return 0
 
