@@ -28,6 +28,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from urllib.parse import quote, unquote
@@ -199,16 +200,32 @@ def _is_ip(text: str) -> bool:
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
+def _readings(host: str) -> set[str]:
+    """The host as it is written, and as those read it who look it up: a full-width digit is a digit to them."""
+    if host.isascii():
+        return {host}
+    import unicodedata  # noqa: PLC0415  (few names need it)
+
+    found = {host, unicodedata.normalize("NFKC", host).replace("\u3002", ".")}
+    with suppress(UnicodeError):
+        # What the standard library itself does with a name. It also leaves out characters that have no width.
+        found.add(host.encode("idna").decode())
+    return found
+
+
 def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
+    readings = _readings(value) if isinstance(value, str) else {""}
     # The only printable blank is " ".
-    if not isinstance(value, str) or not value or not value.isprintable() or set(value) & set(" /[]@?#"):
+    if any(not each or not each.isprintable() or set(each) & set(" /[]@?#") for each in readings):
         raise ValueError(f"TCP: host must be a name or an IP address, not {value!r}")
-    if ":" in value and not _is_ip(value):
-        raise ValueError(f"TCP: {value!r} is no IPv6 address; the port is an argument of its own")
-    last = value.rstrip(".").rpartition(".")[2]
-    # The system would complete "1.2.3" and "0x7f.1" to addresses that were not meant.
-    if _NUMBER.fullmatch(last) and not _is_ip(value):
-        raise ValueError(f"TCP: {value!r} is no IP address: it needs four numbers from 0 to 255")
+    if _is_ip(value):
+        return
+    for each in readings:
+        if ":" in each:
+            raise ValueError(f"TCP: {value!r} is no IPv6 address; the port is an argument of its own")
+        # The system would complete "1.2.3" and "0x7f.1" to addresses that were not meant.
+        if _NUMBER.fullmatch(each.rstrip(".").rpartition(".")[2]):
+            raise ValueError(f"TCP: {value!r} is no IP address: it needs four numbers from 0 to 255")
 
 
 def _text(path: str | os.PathLike[str]) -> str:

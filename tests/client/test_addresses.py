@@ -302,3 +302,35 @@ def test_port_0_is_not_dialled_again_and_again():
     error = connect_error(TCP("127.0.0.1", 0), ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
     assert not error.retryable
     assert "port 0 is for listening only" in str(error)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "\uff11\uff12\uff17.1",  # full-width digits
+        "127\u30021",  # an ideographic full stop
+        "127\uff611",
+        "127\uff0e1",
+        "127\u20241",  # a one dot leader
+        "\u2460.\u2461",  # circled digits
+        "127.\u034f1",  # a character that a look-up leaves out
+        "\uff11\uff12\uff17.0.0.1",
+        "\uff10x7f.1",
+        "m\u00fcnchen.\uff11",
+    ],
+)
+def test_digits_and_dots_of_other_scripts_are_read_as_a_look_up_reads_them(host):
+    """The system would complete each of them to an address that was not meant."""
+    with pytest.raises(ValueError, match="is no IP address: it needs four numbers from 0 to 255"):
+        TCP(host)
+
+
+@pytest.mark.parametrize("host", ["a\uff0fb", "\u2100", "\uff20h", "h\uff1f"])
+def test_a_host_that_a_look_up_would_not_read_as_one_name(host):
+    with pytest.raises(ValueError, match="must be a name or an IP address"):
+        TCP(host)
+
+
+@pytest.mark.parametrize("host", ["m\u00fcnchen.example", "\u4f8b\u3048.jp", "x" * 70 + "\u00fc", "\uff41\uff42"])
+def test_a_name_of_any_script_is_a_host(host):
+    assert TCP(host).host == host
