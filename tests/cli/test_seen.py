@@ -22,7 +22,7 @@ from stereos_proto_io.cli import _commands_simulate
 from stereos_proto_io.cli._console import console, error_console
 from stereos_proto_io.cli._machines import config_folder
 from stereos_proto_io.cli._options import duration_of
-from stereos_proto_io.cli._output import MOST_AGENTS, agents_table, print_result
+from stereos_proto_io.cli._output import MOST_AGENTS, agents_table, duration, print_result
 from stereos_proto_io.cli._targets import Target, looks_like_address
 from stereos_proto_io.guest.faults import FAULTS
 from stereos_proto_io.testing import simulated_guest
@@ -508,3 +508,15 @@ def test_columns_that_make_no_sense_break_nothing(columns, tmp_path, monkeypatch
                 if size == 80 and columns not in ("1", "2"):
                     assert 20 < max(map(len, lines)) <= 80, "the terminal was asked"
     assert console().size.width >= 20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (7, "7 s"), (306, "5 min 6 s"), (273_600, "3 d 4 h"), (-0.5, "0 s"),
+        (-1, "-1 s"), (-3_600, "-1 h"), (-90_000, "-1 d 1 h"), (-(2**63), "-106751991167300 d 15 h"),
+    ],
+)  # fmt: skip
+def test_an_uptime_below_zero_has_a_sign(seconds, text):
+    """It is signed on the wire."""
+    assert duration(seconds) == text

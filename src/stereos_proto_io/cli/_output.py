@@ -45,14 +45,14 @@ def state_text(state: str) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """`3 d 4 h`, `5 min 6 s`, `7 s`: the two largest units, in whole numbers."""
-    left = int(seconds)
+    """`3 d 4 h`, `5 min 6 s`, `7 s`: the two largest units, in whole numbers. A guest may report less than nothing."""
+    left, sign = abs(int(seconds)), "-" * (seconds <= -1)
     parts: list[str] = []
     for name, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (name == "s" and not parts):
             parts.append(f"{count} {name}")
-    return " ".join(parts[:2])
+    return sign + " ".join(parts[:2])
 
 
 #: Columns whose words are never broken, however narrow the terminal.
