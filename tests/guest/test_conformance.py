@@ -741,3 +741,10 @@ def test_sections_exist():
 
 def test_an_address_is_text_in_the_report():
     assert run(TCP("127.0.0.1", 1), cases=CASES[:1]).address == "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("timeout", [1e10, float("inf")])
+def test_a_timeout_longer_than_a_wait_can_be_is_a_day(timeout):
+    case = next(case for case in CASES if case.need is Need.NOTHING)
+    with running("blocking", None, GuestSimulator()) as guest:
+        assert run(guest.address, cases=[case], timeout=timeout).ok

@@ -19,6 +19,7 @@ import attrs
 from stereos_proto import MAX_LINE_SIZE
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking._dial import dial
+from stereos_proto_io.driver._sync_dial import LONGEST_WAIT
 
 _CHUNK: Final = 64 * 1024
 
@@ -63,14 +64,15 @@ class Peer:
     """A connection to the guest that is examined. `dial` makes another one like it."""
 
     def __init__(self, address: Address, timeout: float) -> None:
-        """Connect, and do what the transport wants first. `timeout` is in seconds, for each wait.
+        """Connect, and do what the transport wants first. `timeout` is in seconds, for each wait, and a day at most.
 
         Raises ConnectError when that fails.
         """
         self.address = address
-        self._timeout = timeout
+        # `poll` takes no more than 24 days.
+        self._timeout = min(timeout, LONGEST_WAIT)
         self._replies = 0
-        self._stream, early = dial(address, timeout)
+        self._stream, early = dial(address, self._timeout)
         self._buffer = bytearray(early)
         self._size = len(early)
 
