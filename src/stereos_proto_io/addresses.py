@@ -230,7 +230,11 @@ def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
 
 def _text(path: str | os.PathLike[str]) -> str:
     # Not `str`, which would accept None.
-    return os.fspath(path)
+    text = os.fspath(path)
+    with suppress(AttributeError, UnicodeError):  # the validator says what is wrong with it
+        # One file, one text: what is UTF-8 may have come as bytes that were none by themselves.
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text
 
 
 def _path(address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:

@@ -758,3 +758,29 @@ def test_the_screen_of_a_watch_calls_a_guest_failed_that_is_dialled_no_more(fail
         it.wait_for("is a file, not a socket")
         it.interrupt()
         assert it.end() == 0
+
+
+@pytest.mark.parametrize("words", ["health NOBODY", "health --vm broken", "health ODD --timeout 9"])
+def test_a_template_writes_a_line_of_a_single_guest_that_failed_too(words, tmp_path, cli):
+    keep_state(tmp_path, "broken", {"backend": "frob"})
+    with simulated_guest(UnixSocket(tmp_path / "odd"), faults=["garbage@get_health"]) as odd:
+        places = {"NOBODY": f"unix://{tmp_path}/nobody", "ODD": str(odd.address)}
+        words = [places.get(word, word) for word in words.split()]
+        template = "template={name}|{address}|{state}|{kind}|{code}|{error}"
+        one = cli(*words, "-o", template)
+        many = cli(*words, "--parallel", "1", f"unix://{tmp_path}/other", "-o", template)
+    assert one.out == many.out.splitlines(keepends=True)[-1 if "--vm" in words else 0]
+    assert one.out.split("|")[4] == str(one.code)
+    assert one.err.startswith("stereosctl: "), "it is said, too"
+
+
+def test_a_template_writes_a_line_of_a_single_guest_that_was_interrupted(tmp_path):
+    with (
+        simulated_guest(faults=["stall@get_health"]) as guest,
+        piped("health", str(guest.address), "-o", "template={name} {kind} {code}") as process,
+    ):
+        while not guest.simulator.requests:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (-signal.SIGINT, f"{guest.address} Interrupted 130\n")

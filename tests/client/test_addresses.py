@@ -334,3 +334,11 @@ def test_a_host_that_a_look_up_would_not_read_as_one_name(host):
 @pytest.mark.parametrize("host", ["m\u00fcnchen.example", "\u4f8b\u3048.jp", "x" * 70 + "\u00fc", "\uff41\uff42"])
 def test_a_name_of_any_script_is_a_host(host):
     assert TCP(host).host == host
+
+
+@pytest.mark.parametrize("kind", [UnixSocket, VirtioSerial, HybridVsock])
+def test_a_path_has_one_text(kind):
+    """The same bytes, however they came: as a character, or one by one."""
+    assert kind("/\udcc3\udca9") == kind("/\u00e9")
+    for path in ("/\udcc3\udca9", "/\udcff", "/\u00e9\udcc3"):
+        assert parse_address(str(kind(path))) == kind(path)

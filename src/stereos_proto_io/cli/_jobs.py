@@ -19,7 +19,7 @@ from ._console import clean, console, say, say_error
 from ._contact import Contact, OnProgress, Row
 from ._deadline import ASK_SECONDS, Deadline
 from ._documents import Document
-from ._errors import GuestError, Interrupted, SaidNo, UsageError, error_document, exit_code, worst
+from ._errors import INTERRUPTED, REFUSED, GuestError, Interrupted, SaidNo, UsageError, error_document, exit_code, worst
 from ._formats import Out
 from ._output import CELL_SIZE, brief, duration, print_result, short
 from ._targets import Guest, Guests, Target, about
@@ -139,12 +139,19 @@ def load_driver() -> None:
 
 
 def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, seconds: float, end: Deadline) -> int:
-    target.reached()
-    # Outside of the `try`: while it loads, nothing has been asked yet.
-    load_driver()
     row = Row(target.name)
-    with interruption_told(out.write_document if out.is_json else None, row):
-        value = converse_with(target, guests, job.converse, end.or_in(seconds), row)
+    try:
+        target.reached()
+        # While it loads, nothing has been asked yet.
+        load_driver()
+        with interruption_told(out.write_document if out.is_json else None, row):
+            value = converse_with(target, guests, job.converse, end.or_in(seconds), row)
+    except (GuestError, UsageError) as exc:
+        _write_failed_line(target, row, out, exc, exit_code(exc) or REFUSED)
+        raise
+    except KeyboardInterrupt:
+        _write_failed_line(target, row, out, Interrupted(row.step, sent=row.sent), INTERRUPTED)
+        raise
     kind = out.kind
     if out.is_json:
         out.write_document(job.document(target, value))
@@ -164,6 +171,14 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
         say_error(str(exc))
         return exit_code(exc) or 1
     return 0
+
+
+def _write_failed_line(target: Target, row: Row, out: Out, error: Exception, code: int) -> None:
+    """Write the line of a single guest that failed, where a template says how, as among many guests."""
+    if out.kind == "template":
+        row.error = str(error).removeprefix(f"{target.name}: ")
+        kind = error_document(error)["kind"]
+        out.write_line({**_fields(target, row), "kind": kind, "result": "", "code": code})
 
 
 @contextmanager
