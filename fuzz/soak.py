@@ -51,9 +51,11 @@ from stereos_proto import (
     Pong,
     ProvisionPlan,
     ProvisionReport,
+    Redactor,
     Reply,
     Request,
     RequestFailed,
+    Role,
     SetConfig,
     Shutdown,
     StereosError,
@@ -537,6 +539,11 @@ def fill_caches() -> None:
         with suppress(StereosError):
             # What is missing is for the slower way of reading.
             decode(b'{"type":"%b","payload":{"agents":[{}]}}' % row.type.encode(), sender=row.sender)
+    for malformed in (b'"\n"', b"[1.]", b"[tru]", b'["a" {}]', b'{"a":[1,"b"]'):
+        with suppress(StereosError):
+            decode(malformed, sender=Role.GUEST)
+    # A text with each kind of escape.
+    Redactor([InjectSecret("A", "a secret")]).redact(r"\x41 %41 + &amp; '\''")
 
 
 def soak(driver: str, *, seed: int, start: int, until: Callable[[int], bool]) -> Soaked:

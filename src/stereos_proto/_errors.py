@@ -10,9 +10,9 @@ its own, and pickled, so that it means the same in another process.
 from __future__ import annotations
 
 import copy
-import re
 from contextlib import suppress
 from enum import Enum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import attrs
@@ -47,7 +47,7 @@ class StereosError(Exception):
         """
         if self.guest is None:
             self.guest = guest
-            if guest != GUEST and not re.search(rf"(?<!\w){re.escape(guest)}(?!\w)", str(self)):
+            if guest != GUEST and not _is_named(guest, str(self)):
                 self.add_note(f"guest: {guest}")
         return self
 
@@ -62,6 +62,12 @@ class StereosError(Exception):
         args = copy.deepcopy(self.args, memo)
         state = {name: _deep(value, memo) for name, value in self.__dict__.items()}
         return _rebuilt(type(self), args, state, _deep(self.__cause__, memo), self.__suppress_context__)
+
+
+def _is_named(guest: str, text: str) -> bool:
+    """Whether `guest` stands in `text`, and not as a part of a word. Without `re`, which would keep each label."""
+    around = ((before[-1:], after[:1]) for before, after in pairwise(text.split(guest or None)))
+    return not guest or any(not (before.isalnum() or after.isalnum()) for before, after in around)
 
 
 def _deep(value: Any, memo: dict[int, Any]) -> Any:

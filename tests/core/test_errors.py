@@ -379,7 +379,8 @@ def test_a_deep_copy_keeps_what_cannot_be_copied():
 
 
 @pytest.mark.parametrize(
-    ("guest", "noted"), [("vm-7", False), ("in", True), ("m-7", True), ("guest", True), ("tcp://[::1]:1024", True)]
+    ("guest", "noted"),
+    [("vm-7", False), ("in", True), ("m-7", True), ("guest", True), ("tcp://[::1]:1024", True), ("", False)],
 )
 def test_a_label_that_is_part_of_a_word_does_not_name_the_guest(guest, noted):
     error = ConnectionLost("cannot send inject_secret to vm-7, which is gone").about(guest)
