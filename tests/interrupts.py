@@ -2,6 +2,8 @@
 
 import traceback
 
+import pytest
+
 #: These stand for functions of the library: their frames hold what they were given, and what they made of it.
 _SOURCE = """
 def interrupt(*arguments, **options):
@@ -22,6 +24,16 @@ def locals_of(error):
     """The local variables of the library's frames, as text."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return repr([frame.f_locals for frame in frames if "/src/stereos_proto" in frame.f_code.co_filename])
+
+
+def traceback_sizes(error, function):
+    """How many frames the tracebacks of `error` have when `function` raises it again and again."""
+    sizes = set()
+    for _ in range(3):
+        with pytest.raises(error) as caught:
+            function()
+        sizes.add(len(traceback.extract_tb(caught.value.__traceback__)))
+    return sizes
 
 
 def with_signals_elsewhere(module):

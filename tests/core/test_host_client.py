@@ -3,7 +3,6 @@
 import copy
 import pickle
 import time
-import traceback
 from math import inf, nan
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from interrupts import traceback_sizes
 from stereos_proto import (
     NEED_DATA,
     Ack,
@@ -1281,12 +1281,7 @@ def test_the_traceback_of_a_result_does_not_grow():
     loop = connected()
     task = loop.client.run(dialogue("ping"))
     loop.pull()
-    sizes = set()
-    for _ in range(3):
-        with pytest.raises(TypeError) as caught:
-            task.result()
-        sizes.add(len(traceback.extract_tb(caught.value.__traceback__)))
-    assert len(sizes) == 1
+    assert len(traceback_sizes(TypeError, task.result)) == 1
 
 
 def test_events_that_are_owed_are_due_now():

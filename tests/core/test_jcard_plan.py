@@ -5,7 +5,6 @@ import json
 import sys
 import tomllib
 import traceback
-from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -23,7 +22,7 @@ from stereos_proto import (
     load_jcard,
 )
 from tomls import SENTINEL, documents
-from vectors import JCARD, JCARD_DIFFERENCES, stream, toml_of
+from vectors import JCARD, JCARD_DIFFERENCES, reader_of, stream, toml_of
 
 ENV = {"X": f"{SENTINEL}-x", "Y": f"{SENTINEL}-y", "EMPTY": ""}
 AGENT = "[[agents]]\nharness='custom'\n"
@@ -60,17 +59,6 @@ def warnings_of(text, **options):
 
 
 # -- what the reference makes of it ------------------------------------------------------------------------------
-
-
-def reader_of(row):
-    """A reader of the files that lay beside a row's jcard.toml."""
-
-    def read(path):
-        with suppress(KeyError):
-            return row.get("files", {})[path.removeprefix("./")]
-        raise ValueError("it lies elsewhere")
-
-    return read
 
 
 @pytest.mark.parametrize("row", JCARD, ids=lambda row: row["id"])

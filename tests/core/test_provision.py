@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interrupts import traceback_sizes
 from stereos_proto import (
     Ack,
     ConnectionLost,
@@ -305,12 +306,7 @@ def test_a_refusal_cannot_forge_a_line_of_a_report():
 
 def test_the_traceback_of_a_failure_does_not_grow():
     report = report_of((MOUNT, Ack("mount", False, "no")))
-    sizes = set()
-    for _ in range(3):
-        with pytest.raises(RequestFailed) as caught:
-            report.raise_for_failure()
-        sizes.add(len(traceback.extract_tb(caught.value.__traceback__)))
-    assert len(sizes) == 1
+    assert len(traceback_sizes(RequestFailed, report.raise_for_failure)) == 1
 
 
 def test_mounts_of_unknown_outcome_tell_which_guest_and_all_requests():

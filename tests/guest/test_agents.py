@@ -1,7 +1,6 @@
 """How the guest reads a jcard.toml: held to what the reference guest was seen to do, and our host is held to that."""
 
 import hashlib
-from contextlib import suppress
 
 import pytest
 import tomli_w
@@ -11,7 +10,7 @@ from stereos_proto_io.blocking import connect_when_ready
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest._agents import Age, AgentDaemon, ConfigDropped, read_config
 from stereos_proto_io.testing import simulated_guest
-from vectors import JCARD, JCARD_DIFFERENCES, toml_of
+from vectors import JCARD, JCARD_DIFFERENCES, reader_of, toml_of
 
 #: Rows of which the reference makes now one thing, now another.
 VARIES = {row["id"]: row["varies"] for row in JCARD if "varies" in row}
@@ -264,15 +263,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-def reader_of(row):
-    def read(path):
-        with suppress(KeyError):
-            return row.get("files", {})[path.removeprefix("./")]
-        raise ValueError("it lies elsewhere")
-
-    return read
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -63,3 +64,14 @@ JCARD_DIFFERENCES = {
     "prompt/file-tilde": ("prompt_file", "a path that is not read stays as it is"),
     "prompt/file-missing-one-of-two": ("prompt_file", "a path that is not read stays as it is"),
 }
+
+
+def reader_of(row):
+    """A reader of the files that lay beside a row's jcard.toml."""
+
+    def read(path):
+        with suppress(KeyError):
+            return row.get("files", {})[path.removeprefix("./")]
+        raise ValueError("it lies elsewhere")
+
+    return read
