@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
@@ -230,7 +230,7 @@ def conformance(
         # Every case dials anew; where there is no guest, one sentence says so, and not all of them.
         dial(target, Deadline.after(ASK_SECONDS)).close()
     row.step, row.sent = "the cases are run", True if changes else None
-    with _report_file(junit) as file, interruption_told(write_json if json else None, row):
+    with _report_file(junit) or nullcontext() as file, interruption_told(write_json if json else None, row):
         report = run(
             address,
             allow_effects=allow_effects,
@@ -242,23 +242,24 @@ def conformance(
             write_json(loads(report.as_json()))
         else:
             say(report.summary)
-        try:
-            file.write(report.as_junit())
-            file.flush()
-        except OSError as exc:
-            # The results have been shown: another document would be one too many.
-            say_error(f"cannot write {junit}: {exc.strerror}")
-            # What is left in the buffer would fail once more when the file is closed.
-            with suppress(OSError):
-                file.close()
-            return USAGE
+        if file is not None:
+            try:
+                file.write(report.as_junit())
+                file.flush()
+            except OSError as exc:
+                # The results have been shown: another document would be one too many.
+                say_error(f"cannot write {junit}: {exc.strerror}")
+                # What is left in the buffer would fail once more when the file is closed.
+                with suppress(OSError):
+                    file.close()
+                return USAGE
     return 0 if report.ok else REFUSED
 
 
-def _report_file(junit: Path | None) -> TextIO:
-    """The file for the report, opened before any case is run. Raises UsageError."""
+def _report_file(junit: Path | None) -> TextIO | None:
+    """The file for the report, if one is wanted, opened before any case is run. Raises UsageError."""
     try:
-        return Path(os.devnull if junit is None else junit).open("w", encoding="utf-8")
+        return None if junit is None else junit.open("w", encoding="utf-8")
     except OSError as exc:
         raise UsageError(f"cannot write {junit}: {exc.strerror}") from None
 

@@ -16,7 +16,7 @@ from cyclopts import App
 from ._app import run
 from ._complete import Words, completions
 from ._console import clean, say
-from ._errors import USAGE
+from ._errors import INTERRUPTED, USAGE
 from ._jobs import load_driver
 from ._targets import DEFAULT_PLACE, Place, by_default
 from ._tree import make_app
@@ -25,7 +25,6 @@ _LEAVE: Final = frozenset({"exit", "quit"})
 #: Commands whose lines never go to the history: a secret may be typed where it does not belong.
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
-_INTERRUPTED: Final = 130
 _UNHEARD: Final = 141
 
 
@@ -65,7 +64,7 @@ def _loop(prompt: str, app: App) -> int:
                 code = run(words, app)
                 if code != USAGE and words[0] not in _FORGOTTEN:
                     remember(line)
-                if code == _UNHEARD or (code == _INTERRUPTED and not sys.stdin.isatty()):
+                if code == _UNHEARD or (code == INTERRUPTED and not sys.stdin.isatty()):
                     # What is left in the pipe was to follow upon this.
                     return code
 
