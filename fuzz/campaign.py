@@ -12,8 +12,6 @@ times as often in a second. The exit code is 1 when a slice found something; its
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
 import json
 import sys
 import time
@@ -27,7 +25,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from fuzz import harnesses  # noqa: E402
+from fuzz import digests, harnesses  # noqa: E402
 from fuzz.__main__ import NAMES, Ran, run  # noqa: E402
 
 STATE: Final = ROOT / "fuzz" / "executions.json"
@@ -37,23 +35,9 @@ WRITING: Final = Lock()
 SLICE: Final = 120
 
 
-def code(path: Path) -> str:
-    """What a module does, whatever its comments and docstrings say, and wherever its lines are broken."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            del node.body[0]
-    return ast.dump(tree)
-
-
 def digest(name: str) -> str:
     """A name for the code that a harness executes, as it is now."""
-    summed = hashlib.sha256()
-    for path in harnesses.sources(name):
-        summed.update(code(path).encode())
-    return summed.hexdigest()[:12]
+    return digests.digest(harnesses.sources(name))
 
 
 def read() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -105,8 +106,8 @@ class Mutant(NamedTuple):
     #: First and last line of the statement that is changed; of one with a body, the lines before its body.
     first: int
     last: int
-    #: What is changed, for people.
-    description: str
+    #: The function or class around it, and what is changed. A second such place has a number.
+    name: str
     #: The changed module.
     source: str
 
@@ -115,7 +116,8 @@ def mutants(source: str) -> Iterator[Mutant]:
     """Every mutant of a module."""
     tree = ast.parse(source)
     never = skipped(tree)
-    statements = _statements(tree)
+    around = _around(tree)
+    names: Counter[str] = Counter()
     for place, node in enumerate(ast.walk(tree)):
         if id(node) in never:
             continue
@@ -124,22 +126,27 @@ def mutants(source: str) -> Iterator[Mutant]:
             fresh = ast.parse(source)
             target = [*ast.walk(fresh)][place]
             mutant = ast.fix_missing_locations(_Replace(target, new).visit(fresh))
-            first, last = _lines(statements[id(node)])
-            yield Mutant(first, last, f"{kind}: {ast.unparse(node).splitlines()[0][:70]}", ast.unparse(mutant))
+            statement, scope = around[id(node)]
+            name = f"{scope or 'module'}, {kind}: {ast.unparse(node).splitlines()[0][:70]}"
+            names[name] += 1
+            number = f" ({names[name]})" if names[name] > 1 else ""
+            yield Mutant(*_lines(statement), name + number, ast.unparse(mutant))
 
 
-def _statements(tree: ast.AST) -> dict[int, ast.stmt]:
-    """The innermost statement around each node that has one, by the node's identity."""
-    found: dict[int, ast.stmt] = {}
+def _around(tree: ast.AST) -> dict[int, tuple[ast.stmt, str]]:
+    """The innermost statement around each node that has one, and the functions and classes around that, by identity."""
+    found: dict[int, tuple[ast.stmt, str]] = {}
 
-    def visit(node: ast.AST, around: ast.stmt | None) -> None:
-        around = node if isinstance(node, ast.stmt) else around
-        if around is not None:
-            found[id(node)] = around
+    def visit(node: ast.AST, statement: ast.stmt | None, scope: str) -> None:
+        statement = node if isinstance(node, ast.stmt) else statement
+        if statement is not None:
+            found[id(node)] = statement, scope
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            scope = f"{scope}.{node.name}" if scope else node.name
         for inner in ast.iter_child_nodes(node):
-            visit(inner, around)
+            visit(inner, statement, scope)
 
-    visit(tree, None)
+    visit(tree, None, "")
     return found
 
 

@@ -3,7 +3,9 @@
 `ROOMS` has the modules and the test files that are asked about each. First every test file runs once, to learn which
 tests execute which lines, and how long each takes. Then each mutant (`mutants.py`) is asked of the tests that execute
 the changed statement, the quickest first, until one fails: it is killed. A statement that is executed on import only is
-asked of all tests of its module. A mutant that no test kills has survived and is printed; README.md explains those.
+asked of all tests of its module. A mutant that no test kills has survived. Those are printed and kept in
+`survivors.json`, where a reason is written beside each. A module that was asked as it is now is not asked again;
+`--survivors` asks its survivors again, after tests were added.
 
 Each mutant runs in a process of its own, forked from one that has pytest and the dependencies loaded already, with the
 library in a changed copy. Since a mutant may do anything, an audit hook keeps it and its children from AF_VSOCK, from
@@ -13,6 +15,7 @@ signals to processes of others, and from removing files outside the temporary fo
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import mmap
 import multiprocessing
@@ -25,8 +28,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -35,7 +38,7 @@ import coverage
 import hypothesis
 import pytest
 
-from . import mutants
+from . import mutants, survivors
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCE: Final = ROOT / "src"
@@ -45,6 +48,7 @@ _MORE: Final = (
     "core/test_vectors.py",
     *(f"project/test_fuzz_corpus.py::{name}" for name in ("test_kept_corpus", "test_what_was_once_found")),
     "core/test_codec.py",
+    "project/test_secrets.py",
 )
 _CORE: Final = (
     *("_framing", "_state", "_connection", "_preamble", "_registry", "_events", "_redact"),
@@ -84,13 +88,14 @@ def _own(module: str) -> str:
 #: `guest/effects` and `guest/__main__` are left out: a mutant of theirs could change the machine it runs on.
 ROOMS: Final = (
     *(Room((f"stereos_proto/{name}",), tuple(dict.fromkeys((_own(name), *_MORE))), 95) for name in _CORE),
+    Room(("stereos_proto_io/driver/_green_client",), ("client/test_green.py",), 90),
     Room(
         (
             "stereos_proto_io/addresses",
             *(f"stereos_proto_io/asyncio/_{name}" for name in ("dial", "transport")),
             *(f"stereos_proto_io/blocking/_{name}" for name in ("dial", "transport")),
             "stereos_proto_io/trio/_transport",
-            *(f"stereos_proto_io/driver/_{name}_client" for name in ("async", "fd", "green", "loop", "poll", "sync")),
+            *(f"stereos_proto_io/driver/_{name}_client" for name in ("async", "fd", "loop", "poll", "sync")),
             *(f"stereos_proto_io/driver/_{name}" for name in ("async_dial", "sync_dial", "dialling", "sync_runner")),
             *(f"stereos_proto_io/driver/_{name}" for name in ("device", "device_transport", "outcomes", "streams")),
             "stereos_proto_io/driver/_verbs",
@@ -111,9 +116,10 @@ ROOMS: Final = (
     Room(("stereos_proto_io/cli/_redact",), ("cli/test_redact.py",), 90),
 )
 
+#: Assertions are not rewritten, since nobody reads how they failed: that takes longer than most tests.
 PYTEST: Final = (
-    *("-x", "-q", "-m", "not vm", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
-    *("-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-profile", "mutation"),
+    *("-x", "-q", "-m", "not vm", "--assert=plain", "--hypothesis-profile", "mutation"),
+    *("-p", "no:xdist", "-p", "no:anyio", "-p", "no:cacheprovider"),
 )
 #: Seconds that the tests of a mutant may take as they are, after which no more of them are asked.
 LONGEST: Final = 30.0
@@ -221,8 +227,8 @@ def child(source: Path, work: Any, limit: _Limit, patience: int = PATIENCE) -> i
                 contextlib.redirect_stderr(output),
             ):
                 status = int(work())
-        except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and this process ends)
-            traceback.print_exc(file=sys.__stderr__)
+        except BaseException as exc:  # noqa: BLE001  (whatever it is, it is shown, and this process ends)
+            print(*traceback.format_exception_only(exc), sep="", end="", file=sys.__stderr__)
         finally:
             os._exit(status)
     while not limit.is_over():
@@ -302,6 +308,8 @@ class Task(NamedTuple):
 
 
 _copy: Path
+#: How many mutants of a module a test file has killed.
+_kills: Counter[tuple[str, str]] = Counter()
 
 
 def set_up(folder: str) -> None:
@@ -312,29 +320,43 @@ def set_up(folder: str) -> None:
 
 
 def copy_source(target: Path) -> None:
-    """Copy the library, with what keeps a mutant's children from harm."""
+    """Copy the library, with what keeps a mutant's children from harm, and compile it."""
     shutil.copytree(SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "sitecustomize.py").write_text(_SITE)
+    compileall.compile_dir(target, quiet=1)
 
 
 def survives(task: Task) -> tuple[Task, bool]:
     """Whether no test fails for a mutant."""
     path = _copy / f"{task.module}.py"
-    original = path.read_text(encoding="utf-8")
+    original, times = path.read_bytes(), path.stat()
     path.write_text(task.mutant.source, encoding="utf-8")
-    files = dict.fromkeys(name.split("::")[0] for name in task.tests)
+    files = [*dict.fromkeys(name.split("::")[0] for name in task.tests)]
+    # File by file: loading them all takes longer than the tests. Those come first that have killed the most.
+    files.sort(key=lambda file: -_kills[task.module, file])
+    asking = _copy.parent / "asking"
     limit = _Limit()
-    # Loading the tests takes seconds on a busy machine.
     limit.begin(2 * WAIT)
 
     def work() -> int:
-        base = f"--basetemp={_copy.parent}/base"
-        return pytest.main([*PYTEST, base, *files], plugins=[_Chosen(task.tests, limit)])
+        for file in files:
+            asking.write_text(file)
+            # Loading a file takes seconds on a busy machine.
+            limit.begin(2 * WAIT)
+            options = [*PYTEST, f"--basetemp={_copy.parent}/base", file]
+            if status := pytest.main(options, plugins=[_Chosen(task.tests, limit)]):
+                return status
+        return 0
 
     try:
-        return task, child(_copy, work, limit) == 0
+        if child(_copy, work, limit) == 0:
+            return task, True
+        _kills[task.module, asking.read_text()] += 1
+        return task, False
     finally:
-        path.write_text(original, encoding="utf-8")
+        path.write_bytes(original)
+        # By its time, what was compiled of it is known to be of this file and not of the mutant.
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def prepare() -> None:
@@ -349,8 +371,12 @@ def prepare() -> None:
         phases=phases,
         suppress_health_check=[*hypothesis.HealthCheck],
     )
-    for name in ("asyncio", "attrs", "cattrs", "hypothesis.strategies", "msgspec", "ssl", "tomli_w", "tomllib", "trio"):
+    for name in (
+        *("asyncio", "attrs", "cattrs", "hypothesis.strategies", "msgspec", "ssl", "tomli_w", "tomllib"),
+        *("trio.testing", "uvloop"),
+    ):
         __import__(name)
+    compileall.compile_dir(ROOT / "tests", quiet=1)
 
 
 def trace_in_worker(test: str) -> tuple[str, Trace]:
@@ -361,46 +387,64 @@ def trace_in_worker(test: str) -> tuple[str, Trace]:
     return test, trace(test, _copy)
 
 
+class Asking:
+    """Processes that ask mutants, and what the test files do with the library as it is."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self.pool = pool
+        #: Each test file that was traced so far.
+        self.traces: dict[str, Trace] = {}
+
+    def survivors(self, module: str, tests: Sequence[str], asked_for: Collection[str] | None) -> tuple[int, list[str]]:
+        """Ask the mutants of a module, or those named; return how many mutants it has, and which of those live."""
+        self.traces |= self.pool.map(trace_in_worker, [test for test in tests if test not in self.traces])
+        traces = [self.traces[test] for test in tests]
+        made = list(mutants.mutants((SOURCE / f"{module}.py").read_text(encoding="utf-8")))
+        tasks = [
+            Task(module, mutant, asked(traces, module, mutant))
+            for mutant in made
+            if asked_for is None or mutant.name in asked_for
+        ]
+        alive = []
+        for task, lives in self.pool.map(survives, tasks):
+            if lives:
+                alive.append(task.mutant.name)
+                print(f"  survived  {module}:{task.mutant.first} {task.mutant.name}", flush=True)
+        return len(made), alive
+
+
 def main() -> int:
-    """Print the survivors and the figures; return 1 when too few are killed."""
+    """Print the survivors and the figures; return 1 when too few are killed, or one that lives has no reason to."""
     parser = argparse.ArgumentParser(prog="fuzz.mutation", description=(__doc__ or "").splitlines()[0])
-    known = [module for room in ROOMS for module in room.modules]
     parser.add_argument("modules", nargs="*", help="below src, without .py, or the start of such names; default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--survivors", action="store_true", help="ask those again that live")
+    what.add_argument("--table", action="store_true", help="ask nothing: print what is known of the code as it is")
     options = parser.parse_args()
-    wanted = [module for module in known if not options.modules or module.startswith(tuple(options.modules))]
+    rooms = {module: room for room in ROOMS for module in room.modules}
+    wanted = [module for module in rooms if not options.modules or module.startswith(tuple(options.modules))]
     os.chdir(ROOT)
     prepare()
-    total: Counter[str] = Counter()
-    alive: defaultdict[str, list[str]] = defaultdict(list)
     with (
         tempfile.TemporaryDirectory() as folder,
         # Not `multiprocessing.Pool`: its workers are daemons, and the tests below them may start no process pools.
         ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork"), set_up, (folder,)) as pool,
     ):
-        rooms = [(module, room) for room in ROOMS for module in room.modules if module in wanted]
-        tests = dict.fromkeys(test for _, room in rooms for test in room.tests)
-        traces = dict(pool.map(trace_in_worker, tests))
-        tasks = (
-            Task(module, mutant, asked([traces[test] for test in room.tests], module, mutant))
-            for module, room in rooms
-            for mutant in mutants.mutants((SOURCE / f"{module}.py").read_text(encoding="utf-8"))
-        )
-        for task, lives in pool.map(survives, tasks):
-            total[task.module] += 1
-            if lives:
-                alive[task.module].append(task.mutant.description)
-                print(f"  survived  {task.module}:{task.mutant.first} {task.mutant.description}", flush=True)
-    failed = False
-    print("| module | mutants | killed | |\n|---|---|---|---|")
-    for module, room in rooms:
-        killed = total[module] - len(alive[module])
-        share = 100 * killed / max(total[module], 1)
-        failed |= share < room.share
-        print(f"| `{module}` | {total[module]} | {killed} | {share:.1f} % |")
-    every, living = sum(total.values()), sum(map(len, alive.values()))
-    print(f"| all | {every:,} | {every - living:,} | {100 * (every - living) / max(every, 1):.1f} % |")
-    return int(failed)
+        asking = Asking(pool)
+        for module in wanted:
+            row = survivors.of_this_code(module)
+            if options.table or (row and not (options.survivors and row.alive)):
+                continue
+            code = survivors.digest(module)
+            row = survivors.record(module, code, *asking.survivors(module, rooms[module].tests, row and row.alive))
+            print(f"{module}: {len(row.alive)} of {row.mutants} live", flush=True)
+    print(*survivors.table(wanted), sep="\n")
+    unexplained = [*survivors.unexplained(wanted)]
+    if unexplained:
+        print("no reason is given for:", *unexplained, sep="\n  ")
+    rows = {module: survivors.of_this_code(module) for module in wanted}
+    return int(bool(unexplained) or any(row and row.share < rooms[module].share for module, row in rows.items()))
 
 
 if __name__ == "__main__":

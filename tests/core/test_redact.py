@@ -178,6 +178,26 @@ def test_what_is_found_of_a_config(part):
     assert Redactor([SetConfig(config)]).redact(f"<{part}>") == f"<{REDACTED}>"
 
 
+def test_how_long_is_long_enough():
+    """The figures of the documentation, and one character less."""
+    assert of("w0rd").redact("w0rd") == REDACTED
+    assert of("wor").redact("wor") == "wor"
+    secret = "".join(map(chr, range(0x100, 0x180)))
+    for start in (0, 50, len(secret) - 16):
+        assert of(secret).redact(secret[start : start + 16]) == REDACTED
+        assert of(secret).redact(secret[start : start + 15]) == secret[start : start + 15]
+    config = Redactor([SetConfig("key = w0rd-of8, w0rd-of-9")])
+    assert config.redact("w0rd-of-9") == REDACTED
+    assert config.redact("w0rd-of8") == REDACTED
+    assert Redactor([SetConfig("key = w0rd-o7,")]).redact("w0rd-o7") == "w0rd-o7"
+
+
+@pytest.mark.parametrize("size", range(5000, 5000 + PART))
+def test_the_end_of_a_long_secret_is_found_in_the_first_short_text(size):
+    secret = "".join(f"{number:x}" for number in range(2000, 5000))[:size]
+    assert of(secret).redact(f"no {secret[-PART:]}") == f"no {REDACTED}"
+
+
 # ----------------------------------------------------------------------------------------------- what stays
 
 
@@ -223,6 +243,13 @@ def test_what_the_requests_show_stays():
     assert Redactor([*plan, InjectSecret("A", "share01x")]).redact("no share01x") == f"no {REDACTED}"
 
 
+def test_the_end_of_what_the_requests_show_is_a_secret_by_itself():
+    """A word that they show in the middle of a longer one is not shown by that."""
+    for word in ("s3cretw0rd-of15", "s3cretw0"):
+        plan = [Mount("t", f"/mnt/project-{word}", "9p"), SetConfig(f'key = "{word}"')]
+        assert Redactor(plan).redact(f"no {word}") == f"no {REDACTED}"
+
+
 @given(secrets, st.text(max_size=80))
 def test_twice_is_once(secret, text):
     redactor = of(secret)
@@ -251,6 +278,14 @@ def test_payloads_that_cannot_be_sent():
     for _ in range(100_000):
         deep = [deep]
     assert Redactor([CustomRequest("x", deep)]).redact("hunter22") == REDACTED
+
+
+def test_numbers_of_a_payload():
+    """Those of up to 300 digits: Python may refuse to write longer ones."""
+    for number in (1234, -1234, 10**299, 10**300 - 1, 1 - 10**300):
+        assert Redactor([CustomRequest("x", [number])]).redact(f"no {number}") == f"no {REDACTED}"
+    for number in (10**300, -(10**300), 123):
+        assert Redactor([CustomRequest("x", [number])]).redact(f"no {number}") == f"no {number}"
 
 
 def test_a_custom_request_with_the_name_of_a_class():
@@ -289,7 +324,9 @@ def test_a_sentence_that_is_too_long():
             again = of(secret).redact_reply(Ack("x", False, clean))
             assert again.error == clean
     assert Redactor().redact("x" * 9000, max_length=10) == "xxxxxxxxxx… (9000 characters)"
-    assert RequestFailed(Ping(), "x" * 9000).error == "x" * MAX_SENTENCE + "… (9000 characters)"
+    assert Redactor().redact("x" * 203, max_length=10) == "xxxxxxxxxx… (203 characters)"
+    assert Redactor().redact("x" * 202, max_length=10) == "x" * 202
+    assert RequestFailed(Ping(), "x" * 9000).error == "x" * 8192 + "… (9000 characters)"
     assert RequestFailed(Ping(), "x" * MAX_SENTENCE).error == "x" * MAX_SENTENCE
 
 
@@ -303,6 +340,7 @@ def test_whole_messages():
     )
     assert redactor.redact_message(Ack("hunter22", True)) == Ack(REDACTED, True)
     assert type(redactor.redact_message(Health("ready")).state) is type(Health("ready").state)
+    assert of("w0rd").redact_message(Ack("w0rd", True)) == Ack(REDACTED, True)
 
 
 # ------------------------------------------------------------------------------------------- the object itself
@@ -329,6 +367,7 @@ def test_it_is_not_pickled():
     [
         (r"\U001fffff abcd", "abcd"),
         (r"\U00110000abcd", "\ufffdabcd"),
+        (r"\U0010ffffabcd", "\U0010ffffabcd"),
         (r"\ud83d abcd", "abcd"),
         (r"\xff\xfeabcd", "\xff\xfeabcd"),
         (r"\377abcd", "\xffabcd"),
@@ -395,8 +434,9 @@ def test_a_long_secret_is_searched_only_for_a_sentence_that_may_quote_it():
 def test_a_long_secret_is_learnt_when_it_is_worth_it():
     secret = "".join(map(str, range(3000)))
     redactor = Redactor([SetConfig(secret)])
-    assert redactor.redact(secret[5000:5020]) == "[redacted]"
-    assert redactor._long
+    for start in (5000, 6000):
+        assert redactor.redact(secret[start : start + 20]) == "[redacted]"
+        assert redactor._long, "two sentences are not worth it"
     redactor.redact("x" * len(secret))
     assert not redactor._long
     assert redactor.redact(secret[5000:5020]) == "[redacted]"

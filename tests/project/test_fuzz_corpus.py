@@ -8,7 +8,20 @@ import sys
 import threading
 
 import pytest
-from fuzz import campaign, harnesses, mutants, mutate, mutation, oracle, planted, planted_ends, seeds, unguided
+from fuzz import (
+    campaign,
+    digests,
+    harnesses,
+    mutants,
+    mutate,
+    mutation,
+    oracle,
+    planted,
+    planted_ends,
+    seeds,
+    survivors,
+    unguided,
+)
 from fuzz.source import Choices, cut
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,17 +118,55 @@ def test_what_is_mutated_and_asked_is_there():
 def test_mutants_are_of_one_place_each():
     source = "def f(x):\n    if x < 1 and not x:\n        return 2\n    return x\n"
     made = list(mutants.mutants(source))
-    assert {(each.first, each.description) for each in made} == {
-        (2, "condition: if x < 1 and (not x):"),
-        (2, "operator: x < 1 and (not x)"),
-        (2, "comparison: x < 1"),
-        (2, "number: 1"),
-        (2, "not: not x"),
-        (3, "result: return 2"),
-        (3, "number: 2"),
-        (4, "result: return x"),
+    assert {(each.first, each.name) for each in made} == {
+        (2, "f, condition: if x < 1 and (not x):"),
+        (2, "f, operator: x < 1 and (not x)"),
+        (2, "f, comparison: x < 1"),
+        (2, "f, number: 1"),
+        (2, "f, not: not x"),
+        (3, "f, result: return 2"),
+        (3, "f, number: 2"),
+        (4, "f, result: return x"),
     }
     assert len({each.source for each in made}) == len(made) == mutants.places(source)
+
+
+def test_mutants_have_names_of_their_own():
+    source = "X = 1\nclass C:\n    y = 1\n    def f(self):\n        return 1 + 1\n"
+    names = [each.name for each in mutants.mutants(source)]
+    assert {"module, number: 1", "C, number: 1", "C.f, number: 1", "C.f, number: 1 (2)"} < {*names}
+    assert len(set(names)) == len(names)
+
+
+def test_reasons_of_survivors_are_kept_and_figures_of_other_code_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(survivors, "STATE", tmp_path / "survivors.json")
+    monkeypatch.setattr(survivors, "LIBRARY", tmp_path)
+    module = tmp_path / "m.py"
+    module.write_text("x = 1\n")
+    assert survivors.of_this_code("m") is None
+    survivors.record("m", survivors.digest("m"), 10, ["a", "b"])
+    assert [*survivors.unexplained(["m"])] == ["m: a", "m: b"]
+    stored = survivors.STATE.read_text()
+    survivors.STATE.write_text(stored.replace('"a": ""', '"a": "slower only"'))
+    module.write_text("# other words\nx = 1\n")
+    assert survivors.of_this_code("m").alive == {"a": "slower only", "b": ""}
+    module.write_text("x = 2\n")
+    assert survivors.of_this_code("m") is None
+    assert [*survivors.unexplained(["m"])] == []
+    assert [*survivors.table(["m"])][-1] == "| all | 0 | 0 | 0.0 % |"
+    row = survivors.record("m", survivors.digest("m"), 10, ["a"])
+    assert row.alive == {"a": "slower only"}
+    assert row.share == 90
+    assert [*survivors.table(["m"])][-1] == "| all | 10 | 9 | 90.0 % |"
+
+
+def test_survivors_are_few_and_have_reasons():
+    """Of the modules that were asked as they are now."""
+    rooms = {module: room for room in mutation.ROOMS for module in room.modules}
+    assert [*survivors.unexplained([*rooms])] == []
+    rows = {module: survivors.of_this_code(module) for module in rooms}
+    shares = {module: row.share for module, row in rows.items() if row and row.share < rooms[module].share}
+    assert shares == {}
 
 
 @pytest.mark.parametrize("name", [*planted.FAULTS])
@@ -233,9 +284,9 @@ def test_words_are_no_code(tmp_path, words):
     one, other = tmp_path / "one.py", tmp_path / "other.py"
     one.write_text(words)
     other.write_text("def f(a):\n    return a + 1\n")
-    assert campaign.code(one) == campaign.code(other)
+    assert digests.code(one) == digests.code(other)
     other.write_text("def f(a):\n    return a + 2\n")
-    assert campaign.code(one) != campaign.code(other)
+    assert digests.code(one) != digests.code(other)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""What `fuzz.mutation` has found so far: `survivors.json`.
+
+It has a row for each module that was asked: a digest of its code, the number of its mutants, and those that no test
+kills, each with the reason why it may live. A module whose code has changed has to be asked again; the reasons of
+mutants that are still there are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from . import digests
+
+STATE: Final = Path(__file__).resolve().parent / "survivors.json"
+LIBRARY: Final = STATE.parent.parent / "src"
+
+
+class Row(NamedTuple):
+    """What was found about one module."""
+
+    #: A digest of the code that was asked about. Comments and docstrings do not count.
+    code: str
+    mutants: int
+    #: The survivors by name, each with the reason why it may live, or "".
+    alive: dict[str, str]
+
+    @property
+    def share(self) -> float:
+        """Per cent of the mutants that are killed."""
+        return 100 * (self.mutants - len(self.alive)) / max(self.mutants, 1)
+
+
+def digest(module: str) -> str:
+    """A name for the code of a module (a path below `src` without .py), as it is now."""
+    return digests.digest([LIBRARY / f"{module}.py"])
+
+
+def read() -> dict[str, Row]:
+    """The rows by module, also of code that has changed since."""
+    rows = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
+    return {module: Row(**row) for module, row in rows.items()}
+
+
+def of_this_code(module: str) -> Row | None:
+    """The row of a module as it is now, if there is one."""
+    row = read().get(module)
+    return row if row and row.code == digest(module) else None
+
+
+def record(module: str, code: str, mutants: int, alive: Iterable[str]) -> Row:
+    """Write down what lives, with the reasons that were given before."""
+    rows = read()
+    reasons = rows[module].alive if module in rows else {}
+    row = rows[module] = Row(code, mutants, {name: reasons.get(name, "") for name in alive})
+    written = {name: each._asdict() for name, each in sorted(rows.items())}
+    new = STATE.with_suffix(".new")
+    new.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(STATE)
+    return row
+
+
+def table(modules: Sequence[str]) -> Iterator[str]:
+    """The figures as rows for the page, of the modules that were asked as they are now."""
+    yield "| module | mutants | killed | |"
+    yield "|---|---|---|---|"
+    total = living = 0
+    for module in modules:
+        if row := of_this_code(module):
+            yield f"| `{module}` | {row.mutants} | {row.mutants - len(row.alive)} | {row.share:.1f} % |"
+            total += row.mutants
+            living += len(row.alive)
+    yield f"| all | {total:,} | {total - living:,} | {100 * (total - living) / max(total, 1):.1f} % |"
+
+
+def unexplained(modules: Sequence[str]) -> Iterator[str]:
+    """The survivors without a reason, of the modules that were asked as they are now."""
+    for module in modules:
+        row = of_this_code(module)
+        yield from (f"{module}: {name}" for name, reason in (row.alive if row else {}).items() if not reason)
