@@ -106,6 +106,8 @@ class Mutant(NamedTuple):
     #: First and last line of the statement that is changed; of one with a body, the lines before its body.
     first: int
     last: int
+    #: Whether that statement is executed when the module is imported, and by no call.
+    on_import: bool
     #: The function or class around it, and what is changed. A second such place has a number.
     name: str
     #: The changed module.
@@ -118,35 +120,51 @@ def mutants(source: str) -> Iterator[Mutant]:
     never = skipped(tree)
     around = _around(tree)
     names: Counter[str] = Counter()
-    for place, node in enumerate(ast.walk(tree)):
+    for index, node in enumerate(ast.walk(tree)):
         if id(node) in never:
             continue
         for kind, new in changed(node):
             # `tree` is shared by all mutants, so the node is replaced in a tree of this mutant's own.
             fresh = ast.parse(source)
-            target = [*ast.walk(fresh)][place]
+            target = [*ast.walk(fresh)][index]
             mutant = ast.fix_missing_locations(_Replace(target, new).visit(fresh))
-            statement, scope = around[id(node)]
-            name = f"{scope or 'module'}, {kind}: {ast.unparse(node).splitlines()[0][:70]}"
+            place = around[id(node)]
+            name = f"{place.scope or 'module'}, {kind}: {ast.unparse(node).splitlines()[0][:70]}"
             names[name] += 1
             number = f" ({names[name]})" if names[name] > 1 else ""
-            yield Mutant(*_lines(statement), name + number, ast.unparse(mutant))
+            yield Mutant(*_lines(place.statement), place.on_import, name + number, ast.unparse(mutant))
 
 
-def _around(tree: ast.AST) -> dict[int, tuple[ast.stmt, str]]:
-    """The innermost statement around each node that has one, and the functions and classes around that, by identity."""
-    found: dict[int, tuple[ast.stmt, str]] = {}
+class _Place(NamedTuple):
+    """Where a node stands."""
 
-    def visit(node: ast.AST, statement: ast.stmt | None, scope: str) -> None:
-        statement = node if isinstance(node, ast.stmt) else statement
-        if statement is not None:
-            found[id(node)] = statement, scope
+    #: The innermost statement around it.
+    statement: ast.stmt
+    #: The functions and classes around that.
+    scope: str
+    #: Whether the statement is executed when the module is imported, and by no call.
+    on_import: bool
+
+
+def _around(tree: ast.Module) -> dict[int, _Place]:
+    """The place of each node of a module, by identity."""
+    found: dict[int, _Place] = {}
+
+    def visit(node: ast.AST, place: _Place) -> None:
+        if isinstance(node, ast.stmt):
+            place = place._replace(statement=node)
+        found[id(node)] = place
+        inside = place
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            scope = f"{scope}.{node.name}" if scope else node.name
+            scope = f"{place.scope}.{node.name}" if place.scope else node.name
+            place = place._replace(scope=scope)
+            # Its arguments and decorators are executed where it is defined.
+            inside = place._replace(on_import=place.on_import and isinstance(node, ast.ClassDef))
         for inner in ast.iter_child_nodes(node):
-            visit(inner, statement, scope)
+            visit(inner, inside if isinstance(inner, ast.stmt) else place)
 
-    visit(tree, None, "")
+    for statement in tree.body:
+        visit(statement, _Place(statement, "", on_import=True))
     return found
 
 

@@ -284,7 +284,8 @@ def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[
     """The tests to ask about a mutant, file by file, the quickest first, with the seconds that each takes as it is."""
     chosen: dict[str, float] = {}
     total = 0.0
-    for only_executing in (True, False):
+    # Some modules are imported when the first test needs them, which says nothing about that test.
+    for only_executing in (False,) if mutant.on_import else (True, False):
         for traced in traces:
             lines = traced.lines.get(f"{module}.py", {})
             names: set[str] = set(traced.seconds)

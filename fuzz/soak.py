@@ -70,8 +70,9 @@ from stereos_proto_io.guest import GuestSimulator
 
 #: What goes wrong at a request, at a connection, and with the guest as a whole.
 FAULTS: Final = (
-    *("drop", "duplicate", "swap", "push:ready", "half", "garbage", "blank", "wrong-type", "fail", "close", "stall"),
-    *("late:0.005s", "delay:0.005s", "omit:restarts", "omit:ok", "over-long", "power-off", "reboot:0.01s"),
+    *("drop", "duplicate", "swap", "push:ready", "half", "garbage", "blank", "wrong-type", "fail", "deny"),
+    *("close", "stall", "late:0.005s", "delay:0.005s", "omit:restarts", "omit:ok", "over-long"),
+    *("power-off", "reboot:0.01s"),
 )
 CONNECTION_FAULTS: Final = ("reset", "hang-up", "cut:0", "cut:20", "cut:200")
 GUEST_FAULTS: Final = ("refuse:0.01s", "slow-boot:0.01s", "never-ready")

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stereos_proto import Role
+from stereos_proto._codec import json as _json
 from stereos_proto._codec.json import (
     TOO_DEEP,
     MalformedJSON,
@@ -378,6 +379,71 @@ def test_depth_is_counted_exactly(opening, closing, noise, levels):
     depth = deepest(line)
     assert not nests_deeper(line, depth)
     assert nests_deeper(line, depth - 1)
+
+
+class Searched(bytes):
+    """A line that keeps what is counted in it."""
+
+    def __new__(cls, line):
+        self = super().__new__(cls, line)
+        self.searches = []
+        return self
+
+    def find(self, what):
+        self.searches.append(what)
+        return super().find(what)
+
+    def count(self, what):
+        self.searches.append(what)
+        return super().count(what)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_deeper", "looked_for"),
+    [
+        # Ten bytes do not nest deeper than ten levels.
+        (b"[" * 10, False, "nothing"),
+        # 35 bytes with one bracket hold an array, eight objects and an innermost value; with two it is 31 bytes.
+        (b"[" + b" " * 34, False, "arrays"),
+        (b"[" + b" " * 35, False, "objects"),
+        (b"[[" + b" " * 29, False, "arrays"),
+        (b"[[" + b" " * 30, False, "objects"),
+        # Ten brackets are few enough. Of more, those do not count that open after a neighbour.
+        (b"[" + b"{" * 9 + b" " * 30, False, "objects"),
+        (b"[" + b"{},{" * 6 + b" " * 30, False, "neighbours"),
+        (b"[" + b"[],[" * 6 + b" " * 30, False, "neighbours"),
+        # In strings they do not count either.
+        (b'["' + b"[" * 20 + b'"' + b" " * 30, False, "strings"),
+        (b"[" * 11, True, "strings"),
+    ],
+)
+def test_no_more_of_a_line_is_looked_at_than_needed(line, is_deeper, looked_for, monkeypatch):
+    """A health report is looked at on every poll, and costs what counting its brackets costs."""
+    strings = []
+
+    class Strings:
+        def sub(self, new, text):
+            strings.append(text)
+            return re.sub(rb'"[^"]*"', new, bytes(text))
+
+    monkeypatch.setattr(_json, "_SKIPPED_STRINGS", Strings())
+    searched = Searched(line)
+    assert nests_deeper(searched, 10) is is_deeper
+    found = {
+        "nothing": not searched.searches,
+        "arrays": b"{" not in searched.searches,
+        "objects": b"},{" not in searched.searches,
+        "neighbours": not strings,
+        "strings": True,
+    }
+    assert next(what for what, is_all in found.items() if is_all) == looked_for
+
+
+def test_integers_of_up_to_640_digits_are_exact():
+    """Also on a line with a number that other readers take for something else."""
+    digits = "7" * 640
+    assert parse(f"[-0,{digits},-{digits}]".encode()) == [0, int(digits), -int(digits)]
+    assert parse(f"[-0,{digits}7]".encode()) == [0, math.inf]
 
 
 @pytest.mark.parametrize(

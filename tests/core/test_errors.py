@@ -74,6 +74,35 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *(LocalProtocolError, LineTooLong, MalformedLine, InvalidMessage, UnexpectedReply),
+        *(PreambleError, ConnectError, ConnectionLost, NotReady, JcardError),
+    ],
+)
+def test_the_text_may_be_given_by_its_name(cls):
+    assert str(cls(text="no disk")) == "no disk"
+
+
+@pytest.mark.parametrize(
+    ("guest", "text", "named"),
+    [
+        ("vm", "vm: no", True),
+        ("vm", "no vm", True),
+        ("vm", "no (vm).", True),
+        ("vm", "novm", False),
+        ("vm", "vm2", False),
+        ("vm", "a novm is no vm", True),
+        ("vm", "to xvm and a vmx", False),
+        ("vm", "xvm", False),
+        ("", "anything", True),
+    ],
+)
+def test_whether_a_guest_is_named(guest, text, named):
+    assert _errors._is_named(guest, text) == named
+
+
 def test_the_examples_are_all_there_are():
     classes = {cls for _, cls in inspect.getmembers(_errors, inspect.isclass) if issubclass(cls, Exception)}
     assert classes == {type(error) for error in EXAMPLES} | {ProtocolError}

@@ -136,6 +136,7 @@ def test_names(agents, expected):
         ([{"harness": "h", "name": "h"}, {"harness": "h"}], 1, "h"),
         ([{"harness": "h", "name": "r-1"}, {"harness": "h", "name": "r", "replicas": 2}], 1, "r-1"),
         ([{"harness": "h", "name": "a\nb"}] * 2, 1, "a\\nb"),
+        ([{"harness": "h", "name": "é"}] * 2, 1, "é"),
         ([{"harness": "h", "name": "h-1"}, {"harness": "h", "replicas": 2}], 1, "h-1"),
     ],
 )
@@ -189,4 +190,4 @@ def test_the_tables_name_no_key_twice():
 @pytest.mark.parametrize("text", ["1" * 200_000, "1" * 200_000 + "s", "9" * 1_000_001 + "s", "1." + "5" * 100_000])
 def test_a_duration_of_many_digits(text):
     """They took quadratic time, and a million of them raised an error of decimal."""
-    assert not is_duration(text)
+    assert is_duration(text) is False

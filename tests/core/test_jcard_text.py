@@ -35,6 +35,12 @@ def error(*args, **options):
         ("shared = [\n{guest = 1}]", ("shared", 0, "guest"), 1, "shared[0].guest"),
         # What has no statement of its own: the first inside it.
         ("a = 1\nsecrets.A.b = 1\nsecrets.A.c = 2", ("secrets", "A"), 2, "secrets.A"),
+        ("a = 1\nSecrets.A.b = 1\nsecrets.A.c = 2", ("secrets", "A"), 2, "secrets.A"),
+        ("a = 1\nResources.cpus = 1", ("Resources",), 2, "Resources"),
+        ("a = 1\nresources.cpus = 1", ("resources",), 2, "resources"),
+        # A known key that is spelt otherwise, after another one.
+        ("[[Agents]]\nX = 1\nNAME = 1", ("agents", 0, "name"), 3, "agents[0].name"),
+        ("a = 1\n[secrets]", ("secrets", "A"), 2, "secrets.A"),
         ("[secrets]\n'a b' = 1", ("secrets", "a b"), 2, 'secrets."a b"'),
         ('[secrets]\n"schlüssel\\n" = 1', ("secrets", "schlüssel\n"), 2, 'secrets."schlüssel\\n"'),
         ("[secrets]\na = 1\nA = 2", ("secrets", "A"), 3, "secrets.A"),

@@ -138,6 +138,13 @@ def test_mutants_have_names_of_their_own():
     assert len(set(names)) == len(names)
 
 
+def test_what_is_executed_on_import():
+    function = "@d(2)\ndef f(a=3):\n    y = 4\n    def g(b=5): pass\n"
+    source = f"X = 1\n{function}class C:\n    z = 6\n    def h(self, c=7): return 8\n"
+    on_import = {each.name[-1] for each in mutants.mutants(source) if each.on_import and ", number: " in each.name}
+    assert on_import == {*"12367"}
+
+
 def test_reasons_of_survivors_are_kept_and_figures_of_other_code_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(survivors, "STATE", tmp_path / "survivors.json")
     monkeypatch.setattr(survivors, "LIBRARY", tmp_path)
