@@ -1,8 +1,10 @@
 """One connection to one guest: who waits for which reply. All interleavings are explored in `tests/explore`."""
 
 import copy
+import gc
 import pickle
 import traceback
+import weakref
 from math import inf, nan
 
 import pytest
@@ -38,6 +40,7 @@ from stereos_proto import (
     Role,
     SessionEnded,
     SetConfig,
+    State,
     StereosError,
     UnexpectedReply,
     UnknownMessage,
@@ -117,11 +120,26 @@ def test_more_cannot_be_written_than_there_was():
     for wrong in (-1, size + 1):
         with pytest.raises(ValueError, match=f"{wrong} bytes cannot have been written: {size} were handed out"):
             session.data_sent(wrong)
-    assert not session.data_sent(size)
+    assert session.data_sent(1) is True
+    with pytest.raises(ValueError, match=f"{size} bytes cannot have been written: {size - 1} were handed out"):
+        session.data_sent(size)
+    assert session.data_sent(size - 1) is False
     assert heard(session, Pong())
     # A write that was under way when the session ended says so late.
     session.close()
-    assert not session.data_sent(5)
+    assert session.data_sent(5) is False
+
+
+def test_there_is_more_to_write_while_there_is_room_in_flight():
+    session = HostSession(max_pending=2)
+    big = SetConfig("x" * 70_000)
+    session.request_many([big] * 3)
+    assert session.data_sent(len(session.data_to_send())) is True
+    assert session.data_sent(len(session.data_to_send())) is False
+    assert session.data_to_send() == b""
+    assert heard(session, Ack("set_config", True))
+    assert session.data_sent(len(session.data_to_send())) is False
+    assert session.connection.pending == (big, big)
 
 
 def test_the_repr_of_a_call_tells_what_kind_of_outcome_it_has():
@@ -190,6 +208,21 @@ def test_settled_calls_do_not_fill_the_heap_of_deadlines():
     for _ in range(1000):
         session.cancel(session.request(Ping(), deadline=5))
     assert len(session._deadlines) <= _host_session._MAX_STALE + 1
+
+
+def test_deadlines_are_in_order_after_those_of_settled_calls_are_dropped():
+    """The heap of deadlines is made anew then, and not only thinned."""
+    session = HostSession()
+    calls = [session.request(Ping(), deadline=float(97 * number % 400)) for number in range(400)]
+    for call in calls:
+        if call.deadline % 7:
+            session.cancel(call)
+    last = session.request(Ping(), deadline=1000.0)
+    assert len(session._deadlines) < 200
+    for call in sorted((call for call in calls if not call.done), key=lambda call: call.deadline):
+        assert session.next_deadline() == call.deadline
+        session.cancel(call)
+    assert session.next_deadline() == last.deadline
 
 
 class Asking(RuleBasedStateMachine):
@@ -453,6 +486,21 @@ def test_joined_lines_are_bounded():
     assert [call.sent for call in calls] == [True, True, False]
 
 
+@pytest.mark.parametrize(("size", "joined"), [(65_535, 2), (65_536, 1)])
+def test_lines_of_64_kib_are_joined_to_no_other(size, joined):
+    line = SetConfig("x" * (size - len(encode(SetConfig("")))))
+    assert len(encode(line)) == size
+    _, calls = asked(line, Ping(), written=False)
+    assert sum(call.sent for call in calls) == joined
+
+
+def test_a_mebibyte_of_lines_waits_and_no_more():
+    line = SetConfig("x" * (2**19 - len(encode(SetConfig("")))))
+    session = HostSession()
+    calls = session.request_many([line, line, Ping()])
+    assert [call._line is None for call in calls] == [False, False, True]
+
+
 def test_waiting_lines_are_bounded(monkeypatch):
     big = SetConfig("x" * 300_000)
     session = HostSession(max_pending=1)
@@ -620,13 +668,65 @@ def test_an_interrupt_counts_as_written():
     assert "was not sent" in str(waiting.outcome)
 
 
-def test_an_interrupt_in_the_middle_of_ending():
-    session, (call,) = asked(MOUNT)
-    # As if a KeyboardInterrupt had come between the two lines of `_finish`.
-    session._end = ConnectionLost("the guest closed the connection")
+@pytest.mark.parametrize("settled", [0, 1, 2])
+def test_an_interrupt_in_the_middle_of_ending(settled, monkeypatch):
+    """A KeyboardInterrupt comes after so many calls were settled. None is left without an outcome."""
+    session, calls = asked(MOUNT, Ping())
+    waiting = session.request(MOUNT)
+    settle, left = HostSession._settle, iter([True] * settled)
+
+    def interrupted(session, call, outcome):
+        if not next(left, False):
+            raise KeyboardInterrupt
+        settle(session, call, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HostSession, "_settle", interrupted)
+        session.receive_eof()
+        with pytest.raises(KeyboardInterrupt):
+            list(session.events())
     session.abort()
-    assert type(call.outcome) is OutcomeUnknown
-    assert list(session.events()) == [CallDone(call), SessionEnded(session.ended)]
+    assert [type(call.outcome) for call in (*calls, waiting)] == [OutcomeUnknown, ConnectionLost, ConnectionLost]
+    assert list(session.events()) == [*map(CallDone, (*calls, waiting)), SessionEnded(session.ended)]
+
+
+@pytest.mark.parametrize("end", [HostSession.close, HostSession.receive_eof, HostSession.abort])
+def test_a_session_that_has_ended_keeps_no_call(end):
+    """Their requests hold secrets. (`connection.pending` tells which were not answered.)"""
+    session, (refused, unanswered) = asked(InjectSecret("A", "one"), InjectSecret("B", "two"))
+    heard(session, Ack("inject_secret", False, "no one"))
+    waiting = session.request(InjectSecret("C", "three"), deadline=5.0)
+    kept = [weakref.ref(one) for one in (refused, refused.request, unanswered, waiting, waiting.request)]
+    end(session)
+    list(session.events())
+    del refused, unanswered, waiting
+    gc.collect()
+    assert [one() for one in kept] == [None] * len(kept)
+
+
+def test_a_call_of_which_no_byte_was_written_was_not_sent():
+    session, (whole, untouched) = asked(Ping(), MOUNT, written=False)
+    session.data_sent(len(encode(Ping())))
+    session.write_failed(BROKEN)
+    assert list(session.events()) == [CallDone(untouched)]
+    assert not untouched.sent
+    assert not whole.done
+
+
+def test_after_a_failed_write_there_is_nothing_to_write():
+    session, (call,) = asked(Ping(), max_pending=1)
+    waiting = session.request(MOUNT)
+    session.write_failed(BROKEN)
+    assert heard(session, Pong())[:2] == [CallDone(waiting), CallDone(call)]
+    assert not session.wants_write
+    assert session.data_to_send() == b""
+    assert session.connection.our_state is State.ERROR
+
+
+def test_after_an_interrupt_nothing_is_sent_over_the_connection():
+    session, _ = asked(Ping())
+    session.abort()
+    assert session.connection.our_state is State.ERROR
 
 
 @pytest.mark.parametrize("end", [HostSession.close, HostSession.receive_eof, HostSession.abort])

@@ -361,6 +361,12 @@ def test_no_prompt_file(path):
             "[[shared]]\nguest='/a/'\n[[shared]]\nguest='/b/../a'\n",
             ["4: shared[1].guest is the place of an earlier folder, which this one hides"],
         ),
+        (
+            "[[shared]]\nguest='/a/b'\n[[shared]]\nguest='/a/c/../b'\n",
+            ["4: shared[1].guest is the place of an earlier folder, which this one hides"],
+        ),
+        # The least and the most that the reference takes.
+        ("[resources]\ncpus=1\n[[network.forwards]]\nhost=1\nguest=65535", []),
     ],
 )
 def test_what_the_user_should_know(text, said):
@@ -377,6 +383,7 @@ DOUBTS = [
     ("[network]\nmode='host'", 2, "network.mode must be one of nat, bridged or none"),
     ("[resources]\ncpus=0", 2, "resources.cpus must be at least 1"),
     ("[[network.forwards]]\nguest=80", 1, "network.forwards[0].host must be a port, 1 to 65535"),
+    ("[[network.forwards]]\nhost=80\nguest=0", 3, "network.forwards[0].guest must be a port, 1 to 65535"),
     ("[[network.forwards]]\nhost=80\nguest=65536", 3, "network.forwards[0].guest must be a port, 1 to 65535"),
     ("[[network.forwards]]\nhost=80\nguest=80\nproto='sctp'", 4, "network.forwards[0].proto must be tcp or udp"),
 ]
@@ -481,6 +488,11 @@ def test_places_that_the_reference_guest_refuses(path, taken):
 
 def test_the_longest_name_of_a_secret():
     assert load_jcard(f"[secrets]\n{'n' * 251}='x'", env={}).secrets[0].name == "n" * 251
+
+
+def test_a_folder_after_one_of_the_wrong_type_is_looked_at():
+    text = "[[shared]]\nguest=5\n[[shared]]\nguest='a'"
+    assert [fault.key for fault in refusal(text).faults] == ["shared[0].guest", "shared[1].guest"]
 
 
 def test_all_faults_are_reported_together():
