@@ -83,6 +83,13 @@ def test_with_redial_a_try_is_bounded():
     assert result is READY
 
 
+def test_a_connection_of_others_is_given_all_the_time_of_a_try_at_once():
+    """It is dropped when a probe over it is late, with all that others have asked on it."""
+    asked, _ = run(ReadyWait().run(redial=True, connected=True), [LATE, None, None, READY])
+    probes = [action.timeout for action in asked if isinstance(action, Send)]
+    assert probes == [5.0, 2.0]
+
+
 def silent_dial():
     error = ConnectError("it does not answer")
     error.__cause__ = TimeoutError()
@@ -280,6 +287,8 @@ def test_a_guest_that_shuts_down_will_not_run_its_agents():
             + " and 8 more",
         ),
         (("a",), None, "waited for a"),
+        (tuple("abcdefghijkl"), None, "waited for a, b, c, d, e, f, g, h, i, j, k, l"),
+        (tuple("abcdefghijklm"), None, "waited for a, b, c, d, e, f, g, h, i, j, k, l and 1 more"),
         # A guest may write a megabyte into a name or an error.
         (
             ("a",),

@@ -713,6 +713,36 @@ def test_a_call_of_which_no_byte_was_written_was_not_sent():
     assert not whole.done
 
 
+@pytest.mark.parametrize(
+    "end", [HostSession.close, HostSession.receive_eof, lambda session: session.read_failed(BROKEN)]
+)
+def test_a_call_of_which_no_byte_was_written_was_not_sent_whatever_ends_the_session(end):
+    session, (whole, untouched) = asked(MOUNT, MOUNT, written=False)
+    session.data_sent(len(encode(MOUNT)))
+    end(session)
+    assert list(session.events()) == [CallDone(whole), CallDone(untouched), SessionEnded(session.ended)]
+    assert type(whole.outcome) is OutcomeUnknown
+    assert type(untouched.outcome) is ConnectionLost
+    assert not untouched.sent
+
+
+@pytest.mark.parametrize(
+    ("end", "closed_here"),
+    [
+        (HostSession.close, True),
+        (HostSession.abort, True),
+        (HostSession.receive_eof, False),
+        (lambda session: session.end(RequestTimeout("late")), False),
+    ],
+)
+def test_errors_say_whether_this_end_has_closed(end, closed_here):
+    session, calls = asked(MOUNT, Ping())
+    end(session)
+    list(session.events())
+    assert getattr(session.ended, "closed_here", False) is closed_here
+    assert [call.outcome.closed_here for call in calls] == [closed_here] * 2
+
+
 def test_after_a_failed_write_there_is_nothing_to_write():
     session, (call,) = asked(Ping(), max_pending=1)
     waiting = session.request(MOUNT)
