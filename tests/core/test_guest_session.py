@@ -31,7 +31,7 @@ from stereos_proto import (
     Shutdown,
     encode,
 )
-from stereos_proto._guest_session import MAX_UNANSWERED, MAX_UNSENT
+from stereos_proto._guest_session import MAX_UNSENT
 
 
 def requests(count):
@@ -158,13 +158,13 @@ def test_small_replies_leave_in_one_write_and_large_ones_alone():
 
 def test_no_more_requests_than_there_is_room_for():
     session = GuestSession()
-    session.receive_data(requests(MAX_UNANSWERED + 5))
+    session.receive_data(requests(69))
     pending = pull(session)
-    assert len(pending) == MAX_UNANSWERED
+    assert len(pending) == 64
     assert not session.wants_data
     session.reply(pending[0], Ack("t0", True))
     assert session.wants_data
-    assert [event.request for event in pull(session)] == [CustomRequest(f"t{MAX_UNANSWERED}")]
+    assert [event.request for event in pull(session)] == [CustomRequest("t64")]
 
 
 def test_lines_that_cannot_be_read_are_bounded_by_what_they_cost():
@@ -189,6 +189,45 @@ def test_no_requests_while_the_host_does_not_read():
     assert types(written(session)) == ["t0"]
     assert session.wants_data
     assert session.next_event().request.type == "t1"
+
+
+def sized(size):
+    """A refusal of any request whose line has so many bytes."""
+    refusal = Ack("", False, "x" * (size - len(encode(Ack("", False, "x"))) + 1))
+    assert len(encode(refusal)) == size
+    return refusal
+
+
+@pytest.mark.parametrize(("size", "is_room"), [(262_143, True), (262_144, False)])
+def test_256_kib_wait_to_be_written(size, is_room):
+    session = GuestSession()
+    session.receive_data(requests(1))
+    [asked] = pull(session)
+    session.reply(asked, sized(size))
+    assert session.wants_data is is_room
+    session.receive_data(requests(1))
+    assert (session.next_event() is NEED_DATA) is not is_room
+    assert session.push(Lifecycle("ready")) is is_room
+
+
+@pytest.mark.parametrize(("size", "lines"), [(65_535, 2), (65_536, 1)])
+def test_a_reply_of_64_kib_leaves_alone(size, lines):
+    session = GuestSession()
+    session.receive_data(requests(2))
+    first, second = pull(session)
+    session.reply(first, sized(size))
+    session.reply(second, Ack("t1", True))
+    assert bytes(session.data_to_send()).count(b"\n") == lines
+
+
+def test_no_more_is_joined_once_there_are_64_kib():
+    session = GuestSession()
+    session.receive_data(requests(3))
+    first, second, third = pull(session)
+    session.reply(first, Ack("t0", True))
+    session.reply(second, sized(65_536 - len(encode(Ack("t0", True)))))
+    session.reply(third, Ack("t2", True))
+    assert bytes(session.data_to_send()).count(b"\n") == 2
 
 
 @pytest.mark.parametrize("bound", ["max_unanswered", "max_unsent"])
@@ -229,6 +268,7 @@ def test_a_reply_that_cannot_be_sent_is_replaced_by_a_refusal(reply, error):
     assert str(replaced.error).startswith(error)
     assert serve(session) == []
     refused, pong = written(session)
+    assert refused["payload"]["ok"] is False
     assert refused["payload"]["error"].startswith(f"internal error: {error}")
     assert types([refused]) == ["t0"]
     assert pong == {"type": "pong"}
@@ -517,6 +557,32 @@ def test_a_closed_stream_without_connections_stays_closed():
     session.restart()
     session.receive_data(requests(1))
     assert len(pull(session)) == 1
+
+
+def test_more_than_there_is_counts_as_all_of_it():
+    """A thread may have been writing while the session was closed or restarted."""
+    session = GuestSession()
+    session.receive_data(requests(2))
+    first, second = pull(session)
+    session.reply(first, Ack("t0", True))
+    assert session.data_to_send()
+    session.data_sent(1)
+    session.data_sent(1000)
+    assert not session.wants_write
+    session.reply(second, Ack("t1", True))
+    assert types(written(session)) == ["t1"]
+    session.receive_eof()
+    assert pull(session) == [SessionEnded(None)]
+    assert session.ended
+
+
+def test_requests_are_told_apart_although_they_are_equal():
+    session = GuestSession()
+    session.receive_data(encode(Ping()) * 2)
+    first, second = pull(session)
+    assert first != second
+    assert len({first, second}) == 2
+    assert repr(first) == "PendingRequest(request=Ping())"
 
 
 def test_what_cannot_have_been_written():
