@@ -27,11 +27,6 @@ class Row(NamedTuple):
     #: The survivors by name, each with the reason why it may live, or "".
     alive: dict[str, str]
 
-    @property
-    def share(self) -> float:
-        """Per cent of the mutants that are killed."""
-        return 100 * (self.mutants - len(self.alive)) / max(self.mutants, 1)
-
 
 def digest(module: str) -> str:
     """A name for the code of a module (a path below `src` without .py), as it is now."""
@@ -62,21 +57,24 @@ def record(module: str, code: str, mutants: int, alive: Iterable[str]) -> Row:
     return row
 
 
+def share(rows: Sequence[Row]) -> float:
+    """Per cent of the mutants that are killed."""
+    return 100 * (1 - sum(len(row.alive) for row in rows) / max(sum(row.mutants for row in rows), 1))
+
+
 def table(modules: Sequence[str]) -> Iterator[str]:
     """The figures as rows for the page, of the modules that were asked as they are now."""
     yield "| module | mutants | killed | |"
     yield "|---|---|---|---|"
-    total = living = 0
-    for module in modules:
-        if row := of_this_code(module):
-            yield f"| `{module}` | {row.mutants} | {row.mutants - len(row.alive)} | {row.share:.1f} % |"
-            total += row.mutants
-            living += len(row.alive)
-    yield f"| all | {total:,} | {total - living:,} | {100 * (total - living) / max(total, 1):.1f} % |"
+    rows = {module: row for module in modules if (row := of_this_code(module))}
+    for package in dict.fromkeys(module.partition("/")[0] for module in rows):
+        of_package = {module: row for module, row in rows.items() if module.startswith(f"{package}/")}
+        for module, row in of_package.items():
+            yield _line(f"`{module}`", [row])
+        yield _line(f"all of `{package}`", [*of_package.values()])
 
 
-def unexplained(modules: Sequence[str]) -> Iterator[str]:
-    """The survivors without a reason, of the modules that were asked as they are now."""
-    for module in modules:
-        row = of_this_code(module)
-        yield from (f"{module}: {name}" for name, reason in (row.alive if row else {}).items() if not reason)
+def _line(name: str, rows: Sequence[Row]) -> str:
+    mutants = sum(row.mutants for row in rows)
+    killed = mutants - sum(len(row.alive) for row in rows)
+    return f"| {name} | {mutants:,} | {killed:,} | {share(rows):.1f} % |"

@@ -18,9 +18,7 @@ reply whose number is the place of its line among all lines handed out. That is 
 
 from __future__ import annotations
 
-import gc
 import sys
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -46,6 +44,8 @@ from stereos_proto import (
     SessionEnded,
     encode,
 )
+
+from .search import Found, connection_of_its_own, print_counts, search, shallow
 
 
 class Config(NamedTuple):
@@ -96,17 +96,6 @@ class Said(NamedTuple):
 
 #: Lines of the guest that wait to be looked at, at most.
 MAX_UNSEEN: Final = 2
-
-
-def shallow(thing: Any) -> Any:
-    """Like `copy.copy`, which takes ten times as long."""
-    twin = object.__new__(type(thing))
-    if hasattr(thing, "__dict__"):
-        twin.__dict__.update(thing.__dict__)
-    else:
-        for name in set(thing.__slots__) - {"__weakref__"}:
-            setattr(twin, name, getattr(thing, name))
-    return twin
 
 
 class World:
@@ -279,14 +268,8 @@ class World:
         session._in_flight = deque([calls[id(call)] for call in session._in_flight])
         session._deadlines = [(deadline, number, calls[id(call)]) for deadline, number, call in session._deadlines]
         session._events = deque([CallDone(calls[id(event.call)]) for event in session._events])
-        session.connection = connection = shallow(session.connection)
-        connection._lines = lines = shallow(connection._lines)
-        if isinstance(lines._buffer, bytearray):
-            lines._buffer = lines._buffer[:]
-        connection._conversation = conversation = shallow(connection._conversation)
-        conversation.states, conversation.pending = conversation.states.copy(), conversation.pending.copy()
-        connection._feed, connection._next_line, connection._take = lines.feed, lines.next_line, conversation.message
-        session._commit = partial(conversation.message, Role.HOST)
+        session.connection = connection_of_its_own(session.connection)
+        session._commit = partial(session.connection._conversation.message, Role.HOST)
         return twin
 
     # -- the state -----------------------------------------------------------------------------------------
@@ -530,72 +513,22 @@ class Specification:
             assert session.wants_write == (rest or (bool(waiting) and room)), "`wants_write` is wrong"
 
 
-class Found(NamedTuple):
-    """How much a search saw."""
-
-    states: int
-    transitions: int
-
-
-class Broken(AssertionError):
-    """A rule that does not hold, with the shortest history that breaks it."""
-
-
 def explore(
     config: Config, session: Callable[..., HostSession] = HostSession, duplicate: Callable[[World], World] = World.copy
 ) -> Found:
     """Search all that can happen. Raises Broken."""
-    gc.disable()  # it would look through all states again and again
-    try:
-        return _explore(World(config, session), duplicate)
-    finally:
-        gc.enable()
-
-
-def _explore(first: World, duplicate: Callable[[World], World]) -> Found:
     specification = Specification()
-    known = {first.state()}
-    queue: deque[World] = deque([first])
-    transitions = 0
-    while queue:
-        world = queue.popleft()
-        for operation in world.possible():
-            transitions += 1
-            after = duplicate(world)
-            before = Before.of(after)
-            after.history = (world.history, operation)
-            try:
-                after.do(*operation)
-                specification.check(after, operation, before)
-            except Exception as exc:
-                raise Broken(f"{exc!r} after {' '.join(map(str, steps(after.history)))} in {first.config}") from exc
-            # After the end an operation other than pulling changes nothing that matters: it is checked, not followed.
-            if (before.over and operation != ("pull",)) or after.told_end:
-                continue
-            state = after.state()
-            if state not in known:
-                known.add(state)
-                queue.append(after)
-    return Found(len(known), transitions)
 
+    def step(world: World, operation: tuple[Any, ...]) -> World | None:
+        after = duplicate(world)
+        before = Before.of(after)
+        after.do(*operation)
+        specification.check(after, operation, before)
+        # After the end an operation other than pulling changes nothing that matters: it is checked, not followed.
+        return None if (before.over and operation != ("pull",)) or after.told_end else after
 
-def steps(history: tuple[Any, Any] | None) -> list[Any]:
-    """The operations of a history, first one first."""
-    found = []
-    while history is not None:
-        history, operation = history
-        found.append(operation)
-    return found[::-1]
-
-
-def main(configs: tuple[Config, ...]) -> None:
-    """Search them all, and print the counts."""
-    for config in configs:
-        start = time.monotonic()
-        found = explore(config)
-        seconds = time.monotonic() - start
-        print(f"{config}: {found.states:,} states, {found.transitions:,} transitions in {seconds:.0f} s", flush=True)
+    return search(World(config, session), World.possible, step)
 
 
 if __name__ == "__main__":
-    main(LARGE if sys.argv[1:] == ["large"] else SMALL)
+    print_counts(LARGE if sys.argv[1:] == ["large"] else SMALL, explore)

@@ -5,7 +5,8 @@
 
 import pytest
 from tests.explore import planted
-from tests.explore.host_session import REQUESTS, SMALL, Broken, Config, World, explore, steps
+from tests.explore.host_session import REQUESTS, SMALL, Config, World, explore
+from tests.explore.search import Broken, steps
 
 from stereos_proto import HostSession
 

@@ -5,7 +5,7 @@
 
 import pytest
 from tests.explore import planted
-from tests.explore.host_session import Broken
+from tests.explore.search import Broken
 from tests.explore.turns import SMALL, Config, World, explore
 
 from stereos_proto import HostSession, Mailbox, Turns

@@ -28,9 +28,7 @@ stream does.
 
 from __future__ import annotations
 
-import gc
 import sys
-import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from functools import partial
@@ -52,7 +50,7 @@ from stereos_proto import (
     encode,
 )
 
-from .host_session import Broken, Found, shallow, steps
+from .search import Found, connection_of_its_own, print_counts, search, shallow
 
 LINE: Final = encode(Ping())
 REPLY: Final = encode(Pong())
@@ -147,6 +145,8 @@ class World:
         self.written = b""
         self.pushed = False
         self.disturbances = 0
+        # The states in which the threads began to wait, for the rule against spinning.
+        self.asleep: tuple[object, ...] = (None,) * config.threads
         self.history: tuple[Any, Any] | None = None
 
     # -- what can happen -----------------------------------------------------------------------------------
@@ -368,14 +368,8 @@ class World:
         session._in_flight = deque([waiters[id(call)] for call in session._in_flight])
         session._deadlines = []
         session._events = deque([CallDone(waiters[id(event.call)]) for event in session._events])
-        session.connection = connection = shallow(session.connection)
-        connection._lines = lines = shallow(connection._lines)
-        if isinstance(lines._buffer, bytearray):
-            lines._buffer = lines._buffer[:]
-        connection._conversation = conversation = shallow(connection._conversation)
-        conversation.states, conversation.pending = conversation.states.copy(), conversation.pending.copy()
-        connection._feed, connection._next_line, connection._take = lines.feed, lines.next_line, conversation.message
-        session._commit = partial(conversation.message, Role.HOST)
+        session.connection = connection_of_its_own(session.connection)
+        session._commit = partial(session.connection._conversation.message, Role.HOST)
         turns.session, turns.mailbox, turns._next_event = session, mailbox, session.next_event
         turns._leader = turns._leader and waiters[id(turns._leader)]
         turns._writer = turns._writer and waiters[id(turns._writer)]
@@ -423,47 +417,17 @@ def check(world: World, operation: tuple[Any, ...], before: object) -> None:
 
 def explore(config: Config, turns: type[Turns] = Turns) -> Found:
     """Search all schedules. Raises Broken."""
-    gc.disable()  # it would look through all states again and again
-    try:
-        return _explore(World(config, turns))
-    finally:
-        gc.enable()
 
+    def step(world: World, operation: tuple[Any, ...]) -> World:
+        after = world.copy()
+        after.do(*operation)
+        check(after, operation, world.asleep[operation[1]] if operation[0] == "run" else None)
+        if operation[0] == "wake":
+            after.asleep = (*world.asleep[: operation[1]], world.state(), *world.asleep[operation[1] + 1 :])
+        return after
 
-def _explore(first: World) -> Found:
-    known = {first.state()}
-    # Each with the states in which its threads began to wait, for the rule against spinning.
-    queue: deque[tuple[World, tuple[object, ...]]] = deque([(first, (None,) * len(first.threads))])
-    transitions = 0
-    while queue:
-        world, asleep = queue.popleft()
-        for operation in (*world.possible(), *world.disturbing()):
-            transitions += 1
-            after = world.copy()
-            after.history = (world.history, operation)
-            try:
-                after.do(*operation)
-                check(after, operation, asleep[operation[1]] if operation[0] == "run" else None)
-            except Exception as exc:
-                raise Broken(f"{exc!r} after {' '.join(map(str, steps(after.history)))} in {first.config}") from exc
-            state = after.state()
-            if state not in known:
-                known.add(state)
-                slept = asleep
-                if operation[0] == "wake":
-                    slept = (*asleep[: operation[1]], world.state(), *asleep[operation[1] + 1 :])
-                queue.append((after, slept))
-    return Found(len(known), transitions)
-
-
-def main(configs: tuple[Config, ...]) -> None:
-    """Search them all, and print the counts."""
-    for config in configs:
-        start = time.monotonic()
-        found = explore(config)
-        seconds = time.monotonic() - start
-        print(f"{config}: {found.states:,} states, {found.transitions:,} transitions in {seconds:.0f} s", flush=True)
+    return search(World(config, turns), lambda world: (*world.possible(), *world.disturbing()), step)
 
 
 if __name__ == "__main__":
-    main(LARGE if sys.argv[1:] == ["large"] else SMALL)
+    print_counts(LARGE if sys.argv[1:] == ["large"] else SMALL, explore)

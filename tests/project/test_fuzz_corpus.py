@@ -148,32 +148,36 @@ def test_what_is_executed_on_import():
 def test_reasons_of_survivors_are_kept_and_figures_of_other_code_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(survivors, "STATE", tmp_path / "survivors.json")
     monkeypatch.setattr(survivors, "LIBRARY", tmp_path)
-    module = tmp_path / "m.py"
-    module.write_text("x = 1\n")
-    assert survivors.of_this_code("m") is None
-    survivors.record("m", survivors.digest("m"), 10, ["a", "b"])
-    assert [*survivors.unexplained(["m"])] == ["m: a", "m: b"]
+    (tmp_path / "stereos_proto").mkdir()
+    module, path = "stereos_proto/m", tmp_path / "stereos_proto" / "m.py"
+    path.write_text("x = 1\n")
+    assert survivors.of_this_code(module) is None
+    survivors.record(module, survivors.digest(module), 10, ["a", "b"])
+    assert [*mutation.wrongs([module])] == [
+        "no reason is given for stereos_proto/m: a",
+        "no reason is given for stereos_proto/m: b",
+        "80.0 % of the mutants of stereos_proto/ are killed, and 95 % have to be",
+    ]
     stored = survivors.STATE.read_text()
     survivors.STATE.write_text(stored.replace('"a": ""', '"a": "slower only"'))
-    module.write_text("# other words\nx = 1\n")
-    assert survivors.of_this_code("m").alive == {"a": "slower only", "b": ""}
-    module.write_text("x = 2\n")
-    assert survivors.of_this_code("m") is None
-    assert [*survivors.unexplained(["m"])] == []
-    assert [*survivors.table(["m"])][-1] == "| all | 0 | 0 | 0.0 % |"
-    row = survivors.record("m", survivors.digest("m"), 10, ["a"])
+    path.write_text("# other words\nx = 1\n")
+    assert survivors.of_this_code(module).alive == {"a": "slower only", "b": ""}
+    path.write_text("x = 2\n")
+    assert survivors.of_this_code(module) is None
+    assert [*mutation.wrongs([module])] == []
+    assert len([*survivors.table([module])]) == 2
+    row = survivors.record(module, survivors.digest(module), 1000, ["a"])
     assert row.alive == {"a": "slower only"}
-    assert row.share == 90
-    assert [*survivors.table(["m"])][-1] == "| all | 10 | 9 | 90.0 % |"
+    assert [*mutation.wrongs([module])] == []
+    assert [*survivors.table([module])][2:] == [
+        "| `stereos_proto/m` | 1,000 | 999 | 99.9 % |",
+        "| all of `stereos_proto` | 1,000 | 999 | 99.9 % |",
+    ]
 
 
 def test_survivors_are_few_and_have_reasons():
     """Of the modules that were asked as they are now."""
-    rooms = {module: room for room in mutation.ROOMS for module in room.modules}
-    assert [*survivors.unexplained([*rooms])] == []
-    rows = {module: survivors.of_this_code(module) for module in rooms}
-    shares = {module: row.share for module, row in rows.items() if row and row.share < rooms[module].share}
-    assert shares == {}
+    assert [*mutation.wrongs([module for room in mutation.ROOMS for module in room.modules])] == []
 
 
 @pytest.mark.parametrize("name", [*planted.FAULTS])
