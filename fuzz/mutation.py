@@ -5,7 +5,7 @@ tests execute which lines, and how long each takes. Then each mutant (`mutants.p
 the changed statement, the quickest first, until one fails: it is killed. A statement that is executed on import only is
 asked of all tests of its module. A mutant that no test kills has survived. Those are printed and kept in
 `survivors.json`, where a reason is written beside each. A module that was asked as it is now is not asked again;
-`--survivors` asks its survivors again, after tests were added.
+`--survivors` asks those of its survivors again that have no reason, after tests were added.
 
 Each mutant runs in a process of its own, forked from one that has pytest and the dependencies loaded already, with the
 library in a changed copy. Since a mutant may do anything, an audit hook keeps it and its children from AF_VSOCK, from
@@ -427,7 +427,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="below src, without .py, or the start of such names; default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--survivors", action="store_true", help="ask those again that live")
+    what.add_argument("--survivors", action="store_true", help="ask those again that live for no reason")
     what.add_argument("--table", action="store_true", help="ask nothing: print what is known of the code as it is")
     options = parser.parse_args()
     rooms = {module: room for room in ROOMS for module in room.modules}
@@ -442,10 +442,13 @@ def main() -> int:
         asking = Asking(pool)
         for module in wanted:
             row = survivors.of_this_code(module)
-            if options.table or (row and not (options.survivors and row.alive)):
+            explained = [name for name, why in row.alive.items() if why] if row else []
+            unexplained = [name for name, why in row.alive.items() if not why] if row else None
+            if options.table or (row and not (options.survivors and unexplained)):
                 continue
             code = survivors.digest(module)
-            row = survivors.record(module, code, *asking.survivors(module, rooms[module].tests, row and row.alive))
+            made, alive = asking.survivors(module, rooms[module].tests, unexplained)
+            row = survivors.record(module, code, made, [*explained, *alive])
             print(f"{module}: {len(row.alive)} of {row.mutants} live", flush=True)
     print(*survivors.table(wanted), sep="\n")
     wrong = [*wrongs(wanted)]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from interrupts import interrupt, locals_of
+from interrupts import interrupt, interrupt_after, locals_of
 from stereos_proto import (
     NEED_DATA,
     REDACTED,
@@ -854,6 +854,23 @@ def test_a_ctrl_c_leaves_no_secret_in_the_frames(monkeypatch):
         # And again without one, for the next place.
         job(session)
     assert session.ended is None
+
+
+def test_a_ctrl_c_leaves_no_line_in_the_frames(monkeypatch):
+    """The interrupted function holds a line, and so does what it was called for."""
+    session = HostSession()
+    monkeypatch.setattr(_host_session, "write", interrupt_after(_host_session.write))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        session.request(InjectSecret("TOKEN", "a secret"))
+    assert "a secret" not in locals_of(caught.value)
+    monkeypatch.undo()
+    # Lines that were taken already, and one that is written when its turn comes.
+    session.request(InjectSecret("TOKEN", "a secret"))
+    session.request(InjectSecret("TOKEN", "another secret"))._line = None
+    monkeypatch.setattr(_host_session, "write", interrupt_after(_host_session.write))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        session.data_to_send()
+    assert "secret" not in locals_of(caught.value).replace("InjectSecret", "").replace("inject_secret", "")
 
 
 @pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
