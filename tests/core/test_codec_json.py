@@ -430,13 +430,13 @@ def test_no_more_of_a_line_is_looked_at_than_needed(line, is_deeper, looked_for,
     searched = Searched(line)
     assert nests_deeper(searched, 10) is is_deeper
     found = {
-        "nothing": not searched.searches,
-        "arrays": b"{" not in searched.searches,
-        "objects": b"},{" not in searched.searches,
-        "neighbours": not strings,
-        "strings": True,
+        "strings": bool(strings),
+        "neighbours": b"},{" in searched.searches,
+        "objects": b"{" in searched.searches,
+        "arrays": b"[" in searched.searches,
+        "nothing": True,
     }
-    assert next(what for what, is_all in found.items() if is_all) == looked_for
+    assert next(what for what, is_so in found.items() if is_so) == looked_for
 
 
 def test_integers_of_up_to_640_digits_are_exact():

@@ -1559,3 +1559,21 @@ def test_many_requests_in_one_flight_take_linear_time():
     start = time.process_time()
     loop.wait(5)
     assert time.process_time() - start < 2
+
+
+def test_a_request_has_all_of_its_time():
+    loop = connected()
+    call = loop.client.request(Ping(), timeout=0.5)
+    loop.pull()
+    assert call.sent
+    assert not call.done
+    assert loop.client.next_deadline() == loop.now + 0.5
+
+
+@pytest.mark.parametrize(("timeout", "attempt"), [(4, 2), (10, 5), (60, 5), (None, 5)])
+def test_a_probe_over_a_connection_of_others_may_take_half_of_the_time(timeout, attempt):
+    loop = connected()
+    loop.client.wait_ready(timeout=timeout)
+    loop.pull()
+    assert len(loop.asked) == 1
+    assert loop.client.next_deadline() == loop.now + attempt

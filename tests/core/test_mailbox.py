@@ -193,3 +193,10 @@ def test_what_is_dropped_is_logged():
     for _ in range(3):
         mailbox.put(Lifecycle("ready"))
     assert log == [f"dropped a notification, {count} in all, as none of them were taken" for count in (1, 2)]
+
+
+def test_waiters_are_told_apart():
+    """Turns keep them as the keys of a dictionary."""
+    assert len({Waiter(), Waiter()}) == 2
+    assert Waiter() != Waiter()
+    assert repr(Waiter(context=print)) == "Waiter(done=False)"
