@@ -93,6 +93,7 @@ def test_the_text_may_be_given_by_its_name(cls):
         ("vm", "no (vm).", True),
         ("vm", "novm", False),
         ("vm", "vm2", False),
+        ("vm", "the vm2 is off", False),
         ("vm", "a novm is no vm", True),
         ("vm", "to xvm and a vmx", False),
         ("vm", "xvm", False),

@@ -83,11 +83,22 @@ def test_a_value_of_the_wrong_type_was_noted_before(key):
     assert found({"harness": "custom", "extra_packages": [None]}) == []
 
 
+LIMITS = [
+    ("85477580", "ns"),
+    *(("854775.80", unit) for unit in ("us", "µs", "μs")),
+    ("854.77580", "ms"),
+    (".85477580", "s"),
+]
+
+
 @pytest.mark.parametrize(
     ("text", "taken"),
     [
         *((text, True) for text in ("0", "+0", "-0", "1h30m", "-1h", "1.5s", ".5s", "1.s", "1us1µs1μs1ns1ms", "0s")),
         *((text, True) for text in ("2562047h47m16.854775807s", "9223372036854775807ns")),
+        # The most, in each unit, and one more.
+        *((f"9223372036{digits}7{unit}", True) for digits, unit in LIMITS),
+        *((f"9223372036{digits}8{unit}", False) for digits, unit in LIMITS),
         *((text, False) for text in ("2562047h47m16.854775808s", "9223372036854775808ns", f"{'9' * 5000}h")),
         *(
             (text, False)
