@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from core.test_jcard_plan import AGENT, ENV, everything
-from stereos_proto import load_jcard
+from stereos_proto import JcardError, load_jcard
 from tomls import SENTINEL
 
 
@@ -72,3 +72,10 @@ def test_a_reader_that_refuses_without_a_word():
 
     plan = load_jcard(f"{AGENT}prompt_file='p'", env={}, read_prompt=read)
     assert "(ValueError)" in plan.warnings[0]
+
+
+def test_what_only_the_reference_refuses_is_an_error_unless_told_otherwise():
+    text = "[[agents]]\nharness='mine'"
+    with pytest.raises(JcardError, match="harness must be one of"):
+        load_jcard(text, env={})
+    assert load_jcard(text, env={}, strict=False).warnings
