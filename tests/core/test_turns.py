@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereos_proto import HostSession, Mailbox, Ping, Pong, Step, Turns, Waiter, encode
+from stereos_proto import HostSession, Lifecycle, Mailbox, Ping, Pong, Step, Turns, Waiter, encode
 
 
 def shared(requests, *, written=True, **options):
@@ -196,3 +196,36 @@ def test_all_are_woken_after_an_exception():
     second.context = lambda: woken.append("follower")
     turns.wake_all()
     assert woken == ["follower", "listener"]
+
+
+def steps(turns, waiter):
+    turns.step(waiter, wants_write=False)
+
+
+@pytest.mark.parametrize("do", [steps, Turns.leave])
+def test_the_end_is_told_to_those_that_listen(do):
+    """Also where no call is left to be told: the last one was given up, and that has ended the session."""
+    session, turns, (call,) = shared(1)
+    listener = Waiter()
+    turns.mailbox.listen(listener)
+    session.write_failed(OSError("gone"))
+    session.cancel(call)
+    assert session.ended is not None
+    assert not session._events
+    do(turns, call)
+    assert listener.done
+
+
+@pytest.mark.parametrize("do", [steps, Turns.leave])
+def test_callers_whose_calls_settled_without_the_guest_are_woken(do):
+    """And what the guest has sent meanwhile is left to the caller that works through it."""
+    session, turns, (leader,) = shared(1)
+    woken = []
+    turns.step(leader, wants_write=False)
+    late = session.request(Ping(), deadline=5.0)
+    follow(turns, late, woken, "late")
+    session.expire(5.0)
+    session.receive_data(encode(Lifecycle("booting")) * 100)
+    do(turns, leader)
+    assert woken == ["late"]
+    assert turns.mailbox.heard == 0
