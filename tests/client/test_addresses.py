@@ -110,6 +110,8 @@ def test_what_is_read(text, address):
         ("vsock://3:1:2", "'1:2' is no number"),
         ("vsock://4294967296", "cid must be a whole number from 0 to 4294967295"),
         ("vsock://3:4294967296", "port must be a whole number from 0 to 4294967295"),
+        (f"vsock://{'9' * 99}", "cid must be a whole number from 0 to 4294967295"),
+        (f"vsock://{'9' * 100}", "is no number"),
         (f"vsock://{'9' * 5000}", "is no number"),
         ("unix://", "path must be the name of a file"),
         ("unix:///a%00", "without a NUL"),
@@ -342,3 +344,38 @@ def test_a_path_has_one_text(kind):
     assert kind("/\udcc3\udca9") == kind("/\u00e9")
     for path in ("/\udcc3\udca9", "/\udcff", "/\u00e9\udcc3"):
         assert parse_address(str(kind(path))) == kind(path)
+
+
+@pytest.mark.parametrize(
+    ("address", "has_connections", "can_half_close"),
+    [
+        (TCP("vm"), True, True),
+        (Vsock(3), True, True),
+        (UnixSocket("/vm"), True, True),
+        (HybridVsock("/vm"), True, False),
+        (VirtioSerial("/vm"), False, False),
+        (Dial(lambda: None), True, True),
+    ],
+)
+def test_what_kind_of_stream_it_leads_to(address, has_connections, can_half_close):
+    assert address.has_connections is has_connections
+    assert address.can_half_close is can_half_close
+
+
+def test_a_place_where_nothing_is_has_no_fault_and_no_device(tmp_path):
+    for cls in (UnixSocket, VirtioSerial, HybridVsock):
+        assert cls(tmp_path / "nothing").fault() == ""
+    assert VirtioSerial(tmp_path / "nothing").device == ""
+    assert VirtioSerial(tmp_path).device == ""
+
+
+def test_an_old_name_says_what_to_write():
+    with pytest.warns(DeprecationWarning, match=r"write 2\*\*32 - 1"):
+        assert addresses.U32_MAX == U32_MAX
+    with pytest.raises(AttributeError, match="NOTHING"):
+        _ = addresses.NOTHING
+
+
+def test_a_class_of_addresses_takes_no_arguments():
+    with pytest.raises(TypeError):
+        type("Mine", (Address,), {}, color="red")
