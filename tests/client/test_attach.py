@@ -247,6 +247,39 @@ def test_a_pair_whose_transport_has_closed_already(driver, how):
         run(driver, main)
 
 
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+def test_a_transport_whose_reading_was_paused(driver):
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(asyncio.Protocol, sock=ours)
+        transport.pause_reading()
+        async with attached(driver, transport) as client:
+            assert await client.ping() == Pong()
+
+    with scripted(lambda sock: sock.recv(1000) and sock.sendall(PONG)) as ours:
+        run(driver, main)
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+def test_a_pair_that_only_the_client_knows_any_more(driver):
+    """A `StreamWriter` closes its transport when it is collected."""
+
+    async def main():
+        async with attached(driver, await asyncio.open_unix_connection(sock=ours)) as client:
+            for _ in range(2):
+                await some_turns(driver)
+                gc.collect()
+                assert await client.ping() == Pong()
+
+    def guest(sock):
+        for _ in range(2):
+            assert sock.recv(1000) == PING
+            sock.sendall(PONG)
+
+    with scripted(guest) as ours:
+        run(driver, main)
+
+
 class Counted:
     """A socket whose reads and writes are counted."""
 

@@ -17,12 +17,26 @@ from guest_harness import descriptors
 from stereos_proto import ConnectError, ConnectionLost, Ping, Pong
 from stereos_proto_io import TCP, HybridVsock, VirtioSerial
 from stereos_proto_io.asyncio import connect
+from stereos_proto_io.asyncio._transport import SessionProtocol
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import trio as trio_guest
+from stereos_proto_io.testing import simulated_guest
 
 from .guests import ADDRESSES, Wrapped
-from .harness import BLOCKING, PATIENCE, TRIO, async_drivers, attached, each_driver, entered, run, some_turns, until
+from .harness import (
+    BLOCKING,
+    PATIENCE,
+    TRIO,
+    async_drivers,
+    asyncio_drivers,
+    attached,
+    each_driver,
+    entered,
+    run,
+    some_turns,
+    until,
+)
 
 ROUNDS = 5
 
@@ -257,3 +271,54 @@ def test_a_preamble_that_is_given_up(tmp_path):
         asyncio.run(give_up())
         gc.collect()
     assert complaints == []
+
+
+def test_a_dial_that_is_over_leaves_no_timer():
+    """The next place would have been tried after a quarter of a second."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        timers, call_at = [], loop.call_at
+        loop.call_at = lambda *arguments, **options: timers.append(call_at(*arguments, **options)) or timers[-1]
+        with simulated_guest() as guest:
+            async with connect(guest.address):
+                pass
+        assert timers
+        assert all(timer.cancelled() or timer.when() <= loop.time() for timer in timers)
+
+    asyncio.run(main())
+
+
+@asyncio_drivers
+def test_a_dial_that_waits_for_its_only_place_is_given_up(driver, tmp_path):
+    """After a quarter of a second there is nothing left to try, and no time to be woken at."""
+
+    async def main():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.4):
+                await connect(address)
+
+    with full(tmp_path) as address:
+        run(driver, main)
+
+
+class Interrupted(BaseException):
+    """What ends a program, but no event loop."""
+
+
+@asyncio_drivers
+def test_a_dial_that_is_interrupted_at_its_end_closes_the_connection(driver, monkeypatch):
+    def interrupted(_protocol):
+        raise Interrupted
+
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(PATIENCE)
+            with pytest.raises(Interrupted):
+                await connect(TCP(*listener.getsockname()))
+            with listener.accept()[0] as theirs:
+                theirs.settimeout(PATIENCE)
+                assert theirs.recv(1) == b""
+
+    monkeypatch.setattr(SessionProtocol, "pump", interrupted)
+    run(driver, main)

@@ -222,13 +222,17 @@ def test_a_name_that_is_not_looked_up_in_time(client_class, monkeypatch):
 
 
 def test_a_resolver_that_takes_its_time(client_class, monkeypatch):
+    killed = []
+
     def look_up(host, port):
         threading.Event().wait(0.05)
+        killed.append(threading.current_thread().rope.fileno() < 0)
         return lookup(host, port)
 
     monkeypatch.setattr(client_class, "lookup", look_up)
     with simulated_guest(TCP("localhost", 0)) as guest, client_class.connect(guest.address) as client:
         assert client.get_health(timeout=PATIENCE).state == "ready"
+    assert killed == [False]
 
 
 def test_a_name_that_there_is_not(client_class, monkeypatch):
