@@ -280,6 +280,40 @@ def test_a_pair_that_only_the_client_knows_any_more(driver):
         run(driver, main)
 
 
+class Echoing(asyncio.Transport):
+    """A transport of another library: it knows no buffered protocols, cannot pause, and answers each ping at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.closing = False
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
+    def is_closing(self):
+        return self.closing
+
+    def write(self, data):
+        asyncio.get_running_loop().call_soon(self.protocol.data_received, PONG * data.count(PING))
+
+    def abort(self):
+        if not self.closing:
+            self.closing = True
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+def test_a_transport_of_another_library(driver):
+    async def main():
+        transport = Echoing()
+        async with attached(driver, transport) as client:
+            assert await client.ping() == Pong()
+            assert await client.request_many([Ping()] * 3) == [Pong()] * 3
+        assert transport.closing
+
+    run(driver, main)
+
+
 class Counted:
     """A socket whose reads and writes are counted."""
 
