@@ -280,6 +280,21 @@ def test_a_pair_that_only_the_client_knows_any_more(driver):
         run(driver, main)
 
 
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP, TRIO, BLOCKING], ids=str)
+def test_closing_ends_a_connection_whose_descriptor_another_process_has(driver):
+    """A child that was forked has it, too, and keeps it open."""
+
+    async def main():
+        async with attached(driver, ours):
+            pass
+        theirs.settimeout(PATIENCE)
+        assert theirs.recv(1) == b""
+
+    ours, theirs = socket.socketpair()
+    with theirs, ours.dup():
+        run(driver, main)
+
+
 class Echoing(asyncio.Transport):
     """A transport of another library: it knows no buffered protocols, cannot pause, and answers each ping at once."""
 

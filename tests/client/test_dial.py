@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import select
 import socket
 import ssl
 import threading
@@ -15,7 +16,8 @@ from guest_harness import descriptors
 from stereos_proto import CallDone, ConnectError, ConnectionLost, Lifecycle, NotReady, Ping, Pong, TaskDone, encode
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial, Vsock, addresses
 from stereos_proto_io import trio as trio_driver
-from stereos_proto_io.driver import GreenClient, PollClient
+from stereos_proto_io.blocking import _dial as blocking_dial
+from stereos_proto_io.driver import READ, WRITE, GreenClient, PollClient
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import Muxer, full_queue
@@ -375,3 +377,28 @@ def test_a_dial_of_ones_own_that_gives_no_stream(driver, dial, words):
         gc.collect()
 
     run(driver, main)
+
+
+def test_a_name_that_is_not_looked_up_in_time_is_named(monkeypatch):
+    monkeypatch.setattr(blocking_dial, "begin_lookup", lambda *_arguments: None)
+    with pytest.raises(ConnectError) as caught:
+        BLOCKING.module.connect(TCP("guest.invalid", 1024), timeout=0.05)
+    assert str(caught.value.__cause__) == "the name guest.invalid was not looked up in time"
+
+
+def test_poll_is_asked_in_milliseconds(monkeypatch):
+    asked = []
+
+    class Poll:
+        def register(self, descriptor, events):
+            asked.append((descriptor, events))
+
+        def poll(self, timeout):
+            asked.append(timeout)
+            return [(one.fileno(), select.POLLIN)]
+
+    monkeypatch.setattr(select, "poll", Poll)
+    one, other = socket.socketpair()
+    with one, other:
+        assert blocking_dial._wait([(one, READ), (other, WRITE)], 0.25) == [(one, READ)]
+        assert asked == [(one.fileno(), select.POLLIN), (other.fileno(), select.POLLOUT), 250]
