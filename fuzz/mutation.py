@@ -69,7 +69,7 @@ _CLIENTS: Final = tuple(
         *("addresses", "attach", "backpressure", "cancel", "checkpoints", "close", "deadline", "dial", "dial_given_up"),
         *("dialling_race", "errors", "files", "green", "guest_goes", "handing_over", "hostile", "logging"),
         *("notifications", "poll_client", "ready", "resolve", "resync", "runners", "session_protocol", "sharing"),
-        *("timeouts", "trio_streams", "verbs"),
+        *("stream_transport", "timeouts", "trio_streams", "verbs"),
     )
 )
 _GUESTS: Final = tuple(
