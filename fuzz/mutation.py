@@ -68,7 +68,17 @@ _CLIENTS: Final = tuple(
     for name in (
         *("addresses", "attach", "backpressure", "cancel", "checkpoints", "close", "deadline", "dial", "dial_given_up"),
         *("dialling_race", "errors", "files", "green", "guest_goes", "handing_over", "hostile", "logging"),
-        *("notifications", "poll_client", "ready", "resolve", "resync", "runners", "session_protocol", "sharing"),
+        *(
+            "notifications",
+            "other_loops",
+            "poll_client",
+            "ready",
+            "resolve",
+            "resync",
+            "runners",
+            "session_protocol",
+            "sharing",
+        ),
         *("stream_transport", "timeouts", "trio_streams", "verbs"),
     )
 )
@@ -109,7 +119,7 @@ ROOMS: Final = (
             *(f"stereos_proto_io/driver/_{name}" for name in ("device", "device_transport", "outcomes", "streams")),
             "stereos_proto_io/driver/_verbs",
         ),
-        (*_CLIENTS, "guest/test_device_transport.py"),
+        (*_CLIENTS, "guest/test_device_transport.py", "project/test_secrets.py"),
     ),
     Room(
         (

@@ -7,7 +7,7 @@ import pytest
 from stereos_proto import ConnectionLost, Lifecycle, MalformedLine, RequestTimeout, encode
 
 from .guests import pair, scripted
-from .harness import BLOCKING, PATIENCE, attached, each_driver, result
+from .harness import BLOCKING, PATIENCE, attached, each_driver, result, run
 
 
 @each_driver
@@ -98,3 +98,21 @@ def test_the_next_one_can_be_waited_for_after_a_timeout():
         assert next(client.notifications(timeout=PATIENCE)) == Lifecycle("ready")
         client.close()
         assert next(news, "ended") == "ended"
+
+
+@each_driver
+def test_one_who_has_listened_is_forgotten(driver):
+    """A mailbox that kept every waiter would grow with each notification."""
+
+    async def main():
+        async with attached(driver, ours) as client:
+            news = client.notifications()
+            for number in range(3):
+                theirs.sendall(encode(Lifecycle("ready", str(number))))
+                message = await anext(news) if hasattr(news, "__anext__") else next(news)
+                assert message.message == str(number)
+                assert client._mailbox._listening == []
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(driver, main)

@@ -24,7 +24,7 @@ from stereos_proto_io.driver import seconds
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import echo, scripted
-from .harness import BLOCKING, DRIVERS, attached, entered, result
+from .harness import BLOCKING, DRIVERS, attached, entered, result, run
 
 
 def name_of(value):
@@ -177,3 +177,17 @@ def test_what_is_a_number_of_seconds():
         math.inf, 1.0, 0.5, 0.0, 0.0, math.inf, math.inf, 1.0
     ]  # fmt: skip
     assert seconds(None, 5.0) == 5.0
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=str)
+def test_a_plan_that_the_guest_does_not_answer_ends_with_its_time(driver):
+    """The report says how far it got."""
+
+    async def main():
+        with simulated_guest(faults=["drop@inject_secret"]) as guest:
+            async with entered(driver.module.connect(guest.address)) as client:
+                report = await result(client.provision(PLAN, timeout=0.2))
+        assert [step.status for step in report.steps] == [StepStatus.UNKNOWN, StepStatus.NOT_SENT]
+        assert isinstance(report.steps[0].error, RequestTimeout)
+
+    run(driver, main)
