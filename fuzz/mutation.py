@@ -67,7 +67,7 @@ _CLIENTS: Final = tuple(
     f"client/test_{name}.py"
     for name in (
         *("addresses", "attach", "backpressure", "cancel", "checkpoints", "close", "deadline", "dial", "dial_given_up"),
-        *("dialling_race", "errors", "files", "green", "guest_goes", "handing_over", "hostile", "logging"),
+        *("dialling_race", "errors", "fd_client", "files", "guest_goes", "handing_over", "hostile", "logging"),
         *(
             "notifications",
             "other_loops",

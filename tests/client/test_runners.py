@@ -1,15 +1,31 @@
 """What runs dialogues: over one client, or over one after another; and what ends them."""
 
+import asyncio
 import socket
+import time
 
 import pytest
+import trio
+import trio.testing
 
-from stereos_proto import ConnectionLost, GetHealth, Ping, Pong, ProvisionPlan, RequestTimeout
-from stereos_proto.dialogues import Connect, Send, Sleep
+from stereos_proto import (
+    ConnectError,
+    ConnectionLost,
+    GetHealth,
+    Health,
+    Lifecycle,
+    Ping,
+    Pong,
+    ProvisionPlan,
+    RequestTimeout,
+    encode,
+)
+from stereos_proto.dialogues import Connect, Send, SendMany, Sleep
 from stereos_proto_io.driver import AsyncRunner, SyncRunner
 from stereos_proto_io.testing import simulated_guest
 
-from .harness import BLOCKING, DRIVERS, attached, each_driver, entered, result, run
+from .guests import PING, PONG, scripted
+from .harness import BLOCKING, DRIVERS, PATIENCE, TRIO, async_drivers, attached, each_driver, entered, result, run
 
 
 def runner_of(driver, **options):
@@ -167,3 +183,175 @@ def test_a_dialogue_that_cannot_dial_leaves_the_connection_alone(driver):
         yield action
 
     run(driver, main)
+
+
+# ------------------------------------------------------------------------------------------------ times and ends
+
+
+def silent():
+    """A socket at whose other end nobody answers."""
+    return socket.socketpair()
+
+
+@each_driver
+def test_no_time_at_all_sends_nothing(driver):
+    def asks():
+        try:
+            yield Send(Ping(), 0)
+        except RequestTimeout as exc:
+            return exc
+        return None
+
+    async def main():
+        async with attached(driver, ours) as client:
+            error = await result(client.run(asks(), timeout=PATIENCE))
+            assert not error.sent
+            assert "in time" in str(error)
+            with pytest.raises(RequestTimeout) as caught:
+                await result(client.run(send_many(Ping(), Ping()), timeout=0))
+            assert not caught.value.sent
+            assert client.connection.pending == ()
+
+    ours, theirs = silent()
+    with theirs:
+        run(driver, main)
+        assert theirs.recv(1) == b""
+
+
+def send_many(*messages):
+    return (yield SendMany(messages, lambda _index, _outcome: None))
+
+
+@each_driver
+def test_a_request_of_a_dialogue_that_is_late_says_so(driver):
+    def asks():
+        yield Send(Ping(), 0.05)
+
+    async def main():
+        async with attached(driver, ours) as client:
+            with pytest.raises(RequestTimeout, match="did not answer ping in time") as caught:
+                await result(client.run(asks()))
+            assert caught.value.sent
+
+    ours, theirs = silent()
+    with theirs:
+        run(driver, main)
+
+
+@each_driver
+def test_less_than_a_second_is_time_enough(driver):
+    async def main():
+        async with entered(driver.module.connect(guest.address)) as client:
+            assert await result(client.run(send_many(Ping(), GetHealth()), timeout=0.9))
+
+    with simulated_guest() as guest:
+        run(driver, main)
+
+
+@each_driver
+def test_each_outcome_of_a_flight_is_reported(driver):
+    def flight():
+        yield SendMany((Ping(), GetHealth()), lambda index, outcome: told.append((index, outcome)))
+
+    async def main():
+        async with entered(driver.module.connect(guest.address)) as client:
+            await result(client.run(flight()))
+        assert [(index, type(outcome)) for index, outcome in told] == [(0, Pong), (1, Health)]
+
+    told = []
+    with simulated_guest() as guest:
+        run(driver, main)
+
+
+@async_drivers
+@pytest.mark.parametrize("dialogue", ["send", "send_many", "request_many"])
+def test_a_dialogue_that_is_cancelled_gives_its_requests_up(driver, dialogue):
+    def send():
+        yield Send(Ping(), 3600)
+
+    async def main():
+        async with attached(driver, ours) as client:
+            if dialogue == "request_many":
+                asking = client.request_many([Ping(), Ping()])
+            else:
+                asking = client.run(send() if dialogue == "send" else send_many(Ping(), Ping()))
+            if driver is TRIO:
+                with trio.move_on_after(0.05):
+                    await asking
+            else:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asking, 0.05)
+            assert client._session.pending == ()
+            # They were sent, and their replies will be swallowed.
+            assert len(client.connection.pending) == (1 if dialogue == "send" else 2)
+
+    ours, theirs = silent()
+    with theirs:
+        run(driver, main)
+
+
+@each_driver
+def test_a_pause_is_a_pause_and_no_more(driver):
+    """A notification ends it, but not before the least time; without one it takes all of its time."""
+
+    def pauses():
+        yield Sleep(0.1)
+        first = time.monotonic()
+        # What has come before does not end it.
+        yield Send(Ping(), None)
+        yield Sleep(PATIENCE, least=0.1)
+        return first, time.monotonic()
+
+    async def main():
+        async with attached(driver, ours) as client:
+            start = time.monotonic()
+            first, second = await result(client.run(pauses()))
+            assert first - start >= 0.1
+            assert 0.1 <= second - first < PATIENCE
+
+    def guest(sock):
+        assert sock.recv(1000) == PING
+        sock.sendall(PONG)
+        sock.sendall(encode(Lifecycle("ready")))
+        sock.recv(1)
+
+    with scripted(guest) as ours:
+        run(driver, main)
+
+
+@each_driver
+def test_an_error_that_a_dialogue_raises_names_the_guest(driver):
+    def fails():
+        yield Send(Ping(), None)
+        raise ConnectError("no way")
+
+    async def main():
+        async with entered(driver.module.connect(guest.address)) as client:
+            with pytest.raises(ConnectError) as caught:
+                await result(client.run(fails()))
+        assert caught.value.guest == str(guest.address)
+
+    with simulated_guest() as guest:
+        run(driver, main)
+
+
+def test_what_takes_no_time_takes_no_time():
+    """Closing, a dialogue without an action, a pause of no length. The clock stands still unless all sleep."""
+
+    def nothing():
+        return "nothing"
+        yield
+
+    async def main():
+        async with attached(TRIO, ours) as client:
+            assert await client.run(nothing()) == "nothing"
+            await client._sleep(-1)
+        assert trio.current_time() == start
+        await TRIO.Client._sleep(0.25)
+        assert trio.current_time() == start + 0.25
+
+    ours, theirs = silent()
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    start = clock.current_time()
+    with theirs:
+        trio.run(main, clock=clock)

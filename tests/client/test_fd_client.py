@@ -1,0 +1,114 @@
+"""What `FdClient` makes of its runtime: trio's, with one function replaced."""
+
+import socket
+import time
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from stereos_proto import ConnectionLost, Ping
+from stereos_proto_io import TCP
+from stereos_proto_io import trio as trio_driver
+from stereos_proto_io.driver import Dialling, FdClient
+
+from .guests import LONG
+from .harness import TRIO, run
+from .test_dial_given_up import full
+
+
+class RuntimeRefusesError(Exception):
+    """A runtime lets only one task wait for a descriptor, say."""
+
+
+async def refuse(_stream):
+    await trio.lowlevel.checkpoint()
+    raise RuntimeRefusesError("not in this runtime")
+
+
+@pytest.mark.parametrize(("function", "request_"), [("readable", Ping()), ("writable", LONG)], ids=["read", "write"])
+def test_what_the_runtime_raises_reaches_the_caller(function, request_):
+    class Refuses(trio_driver.Client):
+        pass
+
+    setattr(Refuses, function, staticmethod(refuse))
+
+    async def main():
+        client = Refuses.attach(ours)
+        with pytest.raises(RuntimeRefusesError, match="not in this runtime"):
+            await client.request(request_)
+        # It is not the stream that has failed.
+        assert client._session.ended is None
+        await client.aclose()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(TRIO, main)
+
+
+def test_what_the_runtime_raises_after_the_end_is_no_news():
+    """Another task closes the stream for which this one waits, and each runtime says that in its own words."""
+
+    class Closed(trio_driver.Client):
+        closed_error = OSError
+
+        @staticmethod
+        async def readable(stream):
+            try:
+                await trio.lowlevel.wait_readable(stream)
+            except trio.ClosedResourceError:
+                raise RuntimeRefusesError("closed") from None
+
+    async def main():
+        client = Closed.attach(ours)
+
+        async def ask():
+            with pytest.raises(ConnectionLost, match="was closed"):
+                await client.ping()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.aclose()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(TRIO, main)
+
+
+def test_its_clock_is_the_systems_unless_told_otherwise():
+    before = time.monotonic()
+    assert before <= FdClient.now() <= time.monotonic()
+
+
+def test_a_dial_is_waited_for_until_its_next_deadline_and_no_longer():
+    async def main(address):
+        dialling = Dialling(TCP("vm"), [(socket.AF_INET, address)], now=trio.current_time(), deadline=10.0)
+        start = trio.current_time()
+        await TRIO.Client._next_moment(dialling)
+        assert trio.current_time() == start + 0.25
+        dialling.expire(trio.current_time())
+        # Nothing else is left to try.
+        assert dialling.next_deadline() == 10.0
+        await TRIO.Client._next_moment(dialling)
+        assert trio.current_time() == 10.0
+        dialling.cancel()
+        for sock in dialling.discarded:
+            sock.close()
+
+    with full(None) as address:
+        clock = trio.testing.MockClock(autojump_threshold=0.05)
+        trio.run(partial(main, (address.host, address.port)), clock=clock)
+
+
+def test_a_dial_without_a_deadline_waits_for_its_streams_alone():
+    async def main():
+        dialling = Dialling(TCP("vm"), [(socket.AF_INET, ("127.0.0.1", listener.getsockname()[1]))], now=0.0)
+        dialling._next_attempt = None
+        await TRIO.Client._next_moment(dialling)
+        assert dialling.outcome is not None
+        dialling.outcome.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        run(TRIO, main)
