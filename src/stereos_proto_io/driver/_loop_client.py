@@ -58,7 +58,6 @@ class LoopClient(PollClient):
 
     def on_timer(self) -> None:
         """Go on: time has passed."""
-        self.expire()
         self.turn()
 
     def turn(self) -> None:
