@@ -1,0 +1,106 @@
+"""What an interrupt under the lock of a `SyncClient` leaves behind: the client closed, and everybody told."""
+
+import socket
+import threading
+from contextlib import suppress
+
+import pytest
+
+from stereos_proto import CallDone, ConnectionLost, Health, Mount, OutcomeUnknown, Ping, encode
+from stereos_proto_io.blocking import Client
+
+from .harness import BLOCKING, PATIENCE, company, run, until
+
+MOUNT = Mount("a", "/b", "9p")
+
+
+class Interrupted:
+    """A socket whose next read is interrupted, once it is told so."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.is_due = False
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+    def recv(self, size):
+        if self.is_due:
+            self.is_due = False
+            raise KeyboardInterrupt
+        return self.sock.recv(size)
+
+
+class Victim(threading.Thread):
+    """A thread whose call is interrupted."""
+
+    def __init__(self, call):
+        super().__init__(daemon=True)
+        self.call = call
+        self.was_interrupted = False
+        self.start()
+
+    def run(self):
+        try:
+            self.call()
+        except KeyboardInterrupt:
+            self.was_interrupted = True
+
+
+def test_a_read_that_is_interrupted_ends_the_session_for_all():
+    async def main():
+        with Client.attach(stream, label="guest 7", timeout=PATIENCE) as client:
+            async with company(BLOCKING) as begin:
+                victim = Victim(client.ping)
+                await until(BLOCKING, lambda: client._turns._leader)
+                mounting = begin(lambda: client.request(MOUNT))
+                await until(BLOCKING, lambda: client._turns._followers)
+                for request in (Ping(), MOUNT):
+                    assert theirs.recv(len(encode(request)), socket.MSG_WAITALL) == encode(request)
+                stream.is_due = True
+                theirs.sendall(b"{")
+                victim.join(PATIENCE)
+                await until(BLOCKING, lambda: mounting)
+            assert victim.was_interrupted
+            assert type(mounting[0]) is OutcomeUnknown
+            assert "guest 7 was interrupted while reading or writing" in str(mounting[0])
+            with pytest.raises(ConnectionLost):
+                client.ping()
+            with suppress(ConnectionResetError):  # not all was read
+                assert theirs.recv(1) == b""
+
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    stream = Interrupted(ours)
+    with theirs:
+        run(BLOCKING, main)
+
+
+def test_a_caller_whose_event_was_swallowed_by_the_interrupt_is_woken():
+    """The event was pulled by another thread, and the interrupt came before its caller was woken."""
+
+    async def main():
+        with Client.attach(ours, timeout=PATIENCE) as client:
+            next_event = client._turns._next_event
+
+            def swallow():
+                event = next_event()
+                if type(event) is CallDone:
+                    raise KeyboardInterrupt
+                return event
+
+            client._turns._next_event = swallow
+            async with company(BLOCKING) as begin:
+                victim = Victim(lambda: next(client.notifications(timeout=PATIENCE)))
+                await until(BLOCKING, lambda: client._turns._leader)
+                asked = begin(client.get_health)
+                await until(BLOCKING, lambda: [call for call in client._turns._followers if call.context])
+                theirs.sendall(encode(Health("ready")))
+                victim.join(PATIENCE)
+                await until(BLOCKING, lambda: asked)
+            assert victim.was_interrupted
+            assert asked == [Health("ready")]
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(BLOCKING, main)
