@@ -4,9 +4,10 @@ import socket
 
 import pytest
 
-from stereos_proto import ConnectionLost, Lifecycle, MalformedLine, RequestTimeout, encode
+from stereos_proto import ConnectionLost, Lifecycle, MalformedLine, Pong, RequestTimeout, encode
+from stereos_proto_io.driver import EVENTS_PER_TURN
 
-from .guests import pair, scripted
+from .guests import PING, PONG, pair, scripted
 from .harness import BLOCKING, PATIENCE, attached, each_driver, result, run
 
 
@@ -115,4 +116,22 @@ def test_one_who_has_listened_is_forgotten(driver):
 
     ours, theirs = socket.socketpair()
     with theirs:
+        run(driver, main)
+
+
+@each_driver
+def test_a_reply_behind_more_notifications_than_one_turn_works_through(driver):
+    """All of it came in one read: nothing more will wake the caller."""
+
+    async def main():
+        async with attached(driver, ours) as client:
+            assert await result(client.ping()) == Pong()
+            assert client._mailbox.heard == 3 * EVENTS_PER_TURN
+
+    def guest(sock):
+        assert sock.recv(1000) == PING
+        sock.sendall(encode(Lifecycle("ready")) * (3 * EVENTS_PER_TURN) + PONG)
+        sock.recv(1)
+
+    with scripted(guest) as ours:
         run(driver, main)

@@ -207,7 +207,7 @@ def test_no_time_at_all_sends_nothing(driver):
             error = await result(client.run(asks(), timeout=PATIENCE))
             assert not error.sent
             assert "in time" in str(error)
-            with pytest.raises(RequestTimeout) as caught:
+            with pytest.raises(RequestTimeout, match="in time") as caught:
                 await result(client.run(send_many(Ping(), Ping()), timeout=0))
             assert not caught.value.sent
             assert client.connection.pending == ()

@@ -189,5 +189,6 @@ def test_a_plan_that_the_guest_does_not_answer_ends_with_its_time(driver):
                 report = await result(client.provision(PLAN, timeout=0.2))
         assert [step.status for step in report.steps] == [StepStatus.UNKNOWN, StepStatus.NOT_SENT]
         assert isinstance(report.steps[0].error, RequestTimeout)
+        assert "did not answer inject_secret in time" in str(report.steps[0].error)
 
     run(driver, main)
