@@ -18,6 +18,7 @@ from stereos_proto import ConnectError, ConnectionLost, Ping, Pong
 from stereos_proto_io import TCP, HybridVsock, VirtioSerial
 from stereos_proto_io.asyncio import connect
 from stereos_proto_io.asyncio._transport import SessionProtocol
+from stereos_proto_io.driver._sync_dial import dial as sync_dial
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import trio as trio_guest
@@ -322,3 +323,16 @@ def test_a_dial_that_is_interrupted_at_its_end_closes_the_connection(driver, mon
 
     monkeypatch.setattr(SessionProtocol, "pump", interrupted)
     run(driver, main)
+
+
+def test_a_blocking_dial_that_is_interrupted_closes_its_sockets(tmp_path):
+    watched = []
+
+    def interrupted(streams, _limit):
+        watched.extend(streams)
+        raise KeyboardInterrupt
+
+    with full(tmp_path) as address:
+        with pytest.raises(KeyboardInterrupt):
+            sync_dial(address, PATIENCE, None, interrupted)
+    assert [sock.fileno() for sock, _ in watched] == [-1]
