@@ -332,7 +332,6 @@ def test_a_blocking_dial_that_is_interrupted_closes_its_sockets(tmp_path):
         watched.extend(streams)
         raise KeyboardInterrupt
 
-    with full(tmp_path) as address:
-        with pytest.raises(KeyboardInterrupt):
-            sync_dial(address, PATIENCE, None, interrupted)
+    with full(tmp_path) as address, pytest.raises(KeyboardInterrupt):
+        sync_dial(address, PATIENCE, None, interrupted)
     assert [sock.fileno() for sock, _ in watched] == [-1]
