@@ -1,13 +1,15 @@
 """Which place of a name is tried when, and what becomes of the streams that are not needed: `driver.Dialling` alone."""
 
+import errno
+import logging
 import select
 import socket
 
 import pytest
 
-from stereos_proto import Pong
-from stereos_proto_io import TCP, HybridVsock
-from stereos_proto_io.driver import Dialling
+from stereos_proto import ConnectError, Pong
+from stereos_proto_io import TCP, HybridVsock, VirtioSerial
+from stereos_proto_io.driver import Dialling, _dialling
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import each_driver, entered, result, run
@@ -146,3 +148,33 @@ def test_what_comes_with_the_answer_of_a_preamble_is_kept():
         dialling.ready(stream, 0.0)
         assert dialling.outcome is stream
         assert dialling.early == b'{"type":"pong"}\n'
+
+
+def test_a_dial_whose_time_is_over_has_failed():
+    for now in (5.0, 6.0):
+        dialling = Dialling(TCP("vm"), [NOWHERE], now=now, deadline=5.0)
+        assert isinstance(dialling.outcome, ConnectError)
+        assert dialling.outcome.timed_out
+        assert dialling.watch() == []
+    dialling = Dialling(TCP("vm"), [], now=4.9, deadline=5.0)
+    assert "the name has no address" in str(dialling.outcome)
+
+
+def test_a_device_that_another_program_has_open(monkeypatch):
+    def busy(path):
+        raise OSError(errno.EBUSY, "Device or resource busy", path)
+
+    monkeypatch.setattr(_dialling, "Device", busy)
+    dialling = Dialling(VirtioSerial("/dev/null"), now=0.0)
+    assert isinstance(dialling.outcome, ConnectError)
+    assert dialling.outcome.__cause__.errno == errno.EBUSY
+    assert dialling.discarded == []
+
+
+def test_each_place_that_is_dialled_is_logged(caplog):
+    caplog.set_level(logging.DEBUG)
+    dialling = Dialling(TCP("vm"), [NOWHERE], now=0.0)
+    dialling.cancel()
+    for sock in dialling.discarded:
+        sock.close()
+    assert f"dialling {NOWHERE[1]}" in caplog.text
