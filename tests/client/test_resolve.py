@@ -8,13 +8,14 @@ import textwrap
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
 
 import pytest
 import trio
 
 from stereos_proto import ConnectError, NotReady, Pong
 from stereos_proto_io import TCP, UnixSocket
-from stereos_proto_io.driver import READ, WRITE, Dialling, attempts
+from stereos_proto_io.driver import READ, WRITE, Dialling, attempts, begin_lookup
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
@@ -257,3 +258,11 @@ def test_an_answer_of_the_resolver_that_comes_when_the_loop_is_closed(driver, an
         if thread.name.startswith("look up"):
             thread.join(PATIENCE)
     assert complaints == []
+
+
+def test_a_look_up_keeps_no_program_from_ending():
+    found = SimpleQueue()
+    begin_lookup("127.0.0.1", 5, lambda places: found.put((places, threading.current_thread())))
+    places, thread = found.get(timeout=PATIENCE)
+    assert places == [(socket.AF_INET, ("127.0.0.1", 5))]
+    assert thread.daemon
