@@ -120,7 +120,9 @@ def test_what_an_action_ends_in_is_thrown_into_the_dialogue_or_returned(driver):
 @each_driver
 def test_a_sleep_without_a_connection_is_a_sleep(driver):
     def sleeps():
-        yield Sleep(0.01)
+        start = time.monotonic()
+        yield Sleep(0.05)
+        assert time.monotonic() - start >= 0.05
         return "awake"
 
     async def main():
@@ -286,6 +288,35 @@ def test_a_dialogue_that_is_cancelled_gives_its_requests_up(driver, dialogue):
             # They were sent, and their replies will be swallowed.
             assert len(client.connection.pending) == (1 if dialogue == "send" else 2)
 
+    ours, theirs = silent()
+    with theirs:
+        run(driver, main)
+
+
+class Interrupted(BaseException):
+    """What ends a program, but no event loop."""
+
+
+@each_driver
+def test_a_dialogue_is_told_what_ends_it_from_outside(driver, monkeypatch):
+    def asks():
+        try:
+            yield Send(Ping(), None)
+        except BaseException as exc:
+            told.append(exc)
+            raise
+
+    def interrupted(*_arguments):
+        raise Interrupted
+
+    async def main():
+        async with attached(driver, ours) as client:
+            with pytest.raises(Interrupted) as caught:
+                await result(client.run(asks()))
+        assert told == [caught.value]
+
+    told = []
+    monkeypatch.setattr(driver.Client, "_ask" if driver is BLOCKING else "_ask_within", interrupted)
     ours, theirs = silent()
     with theirs:
         run(driver, main)
