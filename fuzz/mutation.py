@@ -66,7 +66,18 @@ _CORE: Final = (
 _CLIENTS: Final = tuple(
     f"client/test_{name}.py"
     for name in (
-        *("addresses", "attach", "backpressure", "cancel", "checkpoints", "close", "deadline", "dial", "dial_given_up"),
+        *(
+            "addresses",
+            "attach",
+            "backpressure",
+            "cancel",
+            "checkpoints",
+            "close",
+            "deadline",
+            "device",
+            "dial",
+            "dial_given_up",
+        ),
         *("dialling_race", "errors", "fd_client", "files", "guest_goes", "handing_over", "hostile", "logging"),
         *(
             "notifications",
@@ -79,7 +90,7 @@ _CLIENTS: Final = tuple(
             "session_protocol",
             "sharing",
         ),
-        *("stream_transport", "timeouts", "trio_streams", "verbs"),
+        *("stream_transport", "streams", "timeouts", "trio_streams", "verbs"),
     )
 )
 _GUESTS: Final = tuple(

@@ -148,6 +148,18 @@ def test_a_payload_that_does_not_fit_is_remembered():
     assert redactor.text("hunter22 hunter33") == f"{REDACTED} {REDACTED}"
 
 
+def test_a_short_secret_of_a_request_that_was_cut_off():
+    redactor = Redactor()
+    redactor.line(Role.HOST, b'{"type":"inject_secret","payload":{"name":"A","value":"w0rd","mode')
+    assert redactor.line(Role.GUEST, encode(Ack("inject_secret", False, "no w0rd"))).count(b"w0rd") == 0
+
+
+def test_the_names_in_a_payload_that_does_not_fit_are_remembered():
+    redactor = Redactor()
+    redactor.line(Role.HOST, b'{"type":"mount","payload":{"tag":5,"m3mber-x":1}}')
+    assert redactor.line(Role.GUEST, encode(Ack("mount", False, "no m3mber-x"))).count(b"m3mber-x") == 0
+
+
 def test_what_a_guest_writes_beyond_ascii_stays_readable():
     shown = answer(after(encode(InjectSecret("A", SECRET))), '{"type":"ack","payload":{"error":"für hunter22 — 失败"}}')
     assert shown == f'{{"type":"ack","payload":{{"error":"für {REDACTED} — 失败"}}}}'

@@ -224,3 +224,15 @@ def test_an_error_that_on_step_raises_comes_out(driver, limit):
                 assert caught.value is error
 
     run(driver, main)
+
+
+@each_driver
+def test_a_mount_is_writable_unless_told_otherwise(driver):
+    async def main():
+        async with entered(driver.module.connect(guest.address)) as client:
+            await result(client.mount("a", "/a", "9p"))
+            await result(client.mount("b", "/b", "9p", read_only=True))
+        assert list(guest.simulator.mounts) == [Mount("a", "/a", "9p"), Mount("b", "/b", "9p", read_only=True)]
+
+    with simulated_guest() as guest:
+        run(driver, main)
