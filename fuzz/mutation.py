@@ -31,6 +31,7 @@ import traceback
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -309,25 +310,27 @@ def trace(test: str, source: Path) -> Trace:
 
 
 def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[str, float]:
-    """The tests to ask about a mutant, file by file, the quickest first, with the seconds that each takes as it is."""
-    chosen: dict[str, float] = {}
-    total = 0.0
-    # The files that execute most of the module come first: not all of them fit into the time.
+    """The tests to ask about a mutant, with the seconds that each takes as it is: the quickest ones, file by file."""
+    # The files that execute most of the module come first.
     traces = sorted(traces, key=lambda traced: -sum(map(len, traced.lines.get(f"{module}.py", {}).values())))
+    lines = range(mutant.first, mutant.last + 1)
+    executing = [
+        name
+        for traced in traces
+        for name in set().union(*(traced.lines.get(f"{module}.py", {}).get(line, ()) for line in lines))
+    ]
+    seconds = {name: took for traced in traces for name, took in traced.seconds.items()}
     # Some modules are imported when the first test needs them, which says nothing about that test.
-    for only_executing in (False,) if mutant.on_import else (True, False):
-        for traced in traces:
-            lines = traced.lines.get(f"{module}.py", {})
-            names: set[str] = set(traced.seconds)
-            if only_executing:
-                names = set().union(*(lines.get(line, ()) for line in range(mutant.first, mutant.last + 1)))
-            for name in sorted(names, key=lambda name: traced.seconds[name]):
-                if total + traced.seconds[name] < LONGEST or not chosen:
-                    total += traced.seconds[name]
-                    chosen[name] = traced.seconds[name]
-        if chosen:
-            break
-    return chosen
+    names = executing if executing and not mutant.on_import else [*seconds]
+    quickest = sorted(names, key=lambda name: (seconds[name], name))
+    total = accumulate(map(seconds.__getitem__, quickest))
+    chosen = {name for name, until in zip(quickest, total, strict=True) if until < LONGEST} or {*quickest[:1]}
+    return {
+        name: traced.seconds[name]
+        for traced in traces
+        for name in sorted(traced.seconds, key=lambda name: (traced.seconds[name], name))
+        if name in chosen
+    }
 
 
 class Task(NamedTuple):

@@ -365,6 +365,9 @@ def test_what_kind_of_stream_it_leads_to(address, has_connections, can_half_clos
 def test_a_place_where_nothing_is_has_no_fault_and_no_device(tmp_path):
     for cls in (UnixSocket, VirtioSerial, HybridVsock):
         assert cls(tmp_path / "nothing").fault() == ""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        assert UnixSocket(tmp_path / "socket").fault() == ""
     assert VirtioSerial(tmp_path / "nothing").device == ""
     assert VirtioSerial(tmp_path).device == ""
 
