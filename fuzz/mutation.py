@@ -67,31 +67,11 @@ _CORE: Final = (
 _CLIENTS: Final = tuple(
     f"client/test_{name}.py"
     for name in (
-        *(
-            "addresses",
-            "attach",
-            "backpressure",
-            "cancel",
-            "checkpoints",
-            "close",
-            "deadline",
-            "device",
-            "dial",
-            "dial_given_up",
-        ),
-        *("dialling_race", "errors", "fd_client", "files", "guest_goes", "handing_over", "hostile", "logging"),
-        *(
-            "notifications",
-            "other_loops",
-            "poll_client",
-            "ready",
-            "resolve",
-            "resync",
-            "runners",
-            "session_protocol",
-            "sharing",
-        ),
-        *("stream_transport", "streams", "timeouts", "trio_streams", "verbs"),
+        *("addresses", "attach", "backpressure", "cancel", "checkpoints", "close", "deadline", "device"),
+        *("dial", "dial_given_up", "dialling_race", "errors", "fd_client", "files", "guest_goes"),
+        *("handing_over", "hostile", "logging", "notifications", "other_loops", "poll_client", "ready"),
+        *("resolve", "resync", "runners", "session_protocol", "sharing", "stream_transport", "streams"),
+        *("secrets", "sync_client", "timeouts", "trio_streams", "verbs"),
     )
 )
 _GUESTS: Final = tuple(

@@ -52,6 +52,19 @@ def test_a_device_whose_other_end_has_gone():
     device.close()
 
 
+def test_what_a_terminal_says_instead_of_nothing(monkeypatch):
+    def read(_descriptor, _size):
+        raise OSError(code, os.strerror(code))
+
+    with terminal() as (device, _):
+        monkeypatch.setattr(os, "read", read)
+        code = errno.EIO
+        assert device.recv(10) == b""
+        code = errno.EBADF
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            device.recv(10)
+
+
 def test_one_write_hands_over_32_kib(monkeypatch):
     sizes = []
     monkeypatch.setattr(os, "write", lambda _descriptor, data: sizes.append(len(data)) or len(data))

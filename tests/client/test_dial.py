@@ -20,7 +20,7 @@ from stereos_proto_io.blocking import _dial as blocking_dial
 from stereos_proto_io.driver import READ, WRITE, GreenClient, PollClient
 from stereos_proto_io.testing import simulated_guest
 
-from .guests import Muxer, full_queue
+from .guests import PING, PONG, Muxer, full_queue, scripted
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, async_drivers, each_driver, entered, result, run
 from .test_ready import when_ready
 
@@ -402,3 +402,37 @@ def test_poll_is_asked_in_milliseconds(monkeypatch):
     with one, other:
         assert blocking_dial._wait([(one, READ), (other, WRITE)], 0.25) == [(one, READ)]
         assert asked == [(one.fileno(), select.POLLIN), (other.fileno(), select.POLLOUT), 250]
+
+
+@async_drivers
+def test_a_dial_that_has_failed_may_be_entered_again(driver, tmp_path):
+    async def main():
+        connecting = driver.module.connect(UnixSocket(tmp_path / "guest"))
+        for _ in range(2):
+            with pytest.raises(ConnectError):
+                await connecting.__aenter__()
+        with simulated_guest(UnixSocket(tmp_path / "guest")):
+            async with connecting as client:
+                assert await client.ping() == Pong()
+
+    run(driver, main)
+
+
+@each_driver
+def test_an_address_that_opens_its_stream_may_have_a_preamble(driver):
+    class Tunnel(HybridVsock):
+        def open(self):
+            return ours
+
+    def guest(sock):
+        assert sock.recv(100) == b"CONNECT 1024\n"
+        sock.sendall(b"OK 5\n")
+        assert sock.recv(100) == PING
+        sock.sendall(PONG)
+
+    async def main():
+        async with entered(driver.module.connect(Tunnel("/nowhere"))) as client:
+            assert await result(client.ping()) == Pong()
+
+    with scripted(guest) as ours:
+        run(driver, main)

@@ -112,3 +112,17 @@ def test_a_dial_without_a_deadline_waits_for_its_streams_alone():
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         run(TRIO, main)
+
+
+def test_closing_waits_for_nothing_unless_the_runtime_has_more_to_close():
+    async def main():
+        client = TRIO.Client.attach(ours)
+        await FdClient._closed(client)
+        assert trio.current_time() == start
+        await client.aclose()
+
+    ours, theirs = socket.socketpair()
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    start = clock.current_time()
+    with theirs:
+        trio.run(main, clock=clock)

@@ -1,6 +1,7 @@
 """What runs dialogues: over one client, or over one after another; and what ends them."""
 
 import asyncio
+import pickle
 import socket
 import time
 
@@ -8,11 +9,13 @@ import pytest
 import trio
 import trio.testing
 
+from interrupts import interrupt_after, locals_of
 from stereos_proto import (
     ConnectError,
     ConnectionLost,
     GetHealth,
     Health,
+    InjectSecret,
     Lifecycle,
     Ping,
     Pong,
@@ -242,6 +245,26 @@ def test_a_request_of_a_dialogue_that_is_late_says_so(driver):
 
 
 @each_driver
+def test_each_request_of_a_flight_that_is_late_says_so(driver):
+    def flight():
+        yield SendMany((Ping(), GetHealth()), lambda _index, outcome: told.append(outcome))
+
+    async def main():
+        async with attached(driver, ours) as client:
+            with pytest.raises(RequestTimeout):
+                await result(client.run(flight(), timeout=0.05))
+
+    told = []
+    ours, theirs = silent()
+    with theirs:
+        run(driver, main)
+    assert [str(error).partition(" did ")[2] for error in told] == [
+        "not answer ping in time",
+        "not answer get_health in time",
+    ]
+
+
+@each_driver
 def test_less_than_a_second_is_time_enough(driver):
     async def main():
         async with entered(driver.module.connect(guest.address)) as client:
@@ -426,3 +449,41 @@ def test_what_takes_no_time_takes_no_time():
     start = clock.current_time()
     with theirs:
         trio.run(main, clock=clock)
+
+
+@each_driver
+def test_a_client_is_not_pickled(driver):
+    async def main():
+        async with attached(driver, ours) as client:
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+                with pytest.raises(TypeError, match="belongs to one stream"):
+                    pickle.dumps(client, protocol)
+
+    ours, theirs = silent()
+    with theirs:
+        run(driver, main)
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+@pytest.mark.parametrize("how", ["request", "run", "request_many"])
+def test_a_ctrl_c_while_a_line_is_written_leaves_no_secret_in_the_frames(driver, how):
+    secret = InjectSecret("TOKEN", "s3nt1nel")
+
+    def send():
+        yield Send(secret, 5.0)
+
+    async def main():
+        async with attached(driver, ours) as client:
+            client._session.data_to_send = interrupt_after(client._session.data_to_send)
+            ask = {
+                "request": lambda: client.request(secret),
+                "run": lambda: client.run(send()),
+                "request_many": lambda: client.request_many([secret]),
+            }[how]
+            with pytest.raises(KeyboardInterrupt) as caught:
+                await result(ask())
+            assert "s3nt1nel" not in locals_of(caught.value)
+
+    ours, theirs = silent()
+    with theirs:
+        run(driver, main)
