@@ -125,7 +125,7 @@ ROOMS: Final = (
     Room(("stereos_proto_io/cli/_redact",), ("cli/test_redact.py",)),
 )
 
-#: Assertions are not rewritten, since nobody reads how they failed: that takes longer than most tests.
+#: Assertions are not rewritten, which takes longer than most tests: how they fail is not shown.
 PYTEST: Final = (
     *("-x", "-q", "-m", "not vm", "--assert=plain", "--hypothesis-profile", "mutation"),
     *("-p", "no:xdist", "-p", "no:anyio", "-p", "no:cacheprovider"),

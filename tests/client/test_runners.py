@@ -195,7 +195,7 @@ def test_a_dialogue_that_cannot_dial_leaves_the_connection_alone(driver):
 
 
 def silent():
-    """A socket at whose other end nobody answers."""
+    """A socket, and its other end, which does not answer."""
     return socket.socketpair()
 
 

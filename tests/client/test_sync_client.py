@@ -1,4 +1,4 @@
-"""What an interrupt under the lock of a `SyncClient` leaves behind: the client closed, and everybody told."""
+"""What an interrupt under the lock of a `SyncClient` leaves behind: the client is closed, and all callers are told."""
 
 import socket
 import threading
