@@ -75,7 +75,8 @@ _CLIENTS: Final = tuple(
     )
 )
 _GUESTS: Final = tuple(
-    f"guest/test_{name}.py" for name in ("agents", "faults", "hostile_hosts", "servers", "simulator", "conformance")
+    f"guest/test_{name}.py"
+    for name in ("agents", "faults", "hostile_hosts", "late", "servers", "simulator", "conformance")
 )
 
 
@@ -290,27 +291,24 @@ def trace(test: str, source: Path) -> Trace:
 
 
 def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[str, float]:
-    """The tests to ask about a mutant, with the seconds that each takes as it is: the quickest ones, file by file."""
-    # The files that execute most of the module come first.
+    """The tests to ask about a mutant, file by file, with the seconds that each takes as it is."""
+    # The files that execute most of the module come first, and in a file the quickest tests.
     traces = sorted(traces, key=lambda traced: -sum(map(len, traced.lines.get(f"{module}.py", {}).values())))
-    lines = range(mutant.first, mutant.last + 1)
-    executing = [
-        name
-        for traced in traces
-        for name in set().union(*(traced.lines.get(f"{module}.py", {}).get(line, ()) for line in lines))
-    ]
-    seconds = {name: took for traced in traces for name, took in traced.seconds.items()}
-    # Some modules are imported when the first test needs them, which says nothing about that test.
-    names = executing if executing and not mutant.on_import else [*seconds]
-    quickest = sorted(names, key=lambda name: (seconds[name], name))
-    total = accumulate(map(seconds.__getitem__, quickest))
-    chosen = {name for name, until in zip(quickest, total, strict=True) if until < LONGEST} or {*quickest[:1]}
-    return {
-        name: traced.seconds[name]
-        for traced in traces
-        for name in sorted(traced.seconds, key=lambda name: (traced.seconds[name], name))
-        if name in chosen
+    seconds = {
+        name: took for traced in traces for name, took in sorted(traced.seconds.items(), key=lambda item: item[::-1])
     }
+    names = [*seconds]
+    # Some modules are imported when the first test needs them, which says nothing about that test.
+    if not mutant.on_import:
+        lines = range(mutant.first, mutant.last + 1)
+        executing = set().union(
+            *(traced.lines.get(f"{module}.py", {}).get(line, ()) for traced in traces for line in lines)
+        )
+        # A line that is executed everywhere is asked of the quickest tests of all files.
+        names = sorted(executing.intersection(names), key=seconds.__getitem__) or names
+    total = accumulate(map(seconds.__getitem__, names))
+    chosen = {name for name, until in zip(names, total, strict=True) if until < LONGEST} or {*names[:1]}
+    return {name: took for name, took in seconds.items() if name in chosen}
 
 
 class Task(NamedTuple):

@@ -125,6 +125,9 @@ def test_the_whole_file_is_dropped(text, reason):
     assert str(caught.value) == reason
 
 
+LIMITS = [*(("854775.80", unit) for unit in ("us", "µs", "μs")), ("854.77580", "ms"), (".85477580", "s")]
+
+
 @pytest.mark.parametrize(
     ("duration", "fault"),
     [
@@ -132,6 +135,14 @@ def test_the_whole_file_is_dropped(text, reason):
             (text, "")
             for text in ("0", "-0", "1h30m", "-1h", "1.5s", ".5s", "1.s", "+1us1µs1μs1ns1ms", "9223372036854775807ns")
         ),
+        # The most, in each unit, and one more.
+        *((f"9223372036{digits}7{unit}", "") for digits, unit in LIMITS),
+        *(
+            (f"9223372036{digits}8{unit}", f'time: invalid duration "9223372036{digits}8{unit}"')
+            for digits, unit in LIMITS
+        ),
+        *((text, "") for text in ("153722867m", "2562047h")),
+        *((text, f'time: invalid duration "{text}"') for text in ("153722868m", "2562048h")),
         *(
             (text, f'time: invalid duration "{text}"')
             for text in ("soon", "-", "+", ".s", "9223372036854775808ns", "3000000h")
@@ -149,6 +160,16 @@ def test_durations_as_go_reads_them(duration, fault):
     with pytest.raises(ConfigDropped) as caught:
         read_config(text)
     assert str(caught.value) == f'agents[0]: invalid agent.timeout "{duration}": {fault}'
+
+
+def test_replicas_have_sessions_of_their_own():
+    config = "[[agents]]\nharness='custom'\nname='a'\nsession='s'\nreplicas="
+    assert [(agent.name, agent.session) for agent in read_config(f"{config}2")] == [("a-0", "a-0"), ("a-1", "a-1")]
+    assert [(agent.name, agent.session) for agent in read_config(f"{config}1")] == [("a", "s")]
+
+
+def test_as_many_agents_as_a_test_has_memory_for():
+    assert len(read_config("[[agents]]\nharness='custom'\nreplicas=100_000")) == 100_000
 
 
 def test_names_in_any_case():
