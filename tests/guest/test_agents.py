@@ -172,6 +172,14 @@ def test_as_many_agents_as_a_test_has_memory_for():
     assert len(read_config("[[agents]]\nharness='custom'\nreplicas=100_000")) == 100_000
 
 
+def test_numbers_of_64_bits():
+    config = "[[agents]]\nharness='custom'\nmax_restarts="
+    assert read_config(f"{config}{2**63 - 1}")[0].max_restarts == 2**63 - 1
+    for number, fault in ((-(2**63), "must not be negative"), (-(2**63) - 1, "incompatible"), (2**63, "incompatible")):
+        with pytest.raises(ConfigDropped, match=fault):
+            read_config(f"{config}{number}")
+
+
 def test_names_in_any_case():
     [agent] = read_config(
         "[[\"Agent\u017f\"]]\nHARNESS='custom'\nname='n'\nNAME='m'\nENV='x'\nPid_Limit=0\nsession='s'\ntype='native'"
