@@ -76,7 +76,7 @@ _CLIENTS: Final = tuple(
 )
 _GUESTS: Final = tuple(
     f"guest/test_{name}.py"
-    for name in ("agents", "faults", "hostile_hosts", "late", "servers", "simulator", "conformance")
+    for name in ("agents", "faults", "faulty_session", "hostile_hosts", "late", "servers", "simulator", "conformance")
 )
 
 
