@@ -4,7 +4,18 @@ import json
 
 import pytest
 
-from stereos_proto import MAX_LINE_SIZE, Ack, CustomRequest, GuestSession, Lifecycle, Ping, Pong, Shutdown, encode
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    NEED_DATA,
+    Ack,
+    CustomRequest,
+    GuestSession,
+    Lifecycle,
+    Ping,
+    Pong,
+    Shutdown,
+    encode,
+)
 from stereos_proto_io.guest._faulty_session import FaultySession
 from stereos_proto_io.guest._orders import Close, PowerOff, Reboot
 from stereos_proto_io.guest.faults import FaultPlan
@@ -132,3 +143,12 @@ def test_the_longest_handshake_of_a_muxer(digits, taken):
     assert (written(faulty) == b"OK 1073741824\n") is taken
     assert (faulty.next_order() is None) is taken
     assert faulty.push(Lifecycle("ready")) is taken
+
+
+def test_closing_a_stream_without_connections_forgets_what_was_received():
+    """Also where nothing is to be written before."""
+    faulty = session("drop@ping", "close@ping", has_connections=False)
+    faulty.receive_data(encode(Ping()) + encode(CustomRequest("later")))
+    faulty.reply(faulty.next_event(), Pong())
+    assert written(faulty) == b""
+    assert faulty.next_event() is NEED_DATA
