@@ -29,7 +29,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -436,40 +436,45 @@ def main() -> int:
     options = parser.parse_args()
     rooms = {module: room for room in ROOMS for module in room.modules}
     wanted = [module for module in rooms if not options.modules or module.startswith(tuple(options.modules))]
+    if not options.table:
+        ask(wanted, rooms, options.jobs, again=options.survivors)
+    rows = survivors.of_this_code(wanted)
+    print(*survivors.table(rows), sep="\n")
+    wrong = [*wrongs(rows)]
+    print(*wrong, sep="\n")
+    return int(bool(wrong))
+
+
+def ask(wanted: Sequence[str], rooms: Mapping[str, Room], jobs: int, *, again: bool) -> None:
+    """Ask the modules that were not asked as they are now; with `again`, also survivors that have no reason yet."""
     os.chdir(ROOT)
     prepare()
+    known = survivors.of_this_code(wanted)
     with (
         tempfile.TemporaryDirectory() as folder,
         # Not `multiprocessing.Pool`: its workers are daemons, and the tests below them may start no process pools.
-        ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork"), set_up, (folder,)) as pool,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), set_up, (folder,)) as pool,
     ):
         asking = Asking(pool)
         for module in wanted:
-            row = survivors.of_this_code(module)
+            row = known.get(module)
             explained = [name for name, why in row.alive.items() if why] if row else []
             unexplained = [name for name, why in row.alive.items() if not why] if row else None
-            if options.table or (row and not (options.survivors and unexplained)):
+            if row and not (again and unexplained):
                 continue
             code = survivors.digest(module)
             made, alive = asking.survivors(module, rooms[module].tests, unexplained)
             row = survivors.record(module, code, made, [*explained, *alive])
             print(f"{module}: {len(row.alive)} of {row.mutants} live", flush=True)
-    print(*survivors.table(wanted), sep="\n")
-    wrong = [*wrongs(wanted)]
-    print(*wrong, sep="\n")
-    return int(bool(wrong))
 
 
-def wrongs(modules: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the figures of modules that were asked as they are now."""
-    for module in modules:
-        row = survivors.of_this_code(module)
-        yield from (
-            f"no reason is given for {module}: {name}" for name, why in (row.alive if row else {}).items() if not why
-        )
+def wrongs(rows: Mapping[str, survivors.Row]) -> Iterator[str]:
+    """What is wrong with the figures of modules."""
+    for module, row in rows.items():
+        yield from (f"no reason is given for {module}: {name}" for name, why in row.alive.items() if not why)
     for package, least in SHARES.items():
-        rows = [row for module in modules if module.startswith(package) and (row := survivors.of_this_code(module))]
-        if rows and (share := survivors.share(rows)) < least:
+        of_package = [row for module, row in rows.items() if module.startswith(package)]
+        if of_package and (share := survivors.share(of_package)) < least:
             yield f"{share:.1f} % of the mutants of {package} are killed, and {least} % have to be"
 
 

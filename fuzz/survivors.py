@@ -8,7 +8,7 @@ mutants that are still there are kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,10 +39,10 @@ def read() -> dict[str, Row]:
     return {module: Row(**row) for module, row in rows.items()}
 
 
-def of_this_code(module: str) -> Row | None:
-    """The row of a module as it is now, if there is one."""
-    row = read().get(module)
-    return row if row and row.code == digest(module) else None
+def of_this_code(modules: Iterable[str]) -> dict[str, Row]:
+    """The rows of those of `modules` that were asked as they are now."""
+    rows = read()
+    return {module: rows[module] for module in modules if module in rows and rows[module].code == digest(module)}
 
 
 def record(module: str, code: str, mutants: int, alive: Iterable[str]) -> Row:
@@ -62,11 +62,10 @@ def share(rows: Sequence[Row]) -> float:
     return 100 * (1 - sum(len(row.alive) for row in rows) / max(sum(row.mutants for row in rows), 1))
 
 
-def table(modules: Sequence[str]) -> Iterator[str]:
-    """The figures as rows for the page, of the modules that were asked as they are now."""
+def table(rows: Mapping[str, Row]) -> Iterator[str]:
+    """The figures as rows for the page."""
     yield "| module | mutants | killed | |"
     yield "|---|---|---|---|"
-    rows = {module: row for module in modules if (row := of_this_code(module))}
     for package in dict.fromkeys(module.partition("/")[0] for module in rows):
         of_package = {module: row for module, row in rows.items() if module.startswith(f"{package}/")}
         for module, row in of_package.items():

@@ -221,6 +221,17 @@ def full_queue(path):
         yield listener, queue
 
 
+@contextmanager
+def full_port(_folder=None):
+    """A TCP port whose queue is full: who connects waits."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as queue:
+        for _ in range(8):
+            sock = queue.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield TCP(*listener.getsockname())
+
+
 class Muxer:
     """The unix socket of a hybrid vsock, which answers one CONNECT with these bytes; None is silence."""
 

@@ -19,6 +19,10 @@ from stereos_proto_io import trio as trio_driver
 PATIENCE = 20
 
 
+class Interrupted(BaseException):
+    """What ends a program, but no event loop."""
+
+
 @attrs.frozen
 class Driver:
     """A driver, how its coroutine functions are run, and how one asks with a deadline."""

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import tty
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 import trio
@@ -24,11 +24,12 @@ from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import trio as trio_guest
 from stereos_proto_io.testing import simulated_guest
 
-from .guests import ADDRESSES, Wrapped
+from .guests import ADDRESSES, Wrapped, full_port
 from .harness import (
     BLOCKING,
     PATIENCE,
     TRIO,
+    Interrupted,
     async_drivers,
     asyncio_drivers,
     attached,
@@ -40,17 +41,6 @@ from .harness import (
 )
 
 ROUNDS = 5
-
-
-@contextmanager
-def full(folder):
-    """A TCP port whose queue is full: who connects waits."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as queue:
-        for _ in range(8):
-            sock = queue.enter_context(socket.socket())
-            sock.setblocking(False)
-            sock.connect_ex(listener.getsockname())
-        yield TCP(*listener.getsockname())
 
 
 @contextmanager
@@ -132,7 +122,7 @@ async def fail(driver, address):
 @pytest.mark.parametrize(
     ("place", "end"),
     [
-        (full, give_up),
+        (full_port, give_up),
         (closed, fail),
         (silent, give_up),
         (silent_port, give_up),
@@ -299,12 +289,8 @@ def test_a_dial_that_waits_for_its_only_place_is_given_up(driver, tmp_path):
             async with asyncio.timeout(0.4):
                 await connect(address)
 
-    with full(tmp_path) as address:
+    with full_port(tmp_path) as address:
         run(driver, main)
-
-
-class Interrupted(BaseException):
-    """What ends a program, but no event loop."""
 
 
 @asyncio_drivers
@@ -332,6 +318,6 @@ def test_a_blocking_dial_that_is_interrupted_closes_its_sockets(tmp_path):
         watched.extend(streams)
         raise KeyboardInterrupt
 
-    with full(tmp_path) as address, pytest.raises(KeyboardInterrupt):
+    with full_port(tmp_path) as address, pytest.raises(KeyboardInterrupt):
         sync_dial(address, PATIENCE, None, interrupted)
     assert [sock.fileno() for sock, _ in watched] == [-1]

@@ -13,9 +13,8 @@ from stereos_proto_io import TCP
 from stereos_proto_io import trio as trio_driver
 from stereos_proto_io.driver import Dialling, FdClient
 
-from .guests import LONG
+from .guests import LONG, full_port
 from .harness import TRIO, run
-from .test_dial_given_up import full
 
 
 class RuntimeRefusesError(Exception):
@@ -97,7 +96,7 @@ def test_a_dial_is_waited_for_until_its_next_deadline_and_no_longer():
         for sock in dialling.discarded:
             sock.close()
 
-    with full(None) as address:
+    with full_port() as address:
         clock = trio.testing.MockClock(autojump_threshold=0.05)
         trio.run(partial(main, (address.host, address.port)), clock=clock)
 

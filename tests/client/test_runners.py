@@ -29,7 +29,19 @@ from stereos_proto_io.driver import AsyncRunner, SyncRunner
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import PING, PONG, scripted
-from .harness import BLOCKING, DRIVERS, PATIENCE, TRIO, async_drivers, attached, each_driver, entered, result, run
+from .harness import (
+    BLOCKING,
+    DRIVERS,
+    PATIENCE,
+    TRIO,
+    Interrupted,
+    async_drivers,
+    attached,
+    each_driver,
+    entered,
+    result,
+    run,
+)
 
 
 def runner_of(driver, **options):
@@ -194,11 +206,6 @@ def test_a_dialogue_that_cannot_dial_leaves_the_connection_alone(driver):
 # ------------------------------------------------------------------------------------------------ times and ends
 
 
-def silent():
-    """A socket, and its other end, which does not answer."""
-    return socket.socketpair()
-
-
 @each_driver
 def test_no_time_at_all_sends_nothing(driver):
     def asks():
@@ -218,7 +225,7 @@ def test_no_time_at_all_sends_nothing(driver):
             assert not caught.value.sent
             assert client.connection.pending == ()
 
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
         assert theirs.recv(1) == b""
@@ -239,7 +246,7 @@ def test_a_request_of_a_dialogue_that_is_late_says_so(driver):
                 await result(client.run(asks()))
             assert caught.value.sent
 
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
 
@@ -254,7 +261,7 @@ def test_each_request_of_a_flight_that_is_late_says_so(driver):
             await result(client.run(flight(), timeout=0.05))
 
     told = []
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
     assert [str(error).partition(" did ")[2] for error in told] == [
@@ -310,13 +317,9 @@ def test_a_dialogue_that_is_cancelled_gives_its_requests_up(driver, dialogue):
             # They were sent, and their replies will be swallowed.
             assert len(client.connection.pending) == (1 if dialogue == "send" else 2)
 
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
-
-
-class Interrupted(BaseException):
-    """What ends a program, but no event loop."""
 
 
 @each_driver
@@ -339,7 +342,7 @@ def test_a_dialogue_is_told_what_ends_it_from_outside(driver, monkeypatch):
 
     told = []
     monkeypatch.setattr(driver.Client, "_ask" if driver is BLOCKING else "_ask_within", interrupted)
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
 
@@ -378,7 +381,7 @@ def test_what_came_early_may_end_the_connection(driver):
         assert ours.fileno() == -1
         assert theirs.recv(1) == b""
 
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
 
@@ -443,7 +446,7 @@ def test_what_takes_no_time_takes_no_time():
         await TRIO.Client._sleep(0.25)
         assert trio.current_time() == start + 0.25
 
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     clock = trio.testing.MockClock(autojump_threshold=0)
     start = clock.current_time()
     with theirs:
@@ -458,7 +461,7 @@ def test_a_client_is_not_pickled(driver):
                 with pytest.raises(TypeError, match="belongs to one stream"):
                     pickle.dumps(client, protocol)
 
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
 
@@ -483,6 +486,6 @@ def test_a_ctrl_c_while_a_line_is_written_leaves_no_secret_in_the_frames(driver,
                 await result(ask())
             assert "s3nt1nel" not in locals_of(caught.value)
 
-    ours, theirs = silent()
+    ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)

@@ -9,7 +9,7 @@ from stereos_proto_io.asyncio._transport import SessionProtocol
 from stereos_proto_io.driver import EVENTS_PER_TURN
 
 from .guests import PING, PONG
-from .harness import some_turns
+from .harness import ASYNCIO, some_turns
 
 #: More notifications than are worked through in one turn of the loop.
 FLOOD = encode(Lifecycle("booting")) * (2 * EVENTS_PER_TURN)
@@ -69,7 +69,7 @@ def test_a_flood_is_worked_through_in_turns_while_reading_pauses(connected):
         for _ in range(2):
             protocol.data_received(FLOOD)
         assert told == ["pause"]
-        await some_turns(None)
+        await some_turns(ASYNCIO)
         assert told[-1] == "resume"
         assert not session.may_have_events
 
@@ -92,7 +92,7 @@ def test_nothing_is_written_once_the_transport_is_gone(connected, error):
         assert woken == [call]
         assert type(call.outcome) is ConnectionLost
         assert ("reset by peer" if error else "the transport was closed") in str(call.outcome)
-        await some_turns(None)
+        await some_turns(ASYNCIO)
         assert session.ended is not None
         assert "abort" in told
 

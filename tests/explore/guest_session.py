@@ -6,7 +6,7 @@ A `World` is a session, the host at its other end, and the server around it. It 
 says a line or ends its direction, an event is pulled, a handler answers, a notification is pushed, bytes are handed out
 or written, writing fails, the session is closed or restarted.
 
-The specification is a queue, and what it has to do with each operation is told in a line or two (`World.expect_…`).
+The specification is a queue, and what it has to do with each operation is told in a line or two.
 Each line of the host is owed one line. An answer leaves once all before it have, and what is handed out stays as it
 is. From this follows everything that is public: which event is next, which bytes leave, whether to read, to write, and
 whether it is over. The session's own lines are read again to see that each answers its own request.
@@ -107,8 +107,10 @@ class Owed:
     def __init__(self, kind: str, pending: PendingRequest | None) -> None:
         self.kind = kind
         self.pending = pending
-        #: "" while it is not answered; "garbage" is as soon as it is pulled.
+        #: "" while it is not answered. A line that cannot be read is refused at once.
         self.answer = "" if pending is not None else "refused"
+        #: The type that its refusal names.
+        self.type = REQUESTS[kind].type if pending is not None else ""
 
 
 class World:
@@ -140,7 +142,6 @@ class World:
         self.shut = self.closed = self.told_end = False
         self.pushed = 0
         self.happened: frozenset[str] = frozenset()
-        self.event: Any = None
         self.history: tuple[Any, Any] | None = None
 
     # -- what can happen -----------------------------------------------------------------------------------
@@ -162,7 +163,6 @@ class World:
 
     def do(self, name: str, *arguments: Any) -> None:
         """Do one operation, and see that the session did what it had to do."""
-        self.event = None
         if name in self.config.ends:
             self.happened |= {name}
         getattr(self, f"do_{name}")(*arguments)
@@ -187,10 +187,10 @@ class World:
         owed = self.given[index]
         made = {
             "right": RIGHT[owed.kind],
-            "refusal": Ack(REQUESTS[owed.kind].type, False, "no"),
+            "refusal": Ack(owed.type, False, "no"),
             "wrong": Health("ready"),
             "nothing": None,
-            "again": Ack(REQUESTS[owed.kind].type, False, "again"),
+            "again": Ack(owed.type, False, "again"),
         }[answer]
         self.session.reply(owed.pending, made)
         if owed.answer:
@@ -241,9 +241,8 @@ class World:
         elif owed.answer == "right":
             assert message == RIGHT[owed.kind], "the answer to another request"
         else:
-            type_ = REQUESTS[owed.kind].type if owed.kind in REQUESTS else ""
             assert isinstance(message, Ack), "the answer to another request"
-            assert (message.reply_to, message.ok) == (type_, False), "the refusal of another request"
+            assert (message.reply_to, message.ok) == (owed.type, False), "the refusal of another request"
             assert message.error.startswith("internal error: ") == (owed.answer in ("wrong", "nothing"))
 
     def do_write_failed(self) -> None:
@@ -280,7 +279,7 @@ class World:
 
     def do_pull(self) -> None:
         expected = self.next_event()
-        self.event = event = self.session.next_event()
+        event = self.session.next_event()
         if expected is NEED_DATA:
             assert event is NEED_DATA, f"{event} was not to come"
         elif isinstance(expected, Owed) and expected.pending is None:
@@ -350,22 +349,21 @@ class World:
         assert self.is_unsent or not session.data_to_send(), "bytes that are owed to no one"
         assert session.ended == self.over, "`ended` is wrong"
         assert session.shut_down == (self.shut and not self.is_unsent), "`shut_down` is wrong"
-        assert [pending.request.type for pending in session.pending] == [
-            REQUESTS[owed.kind].type if owed.kind in REQUESTS else "" for owed in self.queue
-        ], "`pending` is wrong"
+        pending = [pending.request.type for pending in session.pending]
+        assert pending == [owed.type for owed in self.queue], "`pending` is wrong"
 
     # -- the search ------------------------------------------------------------------------------------------
 
     def copy(self) -> World:
         """A world in the same state that goes its own way."""
         twin, session = shallow(self), shallow(self.session)
-        pendings = {id(pending): shallow(pending) for pending in self.session._pending}
-        pendings |= {id(owed.pending): shallow(owed.pending) for owed in self.given if id(owed.pending) not in pendings}
+        handed_out = (owed.pending for owed in self.given)
+        pendings = {id(pending): shallow(pending) for pending in (*self.session._pending, *handed_out)}
         for pending in pendings.values():
             # One of before a restart, or of another session, keeps what it has.
             pending._owner = session if pending._owner is self.session else pending._owner
-        owed = {id(one): shallow(one) for one in (*self.given, *self.queue, *self.mistakes)}
-        owed |= {id(one): shallow(one) for one in self.expected if isinstance(one, Owed) and id(one) not in owed}
+        lines = (*self.given, *self.queue, *self.mistakes, *self.expected)
+        owed = {id(one): shallow(one) for one in lines if isinstance(one, Owed)}
         for one in owed.values():
             one.pending = one.pending and pendings[id(one.pending)]
         twin.session = session

@@ -17,6 +17,9 @@ class Found(NamedTuple):
     states: int
     transitions: int
 
+    def __str__(self) -> str:
+        return f"{self.states:,} states, {self.transitions:,} transitions"
+
 
 class Broken(AssertionError):
     """A rule that does not hold, with the shortest history that breaks it."""
@@ -94,4 +97,4 @@ def print_counts(configs: Iterable[Any], explore: Callable[[Any], Found]) -> Non
         start = time.monotonic()
         found = explore(config)
         seconds = time.monotonic() - start
-        print(f"{config}: {found.states:,} states, {found.transitions:,} transitions in {seconds:.0f} s", flush=True)
+        print(f"{config}: {found} in {seconds:.0f} s", flush=True)

@@ -153,9 +153,9 @@ def test_reasons_of_survivors_are_kept_and_figures_of_other_code_are_not(tmp_pat
     (tmp_path / "stereos_proto").mkdir()
     module, path = "stereos_proto/m", tmp_path / "stereos_proto" / "m.py"
     path.write_text("x = 1\n")
-    assert survivors.of_this_code(module) is None
+    assert survivors.of_this_code([module]) == {}
     survivors.record(module, survivors.digest(module), 10, ["a", "b"])
-    assert [*mutation.wrongs([module])] == [
+    assert [*mutation.wrongs(survivors.of_this_code([module]))] == [
         "no reason is given for stereos_proto/m: a",
         "no reason is given for stereos_proto/m: b",
         "80.0 % of the mutants of stereos_proto/ are killed, and 95 % have to be",
@@ -163,15 +163,15 @@ def test_reasons_of_survivors_are_kept_and_figures_of_other_code_are_not(tmp_pat
     stored = survivors.STATE.read_text()
     survivors.STATE.write_text(stored.replace('"a": ""', '"a": "slower only"'))
     path.write_text("# other words\nx = 1\n")
-    assert survivors.of_this_code(module).alive == {"a": "slower only", "b": ""}
+    assert survivors.of_this_code([module])[module].alive == {"a": "slower only", "b": ""}
     path.write_text("x = 2\n")
-    assert survivors.of_this_code(module) is None
-    assert [*mutation.wrongs([module])] == []
-    assert len([*survivors.table([module])]) == 2
+    assert survivors.of_this_code([module]) == {}
+    assert [*mutation.wrongs(survivors.of_this_code([module]))] == []
+    assert len([*survivors.table(survivors.of_this_code([module]))]) == 2
     row = survivors.record(module, survivors.digest(module), 1000, ["a"])
     assert row.alive == {"a": "slower only"}
-    assert [*mutation.wrongs([module])] == []
-    assert [*survivors.table([module])][2:] == [
+    assert [*mutation.wrongs(survivors.of_this_code([module]))] == []
+    assert [*survivors.table(survivors.of_this_code([module]))][2:] == [
         "| `stereos_proto/m` | 1,000 | 999 | 99.9 % |",
         "| all of `stereos_proto` | 1,000 | 999 | 99.9 % |",
     ]
@@ -179,7 +179,8 @@ def test_reasons_of_survivors_are_kept_and_figures_of_other_code_are_not(tmp_pat
 
 def test_survivors_are_few_and_have_reasons():
     """Of the modules that were asked as they are now."""
-    assert [*mutation.wrongs([module for room in mutation.ROOMS for module in room.modules])] == []
+    rows = survivors.of_this_code(module for room in mutation.ROOMS for module in room.modules)
+    assert [*mutation.wrongs(rows)] == []
 
 
 @pytest.mark.parametrize("name", [*planted.FAULTS])
