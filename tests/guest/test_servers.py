@@ -908,6 +908,13 @@ def test_a_reboot_that_is_asked_for_takes_its_time(kind):
         assert guest.join()
 
 
+def test_a_guest_is_rebooted_again_and_again(kind):
+    with running(kind, None, GuestSimulator()) as guest:
+        for _ in range(3):
+            guest.reboot()
+            assert ask_patiently(guest.address, Ping()) == [PONG]
+
+
 def test_a_power_off_that_is_asked_for_ends_the_guest(kind):
     with watched(kind) as (simulator, guest, host):
         guest.power_off()

@@ -364,6 +364,8 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
         self._rest = rest
         self._off = self._make_event()
         self._rebooting = False  # whether the guest does not listen yet after a reboot
+        # Endpoints to listen on that could not be had, or not yet. What listens on them later, takes them from here.
+        self._missing: list[Endpoint] = []
 
     async def wait_off(self) -> None:
         """Wait until the guest has shut down, or was closed."""
@@ -394,25 +396,29 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
             self._off.set()
         else:
             self._rebooting = True
+            # A guest that boots again listens when it is up, not when it would have listened before.
+            self._missing = [endpoint for endpoint in self._missing if endpoint.boundless]
             self._shut(self._fleeting)
             self._start(self._boot, order.seconds)
 
     def _open_in_time(self) -> None:
         """Listen, as soon as the faults allow it."""
         if self.guest.faults.refuse_time:
+            self._missing = self._endpoints
             self._start(self._open_later, self.guest.faults.refuse_time)
         else:
             self._open(self._endpoints)
 
     async def _open_later(self, seconds: float) -> None:
         await self._sleep(seconds)
-        await self._open_when_free(self._endpoints)
+        await self._open_missing()
 
-    async def _open_when_free(self, missing: list[Endpoint]) -> None:
-        while missing and not self._off.is_set():
-            tried, missing = missing, bind_again(missing)
-            self._open(endpoint for endpoint in tried if endpoint not in missing)
-            if missing:
+    async def _open_missing(self) -> None:
+        """Listen where the guest should and does not. Two tasks may do so: one step has no await in it."""
+        while self._missing and not self._off.is_set():
+            tried, self._missing = self._missing, bind_again(self._missing)
+            self._open(endpoint for endpoint in tried if endpoint not in self._missing)
+            if self._missing:
                 await self._rest(REBIND_PAUSE)
 
     def _shut(self, endpoints: list[Endpoint]) -> None:
@@ -432,7 +438,8 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
             session.restart()
             if session in self._current:
                 self._current[session].pump()
-        await self._open_when_free(self._fleeting)
+        self._missing = [*self._missing, *self._fleeting]
+        await self._open_missing()
         self._rebooting = False
 
     @abc.abstractmethod

@@ -54,6 +54,8 @@ class GuestConnection(LoopConnection):
         """Talk with the host until one of both ends it."""
         try:
             with self._scope:
+                # It may have been ended before this task has started.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 async with trio.open_nursery() as self._nursery:
                     await self._read()
         finally:

@@ -93,8 +93,10 @@ class GuestServer(LoopServer[GuestConnection]):
 
     async def _serve(self, endpoint: Endpoint, scope: trio.CancelScope) -> None:
         with scope:
+            # trio starts a task also where its scope was cancelled before, by a reboot that has closed the endpoint.
+            await trio.lowlevel.checkpoint_if_cancelled()
             if endpoint.device:
-                await self._run(endpoint, endpoint.take_device())
+                await self._run(self._join(endpoint, endpoint.take_device()))
                 return
             listener = trio.socket.from_stdlib_socket(endpoint.listener)
             while True:
@@ -106,19 +108,24 @@ class GuestServer(LoopServer[GuestConnection]):
                     await trio.sleep(AWAY_PAUSE)
                     continue
                 sock = _plain(accepted)
+                connection = self._join(endpoint, sock)
                 if endpoint.boundless:
-                    await self._run(endpoint, sock)
+                    await self._run(connection)
                 else:
-                    self._nursery.start_soon(self._run, endpoint, sock)
+                    self._nursery.start_soon(self._run, connection)
 
-    async def _run(self, endpoint: Endpoint, transport: socket.socket | Device) -> None:
+    def _join(self, endpoint: Endpoint, transport: socket.socket | Device) -> GuestConnection:
+        """A connection to come. It counts from now on: a reboot before its task has started ends it, too."""
         connection = GuestConnection(self, endpoint, transport, self._session_for(endpoint))
         self._connections.add(connection)
+        return connection
+
+    async def _run(self, connection: GuestConnection) -> None:
         try:
             await connection.run()
         except Exception:  # noqa: BLE001
             # A bug, but of one connection: the guest goes on for the other hosts. Ctrl-C is no Exception.
-            LOG.exception("the connection to %s ends over an error", endpoint.address)
+            LOG.exception("the connection to %s ends over an error", connection.endpoint.address)
         finally:
             self._connections.discard(connection)
 

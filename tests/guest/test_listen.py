@@ -1,0 +1,95 @@
+"""Where a guest listens, without a server: what is bound, how many may wait, and how a connection is reset."""
+
+import inspect
+import os
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from stereos_proto_io import TCP, UnixSocket, VirtioSerial
+from stereos_proto_io.guest._listen import Endpoint, reset_on_close
+
+
+def test_an_endpoint_is_made_of_its_address_alone():
+    assert [*inspect.signature(Endpoint).parameters] == ["address"]
+
+
+def test_an_endpoint_that_is_not_bound_has_nothing_to_serve():
+    endpoint = Endpoint(TCP("127.0.0.1", 1024))
+    assert not endpoint.is_bound
+    with pytest.raises(RuntimeError, match=r"^tcp://127\.0\.0\.1:1024 has no socket$"):
+        _ = endpoint.listener
+    with pytest.raises(RuntimeError, match=r"^tcp://127\.0\.0\.1:1024 has no open device$"):
+        endpoint.take_device()
+
+
+def test_a_device_has_no_listener():
+    host, end = os.openpty()
+    with ExitStack() as stack:
+        for descriptor in (host, end):
+            stack.callback(os.close, descriptor)
+        endpoint = Endpoint(VirtioSerial(os.ttyname(end)))
+        endpoint.bind()
+        stack.callback(endpoint.close)
+        assert endpoint.is_bound
+        with pytest.raises(RuntimeError, match=r"has no socket$"):
+            _ = endpoint.listener
+        device = endpoint.take_device()
+        stack.callback(device.close)
+        assert not endpoint.is_bound
+
+
+def hosts_that_may_wait(path, stack):
+    """How many hosts the system lets wait at a listener that accepts none."""
+    waiting = 0
+    while True:
+        host = stack.enter_context(socket.socket(socket.AF_UNIX))
+        host.setblocking(False)
+        try:
+            host.connect(path)
+        except BlockingIOError:
+            return waiting
+        waiting += 1
+
+
+def test_a_serial_socket_lets_few_hosts_wait(tmp_path, monkeypatch):
+    """As a chardev of QEMU, which serves one host at a time. Linux lets one more wait than it is told."""
+    monkeypatch.chdir(tmp_path)
+    endpoint = Endpoint(VirtioSerial("port"))
+    endpoint.bind()
+    endpoint.listen()
+    with ExitStack() as stack:
+        stack.callback(endpoint.close)
+        assert hosts_that_may_wait("port", stack) == 2
+
+
+def test_many_hosts_may_wait_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    endpoint = Endpoint(UnixSocket("guest"))
+    endpoint.bind()
+    endpoint.listen()
+    with ExitStack() as stack:
+        stack.callback(endpoint.close)
+        for _ in range(200):
+            host = stack.enter_context(socket.socket(socket.AF_UNIX))
+            host.setblocking(False)
+            host.connect("guest")
+
+
+def test_closing_is_a_reset_for_the_host():
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as host:
+        accepted, _ = listener.accept()
+        reset_on_close(accepted)
+        accepted.close()
+        with pytest.raises(ConnectionResetError):
+            host.recv(1)
+
+
+@pytest.mark.parametrize("error", [OSError(95, "Operation not supported"), TypeError("an integer is required")])
+def test_a_socket_that_cannot_be_reset_is_closed_all_the_same(error):
+    class Sock:
+        def setsockopt(self, *_arguments):
+            raise error
+
+    reset_on_close(Sock())
