@@ -96,7 +96,6 @@ class GuestConnection(BaseConnection):
         try:
             with self._lock:
                 self._shared.current = self
-                self._write()
             while not self._ending:
                 self._step()
         except BaseException:  # noqa: BLE001  (whatever it is, the host is not left waiting)
