@@ -74,7 +74,7 @@ def _raise_limit() -> int:
 
 
 class _Memory:
-    """Counts what Python allocates, with an allocator's own exactness. It slows down, so nothing is timed in it."""
+    """Counts exactly what Python allocates, by `tracemalloc`. That slows the code down, so nothing is timed in it."""
 
     def __enter__(self) -> Self:
         gc.collect()

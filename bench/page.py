@@ -62,7 +62,7 @@ def flat(curve: dict[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[tuple[s
 
 
 def number(value: float) -> str:
-    """A number with as many digits as say something."""
+    """A number with about three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 

@@ -42,7 +42,7 @@ def qmp(sock: socket.socket) -> None:
 
 
 def dbus(sock: socket.socket) -> None:
-    """Answer every D-Bus method call with a name: `Hello` wants one, and nobody else minds."""
+    """Answer every D-Bus method call with a name: `Hello` needs one, and other calls ignore it."""
     from jeepney.low_level import Parser
     from jeepney.wrappers import new_method_return
 
@@ -72,7 +72,7 @@ def peer(kind: str, *, apart: bool = False) -> Iterator[socket.socket]:
     """A socket that is connected to a server of this kind, in another process: on the same CPU, or `apart`.
 
     Apart, the largest part of a round trip is the kernel waking the other CPU, as it is with a guest. On one CPU it
-    is what both ends compute. Left to itself, the kernel does either, and changes its mind within one measurement.
+    is what both ends compute. Without pinning, the kernel does either, and may change within one measurement.
     """
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(

@@ -31,7 +31,7 @@ TARGET, TRIO_TARGET = 1.15, 1.3
 def run(report: Report) -> None:
     """Compare the three drivers, and asyncio's on uvloop, with exchanges by hand."""
     for apart, where in ((True, "a CPU each"), (False, "one CPU")):
-        # One CPU for both shows what the drivers compute, which no guest is ever as near as to see.
+        # Both ends on one CPU show what the drivers compute. There is no target: a real guest has other CPUs.
         target, trio_target = (TARGET, TRIO_TARGET) if apart else (None, None)
         with ExitStack() as stack:
             _blocking(report, f"blocking, {where}", target, *_ends(stack, apart, 3))

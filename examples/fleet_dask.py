@@ -7,8 +7,9 @@ up in the environment of the worker: they never travel.
 dask runs a task again when its worker dies, and provisioning twice is not the same as
 provisioning once. So a task leaves a mark with the scheduler before it sends anything.
 Where the mark is there already, an earlier try may have changed the guest: that is
-said, and nothing is sent. A scheduler with the environment variable
-DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0 does not run it again, and tells so.
+said, and nothing is sent. With DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0 in its
+environment the scheduler does not run the task again, and reports that its worker was
+lost.
 """
 
 import os
@@ -93,7 +94,8 @@ class Fleet:
         if error is None:
             known = task.result()
         elif Event(self._marks[place], client=self._cluster).is_set():
-            # The mark tells what the task itself cannot tell any more.
+            # The task has no result, but its mark shows whether it may have changed the
+            # guest.
             known = LOST
         else:
             known = f"not begun: {error}"

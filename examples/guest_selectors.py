@@ -38,7 +38,7 @@ class Host:
             session.write_failed(exc)
         Host.off = Host.off or session.shut_down
         mask = READ * session.wants_data | WRITE * session.wants_write
-        # 0 while a handler works that replies later; it then calls `turn(0)`.
+        # The mask is 0 while a handler works on a later reply; it then calls `turn(0)`.
         self.watch(0 if session.ended else mask)
         if session.ended:
             sock.close()

@@ -1,8 +1,8 @@
 """A client in a thread of its own, for other threads: python loop_threads.py ADDRESS
 
-`stereos_proto_io.blocking` has no thread and reads only while a caller waits. This one
-always reads, so notifications arrive at once, and calls are `Future`s. Other threads
-hand it work through `do`, which wakes it.
+`stereos_proto_io.blocking` has no thread and reads only while a caller waits. This
+client always reads, so notifications arrive at once, and calls are `Future`s. Other
+threads pass work to it through `do`, which wakes it.
 """
 
 import selectors
@@ -70,7 +70,7 @@ class ThreadClient(PollClient):
         self.hears.close()
 
     def take_work(self):
-        # Drain the bell before the queue; later work rings again.
+        # Drain the wake-up socket before the queue: later work writes to it again.
         if not self.hears.recv(4096):
             self.is_serving = False
             self.close()

@@ -1,4 +1,4 @@
-"""A client under uvloop, which is asyncio's as it is: python loop_uvloop.py ADDRESS"""
+"""The asyncio client under uvloop, without changes: python loop_uvloop.py ADDRESS"""
 
 import asyncio
 import sys

@@ -26,7 +26,7 @@ from stereos_proto import (
 )
 from stereos_proto_io import parse_address
 
-#: How many replies a host may be owed before we read no more of what it asks.
+#: How many replies a host may be owed before we stop reading its requests.
 MAX_OWED = 32
 
 
@@ -56,7 +56,8 @@ class Proxy:
                 self.owed.append(event.reply)
                 await self.make_room()
             elif isinstance(event, ConnectionClosed):
-                # It may have closed its own direction only, and still want its replies.
+                # The host may have closed only its own direction, and still expect its
+                # replies.
                 self.guest_side.send_eof()
                 self.to_guest.write_eof()
                 return

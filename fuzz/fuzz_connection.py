@@ -1,4 +1,4 @@
-"""Both ends of a connection, held to a model of the conversation (§1 to §4) that is written here a second time.
+"""Both ends of a connection, compared with an independent model of the conversation (§1 to §4).
 
 The head chooses role, limits and cutting, and is the script of what our own side sends after each event.
 """
@@ -131,7 +131,7 @@ class Play:
     # ------------------------------------------------------------------------------------ what comes in
 
     def drain(self) -> None:
-        """Take all events, each of them held to the model."""
+        """Take all events, and compare each with the model."""
         while not self.over:
             try:
                 event = self.connection.next_event()

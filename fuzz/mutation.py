@@ -1,11 +1,11 @@
 """Change the library at one place at a time, and see whether a test fails: `python -m fuzz.mutation [MODULE ...]`.
 
-`ROOMS` has the modules and the test files that are asked about each. First every test file runs once, to learn which
-tests execute which lines, and how long each takes. Then each mutant (`mutants.py`) is asked of the tests that execute
-the changed statement, the quickest first, until one fails: it is killed. A statement that is executed on import only is
-asked of all tests of its module. A mutant that no test kills has survived. Those are printed and kept in
-`survivors.json`, where a reason is written beside each. A module that was asked as it is now is not asked again;
-`--survivors` asks those of its survivors again that have no reason, after tests were added.
+`ROOMS` lists the modules and the test files for each. First every test file runs once, to learn which tests execute
+which lines, and how long each takes. Then, for each mutant (`mutants.py`), the tests that execute the changed statement
+run, the quickest first, until one fails: the mutant is killed. For a statement that is executed only on import, all
+tests of its module run. A mutant that no test kills has survived. Those are printed and kept in `survivors.json`, where
+a reason is written beside each. A module that was asked as it is now is not asked again; `--survivors` asks those of
+its survivors again that have no reason, after tests were added.
 
 Each mutant runs in a process of its own, forked from one that has pytest and the dependencies loaded already, with the
 library in a changed copy. Since a mutant may do anything, an audit hook keeps it and its children from AF_VSOCK, from
@@ -44,7 +44,7 @@ from . import mutants, survivors
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCE: Final = ROOT / "src"
 
-#: What is asked about a module of the core after its own test file.
+#: The test files that run for a module of the core after its own test file.
 _MORE: Final = (
     "core/test_vectors.py",
     *(f"project/test_fuzz_corpus.py::{name}" for name in ("test_kept_corpus", "test_what_was_once_found")),
@@ -133,7 +133,8 @@ PYTEST: Final = (
 )
 #: Seconds that the tests of a mutant may take as they are, after which no more of them are asked.
 LONGEST: Final = 30.0
-#: Seconds of CPU after which a mutant counts as killed, since it hangs. What else the machine does is not its fault.
+#: Seconds of CPU time after which a mutant is taken to hang and counts as killed. CPU time, because the machine may be
+#: busy.
 PATIENCE: Final = 40
 #: Seconds of the clock after which a test waits for ever, which counts as killed, beside a multiple of what it takes.
 WAIT: Final = 15

@@ -1,4 +1,4 @@
-"""Deliberate faults: each must be found by the tests and by the fuzzers, else these are worth nothing.
+"""Deliberate faults: the tests and the fuzzers must find each, to show that they find faults at all.
 
 A fault is a change of one place in the source. It is planted in a copy of `src`, which PYTHONPATH puts before
 the real one. `python -m fuzz.planted [NAME ...]` prints which tool finds what, as a table for README.md.
@@ -173,7 +173,7 @@ FAULTS: Final[dict[str, Fault]] = {
 }
 #: The first test that saw each fault, as `--record` found it.
 FOUND_BY: Final = Path(__file__).with_name("planted.json")
-#: The tests that are asked when those of the module itself see nothing. The fuzzers' own replay is not among them.
+#: The tests that run if those of the module itself find nothing. The replay of the fuzzers' inputs is not among them.
 SUITE: Final = tuple(
     f"tests/core/test_{name}.py"
     for name in ("json_oracle", "vectors", "properties", "codec", "connection", "host_session", "jcard", "hostile")

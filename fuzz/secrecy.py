@@ -1,4 +1,4 @@
-"""A value that must not be seen, and the places in which it must not be seen."""
+"""The stand-in for a secret, and the check that no error shows it."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ TRANSPORTS: Final[dict[str, Callable[[Path], Address]]] = {
     "hvsock": lambda folder: HybridVsock(str(folder / "h")),
     "serial": lambda folder: VirtioSerial(str(folder / "s")),
 }
-#: Seconds that a caller waits: hardly, a while, or about as long as it takes.
+#: Seconds that a caller waits: almost none, a short time, or about as long as a reply takes.
 PATIENCE: Final = (0.0, 0.002, 0.01, 0.2, 0.2, 0.2)
 #: Seconds that a connection is waited for, and those after which everybody on one is told to go.
 CONNECT_PATIENCE: Final = 0.3
@@ -490,7 +490,7 @@ class Soaked(NamedTuple):
 
 
 class Complaints(logging.Handler):
-    """What was logged as an error: nobody saw it raised."""
+    """Collects errors that were only logged, and not raised to a caller."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -517,7 +517,7 @@ def no_complaints() -> Iterator[None]:
 def no_hang(driver: str, seed: int, numbers: range) -> Iterator[None]:
     """End the process when these conversations take far longer than they may, and show where they stand.
 
-    A thread that waits for ever cannot be told to go, and whoever closes up would wait for it.
+    A thread that waits for ever cannot be ended, and an orderly exit would wait for it.
     """
 
     def give_up() -> None:

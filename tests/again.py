@@ -1,4 +1,4 @@
-"""In CI, a test that failed is run again by itself: what fails only beside thousands of others is told apart.
+"""In CI, a failed test is run again by itself, to tell apart tests that fail only beside thousands of others.
 
 A busy machine can fail a correct test: a deadline of seconds passes while a hundred processes wait for two processors.
 So each failed test is run `TIMES` times more, with nothing beside it. If it passes each time, the run is not a failure,

@@ -25,7 +25,7 @@ PATIENCE = 60.0
 
 COMMAND = (sys.executable, "-m", "stereos_proto_io.cli")
 
-#: Nothing of the machine that runs the tests decides how things look.
+#: An environment in which the settings of the test machine do not change the output.
 CLEAN_ENV = {
     name: value
     for name, value in os.environ.items()

@@ -36,7 +36,8 @@ class Interrupt:
             self.look()
         elif event == "opcode":
             last, self.last[frame] = self.last.get(frame), place
-            # A trace hears of the end of one opcode when the next begins: too late where that leaves a block.
+            # A trace function is called for the end of one opcode when the next one begins: too late if that one leaves
+            # a block.
             if (
                 last is not None
                 and dis.opname[code.co_code[last]] in self.LOOKS

@@ -1,4 +1,4 @@
-"""The three servers with one face, and a host of bare sockets to talk to them."""
+"""One interface for the three servers, and a host on plain sockets that talks to them."""
 
 import asyncio
 import gc

@@ -33,7 +33,7 @@ from stereos_proto_io.testing import SimulatedGuest, simulated_guest
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "screens"
 WIDTHS: Final = {"": 100, "-narrow": 60}
-#: A picture asks nobody for a font: the reader's own is as good.
+#: The pictures load no web font: the viewer's own monospace font is used.
 WITHOUT_FONTS: Final = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
     "Fira Code, monospace", "ui-monospace, monospace"
 )

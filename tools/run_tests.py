@@ -1,4 +1,4 @@
-"""Run all tests, and hold each module of the core to its own test file.
+"""Run all tests, and check that each module of the core is covered by its own test file.
 
 Every module of `stereos_proto` has one test file, which covers it wholly, branches included. To know that it
 is this file that does it, each runs in an interpreter of its own, several at a time. The other tests of the core
@@ -28,7 +28,7 @@ CORE: Final = ROOT / "src" / "stereos_proto"
 IO_SHARE: Final = 95
 #: Tests of the core that belong to no single module, and of the project as a whole.
 UNMEASURED: Final = tuple(ROOT / "tests" / name for name in ("core", "explore", "project"))
-#: Processes for the tests that are not of the core: most of them wait for most of their time.
+#: Processes for the tests outside the core: most of these tests spend most of their time waiting.
 WORKERS: Final = 2 * (os.cpu_count() or 1)
 #: Tests marked `vm` need a machine that was booted for them.
 PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "--no-header", "-m", "not vm")

@@ -28,7 +28,7 @@ class Call(Generic[ReplyT]):
 
     # The request, as it was given.
     request: Request[ReplyT]
-    # What the caller wants to find again in `CallDone`.
+    # Any value of the caller's, available as `CallDone.call.context`.
     context: Any = None
     # When the call settles with RequestTimeout, on the caller's own clock. None: never.
     deadline: float | None = None
@@ -56,7 +56,7 @@ class Call(Generic[ReplyT]):
         """
         # No local variable holds the outcome: a traceback shows those, and a refusal may quote a secret.
         if isinstance(self.outcome, StereosError):
-            # Without the traceback of a call before: it would grow with each, and keep frames alive.
+            # Drop the traceback of an earlier `result()`: it would grow with each call, and keep frames alive.
             raise self.outcome.with_traceback(None)
         if self.outcome is None:
             raise RuntimeError(f"{self.request.type} is not done yet")

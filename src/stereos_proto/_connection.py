@@ -38,7 +38,7 @@ from ._messages import Message, Reply, Request, UnknownMessage, named
 from ._registry import BY_CLASS, BY_TYPE, Kind, Role, row_of
 from ._state import Conversation, State, Violation, unexpected
 
-#: What tells of a message: by its kind, but for the open class, which has an event of its own.
+#: Kind of message → the event that reports it. `UnknownMessage` has an event of its own.
 _BY_KIND: Final[dict[Kind, type[Any]]] = {
     Kind.REQUEST: RequestReceived,
     Kind.REPLY: ReplyReceived,
@@ -149,8 +149,8 @@ class Connection:
     def commit(self, message: Message) -> None:
         """Count `message`, whose line the caller has from `encode`, as sent.
 
-        `send` is `encode` and this. It is for those that encode once and send later: `encode` tells what can never
-        be sent, and this what cannot be sent now (§3). Raises LocalProtocolError, with nothing changed.
+        `send` is `encode` followed by `commit`. Call the two to encode once and send later: `encode` refuses what can
+        never be sent, `commit` what cannot be sent now (§3). Raises LocalProtocolError, with nothing changed.
         """
         if len(self._conversation.pending) >= self._max_pending and row_of(message).kind is Kind.REQUEST:
             raise LocalProtocolError(
@@ -180,10 +180,10 @@ class Connection:
         self._conversation.fail(self.our_role)
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the peer. Nothing is looked at before `next_event`; b"" is no end of file.
+        """Take bytes from the peer. They are not parsed before `next_event`; b"" does not mean the end of the stream.
 
-        After a protocol error they are dropped. Raises RuntimeError after `receive_eof`, which is a bug of
-        the caller, TypeError for what is no bytes.
+        After a protocol error they are dropped. Raises RuntimeError after `receive_eof`, which is a bug in the caller,
+        and TypeError if `data` is not bytes.
         """
         if self._eof:
             raise RuntimeError("receive_data was called after receive_eof")
@@ -203,7 +203,7 @@ class Connection:
         self._lines.feed_eof()
 
     def events(self) -> Iterator[Event]:
-        """Yield events until more data is needed. The state moves with each event, not before it."""
+        """Yield events until more data is needed. The state changes when an event is yielded, not before."""
         while (event := self.next_event()) is not NEED_DATA:
             yield event
 
@@ -255,11 +255,11 @@ class Connection:
             raise
 
     def _unreadable(self, error: RemoteProtocolError) -> MalformedReceived | Request:
-        """What follows from a line that could not be read: an event, or the request that it stands for."""
+        """Return the event, or the request, that an unreadable line stands for. Raises in host role."""
         if self._lines.ends_open and isinstance(error, MalformedLine):
             self._cut(error)
         if self._is_host:
-            # It could have been the reply to the oldest request; going on would be guessing.
+            # It could have been the reply to the oldest request, so continuing would be a guess.
             self._fail(error)
         # Guest role: what the reference refuses, and goes on after (§3).
         fault = cast("MalformedLine | InvalidMessage", error)

@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one tree below `StereosError`.
 
-Texts are for the person who drives a guest: they speak of the guest and of the request. They never hold a
-value that was sent or received, because that value may be a secret (`docs/security.md`).
+Texts are written for the operator of a guest: they describe the guest and the request. They never hold a value that was
+sent or received, because that value may be a secret (`docs/security.md`).
 
 Every class can be copied, so that each of several callers can be given an exception of its own with a traceback of
 its own, and pickled, so that it means the same in another process.
@@ -32,16 +32,16 @@ GUEST: Final = "the guest"
 class StereosError(Exception):
     """Base of every error that this library raises on purpose.
 
-    Each can be copied and pickled with all its attributes, its notes and its cause. In a copy, the requests of
-    which it tells are the same. In a pickle, their secrets are replaced by "[redacted]": such a request tells what
-    it was, and cannot be sent any more.
+    Each can be copied and pickled with all its attributes, its notes and its cause. A copy refers to the same requests.
+    In a pickle, the secrets of these requests are replaced by "[redacted]": such a request shows what it was, and can
+    no longer be sent.
     """
 
-    #: The label of the guest that it is about: that of the session or client that raised it. None: it is not known.
+    #: The label of the guest that the error is about, from the session or client that raised it. None: unknown.
     guest: str | None = None
 
     def about(self, guest: str) -> Self:
-        """Say which guest it is about, unless that is said already; return it.
+        """Set `guest`, unless it is set already, and return the error.
 
         Where the text does not name the guest, a note does, which tracebacks and logs show.
         """
@@ -71,14 +71,14 @@ def _is_named(guest: str, text: str) -> bool:
 
 
 def _deep(value: Any, memo: dict[int, Any]) -> Any:
-    """A deep copy; `value` itself where it cannot be made, as of another library's exception."""
+    """A deep copy, or `value` itself if it cannot be copied, such as an exception of another library."""
     with suppress(Exception):
         return copy.deepcopy(value, memo)
     return value
 
 
 def reason_of(cause: BaseException | None) -> str:
-    """What is said of an exception in parentheses: its text, without the number of an OSError, else its class."""
+    """The text of an exception, to stand in parentheses, without an OSError's number; its class if it has no text."""
     return str(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
 
 
@@ -223,7 +223,7 @@ class PreambleFailure(Enum):
 
     @property
     def retryable(self) -> bool:
-        """Whether a later attempt may succeed without anybody changing anything."""
+        """Whether a later attempt may succeed without any change to the setup."""
         return self in (PreambleFailure.NOBODY_LISTENS, PreambleFailure.CUT)
 
 
@@ -284,15 +284,15 @@ class OutcomeUnknown(ConnectionLost):
 class RequestFailed(StereosError):
     """The guest read the request and said no (§3). `error` is the guest's own sentence.
 
-    Should the guest quote a secret that the request carried, it is redacted here (`Redactor`). Of a sentence that
-    is longer by more than 192 characters, the first 8,192 are kept.
+    If the guest quotes a secret of the request, it is redacted here (`Redactor`). A text that exceeds 8,192 characters
+    by more than 192 is cut to 8,192.
     """
 
     def __init__(self, request: Request, error: str) -> None:
         try:
             clean = Redactor([request]).redact(error, max_length=MAX_SENTENCE) if error else error
         except BaseException:
-            # A Ctrl-C. The frame that it passes must not show what the guest wrote.
+            # KeyboardInterrupt, for example: its traceback includes this frame, which must not hold the guest's text.
             self.args: tuple[Any, ...] = ()
             del error
             raise

@@ -26,7 +26,7 @@ class Need(Enum):
 NEED_DATA: Final[Literal[Need.DATA]] = Need.DATA
 
 
-# Made for every message that is read: an instance dictionary is filled faster than frozen slots.
+# Created for every message that is read: filling an instance dictionary is faster than filling frozen slots.
 @attrs.frozen(slots=False)
 class ReplyReceived:
     """Host role: `message` answers `request`, which was the oldest unanswered one (§3).
@@ -40,7 +40,7 @@ class ReplyReceived:
 
 @attrs.frozen(slots=False)
 class NotificationReceived:
-    """Host role: the guest told something unasked. No request was settled (§3)."""
+    """Host role: the guest sent a notification. It answers no request (§3)."""
 
     message: Notification
 
@@ -67,7 +67,7 @@ class MalformedReceived:
     `reply` is the refusal that the reference sends.
     """
 
-    # Exceptions compare by identity, and two events that say the same shall be equal.
+    # Exceptions compare by identity, but two events with the same error text must be equal.
     error: MalformedLine | InvalidMessage = attrs.field(eq=lambda error: (type(error), str(error)))
 
     @property

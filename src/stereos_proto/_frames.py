@@ -1,7 +1,7 @@
-"""What a traceback shows of a secret: the local variables of the frames that the exception passed.
+"""Removes secrets from tracebacks, which show the local variables of the frames that an exception has passed.
 
-Errors of this library are made where no secret is at hand. An exception that comes from outside, such as a
-KeyboardInterrupt, comes anywhere; so what handles secrets catches everything, forgets, and raises it again.
+This library raises its own errors in frames that hold no secret. Another exception, such as a KeyboardInterrupt, can
+come anywhere. So code that handles secrets catches every exception, clears the local variables, and raises it again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 #: Flags of the code of generators, coroutines and asynchronous generators.
 _SUSPENDS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
-#: How the names of our modules begin, those of the drivers among them.
+#: The prefix of the names of our modules, including those of `stereos_proto_io`.
 _OURS: Final = __name__.partition(".")[0]
 
 

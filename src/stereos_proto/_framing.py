@@ -19,7 +19,7 @@ TOO_LONG: Final[Literal[Fault.TOO_LONG]] = Fault.TOO_LONG
 
 
 class LineReader:
-    r"""Cuts what arrives into lines, whatever the cuts that it arrives in.
+    r"""Splits the received bytes into lines, however they are split into chunks.
 
     A line ends with "\\n"; one "\\r" before that belongs to the ending; empty lines are skipped. The bytes are
     searched once, whatever the size of the chunks, and a chunk that holds whole lines is not copied.
@@ -59,8 +59,7 @@ class LineReader:
     def next_line(self) -> bytes | Literal[Fault.TOO_LONG] | None:
         """Return the next line without its ending, or None when there is none yet.
 
-        Returns TOO_LONG as soon as no end can come any more that would keep the line within the limit, and
-        ever after.
+        Returns TOO_LONG as soon as the line cannot end within the limit any more, and on every later call.
         """
         buffer = self._buffer
         while True:
@@ -68,7 +67,7 @@ class LineReader:
             end = buffer.find(b"\n", self._searched)
             if end < 0:
                 self._searched = size = len(buffer)
-                # The limit counts the ending, so a line without one is too long when it fills it.
+                # The limit includes the line ending, so `limit` bytes without an ending are too long.
                 if size - start >= self._limit:
                     return TOO_LONG
                 if not self._eof or start == size:
@@ -82,7 +81,7 @@ class LineReader:
             if end > start and buffer[end - 1] == 13:
                 end -= 1
             if end > start:
-                # Slicing a bytearray makes a bytearray: a copy more than is needed.
+                # `bytes(buffer[start:end])` would copy twice: slicing a bytearray makes a bytearray.
                 return buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
 
     @property

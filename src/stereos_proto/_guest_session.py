@@ -16,7 +16,7 @@ closes. The rest of what was received already waits as bytes. After a reply, or 
 the replies that are owed go out first, and then the session says `SessionEnded`. An acknowledged `Shutdown` ends the
 session with its `Ack` as the last line (§6).
 
-**Streams without connections** (a virtio-serial port, §8) know no end. There `receive_eof` and `write_failed` change
+**Streams without connections** (a virtio-serial port, §8) have no end. There `receive_eof` and `write_failed` change
 nothing, because the next host continues the same stream, half lines included. What would close a connection (a line
 that is too long) starts the session anew instead.
 """
@@ -151,7 +151,7 @@ class GuestSession:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing can come any more: all that was owed is written, or the connection was lost or closed."""
+        """Whether the session is over: all replies that were owed are written, or the connection was lost or closed."""
         return not (self._reading or self._pending or self._unsent)
 
     @property
@@ -184,15 +184,15 @@ class GuestSession:
     def next_event(self) -> GuestEvent | Literal[Need.DATA]:
         """Return what happened next, or NEED_DATA. Never raises.
 
-        A `PendingRequest` is to be carried out and given back to `reply`. A `MalformedReceived` was refused already;
-        it is told for logs. A `ReplyReplaced` tells of a mistake of the handler. `SessionEnded` is the last event, and
-        comes when everything owed is written: close the connection then. Its `error` is None when the host or `close`
-        ended it in good order.
+        A `PendingRequest` is to be carried out and given back to `reply`. A `MalformedReceived` has already been
+        refused; the event is for logs. A `ReplyReplaced` reports a mistake of the handler. `SessionEnded` is the last
+        event, and comes when all replies that are owed are written: close the connection then. Its `error` is None if
+        the host ended the stream properly or `close` was called.
         """
         if self._replaced:
             return self._replaced.popleft()
         while self._reading:
-            # As `wants_data`, which is asked for here for every request.
+            # The condition of `wants_data`, written out because this runs for every request.
             if len(self._pending) >= self._max_unanswered or self._unsent >= self._max_unsent:
                 return NEED_DATA
             try:
@@ -215,7 +215,8 @@ class GuestSession:
         self._reading = False
         self._error = error.with_traceback(None)  # its frames hold bytes of the host
         if isinstance(error, IncompleteLine):
-            # The reference answers half a line, too: a host that closed its own direction only may read it (§1).
+            # The reference also answers a partial last line: the host may have closed only its own direction, and still
+            # read (§1).
             event = MalformedReceived(error)
             self._refuse(event)
             return event
@@ -306,7 +307,7 @@ class GuestSession:
     def data_to_send(self) -> bytes | memoryview:
         """Return the bytes to write next, b"" when there are none. Say `data_sent` before you ask again.
 
-        This is a peek that commits: the same bytes come until they are counted as sent.
+        These bytes are committed: every call returns them again until `data_sent` has counted them.
         """
         if not self._chunk and self._lines:
             self._chunk = self._lines.popleft()

@@ -1,10 +1,9 @@
 """A client without IO, for event loops of callbacks: sessions one after another, dialogues, timers.
 
 `HostSession` is one connection. A host has more to do: it dials, waits until the guest is ready, dials again when
-the connection is lost before that, provisions the guest. Those are dialogues (`stereos_proto.dialogues`). In a
-runtime that awaits, a short loop runs them. A loop of callbacks has no such loop, so `HostClient` keeps each dialogue
-as a `Task`, goes on with it when what it waits for has happened, and tells what it wants: a dial (`DialWanted`), a
-timer (`next_deadline`).
+the connection is lost before that, provisions the guest. Those are dialogues (`stereos_proto.dialogues`). In a runtime
+that awaits, a short loop runs them. An event loop of callbacks cannot do that, so `HostClient` keeps each dialogue as a
+`Task`, resumes it when its action is done, and reports what it needs: a dial (`DialWanted`), a timer (`next_deadline`).
 
 It reads a `clock` that is injected, since user code calls `request` and `run` at any time. It calls no code of the
 user, except what a dialogue itself calls (`on_progress`, `on_step`), and that within `next_event` only.
@@ -79,7 +78,7 @@ class Task(Generic[ResultT]):
     _open: int = attrs.field(default=0, repr=False)
     # Whether it asked for a dial last, so that it may ask for another.
     _dials: bool = attrs.field(default=False, repr=False)
-    # The first request of its that has changed the guest, or may have, and whether it was answered.
+    # Its first request that has changed the guest, or may have changed it, and whether that was answered.
     _changing: Request | None = attrs.field(default=None, repr=False)
     _answered: bool = attrs.field(default=False, repr=False)
     # The number of the connection that it last used or was given.
@@ -91,7 +90,7 @@ class Task(Generic[ResultT]):
     # The action that it waits for, and the number of that wait: a timer of an earlier wait is void.
     _action: Action | None = attrs.field(default=None, repr=False)
     _wait: int = attrs.field(default=0, repr=False)
-    # Notifications when it last sent something or slept: what came since ends a Sleep.
+    # The count of notifications when it last sent something or slept: later notifications end a Sleep.
     _heard: int = attrs.field(default=0, repr=False)
     # When a Sleep may end early, on the client's clock, and whether a notification came that ends it.
     _least: float = attrs.field(default=0.0, repr=False)
@@ -124,12 +123,12 @@ class TaskDone:
 
 @attrs.frozen
 class DialWanted:
-    """A client: dial (§8), and then say `connected` or `dial_failed`. The last connection has ended: let go of it.
+    """A client: dial (§8), then call `connected` or `dial_failed`. The previous connection has ended: close its stream.
 
-    `deadline` is a number of the client's clock; None: take the time that you take by default. The dial is yours to
-    end: when its deadline has passed, close what you have and say `dial_failed(ConnectError(..., timed_out=True))`.
-    A second later, or at their own deadline where this one is None, the dialogues that wait for it stop waiting.
-    Requests go on waiting, and no other dial is wanted.
+    `deadline` is a number of the client's clock; None: use a default of your own. You have to end the dial: when its
+    deadline has passed, close its stream and call `dial_failed(ConnectError(..., timed_out=True))`. A second later, or
+    at their own deadline if this one is None, the dialogues that wait for it stop waiting. Requests go on waiting, and
+    no other dial is wanted.
     """
 
     deadline: float | None
@@ -201,10 +200,10 @@ class HostClient:
     # -- asking ------------------------------------------------------------------------------------------
 
     def request(self, message: Request[ReplyT], *, timeout: float | None = None, context: Any = None) -> Call[ReplyT]:
-        """Ask something. A `CallDone` tells the outcome; `timeout` is in seconds, None for no bound (§3).
+        """Queue a request. A `CallDone` reports the outcome; `timeout` is in seconds, None for no bound (§3).
 
-        Before the first connection it waits for that. Raises LocalProtocolError when the message can never be
-        sent, ConnectionLost when the connection has ended, ValueError when the timeout is NaN.
+        Before the first connection the request waits for that connection. Raises LocalProtocolError when the message
+        can never be sent, ConnectionLost when the connection has ended, ValueError when the timeout is NaN.
         """
         deadline = self._after(timeout)
         call = self.session.request(message, deadline=deadline, context=context)
@@ -214,14 +213,14 @@ class HostClient:
     def request_many(
         self, messages: Iterable[Request[ReplyT]], *, timeout: float | None = None, context: Any = None
     ) -> list[Call[ReplyT]]:
-        """Ask several things in one flight, or none of them. See `request`."""
+        """Queue several requests in one flight, or none of them. See `request`."""
         deadline = self._after(timeout)
         calls = self.session.request_many(messages, deadline=deadline, context=context)
         self._begin(calls, seconds(timeout))
         return calls
 
     def _begin(self, calls: Collection[Call[Any]], limit: float) -> None:
-        """See to it that `calls` can be sent, or that they are not where their time is over before it begins."""
+        """Ask for a dial if `calls` need one. Calls with a timeout of 0 time out at once and are not sent."""
         if limit > 0 and calls:
             self._dial_on_demand()
         else:
@@ -261,8 +260,8 @@ class HostClient:
     ) -> Task[Health]:
         """Wait until the guest is in one of `states`, or the named `agents` run (§6, §7).
 
-        It begins over the connection that there is. With `redial` it dials where there is none, and dials again
-        whenever a connection or a try does not get through; what others were asking over it then ends. A probe over a
+        It uses the existing connection first. With `redial` it dials if there is none, and dials again whenever the
+        connection is lost or a try fails; requests of other callers on that connection then end. A probe over a
         connection that was there before may take 5 seconds, or half of `timeout`.
 
         The task raises NotReady when `timeout` seconds have passed (None: no bound), or the guest shuts down;
@@ -309,7 +308,7 @@ class HostClient:
             was_open = not what.done
             self.session.cancel(what)
             if was_open and what in self._callers:
-                # The session tells nothing of it, and the dialogue waits.
+                # A cancelled call has no event, and the dialogue waits for its outcome.
                 self._call_done(what)
         elif not what.done:
             if what not in self._running:
@@ -320,8 +319,8 @@ class HostClient:
     def close(self) -> None:
         """End the connection and every task. Twice is fine.
 
-        A task that asked something last is told in `next_event` what became of it, as at any other end of the
-        connection, so that `provision` returns its report. It cannot begin anything new. Other tasks are over at once.
+        A task that waits for replies is resumed in `next_event` with the outcomes, as at any other end of the
+        connection, so `provision` returns its report. It cannot start anything new. Other tasks end at once.
         """
         self._closed = True
         self._wanted = None
@@ -340,7 +339,7 @@ class HostClient:
     def connected(self, early: bytes = b"") -> None:
         """Say that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8).
 
-        After `close` it says nothing: let go of the connection.
+        After `close` the call has no effect: close the new connection.
 
         The first connection may be made unasked. Raises RuntimeError when there is one already, when the last one has
         ended and no dial was wanted since, or when its SessionEnded was not pulled yet; TypeError when `early` is not
@@ -371,7 +370,8 @@ class HostClient:
     def dial_failed(self, error: ConnectError) -> None:
         """Say that no connection could be made. After a `timed_out` one, `wait_ready` gives the next dial longer.
 
-        A dialogue that has more time than that dial had waits for another one then. After `close` it says nothing.
+        A dialogue whose deadline is later than that of the dial then waits for another dial. After `close` the call has
+        no effect.
 
         Raises TypeError for any other error: chain it to a ConnectError, whose text says what was dialled; RuntimeError
         when no dial is under way, as for a late outcome of one that was told already.
@@ -388,7 +388,7 @@ class HostClient:
         dialers, self._dialers = self._dialers, {}
         for task in dialers:
             if error.timed_out and dial.deadline is not None and dial.deadline < _never(task._dial_until):
-                # It was begun for others, who have less time.
+                # The dial was started for tasks with earlier deadlines.
                 self._want_dial(task._dial_until)
                 self._dialers[task] = None
             else:
@@ -443,8 +443,8 @@ class HostClient:
     def next_event(self) -> ClientEvent | Literal[Need.DATA]:
         """Return what happened next, or NEED_DATA. Raises nothing.
 
-        Those of the session, less the calls of dialogues; `TaskDone`; `DialWanted`, after the `SessionEnded` of
-        the connection before.
+        These are the events of the session, except for the calls of dialogues; `TaskDone`; and `DialWanted`, after the
+        `SessionEnded` of the previous connection.
         """
         while True:
             if self._done:
@@ -455,7 +455,7 @@ class HostClient:
                     self._go_on(*self._ready.popleft())
                     continue
                 if self._dial_error is not None and not self._may_dial_again():
-                    # Requests that wait for a connection wait in vain.
+                    # No connection will come: fail the requests that wait for one.
                     self.session.end(self._dial_error)
                     self._dial_error = None
                     continue
@@ -631,7 +631,7 @@ class HostClient:
             self._wanted = DialWanted(None)
 
     def _want_dial(self, deadline: float | None) -> None:
-        """Drop the connection that there is, and ask for another. A dial that goes on serves all who want one."""
+        """Drop the current connection, and ask for another. All tasks share a dial that is already running."""
         if self.is_connected:
             self.is_connected = False
             text = f"the connection to {self.label} was dropped to dial again"

@@ -72,7 +72,7 @@ _new: Final[Callable[[type[Any]], Any]] = object.__new__
 #: Settled calls that the heap of deadlines may hold before it is cleaned, and that the redactor may know.
 _MAX_STALE: Final = 64
 
-#: Later deadlines are none: an integer too large for a float would fail in the loop's arithmetic.
+#: A later deadline counts as none: an integer too large for a float would fail in the loop's arithmetic.
 _LATEST: Final = sys.float_info.max
 
 
@@ -81,7 +81,7 @@ _WITHDRAWN: Final = LocalProtocolError("it was not sent, since another request o
 
 
 def _beyond(deadline: float) -> float | None:
-    """A deadline that is no ordinary number: None for one that never comes. Raises TypeError and ValueError."""
+    """Convert a deadline beyond the range of floats: None if it never comes. Raises TypeError and ValueError."""
     if not isinstance(deadline, (int, float)):
         raise TypeError(f"a deadline is a number or None, not {type(deadline).__name__}")
     if deadline != deadline:
@@ -90,7 +90,7 @@ def _beyond(deadline: float) -> float | None:
 
 
 def _called(message: object) -> str:
-    """What the caller has given in the place of a request."""
+    """Describe a value that the caller passed instead of a request."""
     if isinstance(message, type):
         return f"{message.__name__} is a class: call it"
     return f"{with_article(type(message))} is not one"
@@ -121,8 +121,8 @@ class HostSession:
         `trace(sender, data)` is called with all bytes: those of the host when they are written, those of the guest
         when they are received. They hold secrets (see `docs/howto/logging.md`). It must not raise, nor use the session.
 
-        `log(text, *args)`, such as the `debug` of a logger, is told what callers do not see: that a call was given up,
-        that its late reply was swallowed, how the session ended. No text holds a secret. The same rules hold for it.
+        `log(text, *args)`, such as the `debug` of a logger, is called for what callers do not see: a call was given up,
+        its late reply was swallowed, the session ended and why. No text holds a secret. The same rules hold for it.
         """
         if not isinstance(label, str):
             raise TypeError(f"label must be a text, not {type(label).__name__}")
@@ -186,7 +186,7 @@ class HostSession:
         Raises LocalProtocolError when the message can never be sent (§5), ConnectionLost when the session has
         ended, ValueError when the deadline is NaN, TypeError when it is no number. Nothing was sent then.
         """
-        # In one piece: calls are what a small request costs.
+        # Not split into helper methods: function calls dominate the cost of a small request.
         if not isinstance(message, Request):
             raise LocalProtocolError(f"a host sends requests, and {_called(message)}").about(self.label)
         if deadline is not None and not (isinstance(deadline, (int, float)) and -_LATEST <= deadline <= _LATEST):
@@ -224,7 +224,7 @@ class HostSession:
         except BaseException:
             for call in calls:
                 self._withdraw(call)
-                # Its caller never gets it. With an outcome, its deadline is void.
+                # The caller never gets this call. An outcome makes its deadline void.
                 call.outcome = _WITHDRAWN
             raise
         return calls
@@ -340,7 +340,8 @@ class HostSession:
             raise
 
     def data_sent(self, size: int) -> bool:
-        """Say that the first `size` bytes of `data_to_send` are written. True: it has more, so ask it again.
+        """Record that the first `size` bytes of `data_to_send` are written. Returns True if `data_to_send` has more
+        bytes.
 
         If your write takes everything and fails later (`transport.write`), say it before you write: if the
         write raises in between, the outcome is then unknown, and not wrongly "not sent".
@@ -421,7 +422,7 @@ class HostSession:
     def owes_events(self) -> bool:
         """Whether `next_event` has something to tell whatever the guest sent: calls that settled, or the end.
 
-        A driver that stops pulling early pulls these first: each of them may be what another caller waits for.
+        A driver that stops pulling early has to pull these first: another caller may be waiting for any of them.
         """
         return bool(self._events) or (self.ended is not None and not self._told_end)
 
@@ -494,9 +495,9 @@ class HostSession:
     def _redacted(self, reply: Ack) -> Ack:
         """A refusal, without the secrets of any request in flight: it may quote another request than its own."""
         if self._redactor is None or len(self._redactor._known) > _MAX_STALE + 2 * len(self._in_flight):
-            # It keeps what it has learnt. With a host that always has something in flight it would only grow.
+            # A Redactor never forgets a secret. It would grow without bound if some request is always in flight.
             self._redactor = Redactor()
-        # One for all that is in flight: it learns each secret once, although each refusal is looked at.
+        # One Redactor for all requests in flight: it learns each secret only once, however many refusals come.
         self._redactor.add(*(call.request for call in self._in_flight))
         return self._redactor.redact_reply(reply)
 
@@ -510,8 +511,9 @@ class HostSession:
     def abort(self) -> None:
         """End the session because it is unknown how much of `data_to_send` was written, or what was read.
 
-        For a KeyboardInterrupt between reading or writing and saying so. All that was handed out counts as
-        written: "unknown" does not invite the caller to send it again, as "not sent" would.
+        Call it when a KeyboardInterrupt came after reading or writing, but before the session was told. All bytes that
+        were handed out count as written: the outcome is "unknown", because "not sent" would invite the caller to send
+        again.
         """
         self.connection.send_failed()
         self._written = self._queued
@@ -565,7 +567,7 @@ class HostSession:
 
     def _broke_off(self, error: RemoteProtocolError) -> StereosError:
         if isinstance(error, IncompleteLine):
-            # Half a line tells no more than none: the guest, or what is between us, went away.
+            # A partial line means no more than no line: the guest, or something between it and us, has gone.
             return self._lost(f"{self.label} closed the connection in the middle of a line", error)
         return error
 
@@ -587,7 +589,7 @@ class HostSession:
         """The error for a request that may have been carried out, and whose reply will not come."""
         reason = self.ended
         if isinstance(reason, RemoteProtocolError):
-            # What the guest did wrong tells more than that the connection ended over it.
+            # The protocol violation says more than the fact that it ended the connection.
             return copy.copy(reason)
         error: ConnectionLost
         if changes_guest(request):

@@ -47,7 +47,7 @@ def one_of(names: Sequence[str]) -> str:
 
 
 def is_duration(text: str) -> bool:
-    """Whether Go's `time.ParseDuration` takes `text`: its notation, and 64 bits of nanoseconds."""
+    """Whether Go's `time.ParseDuration` accepts `text`: its notation, with at most 64 bits of nanoseconds."""
     if not _DURATION.fullmatch(text):
         return False
     try:

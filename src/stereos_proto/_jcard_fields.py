@@ -129,8 +129,8 @@ class Findings:
 def known_name(name: str, fields: Mapping[str, Kind]) -> str | None:
     """The key of `fields` that `name` stands for: the same, else the same but for case; None if there is none.
 
-    Case is Unicode's simple folding, as in the reference: `ſecrets` is `secrets`. `casefold` folds further ("ß" is
-    "ss"), but then it makes a text longer; the keys are ASCII, so equal lengths mean that it did not.
+    Case is ignored by Unicode's simple folding, as in the reference: `ſecrets` is `secrets`. `casefold` folds further
+    ("ß" becomes "ss"), which makes a text longer; the keys are ASCII, so equal lengths exclude that.
     """
     if name in fields:
         return name

@@ -33,7 +33,7 @@ class Waiter:
 
     # Whether what it waits for has happened.
     done: bool = False
-    # What to call then. None: its owner looks by itself.
+    # Called once `done` is true. None: the owner checks `done` itself.
     context: Callable[[], object] | None = attrs.field(default=None, repr=False)
 
 
@@ -67,7 +67,7 @@ class Mailbox:
         self._listening: list[Waiter] = []
 
     def put(self, message: Notification) -> None:
-        """Keep `message`, and wake those who listen."""
+        """Keep `message`, and wake all waiters."""
         size = _size(message)
         self.heard += 1
         self._kept.append((message, size))
@@ -109,7 +109,7 @@ class Mailbox:
 
 
 def _size(message: Notification) -> int:
-    """The bytes of its line, written again; those of the longest line where it cannot be."""
+    """The size of the message's line in bytes, found by encoding it; MAX_LINE_SIZE if it cannot be encoded."""
     try:
         return len(encode(message))
     except LocalProtocolError:
@@ -119,7 +119,8 @@ def _size(message: Notification) -> int:
 class Pump:
     """Pulls the events of a session, wakes the callers of calls that are done, and keeps notifications (§3).
 
-    A driver puts into `Call.context` what wakes the caller, while one waits. It must not raise.
+    While a caller waits, the driver sets `Call.context` to a function that wakes the caller. The function must not
+    raise.
     """
 
     def __init__(self, session: HostSession, mailbox: Mailbox) -> None:
@@ -130,9 +131,9 @@ class Pump:
     def pump(self, waiter: Waiter | Call[Any] | None = None, limit: int | None = None) -> bool:
         """Pull until all is pulled, `waiter` is done, or `limit` events came; return whether there may be more.
 
-        To stop early is fairness: a caller whose reply has come does not work through the guest's flood. What settled
-        without the guest (`owes_events`) is pulled all the same: the callers of those calls sleep, and after the end
-        of the session no other caller would pull for them.
+        It stops early so that a caller whose reply has come need not process a flood of other messages. Events that do
+        not depend on the guest (`owes_events`) are pulled in any case: the callers of those calls sleep, and after the
+        end of the session no other caller would pull for them.
         """
         session = self.session
         count = 0

@@ -74,7 +74,7 @@ ZERO: Final[dict[Any, Any]] = {str: "", StateName: "", bool: False, U32: 0, I64:
 
 
 def _octal(mode: object) -> str:
-    # A value in the wrong place may be the secret: only what it is, is shown.
+    # A value of a wrong type may be a misplaced secret, so only its type is shown.
     return oct(mode) if isinstance(mode, int) else type(mode).__name__
 
 
@@ -120,7 +120,7 @@ class Notification(Message):
 
 @attrs.frozen(slots=False)
 class Ping(Request["Pong"]):
-    """Ask whether anybody is there. Answered by `Pong` (§2)."""
+    """Ask whether the guest responds. Answered by `Pong` (§2)."""
 
     type: ClassVar[str] = MessageType.PING
 
@@ -133,7 +133,7 @@ class GetHealth(Request["Health"]):
 
 
 class Redacted(str):
-    """Stands in a message in the place of a secret that was taken out. A message that holds one cannot be sent."""
+    """Replaces a secret that was removed from a message. A message that contains it cannot be sent."""
 
     __slots__ = ()
 
@@ -143,7 +143,8 @@ REDACTED: Final = Redacted("[redacted]")
 
 
 class KeptHere:
-    """A value that is not pickled while it holds a secret: on a disk or in another process it would be one no more.
+    """A value that cannot be pickled while it holds a secret: a pickle would copy the secret to a disk or another
+    process.
 
     Errors and reports pickle what `redacted` makes of it.
     """
@@ -302,7 +303,7 @@ class Health(Reply):
 
 @attrs.frozen(slots=False)
 class Lifecycle(Notification):
-    """The guest has entered `state` (§3). Today's guest never sends it; a host survives it anywhere."""
+    """The guest has entered `state` (§3). The current guest never sends it; a host accepts it at any place."""
 
     type: ClassVar[str] = MessageType.LIFECYCLE
     state: StateName = attrs.field(converter=name_state)

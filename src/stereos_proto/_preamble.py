@@ -1,7 +1,7 @@
 """What some transports want before the first message (`docs/protocol.md` §8, §9).
 
-A preamble is a small machine of the same make as `Connection`: write `data_to_send()`, feed what comes until
-`done`, then give `trailing_data` to the connection. It holds no clock; the caller bounds the wait.
+A preamble is a small state machine without IO, like `Connection`: write `data_to_send()`, feed it the received bytes
+until `done`, then give `trailing_data` to the connection. It holds no clock; the caller bounds the wait.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Preamble:
 class HybridVsockPreamble(_Preamble):
     """The handshake of Firecracker's kind of vsock: `CONNECT <port>`, answered by `OK <number>` (§8).
 
-    Send nothing after the opening until `done`: some hosts lose it without a word. Wait 2 to 5 seconds.
+    Send nothing after the opening until `done`: some hypervisors drop it without an error. Wait 2 to 5 seconds.
     """
 
     def __init__(self, port: int = GUEST_PORT) -> None:
@@ -122,9 +122,8 @@ _SHORTEST_ACK: Final = len(b'{"type":"ack","payload":{"reply_to":"sync:x"}}')
 class ResyncPreamble(_Preamble):
     """Find the start of our own conversation on a stream without connections, like virtio-serial (§9).
 
-    A newline ends what half line an earlier host may have left, and a request of a made-up type makes the
-    guest send an ack that names it. All up to and including that ack is thrown away. Use a fresh `nonce` for
-    every try.
+    A newline ends a partial line that an earlier host may have left, and a request of a made-up type makes the guest
+    send an ack that names it. Everything up to and including that ack is discarded. Use a fresh `nonce` for every try.
     """
 
     def __init__(self, nonce: str) -> None:
@@ -138,7 +137,7 @@ class ResyncPreamble(_Preamble):
         super().__init__(b'\n{"type":"%s"}\n' % self._type.encode())
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes from the guest. Raises nothing: what is not ours is what this is here to skip."""
+        """Take bytes from the guest. Raises nothing: it skips all data that is not ours."""
         buffer = self._buffer
         buffer += data
         while not self._done:

@@ -67,8 +67,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _discreet(function: F) -> F:
-    """Let an exception pass without the frames below: their locals hold secrets, and reading a long text takes long
-    enough for a Ctrl-C to come in between.
+    """Raise an exception again without the frames below: their local variables hold secrets, and a long text takes long
+    enough for a KeyboardInterrupt to come.
     """
 
     @functools.wraps(function)
@@ -115,7 +115,7 @@ class Redactor:
         raise TypeError("a Redactor holds secrets, so it is not pickled; make it where it is needed")
 
     def add(self, *messages: Message) -> None:
-        """Know the secrets of `messages`, too. One that is known already costs nothing."""
+        """Redact the secrets of `messages`, too. A message that was added before costs nothing."""
         for message in messages:
             if id(message) not in self._known:
                 self._known[id(message)] = message
@@ -125,8 +125,8 @@ class Redactor:
     def redact(self, text: str, *, max_length: int | None = None) -> str:
         """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it.
 
-        A text that is longer than `max_length` characters by more than 192 ends there, and no more is read of it: so
-        what was cut once is not cut again.
+        A text that exceeds `max_length` characters by more than 192 is cut to `max_length`, and the rest is not read.
+        The tolerance keeps a text that was cut once from being cut again.
         """
         if max_length is None or len(text) <= max_length + _SLACK:
             return self._redacted(text, len(text))
@@ -219,7 +219,7 @@ class Redactor:
             self._add_piece(word)
 
     def _learn_long(self) -> None:
-        """Learn the long secrets that are worth it: by now as much text was read as learning takes."""
+        """Learn each long secret once as much text has been read as the secret is long: learning then pays off."""
         waiting, self._long = self._long, []
         for secret, but in waiting:
             if self._read < len(secret):
@@ -240,7 +240,7 @@ class Redactor:
         if not samples:
             return found
         parts = set(_parts_of(view))
-        # A search is work, too, and a guest may send many short texts that each ask for one.
+        # A search costs time, too, and a guest may send many short texts that each trigger one.
         self._read += sum(len(secret) for secret, _ in self._long) // _SEARCHES
         for secret, but in self._long:
             for at in range(0, len(secret) - _SAMPLE + 1, _STEP):

@@ -77,11 +77,10 @@ class Row:
 
     `reply` is the class that answers a request. `needs_payload` says that the guest refuses the message
     without a payload (§4), and `noun` is what the guest calls the payload in its refusal then ("decode mount
-    payload: …"). `has_effect` is False where a request whose reply was lost can be repeated without a thought.
-    `ignores_bad_payload`: the guest carries the request out although its payload does not fit, as if it had none
-    (§4). `tells_state`: its `state` is the guest's lifecycle state. `fault` returns what makes a message unfit to be
-    sent although its values have the right types, or "". `type` is the name on the wire, `sender` the end that sends
-    it.
+    payload: …"). `has_effect` is False if a request can be repeated safely after its reply was lost.
+    `ignores_bad_payload`: the guest carries the request out although its payload does not fit, as if it had none (§4).
+    `tells_state`: its `state` is the guest's lifecycle state. `fault` returns what makes a message unfit to be sent
+    although its values have the right types, or "". `type` is the name on the wire, `sender` the end that sends it.
     """
 
     cls: type[Message]
@@ -98,7 +97,7 @@ class Row:
 
 
 def _type_of(cls: type[Message]) -> str:
-    # The open classes have a field of that name instead, which a class does not show.
+    # The open classes have a field `type` instead, which is not an attribute of the class.
     return str(getattr(cls, "type", ""))
 
 
@@ -126,8 +125,8 @@ REGISTRY: Final[tuple[Row, ...]] = (
     Row(Lifecycle, Kind.NOTIFICATION, tells_state=True),
 )
 
-#: The open ends of the table: what a type that has no row is read as, by sender. A custom request is answered
-#: by an ack, as every guest does with a type that it does not know (§3).
+#: Rows for types that have no row of their own, by sender. A custom request is answered by an ack, as every guest does
+#: with a type that it does not know (§3).
 OPEN_ROWS: Final[dict[Role, Row]] = {
     Role.HOST: Row(CustomRequest, Kind.REQUEST, reply=Ack, has_effect=True),
     Role.GUEST: Row(UnknownMessage, Kind.NOTIFICATION),
@@ -154,7 +153,7 @@ def row_of(message: Message) -> Row:
 def changes_guest(message: Request) -> bool:
     """Return whether `message` changes something in the guest, so that a lost reply leaves its outcome unknown (§6).
 
-    `ping` and `get_health` can be repeated without a thought. A type without a class counts as a change.
+    `ping` and `get_health` can be repeated safely. A type without a class counts as a change.
     """
     return row_of(message).has_effect
 

@@ -1,7 +1,7 @@
 """Everything that changes the state of a connection is in this file, as data.
 
-Nothing here knows which end of the connection we are: what we send and what we receive go through the same
-tables, so we hold ourselves to the rules that we hold the peer to. (The idea is h11's.)
+This module does not know which end of the connection we are: sent and received messages use the same tables, so the
+same rules apply to us and to the peer. (The idea is from h11.)
 
 The docs draw their diagrams from `TRANSITIONS` and `REQUIREMENTS`; a test walks their whole product.
 """
@@ -66,13 +66,14 @@ REQUIREMENTS: Final[dict[Kind, frozenset[State]]] = {
 }
 
 
-# Looking a member up in its Enum takes CPython 3.11 as long as a whole function; these are asked for every message.
+# In CPython 3.11, looking up a member of an Enum costs as much as a function call, and these are used for every
+# message.
 _REQUEST: Final = Kind.REQUEST
 _REPLY: Final = Kind.REPLY
 
 
 class Violation(Exception):
-    """A message that may not be sent now. Never leaves the package: whose mistake it is, the caller knows."""
+    """A message may not be sent now. Never leaves the package: only the caller knows which end is at fault."""
 
 
 #: Why an end that is not open may not send.
@@ -128,7 +129,7 @@ class Conversation:
         row = BY_CLASS.get(type(message))
         if row is None or row.sender is not sender:
             raise Violation(f"the {sender.value} does not send {type(message).__name__}")
-        # With both ends open the tables forbid nothing; asking them for every message would be the largest
+        # While both ends are open the tables forbid nothing; looking them up for every message would be the largest
         # cost of a ping.
         if not self._both_open:
             self._permit(sender, row.kind)

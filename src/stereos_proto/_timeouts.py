@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from math import inf
 
-#: From here on a time is told in whole seconds.
+#: Times of at least this many seconds are shown in whole seconds.
 _LONG = 100
 
 

@@ -1,7 +1,7 @@
 """Where the keys of a TOML text stand.
 
-tomllib reads, and tells no places. Here a text that tomllib has accepted is divided into its statements, so that
-an error can name a line. The text is known to be TOML, so nothing is checked.
+tomllib does not report positions. This module splits a text that tomllib has accepted into its statements, so that an
+error can name a line. The text is known to be valid TOML, so nothing is checked.
 """
 
 from __future__ import annotations

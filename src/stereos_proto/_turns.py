@@ -66,7 +66,7 @@ class Step(Enum):
     FOLLOW = "follow"
 
 
-#: A waiter that is done: to pump for it pulls what a session owes, and nothing that depends on the guest.
+#: A waiter that is done: pumping for it pulls only the events that a session owes, none that depend on the guest.
 _GONE: Final = Waiter(done=True)
 
 
@@ -95,7 +95,7 @@ class Turns(Pump):
         # Wake the callers whose calls settled without the guest.
         if session._events or session.ended is not None:
             self.pump(_GONE)
-        # After the end there is nothing to wait for: a waiter that came too late would find the end again and again.
+        # After the end there is nothing to wait for: otherwise a late waiter would meet the end again and again.
         if waiter.done or session.ended is not None:
             return Step.DONE
         if self._leader is None or self._leader is waiter:

@@ -71,13 +71,13 @@ READY_STATES: Final = frozenset({LifecycleState.READY, LifecycleState.HEALTHY})
 #: Seconds that one try (dial, preamble or probe) may take before the next, where the caller set no other.
 ATTEMPT_TIMEOUT: Final = 5.0
 
-#: Seconds that the first try may take; each that was silent gives the next twice as much. What was sent before a guest
-#: had its network may be lost without a word, and the guest be there a moment later.
+#: Seconds that the first try may take. After a try without any response, the next one gets twice as much. Data that are
+#: sent before the guest's network is up can be lost without an error, and the guest may be up a moment later.
 FIRST_ATTEMPT: Final = 1.0
 
 
 def _no_nan(_instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    # It is neither before nor after any time, so a runner would wait for ever.
+    # NaN is neither before nor after any time, so a runner would wait for ever.
     if value != value:
         raise ValueError(f"{attribute.name} must not be NaN")
 
@@ -266,7 +266,7 @@ def _cut(text: str) -> str:
 
 @attrs.define
 class ReadyWait:
-    """What a guest is waited for, and the wait itself.
+    """The conditions of a wait for a guest, and the wait itself.
 
     It is over when the guest reports one of `states`; or, where `agents` are named, when all of these run,
     in whatever state (§6: a guest's state does not tell whether its agents run). `attempt_timeout` bounds one try,
@@ -289,8 +289,8 @@ class ReadyWait:
         `connected` says that there is a connection to begin with; by default there is one where it does not redial.
         With `redial`, it is dropped when a probe over it takes longer than `attempt_timeout`, or when it is lost.
 
-        A try that was silent gives the next one twice the time. Silent is a probe without a reply, and a dial whose
-        ConnectError says `timed_out`, or was caused by a TimeoutError (which the operating system's ETIMEDOUT is, too).
+        After a try without any response, the next one gets twice the time. Such a try is a probe without a reply, or a
+        dial whose ConnectError has `timed_out` set or was caused by a TimeoutError (the exception for ETIMEDOUT, too).
 
         A notification may cut a pause short, since it may say that the guest is ready, but to no less than
         `backoff.first`.
@@ -302,7 +302,7 @@ class ReadyWait:
             return (yield from self._run(redial, not redial if connected is None else connected))
         except TimeUp as exc:
             if exc.request is not None:
-                # It cut a probe off, which counts as a try. Otherwise nothing was under way.
+                # The deadline interrupted a probe, which counts as a try. Otherwise no probe was running.
                 self._note(None, exc)
             raise self.progress.not_ready(f"{in_words(exc.seconds)} have passed") from (self.progress.error or exc)
         except BaseException as exc:
@@ -343,7 +343,7 @@ class ReadyWait:
                     if reply.error.startswith("unknown message type"):
                         raise self.progress.not_ready("it does not know get_health; ask an old guest with ping")
             if self._kind() != seen:
-                # Something has moved: look again soon.
+                # The state or the error has changed: probe again soon.
                 delays = self.backoff.delays()
             delay = next(delays)
             pause = delay if self.progress.error else min(delay, self.backoff.answering)
@@ -354,7 +354,8 @@ class ReadyWait:
 
     def _note(self, health: Health | None, error: StereosError | None) -> None:
         if error is not None:
-            # It is kept while the wait goes on: its traceback would keep the frames, this wait's own among them.
+            # The error is kept while the wait goes on: its traceback would keep the frames alive, including those of
+            # this wait.
             error = error.with_traceback(None)
         self.progress = WaitProgress(
             self.progress.tries + 1, health or self.progress.health, error, self.progress.agents
@@ -372,7 +373,7 @@ class ReadyWait:
 
 
 def _silent(error: StereosError) -> bool:
-    """Whether a try ended without a word from the other side."""
+    """Whether a try ended without any response from the other side."""
     return (
         isinstance(error, RequestTimeout)
         or getattr(error, "timed_out", False)

@@ -3,12 +3,12 @@
 `stereos_proto_io.blocking`, `stereos_proto_io.asyncio` and `stereos_proto_io.trio` are the same client, each
 in its runtime's idiom; `stereos_proto_io.guest` is the other end.
 
-A name is loaded where it is first used: `stereosctl` is in this package, and its help needs none of them.
+Each name is loaded on first use, because the help of `stereosctl`, which is in this package, needs none of them.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # typing's own would take longer to load than this module, and Ctrl-C is not minded yet
+TYPE_CHECKING = False  # not from `typing`, which takes longer to load than this module, while Ctrl-C is not handled
 
 if TYPE_CHECKING:
     from stereos_proto import (

@@ -1,4 +1,4 @@
-"""What is said where an extra is not installed, or too old."""
+"""Error texts for an extra that is not installed or too old."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@
 An address is checked when it is made, so a bad one never reaches a socket. Where the operating system would
 truncate silently (an AF_VSOCK number over 32 bits, a path over `sun_path`), the check is ours.
 
-An address knows its own facts: what to connect to, which bytes come before the protocol, whether the stream has
-connections. Clients, servers and the command line ask it and never test its type, so a new transport is one
+Each address class defines what to connect to, which bytes come before the protocol, and whether the stream has
+connections. Clients, servers and the command line call its methods and never test its type, so a new transport is one
 subclass of `Address`.
 """
 
@@ -201,7 +201,7 @@ _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
 def _readings(host: str) -> set[str]:
-    """The host as it is written, and as those read it who look it up: a full-width digit is a digit to them."""
+    """The host as written, and in the forms that name resolution reads it: to that, a full-width digit is a digit."""
     if host.isascii():
         return {host}
     import unicodedata  # noqa: PLC0415  (few names need it)
@@ -232,7 +232,7 @@ def _text(path: str | os.PathLike[str]) -> str:
     # Not `str`, which would accept None.
     text = os.fspath(path)
     with suppress(AttributeError, UnicodeError):  # the validator says what is wrong with it
-        # One file, one text: what is UTF-8 may have come as bytes that were none by themselves.
+        # One text per file: surrogates may stand for single bytes that are valid UTF-8 together.
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return text
 
@@ -349,7 +349,7 @@ _NO_FAMILY: Final = (
 
 @attrs.frozen
 class _UnixAddress(Address):
-    """What has the path of a unix socket."""
+    """Base class of addresses that are the path of a unix socket."""
 
     path: str = attrs.field(converter=_text, validator=_path)
 
@@ -358,7 +358,7 @@ class _UnixAddress(Address):
         return [(_family("AF_UNIX"), self.path)]
 
     def fault(self) -> str:
-        """Return that the path is no socket, where something else stands there."""
+        """Return a sentence if the path exists and is not a socket; else ""."""
         try:
             mode = Path(self.path).stat().st_mode
         except (OSError, ValueError):
@@ -425,7 +425,7 @@ class VirtioSerial(_UnixAddress):
             return ""
 
     def fault(self) -> str:
-        """Return that the path is neither a socket nor a device, where that is so."""
+        """Return a sentence if the path exists and is neither a socket nor a device; else ""."""
         return "" if self.device else _UnixAddress.fault(self)
 
     @property
@@ -467,7 +467,7 @@ class HybridVsock(_UnixAddress):
 
 @attrs.frozen
 class Dial(Address):
-    """Your own way to the guest (§8): `function()` returns a connected socket or stream, or an awaitable of one.
+    """A connect function of yours (§8): `function()` returns a connected socket or stream, or an awaitable of one.
 
     `label` is what errors and logs call it. The driver says what kinds of stream it takes; all of them take a
     socket of the standard library, and all but asyncio's an `ssl.SSLSocket` (there, open a stream with `ssl=`).

@@ -39,12 +39,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 def stereos_guest(request: pytest.FixtureRequest) -> Iterator[SimulatedGuest]:
     """A simulated StereOS guest for this test: connect to `.address`, look at `.simulator` for what it got.
 
-    It runs in threads of its own, so blocking, asyncio and trio tests use it alike. A marker says what it is
-    like: `@pytest.mark.stereos_guest(faults=["drop@mount#2"])`; its arguments are those of
+    It runs in threads of its own, so blocking, asyncio and trio tests can use it. A marker configures it:
+    `@pytest.mark.stereos_guest(faults=["drop@mount#2"])`; its arguments are those of
     `stereos_proto_io.testing.simulated_guest`.
 
-    Markers of module, class and test add up. Their faults come one after the other, those of the module first; of
-    every other argument the nearest marker's counts.
+    Markers of module, class and test are combined. Their faults are concatenated, those of the module first; for every
+    other argument the nearest marker wins.
 
     A fault whose request or connection does not come never happens. The test passes all the same, unless the marker
     says `strict=True`: then it fails, and the text names the fault.

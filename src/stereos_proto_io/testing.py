@@ -1,4 +1,4 @@
-"""Test your host against a guest that is not there."""
+"""Test a host program against a simulated guest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class GuestOptions(TypedDict, total=False):
-    """What a simulated guest is like: the arguments of `GuestSimulator`, which says what each of them means."""
+    """The options of a simulated guest: the arguments of `GuestSimulator`, which documents them."""
 
     #: Seconds for which it says `booting`.
     boot_time: float
@@ -103,11 +103,11 @@ class SimulatedGuest:
 
 @contextmanager
 def simulated_guest(address: Address | None = None, **options: Unpack[GuestOptions]) -> Iterator[SimulatedGuest]:
-    """Have a guest for the length of a `with`.
+    """Run a simulated guest for the duration of a `with` block.
 
-    `with simulated_guest(faults=["drop@mount#2"]) as guest:` is one that never answers its second mount. It
-    listens on `address`, by default on a free TCP port of this machine's loopback. `options` go to
-    `GuestSimulator`: `boot_time`, `uptime`, `agents`, `types`, `users`, `effects`, `faults`, `clock`, ...
+    For example, `with simulated_guest(faults=["drop@mount#2"]) as guest:` never answers its second mount. It listens on
+    `address`, by default on a free TCP port of this machine's loopback. `options` go to `GuestSimulator`: `boot_time`,
+    `uptime`, `agents`, `types`, `users`, `effects`, `faults`, `clock`, ...
 
     Raises OSError when the address cannot be had, TypeError when `address` is not an `Address`, and ValueError and
     TypeError for an option as `GuestSimulator` does.

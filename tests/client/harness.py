@@ -1,4 +1,4 @@
-"""The four clients with one face, and how to run many callers at once."""
+"""One interface for the four clients, and how to run many callers at once."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ PATIENCE = 20
 
 
 class Interrupted(BaseException):
-    """What ends a program, but no event loop."""
+    """An exception that ends a program, but not an event loop."""
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ and so on. A step of the search is one of these:
 
 - one thread enters its lock region and leaves it again (`run`);
 - the wait of one thread is over: the stream is readable or writable, its event is set, its deadline has passed
-  (`wake`). What happens between this and its lock region is what makes such code hard;
+  (`wake`). Other steps can come between this and its lock region, which is what makes such code hard;
 - the guest reads what the stream holds, or answers one request that it has read whole;
 - a disturbance: a deadline passes, a thread is interrupted (Ctrl-C, a cancelled task), a notification comes, the guest
   closes the stream, writing fails, the client is closed. `Config.disturbances` bounds how many.

@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items):
 
 
 class Pool:
-    """One machine at a time, for one test after the other until one of them has worn it out."""
+    """One machine at a time, shared by the tests until one of them leaves it unusable."""
 
     def __init__(self, image, *, muxed):
         self.image = image

@@ -143,7 +143,7 @@ def _stage_system(stage: Path, kernel: parts.Kernel) -> None:
     _copy_modules(kernel, stage, "modules", parts.MODULES)
     library = Path(sysconfig.get_path("stdlib"))
     shutil.copytree(library, stage / library.relative_to("/"), ignore=_LEFT_OUT)
-    # Written ahead, and never checked: a guest on an emulated processor has better things to do.
+    # Compiled ahead, and never checked for changes, which would take long on an emulated processor.
     _compile(stage / library.relative_to("/"), library)
     python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     _copy_program(python, stage, str(python.relative_to("/")))

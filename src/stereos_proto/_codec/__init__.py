@@ -97,19 +97,20 @@ _BRACKET: Final = ord("[")
 def reader(sender: Role) -> Callable[[bytes], Message | RemoteProtocolError]:
     """Return `decode` for the lines of `sender`, with the fault as a value."""
     same_each_time, canonical, lists_of = _SAME_EACH_TIME[sender], _DECODERS[sender], LISTS.get
-    # Most other lines need not be hashed.
+    # Look up only lines of these sizes, so that most others need not be hashed.
     sizes = frozenset(map(len, same_each_time))
 
     def read(line: bytes) -> Message | RemoteProtocolError:
         size = len(line)
         if size in sizes and (known := same_each_time.get(line)) is not None:
             return known
-        # A call less for most lines.
+        # The comparison of sizes saves a call for most lines.
         if size <= MAX_SKIPPED_NESTING or not nests_deeper(line, MAX_SKIPPED_NESTING):
             try:
                 message: Message = canonical(line).payload
             except (ValueError, RecursionError):
-                # Not handled here: what is raised below would carry this exception, and it holds the line.
+                # Continue after the `try`: an exception raised in here would have this one as its context, and that
+                # holds the line.
                 pass
             else:
                 lists = lists_of(type(message))

@@ -74,17 +74,17 @@ def writer(row: Row) -> Callable[[Any], bytes]:
     msgspec.json.Decoder(payload)
     frame = b'{"type":"%b","payload":%%b}\n' % row.type.encode()
     lists = tuple((operator.attrgetter(field.name), {item}) for field in fields if (item := item_class(field.type)))
-    # What stands in a list has no dictionary at hand.
+    # The items of a list are converted from their attributes.
     options: dict[str, Any] = {"from_attributes": True} if lists else {}
     convert, encode_json = msgspec.convert, _ENCODER.encode
 
     def write_line(message: Any) -> bytes:
         try:
-            # From the dictionary: from the attributes of the object it takes twice as long.
+            # Convert from `__dict__`: from the attributes of the object it takes twice as long.
             checked = convert(message.__dict__, payload, **options)
         except msgspec.ValidationError:
             return write_tolerantly(message)
-        # Most messages have none, and are spared the making of an iterator.
+        # Most messages have no lists: do not create an iterator for them.
         if lists:
             # msgspec takes anything with the right attributes for an item.
             for items_of, wanted in lists:

@@ -142,7 +142,8 @@ def parse(line: bytes) -> Any:
         if _skip_blanks(text, end) == len(text):
             return value
     except ValueError:
-        # Not handled here: what is raised below would carry this exception, and it holds the line.
+        # Continue after the `try`: an exception raised in here would have this one as its context, and that holds the
+        # line.
         pass
     _without_deep(text)
     raise AssertionError("the scanner of the standard library refuses what is JSON")

@@ -68,7 +68,7 @@ class ConnectionPair:
     def send(self, sender: Role, *messages: Message) -> list[Event]:
         """Send `messages`, and return the events at the other end.
 
-        Raises LocalProtocolError when one may not be sent, RemoteProtocolError when the other end minds.
+        Raises LocalProtocolError when one may not be sent, RemoteProtocolError when the other end rejects it.
         """
         return self.send_raw(sender, b"".join([self[sender].send(message) for message in messages]))
 
@@ -141,7 +141,7 @@ def _listed(positions: Sequence[int]) -> str:
 
 
 class ScriptedGuest:
-    """A guest that follows a script, whatever the protocol says of it.
+    """A guest that follows a script, even if the script violates the protocol.
 
     A script is a list of steps, each a tuple of what is expected and any number of answers:
 

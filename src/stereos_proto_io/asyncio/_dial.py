@@ -36,7 +36,7 @@ async def dial(address: Address, protocol: SessionProtocol) -> None:
 async def _lookup(host: str, port: int) -> list[Attempt]:
     """Look a host up. asyncio's own threads would keep the loop from ending while the resolver is at work."""
     future: Future[list[Attempt] | OSError] = Future()
-    # From now on it cannot be cancelled: the thread may tell after its caller has gone.
+    # The future cannot be cancelled from now on: the thread may set its result after the caller has gone.
     future.set_running_or_notify_cancel()
     begin_lookup(host, port, future.set_result)
     found = await asyncio.wrap_future(future)

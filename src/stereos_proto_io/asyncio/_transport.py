@@ -27,7 +27,8 @@ _SCRATCH: Final = _Scratch()
 
 
 class SessionProtocol(asyncio.BufferedProtocol):
-    """What a transport calls. It feeds the session, and pulls from it under a budget for each turn of the loop.
+    """The protocol that a transport calls. It feeds the session, and pulls a limited number of events in each turn of
+    the loop.
 
     A `BufferedProtocol`, since asyncio makes 256 KiB for every read of the other kind: for a short reply that is
     more work than all the rest. `data_received` is for transports that know that kind only.
@@ -94,7 +95,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
     # -- the pump --------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Pull what happened, and write what there is room for now. What is left is for the next turn of the loop."""
+        """Pull events, and write what the transport takes now. The rest is done in the next turn of the loop."""
         if self._pull(limit=EVENTS_PER_TURN):
             if not self._behind:
                 self._behind = True

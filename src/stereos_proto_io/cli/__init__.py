@@ -1,8 +1,8 @@
 """`stereosctl`: see and steer StereOS guests from a shell. Needs the extra `cli`.
 
-`main` is its entry point. `_tree` is the table of commands, `_app` what happens around each, `_errors` has the
-exit codes, `_targets` says which guests a command is about, `_jobs` does something with one or many of them over a
-`_contact`, `_output` is how things look, `_documents` what `--json` prints, `_signals` how a command ends.
+`main` is the entry point. `_tree` has the table of commands, `_app` the error handling around each, `_errors` the exit
+codes, `_targets` the selection of guests, `_jobs` runs a command for one or many guests over a `_contact`, `_output`
+formats results, `_documents` makes the output of `--json`, and `_signals` handles signals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with plain_interrupts():
-            # Loading takes long enough to be interrupted in.
+            # Loading takes so long that Ctrl-C may come meanwhile.
             from ._app import run  # noqa: PLC0415
             from ._signals import as_process  # noqa: PLC0415
     except Exception as exc:

@@ -17,7 +17,7 @@ from ._console import STDIN, error_console, leave_what_fails, open_closed_stream
 from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError, error_document, exit_code
 from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
 
-#: How a sentence of the parser's is put here. What is not in the table is said as the parser says it.
+#: Messages of the parser, and our wording for them. Other messages are shown unchanged.
 _REWORDED: Final = (
     (re.compile(r'Command "[^"]*" parameter (-\S+) requires an argument\.'), r"\1 needs a value"),
     (re.compile(r'Command "[^"]*" parameter (\S+) requires an argument\.'), r"\1 is missing"),
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
         # A terminal that cannot show a character gets another one, rather than no output at all.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        # What is typed need not be UTF-8 either. It is refused where it is used, as it is on the command line.
+        # Input that is not UTF-8 is kept as surrogates here, and refused where it is used, like arguments.
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         return _run(_in_full(arguments), app)
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
 
 
 def _in_full(arguments: Sequence[str]) -> list[str]:
-    """The command line without what is only another way to write it: aliases, `help COMMAND`, `-`."""
+    """The command line in its canonical form, with aliases, `help COMMAND` and `-` replaced."""
     words = [STDIN if word == "-" else word for word in arguments]
     if words[:1] == [HELP]:
         words = [*words[1:], "--help"]
@@ -141,7 +141,7 @@ def _json_form(words: Sequence[str]) -> str:
 
 _LACKING: Final = re.compile(r'Command "[^"]*" parameter (--\S+) requires an argument\.')
 
-#: What people try that the protocol does not have: the words of a command, and what is said of it.
+#: Commands that users try although the protocol has nothing for them: their words, and the answer.
 _NO_WAY_BACK: Final = (
     "a secret cannot be read back: a guest never sends one; "
     "`stereosctl secret set NAME` replaces it, and a reboot of the guest removes it"

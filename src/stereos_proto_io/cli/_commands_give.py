@@ -48,7 +48,7 @@ def read_bytes(source: Path) -> bytes:
     except OSError as exc:
         raise UsageError(f"cannot read {_name(source)}: {exc.strerror or type(exc).__name__}") from None
     if not data and str(source) == STDIN:
-        # Most likely the command that should have written it has failed.
+        # Most likely the command that should have written the input has failed.
         raise UsageError("cannot read standard input: it is empty, or closed")
     return data
 
@@ -185,7 +185,7 @@ def secret_set(
     if file is not None and env is not None:
         raise UsageError("--file and --env exclude each other")
     refuse_what_is_no_utf8({"NAME": name})
-    # Before a secret is typed: it is a pity to type one for a guest that cannot be named.
+    # Check the guests first, before the user types a secret for a guest that cannot be resolved.
     guest.targets(secret=_NEVER_AN_ARGUMENT)
     value = _secret_value(name, file, env)
     refuse_what_is_no_utf8({"the value of the secret": value})

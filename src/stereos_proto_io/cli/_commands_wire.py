@@ -83,7 +83,7 @@ def _fault(entry: Entry) -> ProtocolError | None:
     if not body:
         return None
     if body.startswith(REDACTED.encode()):
-        # What stands here is our own mark, and no fault of the conversation.
+        # This is our own redaction marker, not a protocol error of either end.
         return MalformedLine("was no request, and was left out of the recording")
     try:
         decode_line(body, sender=entry.sender)

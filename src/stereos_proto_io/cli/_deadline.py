@@ -11,7 +11,7 @@ import attrs
 #: Seconds that a command has where it only asks, and where it waits for a guest.
 ASK_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 60.0
-#: More than a clock's arithmetic can bear is no longer than this.
+#: The longest duration in seconds, also used for no limit: a clock's arithmetic cannot handle arbitrary numbers.
 FOREVER: Final = 365 * 86_400.0
 
 

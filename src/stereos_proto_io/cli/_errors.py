@@ -7,14 +7,14 @@ from typing import Any, Final
 
 
 class UsageError(Exception):
-    """The command line, or a file that it names, makes no sense. The text says what would."""
+    """The command line, or a file that it names, is invalid. The text says what is valid."""
 
     #: Whether a request that changes the guest may have left. The code of the conversation corrects it.
     sent: bool | None = False
 
 
 class SaidNo(Exception):
-    """What was asked for was done, and the answer is no: a check failed, a step was refused. Shown already."""
+    """The command ran, and its result is negative: a check failed, or a step was refused. The result has been shown."""
 
 
 class GuestError(Exception):
@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 class BrokenOutput(Exception):
-    """The reader of our output has gone. No one is left to tell."""
+    """The reader of our output has closed it. There is nobody to report the error to."""
 
 
 class OutputFailed(Exception):
@@ -80,7 +80,7 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
 )
 _CODE_OF: Final = {name: code for code, _, names in EXIT_CODES for name in names}
 
-#: Of many guests the worst counts, and this is what is worse than what: the last asks for most care.
+#: Exit codes of guests, from best to worst: for many guests, the worst one counts.
 _SEVERITY: Final = (0, REFUSED, DEADLINE, 3, BROKEN, 2, 5, INTERRUPTED)
 
 
@@ -92,7 +92,7 @@ def exit_code(error: BaseException) -> int | None:
     if "NotReady" in names and _gave_up(error):
         return REFUSED
     if "RequestTimeout" in names and getattr(error, "request", None) is not None and _sent(error):
-        # The guest may still carry it out: not something to try again without a look.
+        # The guest may still carry the request out, so it must not be sent again without a look at the guest.
         return UNKNOWN
     return next((_CODE_OF[name] for name in names if name in _CODE_OF), None)
 
@@ -143,6 +143,6 @@ def error_document(error: BaseException) -> dict[str, Any]:
     if isinstance(error, GuestError):
         error = error.error
     names = _names(error)
-    # The parser's own classes are no business of who reads the document.
+    # The parser's own classes are an implementation detail.
     kind = UsageError.__name__ if "CycloptsError" in names else names[0]
     return {"error": text, "kind": kind, "sent": sent, "refused_by_guest": "RequestFailed" in names}

@@ -63,7 +63,7 @@ def _no_more(_value: Any) -> Iterable[Any]:
 
 
 def _fine(_value: Any) -> None:
-    """Nothing is wrong with it."""
+    """The default check: accept every value."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -76,9 +76,9 @@ class Job:
     document: Callable[[Target, Any], Document]
     #: Shows the value of a single guest to people.
     show: Callable[[Target, Any], None]
-    #: The value in a few words, for a row of the table.
+    #: Describes the value in a few words, for a row of the table.
     said: Callable[[Any], str]
-    #: Raises what a value comes to that is an answer, and not the one that was hoped for.
+    #: Raises an error if a value is a valid answer, but a negative one.
     check: Callable[[Any], None] = _fine
     #: What stands below the table for a guest, under its name.
     more: Callable[[Any], Iterable[Any]] = _no_more
@@ -396,7 +396,7 @@ def _write_table(outcomes: Sequence[Outcome], job: Job, *, wide: bool) -> None:
     if outcomes:
         print_result(outcomes_table(outcomes, job.said, wide=wide))
     if console().is_terminal:
-        # There a row may have had no room for all of it.
+        # The table may have had no room for the whole sentence.
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for who, sentence in merged((each.target.name, brief(each.row.error, each.target.name)) for each in failed):
             print_result(Text.assemble("\n", (who, "bold"), ": ", (short(sentence, CELL_SIZE), "yellow")))

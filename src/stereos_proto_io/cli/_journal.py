@@ -2,7 +2,7 @@
 
 One JSON object a line, appended as things happen, so that a killed process leaves behind what it knew:
 `{"guest": NAME, "booted": SECONDS, "steps": {LABEL: STATUS}}`. Later lines win over earlier ones. A step is `unknown`
-from the moment when it may be sent until its reply is there. Labels are all that stands there of a request.
+from the moment when it may be sent until its reply is there. Of a request, only the label is recorded.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ._numbers import finite
 
 UnknownMounts = Literal["repeat", "skip"]
 
-#: Seconds by which the moment when a guest booted may seem to move: uptimes are whole seconds, and replies take time.
-#: For each second that the guest is up its clock and ours may drift apart by some more.
+#: Seconds by which the computed boot time of a guest may vary: uptimes are whole seconds, and replies take time. For
+#: each second of uptime, `_DRIFT` is added for the drift between the guest's clock and ours.
 _SAME_BOOT: Final = 1.5
 _DRIFT: Final = 0.0005
 _MAYBE_DONE: Final = frozenset({StepStatus.DONE, StepStatus.UNKNOWN})
@@ -171,7 +171,7 @@ class Journal:
         return Rest(rest, done)
 
     def begin(self, name: str, rest: Rest, health: Health) -> None:
-        """The steps of a guest are about to be sent. Raises UsageError where those that were done are so no more."""
+        """Record that the steps are about to be sent. Raises UsageError if a reboot has undone the earlier ones."""
         booted = time.time() - health.uptime_seconds
         before = self._known.get(name, _Known()).booted
         tolerance = _SAME_BOOT + _DRIFT * health.uptime_seconds

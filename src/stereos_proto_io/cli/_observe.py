@@ -74,7 +74,7 @@ class Watched:
         return "away" if self.row.code is None else "failed"
 
     def see(self, sight: Sight) -> Text | None:
-        """Take a sight. Return the line of the change, None where nothing but the time has changed."""
+        """Record an observation. Return the line for the change, None if only the uptime has changed."""
         line = self._line(sight) if self._is_new(sight) else None
         match sight:
             case Notification():

@@ -64,7 +64,7 @@ class _Connected(Address):
 
 
 def open_stream(address: Address, by: float) -> Any:
-    """A connected stream, before its preamble, by a time of the monotonic clock. Raises ConnectError."""
+    """Open a stream, without its preamble, before a time of the monotonic clock. Raises ConnectError."""
     from stereos_proto_io.blocking import _dial
 
     return _dial.dial(_Bare(address), max(by - time.monotonic(), 0.0))[0]

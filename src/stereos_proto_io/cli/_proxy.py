@@ -47,7 +47,7 @@ class Proxy:
         self._report = report
         self._links: set[socket.socket] = set()
         self._numbers = count()
-        # A thread that ends the recording rings here, and the main thread hears it.
+        # Wake-up pipe: a thread that ends the recording writes to one end, and the main thread watches the other.
         self._rings, self._hears = socket.socketpair()
         self._failure: Exception | None = None
         #: Whether it was told that no host can be accepted now.

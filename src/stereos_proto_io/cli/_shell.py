@@ -65,7 +65,7 @@ def _loop(prompt: str, app: App) -> int:
                 if code != USAGE and words[0] not in _FORGOTTEN:
                     remember(line)
                 if code == _UNHEARD or (code == INTERRUPTED and not sys.stdin.isatty()):
-                    # What is left in the pipe was to follow upon this.
+                    # The command was interrupted, or nobody reads its output: do not run the remaining lines.
                     return code
 
 

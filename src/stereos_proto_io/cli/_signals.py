@@ -73,7 +73,7 @@ def ending_by(stop: Callable[[int], object]) -> Any:
 
 @contextmanager
 def ended_by_signals(*, interrupt: bool) -> Iterator[None]:
-    """The command lasts until SIGTERM or SIGHUP come, and with `interrupt` until Ctrl-C: then the `with` is left."""
+    """Leave the `with` on SIGTERM or SIGHUP, and with `interrupt` on Ctrl-C: these are the command's ordinary end."""
     try:
         with ending_cleanly():
             yield
@@ -114,7 +114,7 @@ def heartbeat() -> Iterator[None]:
         return
 
     def go_on(_number: int, _frame: FrameType | None) -> None:
-        """Python has run the other handlers."""
+        """Do nothing: Python has run the handlers of the other signals."""
 
     with handling({signal.SIGALRM: go_on}):
         # Without its handler, which only the main thread can set, the signal would end the process.

@@ -54,7 +54,7 @@ _ORDERS: Final[dict[str, Callable[[Watched], Any]]] = {
 
 
 class FleetScreen:
-    """What is on the screen, and what the keys do to it."""
+    """The screen, and how it reacts to keys."""
 
     def __init__(self, watched: list[Watched], sort: str, look: str | None) -> None:
         self._watched = watched
@@ -82,7 +82,7 @@ class FleetScreen:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the screen and mind the keys, for the length of a `with` inside the loop."""
+        """Show the screen and handle keys, for the duration of a `with` inside the loop."""
         self._loop = asyncio.get_running_loop()
         try:
             with (

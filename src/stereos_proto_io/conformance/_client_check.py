@@ -33,7 +33,7 @@ DEADLINE: Final = 10.0
 #: Seconds that a client which missed the deadline gets to notice that its guest has gone.
 _AFTERWARDS: Final = 1.0
 
-#: Places that are told of a client that hangs.
+#: Stack frames that the error shows of a client that hangs.
 _PLACES_TOLD: Final = 6
 
 #: Kinds of address that a case may ask for, in a folder.
@@ -147,7 +147,7 @@ def _stage(case: ClientCase, address: Address | None, deadline: float) -> Iterat
         if case.place and type(where) is not type(own := _PLACES[case.place](Path(folder))):
             where = own
         if case.script is not None:
-            # It complains before the case is over, since it knows better than the case what it waited for.
+            # The script times out before the case does, because its error says more precisely what it waited for.
             with ScriptedGuest(where, case.script, log, patience=0.6 * deadline) as scripted:
                 yield _Stage(scripted, scripted.address, log, scripted.close)
         else:
@@ -236,7 +236,7 @@ async def carry_out(
     together: Together | None = None,
     when_ready: Callable[[float], Any] | None = None,
 ) -> None:
-    """Carry `case` out with the client that `made` is, or is the (async) context manager or awaitable of.
+    """Run `case` with the client `made`, or with that of the (async) context manager or awaitable `made`.
 
     `guest` is what the case asks about its guest: a simulator, or what has its attributes. Where the case is about
     dialling until the guest is ready, `made` is None and `when_ready` does it.
@@ -251,7 +251,7 @@ async def carry_out(
 
 @asynccontextmanager
 async def _client(made: Any) -> AsyncIterator[Any]:
-    """Give the client that `made` is, or is the awaitable or (async) context manager of. It is closed afterwards."""
+    """Yield the client `made`, or that of the awaitable or (async) context manager `made`, and close it."""
     if hasattr(type(made), "__aenter__"):
         async with made as client:
             yield client

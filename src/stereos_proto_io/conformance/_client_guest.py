@@ -1,7 +1,7 @@
 """Guests for the cases of clients: a simulator whose messages are recorded, and guests that follow a script.
 
-A scripted guest does what no simulator does: it stops reading, ends one direction, cuts a line at any byte. The
-script runs in a thread, and waits for nothing but the host or the case, so that no timing decides over its course.
+A scripted guest does what no simulator does: it stops reading, ends one direction, cuts a line at any byte. The script
+runs in a thread and waits only for the host or the case, so its course does not depend on timing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Script = Callable[["End"], None]
 
 
 class ScriptError(AssertionError):
-    """The host did something else than the script of its guest expects."""
+    """The host did not do what the script of its guest expects."""
 
 
 class RecordedGuest:

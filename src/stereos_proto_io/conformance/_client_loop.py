@@ -78,7 +78,7 @@ def check_loop_client(
 
 
 class Callers:
-    """A loop that runs in the thread that made this; other threads hand over what they want done in it."""
+    """A loop that runs in the thread that created this object; other threads pass functions to be called in it."""
 
     def __init__(self, turn: Callable[[float], object]) -> None:
         self._turn = turn

@@ -1,4 +1,4 @@
-"""A host's end of one connection, which takes nothing for granted.
+"""A host's end of one connection that trusts nothing from the guest.
 
 It reads bare bytes. Each wait has a deadline. What a guest can send is bounded: the bytes of a line, the bytes and the
 replies of a connection. So a guest that sends without end fails a case, and does not hold the run.
@@ -30,7 +30,7 @@ _MOST_MIB: Final = 16
 
 
 class Deviation(Exception):
-    """The guest did something else than the protocol says. The text says what."""
+    """The guest deviated from the protocol. The text says how."""
 
 
 class Unsupported(Exception):
@@ -153,7 +153,7 @@ class Peer:
     # -------------------------------------------------------------------------------- exchanges
 
     def ask(self, *lines: bytes) -> list[Line]:
-        """Send `lines` and return all that they are answered by, however much that is.
+        """Send `lines` and return all replies to them, however many there are.
 
         The end is found by an echo: a type that no guest knows, which it has to name in its refusal (§3).
         """

@@ -1,4 +1,4 @@
-"""What a client for any event loop is made of.
+"""The parts of a client for any event loop.
 
 * threads: `SyncClient` (`stereos_proto_io.blocking` is one). You bring a lock, an event, a poll and a sleep.
 * green threads: `GreenClient`. You bring event, spawn, kill, readable, writable and lookup.

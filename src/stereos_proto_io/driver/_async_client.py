@@ -195,7 +195,7 @@ class AsyncClient(AsyncVerbs):
 
     async def request(self, message: Request[ReplyT]) -> ReplyT:
         """Send `message` and return its reply (§3). Raises what all verbs raise."""
-        # In one piece: calls are what a small request costs.
+        # Not split into helper methods: function calls dominate the cost of a small request.
         if self._current_loop() is not self._loop:
             self._check_loop()
         call = self._session.request(message)
@@ -339,7 +339,7 @@ class AsyncRunner:
         self._label = label if client is None else client._session.label
         self._driver = driver
         self._dial = dial
-        # Notifications when something was asked last: what came since ends a Sleep.
+        # The count of notifications when the last request was sent: later notifications end a Sleep.
         self._heard = 0
 
     async def run(self, dialogue: Dialogue[Result], limit: float = inf) -> Result:

@@ -185,7 +185,7 @@ class Dialling:
             self._open(now)
 
     def cancel(self) -> None:
-        """Give up, also what has just succeeded. All streams are `discarded`."""
+        """Give up, even if the dial has just succeeded. All streams become `discarded`."""
         if self.outcome is None or self.outcome is self._stream:
             self._fail(ConnectError(f"the dial to {self.address} was cancelled"))
 

@@ -1,9 +1,9 @@
 """The client for runtimes that await and wait for descriptors: trio, curio, anyio, and their like.
 
 There is no task behind it. Tasks share the stream by turns (`stereos_proto.Turns`): one reads for all, and hands
-over when it leaves. There are no threads either, so no lock: between two awaits nothing else runs. Being cancelled
-loses nothing: no await stands between reading bytes and giving them to the session, or between writing bytes and
-counting them.
+over when it leaves. There are no threads either, so no lock: between two awaits nothing else runs. Cancellation loses
+nothing: there is no await between reading bytes and passing them to the session, or between writing bytes and counting
+them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class FdClient(AsyncClient):
         self._stream = as_stream(stream)
         # Set when the task that waits until the stream is writable has done so: runtimes take one such task only.
         self._writing: AsyncEvent | None = None
-        # Whether what was received is not wholly worked through.
+        # Whether the session still has received data to process.
         self._behind = False
         if early:
             self._session.receive_data(early)
@@ -89,7 +89,8 @@ class FdClient(AsyncClient):
     async def race(*functions: Callable[[], Awaitable[object]]) -> None:
         """Run async functions at once until the first one returns or raises, and cancel the others.
 
-        What a function raises comes out by itself, and not in a group: callers wait for OSError and KeyboardInterrupt.
+        An exception of a function is raised by itself, not in an exception group: callers expect OSError and
+        KeyboardInterrupt.
         """
 
     @staticmethod
@@ -214,7 +215,7 @@ class FdClient(AsyncClient):
             self.set(event)
 
     def _flush(self) -> bool:
-        """Write what can be written without waiting; return whether there is more, for when it can be written."""
+        """Write what the stream takes without waiting; return whether to wait until it is writable."""
         session, send = self._session, self._stream.send
         try:
             while (data := session.data_to_send()) and session.data_sent(send(data)):

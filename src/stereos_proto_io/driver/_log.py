@@ -14,7 +14,7 @@ def log_for(label: object) -> Callable[..., None]:
     """Return a function that logs `text % args` about the guest of that name, where DEBUG is wanted."""
 
     def log(text: str, *args: Any) -> None:
-        # Records look as if they came from the caller of this function. A flood of drops costs one test each.
+        # `stacklevel` makes records point to the caller. While DEBUG is off, each of many records costs only this test.
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s: " + text, label, *args, stacklevel=2)  # noqa: G003  (texts of ours)
 

@@ -61,7 +61,7 @@ class LoopClient(PollClient):
         self.turn()
 
     def turn(self) -> None:
-        """Tell what happened, and then the loop what to watch and when to call."""
+        """Report what happened, then tell the loop what to watch and when to call back."""
         self._is_woken = False
         failure: Exception | None = None
         for event in self._pull():
@@ -79,8 +79,8 @@ class LoopClient(PollClient):
     def _pull(self) -> Iterator[Any]:
         """Pull, let expire what is too late, and pull again: a reply that has arrived counts.
 
-        Not only when the timer fires. A guest that never stops talking makes a turn of every read, each turn sets
-        the timer anew, and some loops would never come to it.
+        Expiry is checked in every turn, not only when the timer fires: with a guest that sends without pause, every
+        read is a turn that restarts the timer, and in some loops the timer would never fire.
         """
         yield from self.events()
         self.expire()
@@ -96,7 +96,7 @@ class LoopClient(PollClient):
     # -- asking --------------------------------------------------------------------------------------------
 
     def request(self, message: Request[ReplyT], *, timeout: float | None = None, context: Any = None) -> Call[ReplyT]:
-        """Ask something; see `HostClient.request`. `context` is called with the call when it is done."""
+        """Queue a request; see `HostClient.request`. `context` is called with the call when it is done."""
         call = super().request(message, timeout=timeout, context=context)
         self._wake()
         return call

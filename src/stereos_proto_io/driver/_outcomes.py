@@ -1,4 +1,4 @@
-"""What the clients do alike with outcomes."""
+"""What the clients have in common in handling outcomes."""
 
 from __future__ import annotations
 

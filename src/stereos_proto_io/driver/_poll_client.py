@@ -1,8 +1,8 @@
 """The client for loops of callbacks: the loop watches descriptors, the client works.
 
-The shape is that of curl's multi interface. The client says which streams to watch (`changes`) and when to be called
-at the latest (`next_deadline`); the loop says which stream is ready (`ready`), or that time has passed (`expire`);
-then the client says what happened (`events`). A whole turn of a loop:
+The interface resembles curl's multi interface. The client says which streams to watch (`changes`) and when it has to be
+called at the latest (`next_deadline`); the loop reports which stream is ready (`ready`), or that time has passed
+(`expire`); then the client returns what happened (`events`). A whole turn of a loop:
 
     client.ready(stream, mask)                  # for each stream that is ready
     for event in client.events():
@@ -182,7 +182,7 @@ class PollClient(HostClient):
         return False
 
     def _drop_stream(self) -> None:
-        """Let the guest see the end now. The descriptor is closed when the loop has let go of it."""
+        """Shut the stream down now, so that the guest sees the end. Close it once the loop has stopped watching it."""
         if self._stream is not None:
             with suppress(OSError, AttributeError):
                 self._stream.shutdown(socket.SHUT_RDWR)

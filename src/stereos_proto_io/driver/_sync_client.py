@@ -48,7 +48,7 @@ Client = TypeVar("Client", bound="SyncClient")
 #: What each step waits for.
 _MASKS = {Step.READ: READ, Step.READ_WRITE: READ | WRITE, Step.WRITE: WRITE}
 
-#: Seconds after which a wait on a stream that cannot be shut down looks whether it was closed.
+#: Seconds between checks whether a stream was closed, for streams without `shutdown`, which would end the wait.
 _LOOK_AGAIN = 0.5
 
 #: Seconds that one wait lasts at most: `poll` takes no more than 24 days.
@@ -101,7 +101,7 @@ class SyncClient(SyncVerbs):
         # Whether something is being done under the lock, and whether `close` was called meanwhile.
         self._inside = False
         self._close_wanted = False
-        # Whether what was received is not wholly worked through.
+        # Whether the session still has received data to process.
         self._behind = False
         self._glance = _LONGEST_WAIT if hasattr(self._stream, "shutdown") else _LOOK_AGAIN
         if early:
@@ -248,7 +248,7 @@ class SyncClient(SyncVerbs):
             late = False
             for index, call in enumerate(calls):
                 if not late and (late := not self._wait(call, deadline)):
-                    # One by one, each would have a turn of its own, which a chatty guest makes a long one.
+                    # All at once: otherwise each call would need a turn, which is long if the guest sends a lot.
                     self._locked(self._leave, calls[index:], True)
                 report(index, call.outcome)
         except BaseException:
@@ -381,7 +381,7 @@ class SyncClient(SyncVerbs):
             # Wakes a thread that waits for the stream, which closing alone does not.
             self._stream.shutdown(socket.SHUT_RDWR)
         if self._turns.idle:
-            # Not before: the descriptor that a thread waits for could be another's by then.
+            # Not earlier: a thread that still polls the descriptor could then poll another file.
             self._stream.close()
 
     # -- the lock --------------------------------------------------------------------------------------------
@@ -389,13 +389,13 @@ class SyncClient(SyncVerbs):
     def _locked(self, work: Callable[..., Any], *args: Any) -> Any:
         """Call `work` under the lock.
 
-        A signal handler, or a finalizer, may interrupt `work` in this very thread and call `close`. The lock lets it
-        in, as waiting would never end, but what it would close is in the middle of a change: so it leaves a wish,
-        which is fulfilled here.
+        A signal handler, or a finalizer, may interrupt `work` in this very thread and call `close`. The lock is
+        reentrant, because waiting for it would never end. But the state is then in the middle of a change, so `close`
+        only sets a flag, and this method closes the client after `work`.
 
-        What it raises itself, such as a KeyboardInterrupt, leaves the state inconsistent: a line may be written and
-        not be counted. So that ends the session. Nothing can come between taking the lock and the `try`: Python looks
-        for signals after calls and where functions begin, and `with` is neither.
+        An exception of the handler itself, such as a KeyboardInterrupt, leaves the state inconsistent: a line may have
+        been written but not counted. So it ends the session. Nothing can come between taking the lock and the `try`:
+        Python looks for signals after calls and where functions begin, and `with` is neither.
         """
         with self._lock:
             if self._inside:
@@ -425,7 +425,7 @@ class SyncClient(SyncVerbs):
 
 
 def _ignore(_index: int, _outcome: Any) -> None:
-    """A report that is not wanted."""
+    """The default `on_outcome`: ignore the report."""
 
 
 @attrs.frozen

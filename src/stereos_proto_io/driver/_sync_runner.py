@@ -37,7 +37,7 @@ class SyncRunner:
         self._label = label if client is None else client._session.label
         self._driver = driver
         self._dial = dial
-        # Notifications when something was asked last: what came since ends a Sleep.
+        # The count of notifications when the last request was sent: later notifications end a Sleep.
         self._heard = 0
 
     def run(self, dialogue: Dialogue[Result], limit: float) -> Result:

@@ -54,7 +54,7 @@ def _serve(options: argparse.Namespace, effects: FolderEffects | None) -> int:
             users=options.user or STOCK_USERS,
             effects=effects,
             faults=options.fault,
-            # A daemon that runs for months is not looked at by tests.
+            # This daemon may run for months, and no test reads its requests.
             keep_requests=0,
         )
         server = serve([parse_address(text) for text in options.address], guest)
@@ -62,7 +62,7 @@ def _serve(options: argparse.Namespace, effects: FolderEffects | None) -> int:
         print(exc, file=sys.stderr)
         return 2
     with server:
-        # A program that reads this line may interrupt at once.
+        # A program that reads this line may send a signal at once.
         print("listening on", *server.addresses, flush=True)
         # Python notes a signal, and runs its handler between two instructions of the main thread. A signal that comes
         # just before a wait, or in another thread, does not interrupt the wait. So no wait is long.
@@ -82,7 +82,7 @@ def _signals_raise() -> Iterator[None]:
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number in _SIGNALS:
-        # What was ignored from the start stays so: that is how nohup keeps SIGHUP away.
+        # A signal that was ignored at the start stays ignored: nohup ignores SIGHUP in this way.
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, handle)
     try:

@@ -1,4 +1,4 @@
-"""Sockets and devices with one face, for threads. `end` may be called by any thread, and wakes the others."""
+"""One interface for sockets and devices, for threads. Any thread may call `end`, which wakes the others."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Faults around a session: what one reply, or a new connection, makes a guest do that has something wrong with it.
+"""Faults around a session: what a faulty guest does with a reply or with a new connection.
 
 `FaultySession` has the methods of `GuestSession`, and sits between it and the server. The session below knows nothing
 of faults: it gets the host's bytes and gives the lines of its replies, one line for each request, in their order. Each
 line is taken from it only when everything before it is written, so the bounds of the session hold. The faults of its
 request then rewrite it into steps: bytes to write, and orders for the server (`_orders`).
 
-It also plays the hypervisor's part of a hybrid-vsock connection (§8), which comes before the first line: for a guest's
-server that is one more thing that happens around the session.
+It also implements the hypervisor's side of the hybrid-vsock handshake (§8), which comes before the first line, because
+that is also outside the session.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ class FaultySession:
         self._last = self._over = True
 
     def _advance(self) -> None:
-        """See to it that the first step is something to do, if there is anything to do."""
+        """Advance until the first step is bytes or an order, if there is any."""
         while not self._steps:
             data = bytes(self._session.data_to_send())
             if not data:

@@ -160,7 +160,8 @@ def _is_stale(path: str) -> bool:
     """Whether `path` is a socket that no process has bound."""
     if not stat.S_ISSOCK(Path(path).stat().st_mode):
         return False
-    # Of another type: a socket that is bound there is "of the wrong type for this", be it listening or not, and hears
-    # nothing of the probe. One of its own type would be refused also where the guest has bound it and still refuses.
+    # The probe has another socket type: connecting to a bound socket then fails with EPROTOTYPE, whether it listens or
+    # not, and its owner does not notice. A stream socket would be refused, too, if the guest has bound the path but
+    # does not listen yet.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.connect_ex(path) == errno.ECONNREFUSED

@@ -1,4 +1,4 @@
-"""What a session asks of its server, beyond reading and writing."""
+"""Orders of a session to its server, in addition to reading and writing."""
 
 from __future__ import annotations
 

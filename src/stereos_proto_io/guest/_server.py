@@ -67,10 +67,10 @@ class _Plain:
     faults: FaultPlan
 
     def reboot(self) -> None:
-        """There is nothing that a function could forget."""
+        """Do nothing: a plain function has no state to reset."""
 
     def power_off(self) -> None:
-        """There is nothing that a function could put away."""
+        """Do nothing: a plain function has nothing to release."""
 
 
 def as_guest(handler: Handler | Guest, faults: Iterable[Fault | str]) -> Guest:

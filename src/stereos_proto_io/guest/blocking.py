@@ -23,7 +23,7 @@ from .faults import Fault
 
 __all__ = ["GuestServer", "serve"]
 
-#: Bytes that are read of a bell at once.
+#: Bytes that one read takes from the wake-up pipe.
 _BELL: Final = 4096
 
 Sleep = Callable[[float], object]
@@ -64,8 +64,8 @@ class GuestServer(Server[GuestConnection]):
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._waiting: set[threading.Event] = set()  # of those who wait for a reboot, which the end of the guest ends
         self._bell, self._hears = socket.socketpair()
-        # Where it is full, the accepting thread has a wake-up to read already. A connection that ends must not wait for
-        # room in it: that thread may be waiting for the connection.
+        # If the wake-up pipe is full, the accepting thread will wake up anyway. A connection that ends must not block
+        # on it: that thread may be waiting for the connection.
         self._bell.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._hears, selectors.EVENT_READ)
@@ -175,7 +175,7 @@ class GuestServer(Server[GuestConnection]):
                 event.set()
 
     def _serve_once(self) -> None:
-        """Serve what has come. An error of one host or one order is logged, and the guest goes on for the others."""
+        """Accept new hosts and carry out orders. An error in one of them is logged, and the others are still served."""
         try:
             for key, _ in self._selector.select(REBIND_PAUSE if self._missing else None):
                 if key.fileobj is self._hears:

@@ -14,7 +14,8 @@ def _of_suite(name: str) -> object:
     return getattr(import_module("stereos_proto_io.conformance"), name)
 
 
-#: What stood here. The suite has a room above the guests that it examines, so it is looked up and not imported.
+#: Names that used to be defined here. The suite is now in a layer above this one, so it is looked up at run time and
+#: not imported.
 _OLD: Final[dict[str, tuple[Callable[[], object], str]]] = {
     name: (partial(_of_suite, name), "import it from stereos_proto_io.conformance")
     for name in ("CASES", "Case", "Deviation", "Need", "Outcome", "Report", "Result", "run")

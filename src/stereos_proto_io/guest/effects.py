@@ -87,7 +87,7 @@ class FolderEffects(Effects):
             raise RequestRefused(f"mount {mount.tag} at {mount.guest_path}: exit status {status}")
 
     def power_off(self, mounts: tuple[Mount, ...]) -> None:
-        """Unmount what was mounted, the last one first, and let the disks catch up."""
+        """Unmount what was mounted, the last mount first, and flush the disks."""
         if self._run is None:
             return
         for mount in reversed(mounts):
@@ -145,7 +145,7 @@ class FolderEffects(Effects):
         place = self.path(guest_path)
         draft = place.with_name(f"{place.name}.tmp")
         with _refusing(f"write {what}", "open", draft):
-            # What an earlier try, or an agent, has left there.
+            # Remove what an earlier try, or an agent, has left there.
             with suppress(FileNotFoundError):
                 os.unlink(draft.name, dir_fd=folder)
             descriptor = os.open(draft.name, _NEW_FILE, 0o600, dir_fd=folder)

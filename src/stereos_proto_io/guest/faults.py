@@ -473,8 +473,8 @@ class FaultPlan:
     def unused(self) -> tuple[Fault, ...]:
         """The faults whose request or connection has not come yet.
 
-        A test that ends with one of them did not test what it says: most often the type is misspelt, or the number
-        too high. Faults of the guest as a whole are never among them, since the guest has started.
+        A test that ends with an unused fault did not test it: most often the type is misspelt, or the number is too
+        high. Faults of the guest as a whole are never among them, since the guest has started.
         """
         with self._lock:
             return tuple(

@@ -65,7 +65,7 @@ _JOURNAL_LINES: Final = 1000
 KEPT_REQUESTS: Final = 1000
 #: Bytes of the lines of those requests, at most: four configs of the largest size.
 KEPT_BYTES: Final = 4 * MAX_LINE_SIZE
-#: What stands for the value of a secret that the guest has no more.
+#: Shown instead of the value of a secret that the guest no longer has.
 NOT_KEPT: Final = "(not kept)"
 
 __all__ = ["FORK_TYPES", "OLD_TYPES", "REFERENCE_TYPES", "Effects", "GuestSimulator", "RequestRefused", "Secret"]
@@ -127,7 +127,7 @@ class _Kept:
 
 
 class GuestSimulator:
-    """A guest in memory, which does and says what the reference does (§6). Give it to a `serve`.
+    """A guest in memory that behaves and replies like the reference (§6). Pass it to a `serve` function.
 
     What it got can be read at any time, also after a shutdown: `requests`, `secrets`, `ssh_keys`, `mounts`, `config`,
     `shutdown_reason`. A reboot loses `secrets`, `mounts` and `shutdown_reason`.
@@ -323,7 +323,7 @@ class GuestSimulator:
                 config, secrets = self._config, {name: secret.value for name, secret in self._secrets.items()}
             self._daemon.look(config, secrets)
             self._agents = self._daemon.agents
-        # Never back: nothing in the reference leaves `healthy` but a shutdown.
+        # Never reset to False: in the reference only a shutdown ends `healthy`.
         self._seen_agents = self._seen_agents or any(agent.running for agent in self._agents)
 
     def reboot(self) -> None:

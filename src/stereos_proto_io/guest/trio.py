@@ -49,7 +49,7 @@ async def serve(
             yield server
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # The nursery is nothing of the caller's, whose own exception comes out by itself.
+        # The nursery is internal: the caller's own exception is raised by itself, not in a group.
         error = group.exceptions[0] if len(group.exceptions) == 1 else group
     finally:
         server._unbind()

@@ -1,8 +1,8 @@
 """The client for trio. Any number of tasks may share it.
 
 There is no task behind it, and no nursery needed: the task that waits first reads for all, and hands over to the
-next when it has its own reply (leader and followers, `stereos_proto.Turns`). `notifications()`, run in a nursery of
-yours, is simply the standing leader.
+next when it has its own reply (leader and followers, `stereos_proto.Turns`). A task in your nursery that iterates over
+`notifications()` reads whenever no other task does.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Client(FdClient):
                 for function in functions:
                     nursery.start_soon(run, function)
         except BaseExceptionGroup as group:
-            # The nursery is nothing of the caller's, who expects KeyboardInterrupt, Cancelled or OSError by itself.
+            # The nursery is internal: the caller expects KeyboardInterrupt, Cancelled or OSError itself, not in a
+            # group.
             error = _main_error(group)
         if error is not None:
             try:

@@ -31,9 +31,9 @@ def adopt(stream: Any) -> Any:
 class StreamTransport:
     """A `trio.abc.Stream` with the methods of a socket that does not block, and two to wait.
 
-    A stream's `send_all` cannot tell how far it got when it is cancelled. So it runs in a task of trio's own, which a
-    caller that is cancelled does not take along: `send` takes everything at once, and the next `send` waits until it
-    is through.
+    A stream's `send_all` cannot tell how far it got when it is cancelled. So it runs in a system task of trio, which is
+    not cancelled together with the caller: `send` takes everything at once, and the next `send` waits until that is
+    sent.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:

@@ -38,7 +38,7 @@ def waits_twice_for_one_descriptor(patch):
 
 @wrong("a_deadline_holds_under_a_flood")
 def looks_at_the_clock_when_nothing_comes(patch):
-    """The deadline is looked at when nothing is there to be read."""
+    """The deadline is checked only when there is nothing to read."""
 
     class Clock:
         now = time.monotonic()
@@ -97,7 +97,7 @@ def passes_over_followers_that_are_done(patch):
     pump = Turns.pump
 
     def pulls_for_itself(self, waiter=None, limit=None):
-        """Nor does it pull the events of others before it leaves."""
+        """A leader that leaves does not pull the events of others first."""
         while waiter is None or not waiter.done:
             if not pump(self, None, 1):
                 return False

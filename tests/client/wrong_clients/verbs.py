@@ -171,7 +171,7 @@ class RefusesLongFlights(Client):
 
 @wrong("empty_pipeline")
 class WaitsForNoReply(Client):
-    """`request_many` of nothing asks the guest something all the same."""
+    """`request_many` without requests sends a request nevertheless."""
 
     def request_many(self, messages):
         return self.client.request_many(messages or [GetHealth()])
@@ -340,7 +340,7 @@ class NeedsTheLastAck(Client):
 
 @wrong("garbage")
 class HidesTheCause(Client):
-    """Whatever the guest did wrong is a lost connection."""
+    """Every protocol error of the guest is reported as a lost connection."""
 
     def request(self, message, **options):
         try:
@@ -351,7 +351,7 @@ class HidesTheCause(Client):
 
 @wrong("garbage")
 class LetsSystemErrorsOut(Client):
-    """After the end the error is the operating system's."""
+    """After the end of the connection, the operating system's error is raised."""
 
     def request(self, message, **options):
         try:

@@ -1,4 +1,4 @@
-"""The three clients behind one face, so that what a host meets is written down once.
+"""One interface for the three clients, so that each scenario of a host is written once.
 
 A scenario is `async def scenario(host, ...)`. `host.run(scenario, ...)` runs it: on asyncio, on trio, or, for the
 client that blocks, with nothing below it that could wait.

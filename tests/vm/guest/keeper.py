@@ -40,7 +40,7 @@ def fork(work):
         os.close(reader)
         os.dup2(writer, 1)
         status = work()
-    except BaseException:  # noqa: BLE001  (nothing of the keeper may run on in this process)
+    except BaseException:  # noqa: BLE001  (no code of the keeper may continue in this process)
         traceback.print_exc()
     finally:
         os._exit(status)
