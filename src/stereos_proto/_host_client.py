@@ -349,10 +349,10 @@ class HostClient:
             return
         memoryview(early)
         if self.is_connected or (self.session.ended is not None and not (self._wanted or self._dialling)):
-            raise RuntimeError("no dial is under way: say `connected` once for each DialWanted")
+            raise RuntimeError("no dial is under way: call `connected` once per DialWanted")
         if self.session.ended is not None:
             if self.session.owes_events:
-                raise RuntimeError("the last connection has more to tell: pull `next_event` until NEED_DATA before")
+                raise RuntimeError("the previous connection still has events: pull `next_event` until NEED_DATA first")
             self.session = self._new_session(self.label)
         # Where a dial is wanted and not yet told, this is its outcome.
         self._wanted = None
@@ -377,12 +377,12 @@ class HostClient:
         when no dial is under way, as for a late outcome of one that was told already.
         """
         if not isinstance(error, ConnectError):
-            raise TypeError(f"dial_failed takes a ConnectError, not {type(error).__name__}: chain that to one")
+            raise TypeError(f"dial_failed takes a ConnectError, not {type(error).__name__}: wrap it in a ConnectError")
         if self._closed:
             return
         dial = self._dialling or self._wanted
         if dial is None:
-            raise RuntimeError("no dial is under way: its outcome was told already, or none was wanted")
+            raise RuntimeError("no dial is under way: its outcome was reported before, or no dial was requested")
         self._dialling = self._wanted = None
         self._dial_error = error
         dialers, self._dialers = self._dialers, {}
@@ -537,7 +537,7 @@ class HostClient:
             else:
                 self._timer(task, task._least if task._heard_enough else ends)
         elif not isinstance(action, Connect):
-            raise TypeError(f"a dialogue yields actions, and {with_article(type(action))} is not one")
+            raise TypeError(f"a dialogue must yield actions, not {with_article(type(action))}")
         elif self.is_connected and task._connection < self._connections:
             # Another has dialled since this one lost its connection. Two waits that each drop the connection of the
             # other would never get a reply.

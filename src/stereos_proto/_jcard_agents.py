@@ -77,7 +77,7 @@ def check_agent(agent: Mapping[str, Any], path: Path, findings: Findings) -> Non
         if package is not None and not package.strip():
             findings.doubt((*path, "extra_packages", index), "must not be blank")
     if packages and agent.get("type") == "native":
-        findings.doubt((*path, "extra_packages"), "cannot be had by an agent of type native")
+        findings.doubt((*path, "extra_packages"), "is not allowed for an agent of type native")
 
 
 def agent_names(agents: Sequence[tuple[int, Mapping[str, Any]]], findings: Findings) -> tuple[str, ...]:
@@ -107,9 +107,7 @@ def agent_names(agents: Sequence[tuple[int, Mapping[str, Any]]], findings: Findi
             if not harness:  # noted already: only a guest of another make could name this agent
                 continue
         if name in seen and index not in noted:
-            findings.fault(
-                ("agents", index), f"starts an agent called {json.dumps(name, ensure_ascii=False)}, as another does"
-            )
+            findings.fault(("agents", index), f"starts a second agent named {json.dumps(name, ensure_ascii=False)}")
             noted.add(index)
         seen.add(name)
         names.append(name)

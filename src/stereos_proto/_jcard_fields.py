@@ -242,7 +242,7 @@ def _value(value: Any, kind: Kind, path: Path, findings: Findings) -> Any:
         case Names():
             if isinstance(value, dict):
                 return {name: _value(member, str, (*path, name), findings) for name, member in value.items()}
-            findings.warn(path, "is no table, and counts as empty")
+            findings.warn(path, "is not a table, and is treated as empty")
             return {}
         case _:
             # Not isinstance, to which a flag is a number.

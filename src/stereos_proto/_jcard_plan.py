@@ -134,7 +134,7 @@ class _Card:
             elif "\0" in path:
                 self.findings.fault(key, "must not hold a NUL")
             elif clean in places:
-                self.findings.warn(key, "is the place of an earlier folder, which this one hides")
+                self.findings.warn(key, "is also the path of an earlier folder, which this mount would hide")
             places.add(clean)
             yield path, bool(shared.get("readonly"))
 
@@ -195,7 +195,7 @@ class _Card:
         file = self._expand(file, path)
         if not file:
             return {}
-        reason = "nothing here reads files"
+        reason = "no `read_prompt` was given"
         if self._read_prompt is not None:
             try:
                 content = self._read_prompt(file)
@@ -207,7 +207,7 @@ class _Card:
                 if not _is_unicode(content):
                     self.findings.fault(path, "names a file that is not UTF-8")
                 if beside:
-                    self.findings.warn(path, "takes the place of the prompt that is given beside it")
+                    self.findings.warn(path, "replaces the `prompt` of the same agent")
                 return {"prompt": content}
         self.findings.warn(
             path, f"is sent as a path of the guest ({reason}); if the guest has no such file, the agent cannot start"
@@ -249,7 +249,7 @@ def _is_unicode(text: str) -> bool:
 def _shown(variable: str) -> str:
     """The name of a variable as an error shows it."""
     if not _SHOWN_VARIABLE.fullmatch(variable):
-        return "(its name is odd, and not shown)"
+        return "(its name is unusual and not shown)"
     return variable if variable.replace("_", "a").isalnum() else f'"{variable}"'
 
 

@@ -45,6 +45,8 @@ class ProvisionPlan(KeptHere):
 
     `agents` are the names of the agents that the config starts: what to wait for afterwards.
     `warnings` are sentences about what the user should know before it is carried out (§10); they change nothing.
+    `earlier` are requests of an earlier try. They are not sent again. A guest may quote their secrets, which are
+    redacted in the report as the secrets of the plan are.
 
     Raises LocalProtocolError when a step could never be sent, before anything is.
     """
@@ -55,6 +57,7 @@ class ProvisionPlan(KeptHere):
     config: str | None = attrs.field(default=None, repr=False)
     agents: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_only(str))
     warnings: tuple[str, ...] = attrs.field(default=(), converter=_tuple, validator=_only(str))
+    earlier: tuple[Request, ...] = attrs.field(default=(), converter=_tuple, validator=_only(Request), eq=False)
 
     def __init__(
         self,
@@ -64,14 +67,15 @@ class ProvisionPlan(KeptHere):
         config: str | None = None,
         agents: Iterable[str] = (),
         warnings: Iterable[str] = (),
+        earlier: Iterable[Request] = (),
     ) -> None:
         try:
-            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents, warnings)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            self.__attrs_init__(mounts, secrets, ssh_keys, config, agents, warnings, earlier)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
             return
         except BaseException as exc:  # noqa: BLE001  (an iterable of the caller may raise anything)
             # Its frames, and this one, hold secrets; and half a plan has no repr.
             error = exc.with_traceback(None)
-        del config, secrets, self
+        del config, secrets, earlier, self
         raise error
 
     def __attrs_post_init__(self) -> None:
@@ -88,7 +92,7 @@ class ProvisionPlan(KeptHere):
 
 
 class StepStatus(Enum):
-    """How a step went (§6). `UNKNOWN`: it was sent, and the connection ended before the reply."""
+    """How a step went (§6). `UNKNOWN`: it was sent, and the connection or the time ended before its reply."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -163,6 +167,10 @@ class ProvisionStep:
         return f"{self.status.value}: {self.label}{error}"
 
     @property
+    def _holds_secret(self) -> bool:
+        return redacted(self.request) is not self.request
+
+    @property
     def label(self) -> str:
         """What the step is about, without its secret: "mount share0 at /workspace"."""
         return _label(self.request)
@@ -182,10 +190,21 @@ def _label(request: Request) -> str:
 
 @attrs.frozen
 class ProvisionReport:
-    """How each step of a plan went, in the order of the plan (§7). `agents` are those of the plan."""
+    """How each step of a plan went, in the order of the plan (§7). `agents` and `earlier` are those of the plan."""
 
     steps: tuple[ProvisionStep, ...]
     agents: tuple[str, ...] = ()
+    earlier: tuple[Request, ...] = attrs.field(default=(), repr=False, eq=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # `earlier` is there for its secrets, which are not pickled.
+        return ProvisionReport, (self.steps, self.agents)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
 
     @property
     def ok(self) -> bool:
@@ -220,6 +239,9 @@ class ProvisionReport:
 
         A mount that is repeated after one below it was done hides that one; `warnings` of the plan say so.
 
+        The plan remembers the requests that are done and hold a secret (`earlier`), so that its report redacts these
+        secrets, too.
+
         A reboot undoes mounts and secrets, and this report does not know of one. After a lost connection compare the
         guest's `uptime_seconds` with what it was before the first try; after a reboot, carry out the whole plan again.
 
@@ -233,8 +255,8 @@ class ProvisionReport:
             labels = ", ".join(step.label for step in unknown)
             cause = unknown[0].error
             error = OutcomeUnknown(
-                f"it is not known whether the guest carried this out: {labels}. Log into the guest, where `findmnt` "
-                "tells, and say unknown_mounts='skip' or 'repeat', or reboot the guest and provision it anew",
+                f"it is unknown whether the guest carried this out: {labels}. Run `findmnt` in the guest and pass "
+                "unknown_mounts='skip' or 'repeat', or reboot the guest and provision it again",
                 request=unknown[0].request,
                 unanswered=[step.request for step in unknown],
             )
@@ -257,6 +279,7 @@ class ProvisionReport:
                 for step in self.steps
                 if step.status is StepStatus.DONE and _below(step.request, mount)
             ],
+            (*self.earlier, *(step.request for step in self.steps if step not in rest and step._holds_secret)),
         )
 
 

@@ -20,6 +20,7 @@ passed. The dialogue then ends: with its own error, or with what it knows by the
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
 
@@ -278,7 +279,9 @@ class ReadyWait:
     agents: Collection[str] = attrs.field(default=(), converter=_agents)
     backoff: Backoff = attrs.field(factory=Backoff)
     attempt_timeout: float = attrs.field(default=ATTEMPT_TIMEOUT, validator=_positive)
-    on_progress: Callable[[WaitProgress], None] | None = None
+    on_progress: Callable[[WaitProgress], None] | None = attrs.field(
+        default=None, validator=lambda _wait, attribute, value: _check_called(attribute.name, value)
+    )
     progress: WaitProgress = attrs.field(
         default=attrs.Factory(lambda self: WaitProgress(agents=tuple(self.agents)), takes_self=True), init=False
     )
@@ -408,15 +411,23 @@ def provision(
     ends the dialogue, and the report is lost. Nothing is ever sent twice. What did not work is in the report, and so
     is what was still open when the time of the dialogue was up, or when the connection ended between the flights.
 
-    Raises at once TypeError when `plan` is not a ProvisionPlan, ValueError when `on_refusal` is neither of the two. The
-    dialogue raises ConnectionLost when the connection has ended before the first step, so that nothing was sent. An
-    error from outside that ends it, such as a cancellation, gets a note with the steps that were done by then.
+    Raises at once TypeError when `plan` is not a ProvisionPlan or `on_step` is a coroutine function, ValueError when
+    `on_refusal` is neither of the two. The dialogue raises ConnectionLost when the connection has ended before the
+    first step, so that nothing was sent. An error from outside that ends it, such as a cancellation, gets a note with
+    the steps that were done by then.
     """
     if not isinstance(plan, ProvisionPlan):
         raise TypeError(f"provision takes a ProvisionPlan, not {type(plan).__name__}")
+    _check_called("on_step", on_step)
     if on_refusal not in ("stop", "continue"):
         raise ValueError(f"on_refusal must be stop or continue, not {on_refusal!r}")
     return _provision(plan, on_refusal, on_step or _ignore, guest)
+
+
+def _check_called(name: str, function: object) -> None:
+    """Raise TypeError for a coroutine function, whose calls nothing would await."""
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} is called and not awaited: pass a plain function, not a coroutine function")
 
 
 def _ignore(_step: ProvisionStep) -> None:
@@ -427,7 +438,7 @@ def _provision(
     plan: ProvisionPlan, on_refusal: OnRefusal, on_step: Callable[[ProvisionStep], None], guest: str | None
 ) -> Dialogue[ProvisionReport]:
     requests = plan.requests
-    redactor = Redactor(requests)
+    redactor = Redactor((*requests, *plan.earlier))
     told: list[ProvisionStep] = []
 
     def settle(request: Request, outcome: Reply | StereosError) -> ProvisionStep:
@@ -460,7 +471,7 @@ def _provision(
             known = "; ".join(f"{step.status.value}: {step.label}" for step in told) or "no step had an outcome"
             exc.add_note(f"while provisioning {guest or GUEST}: {known}")
         raise
-    return ProvisionReport(tuple(steps), plan.agents)
+    return ProvisionReport(tuple(steps), plan.agents, plan.earlier)
 
 
 def _holds_back(step: ProvisionStep) -> bool:

@@ -611,6 +611,24 @@ def test_a_config_alone_on_a_connection_that_has_ended_is_an_error():
         dialogue.throw(ConnectionLost("set_config was not sent: the guest closed the connection"))
 
 
+def test_secrets_of_an_earlier_try_are_redacted():
+    plan = ProvisionPlan([MOUNT], earlier=[InjectSecret("API", "tok-5566778899")])
+    _, report = provisioning(plan, [Ack("mount", False, "no share for tok-5566778899")])
+    assert report.steps[0].error.error == "no share for [redacted]"
+    assert report.earlier == plan.earlier
+
+
+async def coroutine_function(_what):
+    raise AssertionError
+
+
+def test_coroutine_functions_are_refused_since_nothing_awaits_them():
+    with pytest.raises(TypeError, match=r"^on_step is called and not awaited: pass a plain function"):
+        provision(PLAN, on_step=coroutine_function)
+    with pytest.raises(TypeError, match=r"^on_progress is called and not awaited: pass a plain function"):
+        ReadyWait(on_progress=coroutine_function)
+
+
 def test_an_error_of_on_step_is_told_once_and_says_what_was_done():
     told = []
 

@@ -558,7 +558,7 @@ def test_a_dialogue_that_yields_no_action():
     loop = connected()
     task = loop.client.run(dialogue("ping"))
     assert loop.pull() == [TaskDone(task)]
-    with pytest.raises(TypeError, match="a dialogue yields actions, and a str is not one"):
+    with pytest.raises(TypeError, match="a dialogue must yield actions, not a str"):
         task.result()
 
 
@@ -1513,7 +1513,7 @@ def test_a_connection_while_the_last_one_has_more_to_tell_is_refused():
     task = loop.client.connect()
     loop.pull()
     loop.client.session.abort()
-    with pytest.raises(RuntimeError, match="pull `next_event` until NEED_DATA before"):
+    with pytest.raises(RuntimeError, match="pull `next_event` until NEED_DATA first"):
         loop.client.connected()
     assert [type(event) for event in loop.client.events()] == [SessionEnded]
     loop.client.connected()

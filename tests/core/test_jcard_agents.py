@@ -55,7 +55,7 @@ REFUSED = [
     (
         {"type": "native", "extra_packages": ["a"]},
         ("extra_packages",),
-        "cannot be had by an agent of type native",
+        "is not allowed for an agent of type native",
     ),
 ]
 
@@ -152,7 +152,7 @@ def test_names(agents, expected):
     ],
 )
 def test_two_of_one_name_are_a_fault(agents, index, name):
-    assert names(*agents)[1] == [(("agents", index), f'starts an agent called "{name}", as another does')]
+    assert names(*agents)[1] == [(("agents", index), f'starts a second agent named "{name}"')]
 
 
 def test_many_twins_are_one_fault_each_entry():

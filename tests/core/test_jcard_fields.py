@@ -92,7 +92,7 @@ def test_types(path, kind, value):
     if name == "names" and (value, name) not in inside:
         # The reference takes what is no table for an empty one.
         assert table == {}
-        assert said == [("warning", path, "is no table, and counts as empty")]
+        assert said == [("warning", path, "is not a table, and is treated as empty")]
         return
     assert faults == inside.get((value, name), [(path, SAID.get(name))])
     # What is wrong is not there, and its neighbours are.

@@ -308,9 +308,7 @@ def test_the_content_of_a_prompt_file_is_sent(path, form):
 def test_it_takes_the_place_of_a_prompt():
     plan = load_jcard(f"{AGENT}prompt='old'\nprompt_file='p.md'", env={}, read_prompt=read_prompt)
     assert tomllib.loads(plan.config)["agents"][0]["prompt"] == " hello\n"
-    assert plan.warnings == (
-        "jcard.toml, line 4: agents[0].prompt_file takes the place of the prompt that is given beside it",
-    )
+    assert plan.warnings == ("jcard.toml, line 4: agents[0].prompt_file replaces the `prompt` of the same agent",)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +317,7 @@ def test_it_takes_the_place_of_a_prompt():
         ("/etc/shadow", read_prompt, "/etc/shadow", "it lies outside of the jcard's folder"),
         ("${HERE}/x", read_prompt, "/here/x", "it lies outside of the jcard's folder"),
         ("gone.md", read_prompt, "gone.md", "No such file or directory"),
-        ("p.md", None, "p.md", "nothing here reads files"),
+        ("p.md", None, "p.md", "no `read_prompt` was given"),
     ],
 )
 def test_a_prompt_file_that_is_not_read_stays(path, reader, sent, why):
@@ -349,7 +347,7 @@ def test_no_prompt_file(path):
     ("text", "said"),
     [
         ("a=1\n[b]\n", ["1: a is unknown, and is not sent", "2: b is unknown, and is not sent"]),
-        ("secrets='x'", ["1: secrets is no table, and counts as empty"]),
+        ("secrets='x'", ["1: secrets is not a table, and is treated as empty"]),
         (
             f"{AGENT}[agents.env]\nA='${{X}}'\nB='b'\nC=''\nMY_TOKEN='t'\nOTHER_TOKEN=''\n",
             [
@@ -359,11 +357,11 @@ def test_no_prompt_file(path):
         ),
         (
             "[[shared]]\nguest='/a/'\n[[shared]]\nguest='/b/../a'\n",
-            ["4: shared[1].guest is the place of an earlier folder, which this one hides"],
+            ["4: shared[1].guest is also the path of an earlier folder, which this mount would hide"],
         ),
         (
             "[[shared]]\nguest='/a/b'\n[[shared]]\nguest='/a/c/../b'\n",
-            ["4: shared[1].guest is the place of an earlier folder, which this one hides"],
+            ["4: shared[1].guest is also the path of an earlier folder, which this mount would hide"],
         ),
         # The least and the most that the reference takes.
         ("[resources]\ncpus=1\n[[network.forwards]]\nhost=1\nguest=65535", []),
@@ -451,11 +449,11 @@ SYSTEM = "must not lie over a folder of the guest's system"
             f"[secrets]\nB='${{{SENTINEL}!}}'",
             2,
             "secrets.B",
-            "needs the environment variable (its name is odd, and not shown), which is not set",
+            "needs the environment variable (its name is unusual and not shown), which is not set",
         ),
         (f"{AGENT}[agents.env]\nK='${{N}}'", 4, "agents[0].env.K", UNSET),
         (f"{AGENT}prompt_file='${{N}}'", 3, "agents[0].prompt_file", UNSET),
-        (f"{AGENT}name='a'\n{AGENT}name='a'", 4, "agents[1]", 'starts an agent called "a", as another does'),
+        (f"{AGENT}name='a'\n{AGENT}name='a'", 4, "agents[1]", 'starts a second agent named "a"'),
         ("name='a'\nName='b'", 2, "Name", "and name are two spellings of one name"),
         (f"{AGENT}[[Agents]]\nharness='custom'", 3, "Agents", "and agents are two spellings of one name"),
     ],

@@ -210,7 +210,7 @@ def test_what_is_done_is_not_done_again(outcomes):
         return
     # Whether it is mounted cannot be known: neither repeated nor left out in silence.
     assert report.remaining_plan(unknown_mounts="skip").requests == plan.requests[1:]
-    with pytest.raises(OutcomeUnknown, match=r"mount share0 at /a\. Log into the guest") as caught:
+    with pytest.raises(OutcomeUnknown, match=r"mount share0 at /a\. Run `findmnt` in the guest") as caught:
         report.remaining_plan()
     assert caught.value.request is MOUNT
     assert caught.value.__cause__ is GONE
@@ -236,6 +236,29 @@ def test_a_mount_that_would_hide_another_is_named(path, below, hidden):
     report = report_of((Mount("t", path, "9p"), NO), (Mount("u", below, "9p"), Ack("mount", True)), (SECRET, NO))
     warning = f"mount t at {path} would hide what is mounted below it: mount u at {below}"
     assert report.remaining_plan().warnings == ((warning,) if hidden else ())
+
+
+def test_a_second_try_remembers_the_secrets_of_the_first():
+    """They are redacted when the guest quotes them. They are neither sent again, nor shown, nor pickled."""
+    report = report_of((MOUNT, Ack("mount", True)), (SECRET, Ack("inject_secret", True)), (KEY, NO), (CONFIG, NO))
+    plan = report.remaining_plan()
+    assert plan.requests == (KEY, CONFIG)
+    assert plan.earlier == (SECRET,)
+    assert SENTINEL not in repr(plan)
+    with pytest.raises(TypeError, match="may hold a secret"):
+        pickle.dumps(plan)
+    second = ProvisionReport(tuple(ProvisionStep.of(request, NO) for request in plan.requests), (), plan.earlier)
+    assert SENTINEL not in repr(second)
+    assert second == ProvisionReport(second.steps)
+    assert copy.deepcopy(second) is copy.copy(second) is second
+    assert second.remaining_plan().earlier == (SECRET,)
+    assert SENTINEL.encode() not in pickle.dumps(second)
+    assert pickle.loads(pickle.dumps(second)).earlier == ()
+
+
+def test_a_skipped_mount_holds_no_secret_to_remember():
+    report = report_of((MOUNT, RequestTimeout("late", sent=True)), (SECRET, NO))
+    assert report.remaining_plan(unknown_mounts="skip").earlier == ()
 
 
 def test_other_ways_to_take_unknown_mounts_are_refused():

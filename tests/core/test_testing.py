@@ -67,14 +67,14 @@ def test_chunking_is_asserted(monkeypatch):
         return real(connection, data if 7 not in cuts else data + PING, cuts, eof=eof)
 
     monkeypatch.setattr(testing, "feed_in_chunks", forgetful)
-    with pytest.raises(AssertionError, match=r"^cut at every byte, the data mean"):
+    with pytest.raises(AssertionError, match=r"^cut at every byte, the data are read as"):
         assert_chunking_invariant(PING, Role.GUEST)
     monkeypatch.setattr(
         testing,
         "feed_in_chunks",
         lambda connection, data, cuts=(), *, eof=False: real(connection, data * (1 + (list(cuts) == [2])), eof=eof),
     )
-    with pytest.raises(AssertionError, match=r"^cut at \[2\], the data mean"):
+    with pytest.raises(AssertionError, match=r"^cut at \[2\], the data are read as"):
         assert_chunking_invariant(PING, Role.GUEST, [1], [2])
 
 

@@ -128,7 +128,7 @@ def assert_chunking_invariant(
     for positions in (range(1, len(data)), *cuts):
         _, other = result(positions)
         if other != whole:
-            raise AssertionError(f"cut at {_listed(positions)}, the data mean {other}; whole, they mean {whole}")
+            raise AssertionError(f"cut at {_listed(positions)}, the data are read as {other}; in one piece, as {whole}")
     return outcome
 
 
