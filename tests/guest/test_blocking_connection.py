@@ -3,14 +3,17 @@
 import inspect
 import logging
 import threading
+from concurrent.futures import Future
 from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
 
-from guest_harness import PATIENCE
+from guest_harness import PATIENCE, Host
 from stereos_proto import GuestSession, Lifecycle, Ping, Pong, encode
+from stereos_proto._guest_session import MAX_UNANSWERED
 from stereos_proto_io import TCP
+from stereos_proto_io.guest import blocking
 from stereos_proto_io.guest._blocking_connection import GuestConnection, Shared
 from stereos_proto_io.guest._listen import Endpoint
 from stereos_proto_io.guest._server import as_guest
@@ -210,3 +213,60 @@ def test_a_thread_writes_what_the_host_does_not_take_at_once(size):
     connection.join()
     assert b"".join(data for data, _ in connection._transport.sent) == encode(Pong())
     assert {*threads} == {"guest writes"}
+
+
+def test_a_write_that_fails_in_the_thread_that_waits_ends_the_connection():
+    connection = made()
+
+    def send(_data, *, wait):
+        raise OSError("gone") if wait else BlockingIOError
+
+    connection._transport.send = send
+    connection.start()
+    connection._transport.incoming.put(encode(Ping()))
+    connection.join()
+    assert connection._transport.told == ["end reset=False", "close"]
+    assert connection.session.ended
+
+
+def test_its_threads_do_not_keep_a_program_alive():
+    connection, box = made(), SimpleQueue()
+    connection._help("guest helps", lambda: box.put(threading.current_thread()))
+    assert box.get(timeout=PATIENCE).daemon
+    assert connection._reader.daemon
+
+
+def test_the_thread_that_reads_waits_while_too_much_is_owed():
+    looks, answers = [], []
+
+    def handler(_request):
+        answers.append(Future())
+        return answers[-1]
+
+    class Counted(GuestSession):
+        def next_event(self):
+            looks.append(1)
+            return super().next_event()
+
+    connection = made(handler, shared=Shared(Counted()))
+    connection.start()
+    connection._transport.incoming.put(encode(Ping()) * MAX_UNANSWERED)
+    while len(answers) < MAX_UNANSWERED:
+        threading.Event().wait(0.001)
+    assert waits(connection._reader)
+    assert len(looks) < MAX_UNANSWERED + 20  # it sleeps, and does not look all the time
+    for answer in answers:
+        answer.set_result(Pong())
+    connection._transport.incoming.put(OSError("gone"))
+    connection.join()
+    assert b"".join(data for data, _ in connection._transport.sent) == encode(Pong()) * MAX_UNANSWERED
+
+
+def test_the_reply_to_a_line_that_is_refused_may_be_late():
+    """The handler has no part in it, so nothing but the thread that reads looks for what is to be done."""
+    with (
+        blocking.serve(TCP("127.0.0.1", 0), lambda _request: Pong(), faults=["late:3600s"], sleep=id) as server,
+        Host(server.address) as host,
+    ):
+        host.send(b"nonsense\n")
+        assert host.reply()["payload"]["ok"] is False

@@ -244,4 +244,3 @@ class GuestConnection(BaseConnection):
             if self._faulty is not None:
                 self._faulty.resume(pause)
                 self._go_on()
-                self._shared.changed.notify_all()
