@@ -333,12 +333,17 @@ def test_what_was_closed_makes_nothing_less_deep(sibling):
 
 
 def deepest(line):
-    """How deep a reader that recurses goes into `line` before it ends or stops. Brackets inside strings are none."""
+    """How deep a reader that recurses goes into `line` before it ends or stops. Brackets inside strings are none.
+
+    It stops at a bracket that closes and that none has opened, and in an object where no name begins.
+    """
     depth = deepest = 0
-    for bracket in re.sub(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', b"", line, flags=re.DOTALL):
+    bare = re.sub(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', b'""', line, flags=re.DOTALL)
+    for place in re.finditer(rb"[\[\]{}]", bare):
+        bracket, rest = place[0], bare[place.end() :].lstrip(b" \t\r\n")
         depth += (bracket in b"[{") - (bracket in b"]}")
         deepest = max(deepest, depth)
-        if depth < 0:
+        if depth < 0 or (bracket == b"{" and not rest.startswith((b'"', b"}"))):
             break
     return deepest
 
@@ -365,6 +370,7 @@ PIECES = st.sampled_from(
 )
 
 
+@example(b"{{{{{", 3)
 @given(st.lists(PIECES, max_size=60).map(b"".join), st.integers(1, 12))
 def test_a_line_that_is_deep_is_never_called_shallow(line, levels):
     assert nests_deeper(line, levels) or deepest(line) <= levels

@@ -1,5 +1,6 @@
 """Each fault, as data, as text, and as what a host sees of it on a real socket."""
 
+import inspect
 import json
 import re
 import threading
@@ -31,7 +32,7 @@ from stereos_proto import (
 )
 from stereos_proto_io import UnixSocket, VirtioSerial
 from stereos_proto_io.blocking import connect_when_ready
-from stereos_proto_io.guest import FAULTS, OLD_TYPES, FaultPlan, GuestSimulator, faults, parse_fault
+from stereos_proto_io.guest import FAULTS, OLD_TYPES, Fault, FaultPlan, GuestSimulator, faults, parse_fault
 from stereos_proto_io.guest._faulty_session import Denied, FaultySession
 from stereos_proto_io.guest._orders import Close, Pause, PowerOff, Reboot
 
@@ -188,6 +189,12 @@ def test_each_fault_is_documented_by_its_name():
         assert cls.__doc__.startswith(f"`{name}"), cls
 
 
+@pytest.mark.parametrize("cls", [Fault, *FAULTS.values()])
+def test_a_fault_takes_its_arguments_by_name(cls):
+    kinds = {parameter.kind for parameter in inspect.signature(cls).parameters.values()}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+
 @pytest.mark.parametrize(
     ("spec", "types", "hint"),
     [
@@ -198,8 +205,10 @@ def test_each_fault_is_documented_by_its_name():
 )
 def test_a_misspelt_type_gets_a_warning(spec, types, hint):
     options = {} if types is None else {"types": types}
-    with pytest.warns(UserWarning, match=f"does not know: {re.escape(hint)}"):
+    with pytest.warns(UserWarning, match=f"does not know: {re.escape(hint)}") as noted:
         GuestSimulator(faults=[spec], **options)
+    # Once, and at the line that made the guest.
+    assert [warning.filename for warning in noted] == [__file__]
 
 
 def test_types_that_are_not_misspelt_get_none():

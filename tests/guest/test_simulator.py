@@ -15,6 +15,7 @@ import vectors
 from core.test_vectors import EXACT_NAMES
 from guest_harness import ack, ask, running
 from stereos_proto import (
+    MAX_LINE_SIZE,
     NEED_DATA,
     Ack,
     AgentStatus,
@@ -31,6 +32,7 @@ from stereos_proto import (
     Pong,
     SetConfig,
     Shutdown,
+    encode,
 )
 from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, Effects, GuestSimulator, RequestRefused
 from stereos_proto_io.guest._go import base_name, clean_path, quote
@@ -567,6 +569,70 @@ def test_requests_are_kept_within_a_bound_of_bytes():
     assert 3 <= len(simulator.requests) <= 5
     assert simulator.requests[-2].content.startswith("# 49 ")
     assert simulator.dropped_requests == 100 - len(simulator.requests)
+
+
+def test_a_thousand_requests_are_kept_where_nothing_is_said():
+    simulator = GuestSimulator()
+    for _ in range(1000):
+        simulator.handle(Ping())
+    assert (len(simulator.requests), simulator.dropped_requests) == (1000, 0)
+    simulator.handle(Ping())
+    assert (len(simulator.requests), simulator.dropped_requests) == (1000, 1)
+
+
+def test_four_requests_of_the_longest_line_are_kept():
+    longest = SetConfig("x" * (MAX_LINE_SIZE - len(encode(SetConfig("")))))
+    assert len(encode(longest)) == MAX_LINE_SIZE
+    simulator = GuestSimulator()
+    for _ in range(4):
+        simulator.handle(longest)
+    assert (len(simulator.requests), simulator.dropped_requests) == (4, 0)
+    simulator.handle(longest)
+    assert (len(simulator.requests), simulator.dropped_requests) == (4, 1)
+
+
+def test_the_journal_keeps_a_thousand_lines():
+    simulator = GuestSimulator()
+    for number in range(1001):
+        simulator._journal.append(str(number))
+    assert (len(simulator.journal), simulator.journal[0]) == (1000, "1")
+
+
+def test_what_is_denied_is_kept_and_not_carried_out():
+    simulator = GuestSimulator()
+    assert simulator.deny(Mount("t", "/w", "9p"), "no") == Ack("mount", False, "no")
+    assert (simulator.requests, simulator.mounts) == ((Mount("t", "/w", "9p"),), ())
+
+
+def test_polls_keep_their_rhythm_after_a_long_silence(clock):
+    """A guest polls every 5 s from its start, whether or not a host asks."""
+    simulator = GuestSimulator(clock=clock)
+    for now, seen in [(12.0, False), (14.9, False), (15.0, True)]:
+        clock.now = 1000.0 + now
+        if now == 12.0:
+            assert simulator.agents == ()  # it looks now, and next at 15
+            simulator.handle(SetConfig('[[agents]]\nname = "a"\nharness = "claude-code"\n'))
+        assert bool(simulator.agents) is seen, now
+    clock.now = 1030.0
+    simulator.handle(GetHealth())
+    assert simulator._next_poll == 35.0
+
+
+def test_setting_the_agents_first_makes_the_polls_that_are_due(clock):
+    simulator = GuestSimulator(clock=clock)
+    simulator.handle(SetConfig('[[agents]]\nname = "a"\nharness = "claude-code"\n'))
+    clock.now += 6.0
+    simulator.agents = []
+    assert simulator.agents == ()
+    assert simulator.state == "healthy"  # an agent was seen to run
+
+
+@pytest.mark.parametrize(("size", "ok"), [(251, True), (252, False)])
+def test_the_longest_name_of_a_secret(size, ok):
+    """With `.tmp` behind it, it is the name of a file, which has at most 255 bytes."""
+    simulator = GuestSimulator()
+    assert simulator.handle(InjectSecret("n" * size, "v")).ok is ok
+    assert len(simulator.secrets) == ok
 
 
 def test_keeping_less_than_no_request_is_refused():

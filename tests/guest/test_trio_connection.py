@@ -1,5 +1,6 @@
 """One connection of the trio server over a socket pair or a device, without the server around it."""
 
+import logging
 import os
 import socket
 import tty
@@ -10,13 +11,14 @@ import pytest
 import trio
 import trio.testing
 
-from guest_harness import PATIENCE
+from guest_harness import PATIENCE, PONG, ask_patiently
 from stereos_proto import GuestSession, Lifecycle, Ping, Pong, encode
 from stereos_proto_io import TCP
 from stereos_proto_io.driver._device import AWAY_PAUSE, Device
 from stereos_proto_io.guest._listen import Endpoint
 from stereos_proto_io.guest._server import as_guest
 from stereos_proto_io.guest._trio_connection import GuestConnection
+from stereos_proto_io.guest.trio import _plain, serve
 
 
 def made(transport, handler=lambda _request: Pong(), *, has_connections=True):
@@ -206,3 +208,42 @@ def test_a_device_whose_host_is_away_is_tried_by_the_clock(monkeypatch):
         os.close(end)
         os.close(host)
     assert pauses[:2] == [AWAY_PAUSE] * 2
+
+
+def test_an_accepted_socket_does_not_wait_and_sends_small_lines_at_once():
+    async def main():
+        with trio.socket.socket() as listener:
+            await listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            with trio.socket.socket() as host:
+                await host.connect(listener.getsockname())
+                accepted, _ = await listener.accept()
+                with _plain(accepted) as sock:
+                    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                    with pytest.raises(BlockingIOError):
+                        sock.recv(1)
+
+    trio.run(main)
+
+
+def test_the_next_host_is_served_after_one_that_could_not_be(caplog, monkeypatch):
+    failures = [OSError(24, "Too many open files")]
+
+    async def main():
+        with trio.socket.socket() as one:
+            sockets = type(one)
+        real = sockets.accept
+
+        async def accept(self):
+            if failures:
+                raise failures.pop()
+            return await real(self)
+
+        monkeypatch.setattr(sockets, "accept", accept)
+        async with serve(TCP("127.0.0.1", 0), lambda _request: Pong()) as server:
+            assert await trio.to_thread.run_sync(ask_patiently, server.address, Ping()) == [PONG]
+
+    with caplog.at_level(logging.DEBUG, "stereos_proto_io.guest"):
+        trio.run(main)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("was not accepted: [Errno 24] Too many open files")

@@ -358,15 +358,16 @@ class GuestSimulator:
             return Ack(request.type, False, f"unknown message type: {request.type}")
         action = _ACTIONS.get(type(request), _accept)
         if type(request) in _QUESTIONS:
-            return action(self, request) or Ack(request.type, True)
-        self._look()  # a look that was due before the request saw nothing of it
-        with self._lock:
-            try:
-                answer = action(self, request)
-            except RequestRefused as exc:
-                return Ack(request.type, False, str(exc))
-            if isinstance(request, InjectSecret):
-                kept.secret = weakref.ref(self._secrets[request.name])
+            answer = action(self, request)
+        else:
+            self._look()  # a look that was due before the request saw nothing of it
+            with self._lock:
+                try:
+                    answer = action(self, request)
+                except RequestRefused as exc:
+                    return Ack(request.type, False, str(exc))
+                if isinstance(request, InjectSecret):
+                    kept.secret = weakref.ref(self._secrets[request.name])
         return answer or Ack(request.type, True)
 
     def deny(self, request: Request, text: str) -> Reply:
