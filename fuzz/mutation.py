@@ -76,7 +76,11 @@ _CLIENTS: Final = tuple(
 )
 _GUESTS: Final = tuple(
     f"guest/test_{name}.py"
-    for name in ("agents", "faults", "faulty_session", "hostile_hosts", "late", "servers", "simulator", "conformance")
+    for name in (
+        *("agents", "asyncio_connection", "blocking_connection", "blocking_transport", "conformance", "faults"),
+        *("faulty_session", "hostile_hosts", "late", "listen", "loop_connection", "reboots", "server_asyncio"),
+        *("server_threads", "servers", "simulator", "trio_connection"),
+    )
 )
 
 
@@ -121,7 +125,7 @@ ROOMS: Final = (
             "stereos_proto_io/guest/_blocking_transport",
             *(f"stereos_proto_io/guest/{name}" for name in ("asyncio", "blocking", "trio", "faults", "simulator")),
         ),
-        _GUESTS,
+        (*_GUESTS, "project/test_old_names.py"),
     ),
     Room(("stereos_proto_io/cli/_redact",), ("cli/test_redact.py",)),
 )
@@ -298,15 +302,15 @@ def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[
     seconds = {
         name: took for traced in traces for name, took in sorted(traced.seconds.items(), key=lambda item: item[::-1])
     }
-    names = [*seconds]
+    executing: set[str] = set()
     # Some modules are imported when the first test needs them, which says nothing about that test.
     if not mutant.on_import:
         lines = range(mutant.first, mutant.last + 1)
-        executing = set().union(
+        executing = executing.union(
             *(traced.lines.get(f"{module}.py", {}).get(line, ()) for traced in traces for line in lines)
         )
-        # A line that is executed everywhere is asked of the quickest tests of all files.
-        names = sorted(executing.intersection(names), key=seconds.__getitem__) or names
+    # A line that is executed everywhere is asked of the quickest tests of all files.
+    names = sorted(executing.intersection(seconds) or seconds, key=seconds.__getitem__)
     total = accumulate(map(seconds.__getitem__, names))
     chosen = {name for name, until in zip(names, total, strict=True) if until < LONGEST} or {*names[:1]}
     return {name: took for name, took in seconds.items() if name in chosen}
