@@ -183,10 +183,40 @@ def test_times_are_checked(bad):
         faults.Late(seconds=bad)
 
 
-def test_each_fault_is_documented_by_its_name():
-    for name, cls in FAULTS.items():
-        assert cls.name == name
-        assert cls.__doc__.startswith(f"`{name}"), cls
+def test_each_fault_is_in_the_table_as_it_is_written():
+    rows = faults.fault_table()
+    assert [row.name for row in rows] == [*FAULTS]
+    for row in rows:
+        cls = FAULTS[row.name]
+        assert cls.name == row.name
+        # The documentation of the class is the source of the sentence, and its form is that of the fields.
+        assert " ".join(cls.__doc__.partition("\n\n")[0].split()) == f"`{row.form}` - {row.effect}"
+        assert row.effect.endswith(".")
+
+
+@pytest.mark.parametrize("row", faults.fault_table(), ids=lambda row: row.name)
+def test_the_example_of_each_fault_is_one(row):
+    fault = parse_fault(row.example)
+    assert type(fault) is FAULTS[row.name]
+    assert str(fault) == row.example
+    # It shows the arguments, where there are any.
+    assert bool(row.arguments) == (":" in row.example)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "form", "strikes"),
+    [
+        ("refuse", "SECONDS", "refuse:SECONDS", "guest"),
+        ("cut", "BYTES", "cut:BYTES", "connection"),
+        ("drop", "", "drop", "request"),
+        ("omit", "MEMBER", "omit:MEMBER", "request"),
+        ("reboot", "[SECONDS]", "reboot[:SECONDS]", "request"),
+        ("push", "[STATE[:MESSAGE]]", "push[:STATE[:MESSAGE]]", "request"),
+    ],
+)
+def test_arguments_that_may_be_left_out_are_in_brackets(name, arguments, form, strikes):
+    row = next(row for row in faults.fault_table() if row.name == name)
+    assert (row.arguments, row.form, row.strikes) == (arguments, form, strikes)
 
 
 @pytest.mark.parametrize("cls", [Fault, *FAULTS.values()])

@@ -1,7 +1,7 @@
 """What can go wrong with a guest, as data: give a list of these to a simulator or a server.
 
 A fault has a text form, for command lines: `NAME[:ARGUMENT][@TYPE][#NUMBER]`. `parse_fault` reads it and `str`
-writes it.
+writes it; `fault_table` lists all faults.
 
 * `late:2s@ping` - every reply to a `ping` leaves 2 seconds late
 * `drop@mount#2` - the second `mount` gets no reply
@@ -53,6 +53,7 @@ __all__ = [
     "Fail",
     "Fault",
     "FaultPlan",
+    "FaultRow",
     "Garbage",
     "GuestFault",
     "Half",
@@ -71,6 +72,7 @@ __all__ = [
     "Stall",
     "Swap",
     "WrongType",
+    "fault_table",
     "parse_fault",
 ]
 
@@ -99,6 +101,8 @@ class Fault:
 
     #: The fault's name in its text form.
     name: ClassVar[str] = ""
+    #: A text that `parse_fault` reads as such a fault.
+    example: ClassVar[str] = ""
     #: Which of `type` and `number` it may have.
     _places: ClassVar[frozenset[str]] = frozenset({"type", "number"})
     #: The type of the requests that it strikes.
@@ -190,6 +194,19 @@ def _arguments(cls: type[Fault]) -> list[attrs.Attribute[Any]]:
     return [field for field in attrs.fields(cls) if _READ in field.metadata]
 
 
+#: The function that reads an argument → what stands for the argument in the fault's form; else the field's name.
+_LABELS: Final[dict[Callable[[str], Any], str]] = {_seconds: "SECONDS", _count: "BYTES"}
+
+
+def _form(cls: type[Fault]) -> str:
+    """How a fault is written, without its place: `push[:STATE[:MESSAGE]]`."""
+    form = ""
+    for field in reversed(_arguments(cls)):
+        label = f":{_LABELS.get(field.metadata[_READ], field.name.upper())}{form}"
+        form = label if field.default is attrs.NOTHING else f"[{label}]"
+    return cls.name + form
+
+
 def _written(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
@@ -201,24 +218,27 @@ def _written(value: object) -> str:
 
 @attrs.frozen(kw_only=True)
 class Refuse(GuestFault):
-    """`refuse:SECONDS` - the guest does not listen for so long: connections are refused."""
+    """`refuse:SECONDS` - connections are refused for the first SECONDS."""
 
     name = "refuse"
+    example = "refuse:3s"
     seconds: float = _argument(_seconds)
 
 
 @attrs.frozen(kw_only=True)
 class SlowBoot(GuestFault):
-    """`slow-boot:SECONDS` - the guest says `booting` for so long."""
+    """`slow-boot:SECONDS` - the guest reports the state `booting` for SECONDS longer."""
 
     name = "slow-boot"
+    example = "slow-boot:5s"
     seconds: float = _argument(_seconds)
 
 
 class NeverReady(GuestFault):
-    """`never-ready` - the guest says `booting` for ever."""
+    """`never-ready` - the guest reports the state `booting` for ever."""
 
     name = "never-ready"
+    example = "never-ready"
 
 
 # -------------------------------------------------------------------------------------- of the connection
@@ -228,19 +248,22 @@ class Reset(ConnectionFault):
     """`reset` - the connection is accepted and reset."""
 
     name = "reset"
+    example = "reset#1"
 
 
 class HangUp(ConnectionFault):
-    """`hang-up` - the connection is accepted and closed without a byte."""
+    """`hang-up` - the connection is accepted and closed before a byte is sent."""
 
     name = "hang-up"
+    example = "hang-up#1"
 
 
 @attrs.frozen(kw_only=True)
 class Cut(ConnectionFault):
-    """`cut:BYTES` - the connection is closed after the guest has written so many bytes on it."""
+    """`cut:BYTES` - the connection is closed after the guest has sent BYTES on it."""
 
     name = "cut"
+    example = "cut:100#1"
     size: int = _argument(_count)
 
 
@@ -249,96 +272,110 @@ class Cut(ConnectionFault):
 
 @attrs.frozen(kw_only=True)
 class Delay(RequestFault):
-    """`delay:SECONDS` - the request is carried out, and answered, so much later. What comes after it waits."""
+    """`delay:SECONDS` - the request is carried out and answered SECONDS later; the requests after it wait."""
 
     name = "delay"
+    example = "delay:2s@mount"
     seconds: float = _argument(_seconds)
 
 
 @attrs.frozen(kw_only=True)
 class Late(RequestFault):
-    """`late:SECONDS` - the request is carried out at once; its reply, and all behind it, leave so much later."""
+    """`late:SECONDS` - the request is carried out at once; its reply, and all after it, are sent SECONDS later."""
 
     name = "late"
+    example = "late:2s@ping"
     seconds: float = _argument(_seconds)
 
 
 class Stall(RequestFault):
-    """`stall` - the request is carried out; no byte comes any more. The connection stays open."""
+    """`stall` - the request is carried out, and nothing more is sent; the connection stays open."""
 
     name = "stall"
+    example = "stall@mount#1"
 
 
 class Drop(RequestFault):
-    """`drop` - the request is carried out and never answered; the next one is."""
+    """`drop` - the request is carried out and never answered; the next request is answered."""
 
     name = "drop"
+    example = "drop@mount#2"
 
 
 class Duplicate(RequestFault):
-    """`duplicate` - the reply comes twice."""
+    """`duplicate` - the reply is sent twice."""
 
     name = "duplicate"
+    example = "duplicate@ping"
 
 
 class Swap(RequestFault):
-    """`swap` - the reply comes after the next one."""
+    """`swap` - the reply is sent after the next one."""
 
     name = "swap"
+    example = "swap@mount#1"
 
 
 @attrs.frozen(kw_only=True)
 class Push(RequestFault):
-    """`push:STATE[:MESSAGE]` - a lifecycle notification comes between the request and its reply."""
+    """`push[:STATE[:MESSAGE]]` - a lifecycle notification is sent between the request and its reply."""
 
     name = "push"
+    example = "push:degraded@ping"
     state: str = _argument(default="ready")
     message: str = _argument(default="")
 
 
 class Half(RequestFault):
-    """`half` - half the reply's line, then silence. The connection stays open."""
+    """`half` - half of the reply's line is sent, and then nothing more; the connection stays open."""
 
     name = "half"
+    example = "half@ping#1"
 
 
 class Garbage(RequestFault):
-    """`garbage` - a line that is no JSON comes before the reply."""
+    """`garbage` - a line that is not JSON is sent before the reply."""
 
     name = "garbage"
+    example = "garbage#3"
 
 
 class Blank(RequestFault):
-    """`blank` - empty lines come before the reply."""
+    """`blank` - empty lines are sent before the reply."""
 
     name = "blank"
+    example = "blank@ping"
 
 
 class OverLong(RequestFault):
-    """`over-long` - a line longer than 1 MiB comes instead of the reply (§1)."""
+    """`over-long` - a line longer than 1 MiB is sent instead of the reply."""
 
     name = "over-long"
+    example = "over-long@ping#1"
 
 
 class WrongType(RequestFault):
-    """`wrong-type` - a reply comes that cannot answer the request."""
+    """`wrong-type` - a reply of a type that cannot answer the request is sent."""
 
     name = "wrong-type"
+    example = "wrong-type@ping#1"
 
 
 @attrs.frozen(kw_only=True)
 class Fail(RequestFault):
-    """`fail:TEXT` - the request is carried out, and yet the reply is a refusal with that text."""
+    """`fail[:TEXT]` - the request is carried out, but the reply is a refusal with TEXT."""
 
     name = "fail"
+    example = "fail:busy@mount"
     text: str = _argument(default="exit status 32")
 
 
 @attrs.frozen(kw_only=True)
 class Deny(RequestFault):
-    """`deny:TEXT` - the request is refused with that text, and not carried out."""
+    """`deny[:TEXT]` - the request is refused with TEXT, and is not carried out."""
 
     name = "deny"
+    example = "deny:busy@mount#1"
     text: str = _argument(default="exit status 32")
 
 
@@ -350,6 +387,7 @@ class Omit(RequestFault):
     """
 
     name = "omit"
+    example = "omit:restarts@get_health"
     member: str = _argument()
 
 
@@ -357,19 +395,22 @@ class CloseAfter(RequestFault):
     """`close` - the connection is closed after the reply."""
 
     name = "close"
+    example = "close@ping#1"
 
 
 class PowerLoss(RequestFault):
     """`power-off` - the guest loses its power after the reply."""
 
     name = "power-off"
+    example = "power-off@mount#1"
 
 
 @attrs.frozen(kw_only=True)
 class Restart(RequestFault):
-    """`reboot[:SECONDS]` - the guest reboots after the reply, and listens again so much later."""
+    """`reboot[:SECONDS]` - the guest reboots after the reply, and listens again SECONDS later."""
 
     name = "reboot"
+    example = "reboot:3s@mount#1"
     seconds: float = _argument(_seconds, default=0.0)
 
 
@@ -403,6 +444,48 @@ FAULTS: Final[dict[str, type[Fault]]] = {
         Restart,
     )
 }
+
+
+@attrs.frozen
+class FaultRow:
+    """What a list of faults says of one of them."""
+
+    #: Its name.
+    name: str
+    #: What may follow the name and its colon, such as `SECONDS`; "" where it takes no argument.
+    #: Square brackets surround what may be left out.
+    arguments: str
+    #: How it is written without its place: name and arguments, such as `push[:STATE[:MESSAGE]]`.
+    form: str
+    #: What it strikes: `guest`, `connection`, or `request`. A number counts these; only a request has a type.
+    strikes: str
+    #: What happens, in one sentence. Backquotes surround words of the protocol.
+    effect: str
+    #: A text that `parse_fault` reads.
+    example: str
+
+
+#: The base of a fault → what such a fault strikes.
+_STRIKES: Final[dict[type[Fault], str]] = {
+    GuestFault: "guest",
+    ConnectionFault: "connection",
+    RequestFault: "request",
+}
+
+
+def fault_table() -> tuple[FaultRow, ...]:
+    """Return a row for each fault in the order of `FAULTS`, made from the classes themselves.
+
+    With `python -OO`, which removes docstrings, `effect` is "".
+    """
+    rows = []
+    for name, cls in FAULTS.items():
+        form = _form(cls)
+        first = (cls.__doc__ or "").partition("\n\n")[0]
+        effect = " ".join(first.partition(" - ")[2].split())
+        strikes = next(word for base, word in _STRIKES.items() if issubclass(cls, base))
+        rows.append(FaultRow(name, form.removeprefix(name).replace(":", "", 1), form, strikes, effect, cls.example))
+    return tuple(rows)
 
 
 def parse_fault(text: str) -> Fault:
@@ -440,7 +523,7 @@ def _read_arguments(cls: type[Fault], text: str | None) -> dict[str, Any]:
     given = {field.name: field.metadata[_READ](unquote(part)) for field, part in zip(fields, parts, strict=False)}
     missing = [field.name for field in fields if field.default is attrs.NOTHING and field.name not in given]
     if missing:
-        raise ValueError(f"it needs {' and '.join(missing)}: {(cls.__doc__ or '').partition(' - ')[0]}")
+        raise ValueError(f"it needs {' and '.join(missing)}: `{_form(cls)}`")
     return given
 
 
