@@ -260,7 +260,7 @@ class HangUp(ConnectionFault):
 
 @attrs.frozen(kw_only=True)
 class Cut(ConnectionFault):
-    """`cut:BYTES` - the connection is closed after the guest has sent BYTES on it."""
+    """`cut:BYTES` - the connection is closed after the guest has sent so many bytes on it."""
 
     name = "cut"
     example = "cut:100#1"
