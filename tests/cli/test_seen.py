@@ -174,11 +174,19 @@ def test_a_failure_is_a_document_too(words, faults, kind, sent, refused, tmp_pat
         places = {"@": str(guest.address), "NOBODY": f"unix://{tmp_path}/nobody", "JCARD": f"{tmp_path}/j.toml"}
         env = {"MB_CONFIG_DIR": str(tmp_path)}
         result = run_cli(monkeypatch, *(places.get(word, word) for word in words.split()), env=env)
-    document = json.loads(result.out)
-    check(document, "error")
+    document = error_of(json.loads(result.out))
     assert (document["kind"], document["sent"], document["refused_by_guest"]) == (kind, sent, refused)
     assert result.code
     assert result.err == f"stereosctl: {document['error']}\n" or "wait" in words or "provision" in words
+
+
+def error_of(document):
+    """The error that ended a command: its document, or a member of that of ping."""
+    if "replies" in document:
+        check(document, "ping")
+        document = document["error"]
+    check(document, "error")
+    return document
 
 
 def test_a_shutdown_without_a_reply_may_have_been_carried_out(tmp_path, monkeypatch):
@@ -245,8 +253,9 @@ def test_ctrl_c_says_what_may_have_been_sent(words, fault, sent, tmp_path):
             for connection in dialled:
                 connection.close()
             document = json.loads(out)
-            check(document, "many" if others else "error")
-            errors = [each["error"] for each in document] if others else [document]
+            if others:
+                check(document, "many")
+            errors = [each["error"] for each in document] if others else [error_of(document)]
             assert [each["kind"] for each in errors] == ["Interrupted"] * len(errors)
             # Nothing was sent to a guest that was still dialled; while it is waited for, only questions are.
             still = None if words[0] in ("provision", "wait") else False

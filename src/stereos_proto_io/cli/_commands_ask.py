@@ -13,7 +13,7 @@ from ._console import say
 from ._contact import Contact
 from ._deadline import ASK_SECONDS, FOREVER, WAIT_SECONDS
 from ._documents import agent_document, error_document, health_document
-from ._errors import SaidNo, UsageError
+from ._errors import GuestError, Interrupted, SaidNo, UsageError
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, ask_health, perform
 from ._options import DURATION, option, refuse_what_is_no_utf8, whole_number
@@ -27,12 +27,14 @@ class _Pings:
     """The pings of one guest, and what ended them early."""
 
     #: Milliseconds that each took.
-    times: tuple[float, ...]
-    error: BaseException | None = None
+    times: tuple[float, ...] = ()
+    error: StereosError | Interrupted | None = None
 
     @property
-    def summary(self) -> tuple[float, float, float]:
-        """Least, mean and most milliseconds."""
+    def summary(self) -> tuple[float | None, float | None, float | None]:
+        """Least, mean and most milliseconds, None where there was no reply."""
+        if not self.times:
+            return None, None, None
         return min(self.times), round(sum(self.times) / len(self.times), 3), max(self.times)
 
     def document(self, target: Target) -> dict[str, Any]:
@@ -45,13 +47,20 @@ class _Pings:
             "min_ms": least,
             "avg_ms": mean,
             "max_ms": most,
-            "error": self._error_document(),
+            "error": self._error_document(target),
         }
 
-    def _error_document(self) -> dict[str, Any] | None:
-        document = None if isinstance(self.error, KeyboardInterrupt) else error_document(self.error)
-        # A ping changes nothing, so none can be lost.
-        return document and {**document, "sent": None}
+    def _error_document(self, target: Target) -> dict[str, Any] | None:
+        match self.error:
+            case StereosError() as error:
+                document = error_document(GuestError(target.sentence(error), error))
+                # A ping changes nothing, so none can be lost.
+                return document and {**document, "sent": document["sent"] and None}
+            case Interrupted() if self.times:
+                # Ctrl-C is the end of `ping -c 0`.
+                return None
+            case error:
+                return error_document(error)
 
     def __str__(self) -> str:
         if len(self.times) == 1:
@@ -60,6 +69,8 @@ class _Pings:
 
     def check(self) -> None:
         """Raise what ended them early."""
+        if isinstance(self.error, Interrupted):
+            raise KeyboardInterrupt
         if self.error is not None:
             raise self.error
 
@@ -90,11 +101,13 @@ def ping(
     if not interval >= 0:
         raise UsageError("--interval cannot be negative")
     shows = not guest.many and not out.kind
+    # A document of a single guest has what there is, if only the error; a row of many has the error in its own place.
+    keeps_error = not guest.many and out.is_json
 
     async def converse(contact: Contact) -> _Pings:
-        await contact.dial(within=ASK_SECONDS)
         times: list[float] = []
         try:
+            await contact.dial(within=ASK_SECONDS)
             while not count or len(times) < count:
                 if times:
                     await contact.sleep(interval)
@@ -104,10 +117,11 @@ def ping(
                 if shows:
                     print_result(f"pong from {contact.target.name}  #{len(times)}  {times[-1]:.3f} ms")
         except (StereosError, contact.interrupts) as exc:
-            if not times:
+            if not (times or keeps_error):
                 raise
             # The pings that were answered are the result, of however many guests.
-            return _Pings(tuple(times), exc if isinstance(exc, StereosError) else KeyboardInterrupt())
+            ended = exc if isinstance(exc, StereosError) else Interrupted(contact.row.step, sent=contact.row.sent)
+            return _Pings(tuple(times), ended)
         return _Pings(tuple(times))
 
     def show(_target: Target, pings: _Pings) -> None:

@@ -77,16 +77,13 @@ def replay(
     try:
         converse_with(target, guest, converse, deadline, row)
     except GuestError as exc:
-        if not rows:
-            raise
         error = exc
     except KeyboardInterrupt as exc:
         error, interruption = Interrupted(row.step, sent=row.sent), exc
     same = all(each["outcome"] != "different" for each in rows)
     if json:
-        document = {"ok": same and error is None, "requests": rows, "error": error_document(error)}
-        write_json(document if rows else error_document(error))
-    else:
+        write_json({"ok": same and error is None, "requests": rows, "error": error_document(error)})
+    elif rows:
         _say_counts(rows)
     if interruption is not None:
         raise interruption
