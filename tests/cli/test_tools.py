@@ -377,12 +377,19 @@ def unknown_name(*_args, **_options):
         ("unix://{folder}", "start the virtual machine"),
         ("hvsock://{folder}/g:1024", "look at the port, and at the kind of the address"),
         ("hvsock://{folder}/m:1025", "nobody listens at its end yet"),
+        (
+            "unix://{folder}/m",
+            "→ if this is a hybrid-vsock socket (Firecracker, Cloud Hypervisor), use hvsock://{folder}/m:1024; "
+            "if it is not, nobody listens at its end yet: `stereosctl wait` dials until it does",
+        ),
+        ("unix://{folder}/once", "it answered ping, and then closed the connection: run this again"),
     ],
 )
 def test_the_doctor_says_what_to_do(address, remedy, tmp_path, monkeypatch):
     with (
         simulated_guest(UnixSocket(tmp_path / "g")),
         simulated_guest(HybridVsock(tmp_path / "m", 1024)),
+        simulated_guest(UnixSocket(tmp_path / "once"), faults=["close@ping"]),
         socket.socket() as unused,
     ):
         unused.bind(("127.0.0.1", 0))
@@ -391,7 +398,7 @@ def test_the_doctor_says_what_to_do(address, remedy, tmp_path, monkeypatch):
         address = address.format(folder=tmp_path, closed=unused.getsockname()[1])
         result = run_cli(monkeypatch, "doctor", address, "--timeout", "5")
     assert result.code == 3
-    assert remedy in result.out.splitlines()[-1]
+    assert remedy.format(folder=tmp_path) in result.out.splitlines()[-1]
     assert f"cannot connect to {address}" not in result.out, "the address stands two lines above"
 
 

@@ -28,7 +28,7 @@ from stereos_proto import (
     StereosError,
 )
 from stereos_proto.dialogues import READY_STATES
-from stereos_proto_io.addresses import Address, HybridVsock, VirtioSerial, Vsock
+from stereos_proto_io.addresses import Address, HybridVsock, UnixSocket, VirtioSerial, Vsock
 
 from ._console import clean, our_version
 from ._contact import Row
@@ -42,6 +42,7 @@ from ._targets import DEFAULT_GUESTS, TRY_THESE, Guests, Target
 _MARKS: Final = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("•", "yellow")}
 
 _COME_BACK: Final = "`stereosctl wait` dials until it does"
+_NOBODY_YET: Final = f"nobody listens at its end yet: {_COME_BACK}"
 _START: Final = f"start the virtual machine, and see that its hypervisor offers this address; {_COME_BACK}"
 _OPEN: Final = "run this as the owner of the socket, or let your group open it"
 _KIND: Final = "look at the kind of the address: something else is at that place"
@@ -61,13 +62,27 @@ _BY_CLASS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (TimeoutError, f"see whether the virtual machine is paused, or still boots; {_COME_BACK}"),
     (UsageError, TRY_THESE),
     (ConnectError, "see that the virtual machine runs, and that its hypervisor offers this address"),
-    (ConnectionLost, f"the way to the guest is there, but nobody listens at its end yet: {_COME_BACK}"),
+    (ConnectionLost, f"the way to the guest is there, but {_NOBODY_YET}"),
     (RemoteProtocolError, "what answers there is no StereOS guest: look at the port, and at the kind of the address"),
     (RequestFailed, "it is an old guest, which has no health reports; `stereosctl ping` works"),
 )
 
 
-def _remedy(error: BaseException) -> str:
+#: What to do about a connection that the guest closed once it had answered.
+_ANSWERED: Final = (
+    "it answered ping, and then closed the connection: run this again, and if that stays so, look at the guest's log"
+)
+
+
+def _remedy(step: str, error: BaseException, address: Address | None) -> str:
+    if isinstance(error, ConnectionLost) and step == "health":
+        return _ANSWERED
+    if isinstance(error, ConnectionLost) and isinstance(address, UnixSocket):
+        # A muxer closes the connection of whoever does not begin with CONNECT.
+        return (
+            "if this is a hybrid-vsock socket (Firecracker, Cloud Hypervisor), "
+            f"use {HybridVsock(address.path)}; if it is not, {_NOBODY_YET}"
+        )
     cause = error.__cause__ if isinstance(error, ConnectError) else None
     if isinstance(cause, PreambleError) and cause.failure.retryable:
         cause = ConnectionLost("")
@@ -196,7 +211,8 @@ class _Failed(Exception):
         super().__init__(step)
         said = str(error) if target is None else brief(target.sentence(error), target.name)
         # What is wrong with a guest that was found says itself what to do.
-        remedy = "" if isinstance(error, UsageError) and target is not None else _remedy(error)
+        found = isinstance(error, UsageError) and target is not None
+        remedy = "" if found else _remedy(step, error, None if target is None else target.address)
         # The sentence may end with the same advice.
         self.finding = Finding(step, "failed", said.removesuffix(f"; {remedy}"), remedy)
         self.code = exit_code(error) or 1
