@@ -89,7 +89,8 @@ def test_guests_are_named_in_every_way(words, names, guests, cli):
         ("--vm db --timeout 5x", "--timeout takes a duration such as 1.5, 30s, 2m or 1h30m, not '5x'"),
         ("--vm db --total-timeout 0", "--total-timeout must be more than 0 seconds"),
         ("--all -o xml", "-o takes one of wide, json, jsonl, name, template=TEXT, not 'xml'"),
-        ("--all -o template={nome}", "a template knows no {nome}; it knows name, address"),
+        ("--all -o template={nome}", "a template knows no {nome}; it knows {name}, {address}, "),
+        ("--all -o template={}", "a template knows no {}; it knows {name}, {address}, "),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_a_guest_is_asked(words, text, guests, cli):
@@ -97,6 +98,33 @@ def test_what_makes_no_sense_is_refused_before_a_guest_is_asked(words, text, gue
     assert (result.code, result.out) == (2, ""), result
     assert text in result.err
     assert not any(guest.simulator.requests for guest in guests.values())
+
+
+@pytest.mark.parametrize("words", ["ping --vm db", "health --all", "ls", "shutdown --vm db"])
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{name", "a template cannot have { alone"),
+        ("name}", "a template cannot have } alone"),
+        ("{name} {", "a template cannot have { alone"),
+        ("{{name}", "a template cannot have } alone"),
+        ("{name!r} {state:>10}", "a template cannot have {name!r}, {state:>10}"),
+        ("{name.x}{name[0]} { name }", "a template cannot have {name.x}, {name[0]}, { name }"),
+        ("{nome} {name!r}", "a template knows no {nome}, and cannot have {name!r}"),
+    ],
+)
+def test_what_a_template_cannot_have_is_refused_before_a_guest_is_asked(words, template, sentence, guests, cli):
+    result = cli(*words.split(), "-o", f"template={template}")
+    assert (result.code, result.out) == (2, ""), result
+    assert result.err == (
+        f"stereosctl: {sentence}; it knows {{name}}, {{address}}, {{state}}, {{uptime}}, {{agents}}, {{running}}, "
+        "{rtt_ms}, {result}, {error}, {kind}, {code}, each without a format; {{ and }} stand for braces\n"
+    )
+    assert not any(guest.simulator.requests for guest in guests.values())
+
+
+def test_two_braces_in_a_template_are_one(guests, cli):
+    assert cli("ping", "--vm", "db", "-o", "template={{{name}}}\\t{{}}").out == "{db}\t{}\n"
 
 
 def test_a_stopped_machine_is_left_out_where_it_is_not_named(guests, cli):

@@ -379,8 +379,10 @@ def unknown_name(*_args, **_options):
         ("hvsock://{folder}/m:1025", "nobody listens at its end yet"),
         (
             "unix://{folder}/m",
-            "→ if this is a hybrid-vsock socket (Firecracker, Cloud Hypervisor), use hvsock://{folder}/m:1024; "
-            "if it is not, nobody listens at its end yet: `stereosctl wait` dials until it does",
+            (
+                "→ if this is a hybrid-vsock socket (Firecracker, Cloud Hypervisor), use hvsock://{folder}/m:1024; "
+                "if it is not, nobody listens at its end yet: `stereosctl wait` dials until it does"
+            ),
         ),
         ("unix://{folder}/once", "it answered ping, and then closed the connection: run this again"),
     ],

@@ -16,7 +16,9 @@ from ._output import write_json
 
 KINDS: Final = ("wide", "json", "jsonl", "name")
 _TEMPLATE: Final = "template="
-_FIELD: Final = re.compile(r"\{(\w*)\}")
+#: The parts of a template that are no plain text: a brace written twice, what stands in braces, a brace alone.
+_PART: Final = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<alone>[{}])")
+_NAME: Final = re.compile(r"\w*")
 _ESCAPES: Final = {"\\n": "\n", "\\t": "\t"}
 
 
@@ -55,10 +57,24 @@ class Out:
         """See that a template has only these fields, before anything is asked. Raises UsageError."""
         if self.kind != "template":
             return
-        unknown = sorted({name for name in _FIELD.findall(self._template) if name not in fields})
-        if unknown:
-            named = ", ".join(f"{{{name}}}" for name in unknown)
-            raise UsageError(f"a template knows no {named}; it knows {', '.join(fields)}")
+        unknown: list[str] = []
+        refused: list[str] = []
+        for part in _PART.finditer(self._template):
+            if part["alone"]:
+                refused.append(f"{part[0]} alone")
+            elif part["field"] is not None and part["field"] not in fields:
+                (unknown if _NAME.fullmatch(part["field"]) else refused).append(part[0])
+        wrong = [
+            f"{verb} {', '.join(dict.fromkeys(parts))}"
+            for verb, parts in (("knows no", unknown), ("cannot have", refused))
+            if parts
+        ]
+        if wrong:
+            known = ", ".join(f"{{{name}}}" for name in fields)
+            raise UsageError(
+                f"a template {', and '.join(wrong)}; it knows {known}, each without a format; "
+                "{{ and }} stand for braces"
+            )
 
     @property
     def _template(self) -> str:
@@ -78,7 +94,7 @@ class Out:
         for escape, char in _ESCAPES.items():
             text = text.replace(escape, char)
         shown = {name: "" if value is None else clean(str(value)) for name, value in values.items()}
-        print_lines([_FIELD.sub(lambda match: shown[match[1]], text)])
+        print_lines([_PART.sub(lambda part: part[0][0] if part["brace"] else shown[part["field"]], text)])
 
 
 DEFAULT_OUT: Final = Out()
