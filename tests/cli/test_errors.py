@@ -120,7 +120,7 @@ def test_exit_codes_are_in_the_help(monkeypatch):
         ("-v ping", "there is no option -v before a command; see: stereosctl --help"),
         ("ping --frob", "there is no option --frob; see: stereosctl ping --help"),
         ("ping --cuont 3", "there is no option --cuont, but there is --count; see: stereosctl ping --help"),
-        ("decode a b", "there is no use for 'b'; see: stereosctl decode --help"),
+        ("decode a b", "unexpected argument 'b'; see: stereosctl decode --help"),
         ("ping -c x", "-c takes a whole number, not 'x'; see: stereosctl ping --help"),
         ("ping -i x", "-i takes a duration such as 1.5, 30s, 2m or 1h30m, not 'x'; see: stereosctl ping --help"),
         ("ping -c", "-c needs a value; see: stereosctl ping --help"),
@@ -128,6 +128,7 @@ def test_exit_codes_are_in_the_help(monkeypatch):
         ("mount a", "PATH is missing; see: stereosctl mount --help"),
         ("mount a /b", "--fs is missing; see: stereosctl mount --help"),
         ("mount a /b --fs", "--fs needs a value; see: stereosctl mount --help"),
+        ("mount a /b --fs 9P", '--fs takes one of "9p", "virtiofs", not "9P"; see: stereosctl mount --help'),
         ("mount a /b --fs x", '--fs takes one of "9p", "virtiofs", not "x"; see: stereosctl mount --help'),
         ("secret set", "NAME is missing; see: stereosctl secret set --help"),
         (

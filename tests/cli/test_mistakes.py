@@ -294,7 +294,7 @@ def test_ls_that_goes_on_refuses_what_watch_refuses(words, tmp_path, monkeypatch
     with fleet(tmp_path, {"dev": {}}):
         result = run_cli(monkeypatch, "ls", "-w", *words.split(), env={"MB_CONFIG_DIR": str(tmp_path)})
     assert result.code == 2
-    assert "watch goes on and on: it prints -o jsonl, or for people" in result.err
+    assert "ls -w goes on until Ctrl-C: it prints -o jsonl, or for people" in result.err
 
 
 @pytest.mark.parametrize(

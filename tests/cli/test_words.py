@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from itertools import pairwise
 
@@ -244,6 +245,26 @@ def test_the_help_says_what_is_true(cli):
     assert "everyone on this machine can read a command line" in said("send")
     limit = "By default 10 s; 60 s for wait, provision and shutdown --wait; no limit for ping and watch."
     assert limit in said("health")
+
+
+@pytest.mark.parametrize(
+    ("command", "formats"),
+    [
+        ("watch", {"wide", "jsonl"}),
+        ("doctor", {"wide", "json"}),
+        ("health", {"wide", "json", "jsonl", "name", "template"}),
+    ],
+)
+def test_the_help_of_a_command_lists_the_formats_that_it_takes(command, formats, cli):
+    text = " ".join(plain(cli(command, "--help", columns=400).out).replace("│", " ").split())
+    listed = set(re.findall(r"[a-z]+", text.partition("--output -o FORMAT ")[2].partition(" By default ")[0]))
+    every = {"wide", "json", "jsonl", "name", "template"}
+    assert listed & every == formats
+    assert ("--json " in text) == ("json" in formats), "the same as an option of its own"
+    for each in every:
+        form = "template={name}" if each == "template" else each
+        result = cli(command, "tcp://127.0.0.1:1", "--timeout", "0.2", "-o", form)
+        assert (result.code == 2) == (each not in formats), result
 
 
 def test_status_is_health(cli):

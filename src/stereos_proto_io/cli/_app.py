@@ -22,8 +22,11 @@ _REWORDED: Final = (
     (re.compile(r'Command "[^"]*" parameter (-\S+) requires an argument\.'), r"\1 needs a value"),
     (re.compile(r'Command "[^"]*" parameter (\S+) requires an argument\.'), r"\1 is missing"),
     (re.compile(r"Parameter (\S+) specified multiple times\."), r"\1 is given twice"),
-    (re.compile(r"Unused Tokens: \[(.*)\]\."), r"there is no use for \1"),
-    (re.compile(r'Invalid value "(.*)" for (\S+)\. Choose from: (.*)\.'), r'\2 takes one of \3, not "\1"'),
+    (re.compile(r"Unused Tokens: \[(.*)\]\."), r"unexpected argument \1"),
+    (
+        re.compile(r'Invalid value "(.*)" for (\S+)\. Choose from: (.*?)\.(?: Did you mean .*\?)?'),
+        r'\2 takes one of \3, not "\1"',
+    ),
     (re.compile(r'Invalid value for (\S+): unable to convert ("[^"]*") into float\.'), r"\1 takes a number, not \2"),
     (re.compile(r"Invalid value for (\S+): it takes"), r"\1 takes"),
     (re.compile(r" Available commands:.*"), ""),

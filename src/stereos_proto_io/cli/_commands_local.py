@@ -15,7 +15,7 @@ from ._console import clean, console, our_version, say
 from ._contact import Row
 from ._documents import error_document, health_document
 from ._errors import UsageError
-from ._formats import DEFAULT_OUT, Out
+from ._formats import DEFAULT_OUT, LinesOut, Out
 from ._jobs import FIELDS, Job, ask_health, check_states, interruption_told, limits_of, merged, run_fleet
 from ._machines import Machine, machines, machines_folder
 from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
@@ -69,12 +69,12 @@ def ls(
         )
     patience = _PATIENCE if timeout is None else checked_seconds("--timeout", timeout)
     if watch:
-        _refuse_for_watch(state, timeout)
+        _refuse_for_watch(state, timeout, out)
         from ._watch import watch as watch_guests  # noqa: PLC0415  (only where it is asked for)
 
         vm = () if pattern is None else (pattern,)
         guests = Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir)
-        return watch_guests(guests, out=out)
+        return watch_guests(guests, out=LinesOut(jsonl=out.kind == "jsonl"))
     out.check(FIELDS)
     folder = machines_folder(flag=config_dir)
     found = [machine for machine in machines(folder) if pattern is None or fnmatchcase(machine.name, pattern)]
@@ -92,8 +92,10 @@ def ls(
 _STOPPED, _NO_ADDRESS, _UNREACHABLE = _STATES_OF_MACHINES = ("stopped", "no address", "unreachable")
 
 
-def _refuse_for_watch(states: Sequence[str], timeout: float | None) -> None:
-    """Raise UsageError for what `ls` takes and `ls -w` has no use for."""
+def _refuse_for_watch(states: Sequence[str], timeout: float | None, out: Out) -> None:
+    """Raise UsageError for what `ls` takes and `ls -w` does not."""
+    if out.kind not in ("", "wide", "jsonl"):
+        raise UsageError("ls -w goes on until Ctrl-C: it prints -o jsonl, or for people")
     if timeout is not None:
         raise UsageError(
             "--timeout is for one look, and ls -w looks until Ctrl-C; "

@@ -114,11 +114,14 @@ def _position(arguments: Sequence[Any], begun: Sequence[str]) -> int:
 
 
 def _values(argument: Any, typed: Words) -> Found:
+    choices = _choices(argument.hint)
+    words = [choice for choice in choices if isinstance(choice, str)]
+    if words:
+        return _matching(words, typed.text)
     for name in argument.names:
         if name in _VALUES:
             return _VALUES[name](typed)
-    choices = _choices(argument.hint)
-    return Found(files=True) if Path in choices else _matching([c for c in choices if isinstance(c, str)], typed.text)
+    return Found(files=Path in choices)
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ from ._console import clean, our_version
 from ._contact import Row
 from ._deadline import Deadline
 from ._errors import UsageError, exit_code, worst
-from ._formats import DEFAULT_OUT, Out
+from ._formats import DEFAULT_DOCUMENT_OUT, DocumentOut
 from ._jobs import in_state, interruption_told
 from ._output import brief, health_line, print_result, write_json
 from ._targets import DEFAULT_GUESTS, TRY_THESE, Guests, Target
@@ -101,7 +101,7 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
+def doctor(guest: Guests = DEFAULT_GUESTS, *, out: DocumentOut = DEFAULT_DOCUMENT_OUT) -> int:
     """Find out why guests cannot be reached.
 
     It looks at this machine, then goes the way to each guest step by step. Nothing
@@ -115,17 +115,15 @@ def doctor(guest: Guests = DEFAULT_GUESTS, *, out: Out = DEFAULT_OUT) -> int:
         guest: Which guests, until when, and whether to trace the wire.
         out: How the result is written.
     """
-    if out.kind not in ("", "wide", "json"):
-        raise UsageError("doctor prints for people, or -o json")
     # Before anything is printed: these refuse what the command line says.
-    seconds, end = guest.seconds(), guest.end()
+    as_json, seconds, end = out.is_json, guest.seconds(), guest.end()
     row = Row("", "the guest is examined", sent=None)
-    with interruption_told(write_json if out.is_json else None, row):
+    with interruption_told(write_json if as_json else None, row):
         targets = in_state(guest.targets(), guest, end).targets if guest.many else []
         return _doctor(guest, targets, seconds, end, out)
 
 
-def _doctor(guest: Guests, targets: list[Target], seconds: float, end: Deadline, out: Out) -> int:
+def _doctor(guest: Guests, targets: list[Target], seconds: float, end: Deadline, out: DocumentOut) -> int:
 
     def examine(target: Target | None, note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
         return _examined(_way(guest, target, end.or_in(seconds)), note)

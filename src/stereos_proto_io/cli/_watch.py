@@ -15,11 +15,11 @@ from ._console import clean, console
 from ._contact import Contact, Row
 from ._deadline import FOREVER, Deadline
 from ._errors import UsageError, worst
-from ._formats import DEFAULT_OUT, Out
+from ._formats import DEFAULT_LINES_OUT, LinesOut
 from ._guest_view import guest_view
 from ._jobs import converse_with, in_state, limits_of, load_driver
 from ._observe import Sight, Watched, observe
-from ._options import DURATION, OUTPUT, option
+from ._options import DURATION, option
 from ._output import write_json
 from ._signals import drawing, ended_by_signals, unless_closed
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
@@ -36,8 +36,7 @@ def watch(
     interval: Annotated[float, option("--interval", "-i", **DURATION)] = 1.0,
     sort: Sort = "name",
     look: Annotated[str | None, option("--look", takes="NAME")] = None,
-    jsonl: Annotated[bool, option("--jsonl", group=OUTPUT)] = False,
-    out: Out = DEFAULT_OUT,
+    out: LinesOut = DEFAULT_LINES_OUT,
 ) -> int:
     """Watch the state and the agents of guests, until Ctrl-C.
 
@@ -56,14 +55,11 @@ def watch(
         interval: The time between two looks. What a guest pushes is shown at once.
         sort: What many guests are sorted by.
         look: Of many guests, show this one in full from the beginning.
-        jsonl: Print one JSON document per change, each on its line. The same as -o jsonl.
         out: How each change is written.
     """
     if not interval > 0:
         raise UsageError("--interval must be more than 0 seconds")
-    if out.kind not in ("", "wide", "jsonl"):
-        raise UsageError("watch goes on and on: it prints -o jsonl, or for people")
-    as_json = jsonl or out.kind == "jsonl"
+    as_json = out.is_json
     look = None if look is None else canonical(look)
     seconds, end = guest.seconds(FOREVER), guest.end()
     targets = guest.targets()
