@@ -143,14 +143,21 @@ def test_what_is_wrong_with_the_command_line_is_said_with_what_to_do(command, te
 
 
 @pytest.mark.parametrize("condition", ["agent=nobody", "state=degraded"])
-def test_a_wait_in_vain_says_for_what(condition, monkeypatch):
+def test_a_wait_that_times_out_says_for_what(condition, monkeypatch):
     with simulated_guest() as guest:
         words = ("wait", str(guest.address), "--for", "state=ready", "--for", condition, "--timeout", "0.2")
         result = run_cli(monkeypatch, *words[:2], *words[4:])
-        assert f"waited in vain for {condition}: 0.2 s have passed" in result.err
+        assert f"timed out waiting for {condition}: 0.2 s have passed" in result.err
         both = run_cli(monkeypatch, *words)
         if condition.startswith("agent"):
-            assert f"waited in vain for state=ready, {condition}: 0.2 s have passed" in both.err
+            assert f"timed out waiting for state=ready, {condition}: 0.2 s have passed" in both.err
+
+
+def test_a_wait_that_the_guest_ends_has_not_timed_out(monkeypatch):
+    with simulated_guest() as guest:
+        guest.simulator.state = "shutdown"
+        result = run_cli(monkeypatch, "wait", str(guest.address), "--for", "agent=nobody", "--timeout", "60")
+    assert (result.code, "stereosctl: stopped waiting for agent=nobody: " in result.err) == (1, True), result
 
 
 def test_what_went_wrong_is_one_line(tmp_path, monkeypatch):

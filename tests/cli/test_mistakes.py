@@ -398,7 +398,7 @@ def test_a_folder_with_a_nul_is_a_sentence(command, tmp_path, monkeypatch):
     assert (result.code, document["kind"], document["sent"]) == (2, "UsageError", False)
     assert document["error"] == (
         f"config-dir in {tmp_path}/mb/config.toml names no folder: it has a NUL character; "
-        "mend it, or give --config-dir DIR"
+        "fix it, or give --config-dir DIR"
     )
 
 

@@ -52,7 +52,7 @@ def test_wait_for_state_and_agent_wants_both_in_one_report(monkeypatch):
 
 
 @pytest.mark.parametrize("state", [(), ("--for", "state=degraded")])
-def test_a_wait_in_vain_names_the_agents_in_the_order_of_the_user(state, monkeypatch):
+def test_a_wait_that_times_out_names_the_agents_in_the_order_of_the_user(state, monkeypatch):
     # The condition on the agents is met at first, that on the state never.
     names = [f"a{number}" for number in range(9, -1, -1)]
     agents = [AgentStatus(name, bool(state)) for name in names]
@@ -63,7 +63,7 @@ def test_a_wait_in_vain_names_the_agents_in_the_order_of_the_user(state, monkeyp
     wanted = ", ".join(f"agent={name}" for name in names)
     said = f"); the guest reports {', '.join(f'{name} ({runs})' for name in names)}"
     assert result.code == 124
-    assert f"waited in vain for {wanted}" in result.err
+    assert f"timed out waiting for {wanted}" in result.err
     assert said in result.err
     assert "last error" not in result.err, "every try was answered"
 
@@ -89,7 +89,7 @@ def test_an_agent_that_is_missing_is_named_once(listed, wanted, said, monkeypatc
     sentence = result.err.splitlines()[-1]
     assert result.code == many.code == 124
     for_ = ", ".join(f"agent={name}" for name in wanted)
-    assert sentence.startswith(f"stereosctl: waited in vain for {for_}: 0.3 s have passed (")
+    assert sentence.startswith(f"stereosctl: timed out waiting for {for_}: 0.3 s have passed (")
     assert sentence.endswith(f"last state ready); {said}")
     assert json.loads(many.out)["error"].endswith(said)
 

@@ -183,7 +183,7 @@ def secret_set(
         out: How the result is written.
     """
     if file is not None and env is not None:
-        raise UsageError("--file and --env exclude each other")
+        raise UsageError("--file and --env cannot be combined")
     refuse_what_is_no_utf8({"NAME": name})
     # Check the guests first, before the user types a secret for a guest that cannot be resolved.
     guest.targets(secret=_NEVER_AN_ARGUMENT)

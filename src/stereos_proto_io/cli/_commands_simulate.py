@@ -43,7 +43,7 @@ def simulate(
     attached: bool = False,
     quiet: Annotated[bool, option("--quiet", "-q")] = False,
 ) -> None:
-    """Be a guest to try things on.
+    """Run a simulated guest.
 
     It prints its address on stdout and each request on stderr, and ends when it is
     shut down, or by Ctrl-C, with exit code 0.

@@ -122,7 +122,7 @@ def record(
     listen: Annotated[str, option(takes="ADDRESS", show_default=False)] = "tcp://127.0.0.1:0",
     keep_secrets: bool = False,
 ) -> None:
-    """Stand between hosts and a guest, and write down what they say.
+    """Record the traffic between hosts and a guest.
 
     It prints the address that hosts are to use, and ends with Ctrl-C, with exit
     code 0. Secrets are left out of the transcript.

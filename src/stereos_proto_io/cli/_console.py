@@ -152,4 +152,4 @@ def our_version() -> str:
     try:
         return version("stereos-proto")
     except PackageNotFoundError:
-        return "of an unknown version (it is not installed, but runs from its sources)"
+        return "of an unknown version (running from a source checkout)"

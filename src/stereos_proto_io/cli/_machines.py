@@ -54,7 +54,7 @@ def config_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = Non
         raise UsageError(f"cannot read {file}: {exc}") from None
     if isinstance(chosen, str) and "\0" in chosen:
         raise UsageError(
-            f"config-dir in {file} names no folder: it has a NUL character; mend it, or give --config-dir DIR"
+            f"config-dir in {file} names no folder: it has a NUL character; fix it, or give --config-dir DIR"
         )
     return _home(chosen, f" in {file}") if isinstance(chosen, str) and chosen else folder
 

@@ -1,4 +1,4 @@
-"""`stereosctl replay`: what a recorded host said, to another guest."""
+"""`stereosctl replay`: send the requests of a recording to a guest, and compare the replies."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def replay(
     conn: Annotated[int, option(takes="N", converter=whole_number)] = 0,
     json: Json = False,
 ) -> int:
-    """Say to a guest what a recorded host said, and compare the answers.
+    """Replay recorded requests to a guest, and compare the replies.
 
     What was redacted is not sent: the guest would store the redaction. Exit code 1
-    when an answer differs; uptimes may. Exit code 5 when the guest goes away after a
+    when a reply differs; uptimes may. Exit code 5 when the guest goes away after a
     change was sent: to replay again would repeat it.
 
     For example:

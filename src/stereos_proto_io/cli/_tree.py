@@ -31,8 +31,8 @@ For example:
 
 SEE: Final = Group("See guests", sort_key=1)
 STEER: Final = Group("Steer them", sort_key=2)
-WIRE: Final = Group("Close to the wire", sort_key=3)
-TRY: Final = Group("Without a guest of one's own", sort_key=4)
+WIRE: Final = Group("Low level", sort_key=3)
+TRY: Final = Group("Without a real guest", sort_key=4)
 HERE: Final = Group("This command line", sort_key=5)
 
 OPTIONS: Final = Group("Options", sort_key=0)
@@ -53,11 +53,11 @@ COMMANDS: Final[dict[str, tuple[str, str, Group]]] = {
     "ssh-key add": ("._commands_give:ssh_key_add", "Let the owner of a public key log in.", STEER),
     "shutdown": ("._commands_ask:shutdown", "Power guests off.", STEER),
     "send": ("._send:send", "Send a request of any type, and show the reply.", WIRE),
-    "record": ("._commands_wire:record", "Stand between hosts and a guest, and write down what they say.", WIRE),
-    "replay": ("._replay:replay", "Say to a guest what a recorded host said, and compare the answers.", WIRE),
+    "record": ("._commands_wire:record", "Record the traffic between hosts and a guest.", WIRE),
+    "replay": ("._replay:replay", "Replay recorded requests to a guest, and compare the replies.", WIRE),
     "decode": ("._commands_wire:decode", "Show a transcript, or lines of the wire.", WIRE),
     "conformance": ("._commands_simulate:conformance", "Examine whether a guest speaks the protocol.", WIRE),
-    "simulate": ("._commands_simulate:simulate", "Be a guest to try things on.", TRY),
+    "simulate": ("._commands_simulate:simulate", "Run a simulated guest.", TRY),
     "demo": ("._commands_simulate:demo", "Boot a simulated guest, provision it, look at it, shut it down.", TRY),
     "shell": ("._shell:shell", "Type commands for one guest.", HERE),
     "completion": ("._commands_local:completion", "Print the completion script of a shell.", HERE),

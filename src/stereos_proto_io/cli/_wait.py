@@ -16,7 +16,7 @@ from ._console import clean, say
 from ._contact import Contact
 from ._deadline import WAIT_SECONDS
 from ._documents import health_document
-from ._errors import UsageError
+from ._errors import DEADLINE, UsageError, exit_code
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, perform
 from ._options import refuse_what_is_no_utf8, repeated
@@ -72,8 +72,8 @@ class _Condition:
         running = {agent.name for agent in report.agents if agent.running}
         return (not self.states or report.state in self.states) and running.issuperset(self.agents)
 
-    def in_vain(self, error: NotReady) -> NotReady:
-        """The error, with what was waited for."""
+    def ended(self, error: NotReady) -> NotReady:
+        """The error, with what was waited for, and whether the deadline or the guest ended the wait."""
         why = str(error).removeprefix("the guest is not ready: ")
         if self.agents:
             why = _WANTED.sub("", why, count=1)
@@ -81,7 +81,8 @@ class _Condition:
             if listed.isdisjoint(self.agents):
                 why = _NONE_LISTED.sub("; an agent", why, count=1)
         said = copy.copy(error)
-        said.args = (f"waited in vain for {', '.join(self.texts)}: {why}",)
+        end = "timed out" if exit_code(error) == DEADLINE else "stopped"
+        said.args = (f"{end} waiting for {', '.join(self.texts)}: {why}",)
         return said
 
 
@@ -111,7 +112,7 @@ def wait(
                 return await until_gone(contact, heard=_SHUTDOWN in for_)
             return await _until(contact, condition)
         except NotReady as exc:
-            raise condition.in_vain(exc) from exc
+            raise condition.ended(exc) from exc
 
     def document(target: Target, report: Health | None) -> dict[str, Any]:
         return {"address": str(target.address), "health": report and health_document(report)}
