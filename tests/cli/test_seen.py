@@ -18,13 +18,12 @@ from cli.test_commands import check
 from cli_harness import piped, plain, run_cli
 from stereos_proto import Ack, AgentStatus, CustomRequest, Health, encode
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
-from stereos_proto_io.cli import _commands_simulate
 from stereos_proto_io.cli._console import console, error_console
 from stereos_proto_io.cli._machines import config_folder
 from stereos_proto_io.cli._options import duration_of
 from stereos_proto_io.cli._output import MOST_AGENTS, agents_table, duration, print_result
 from stereos_proto_io.cli._targets import Target, looks_like_address
-from stereos_proto_io.guest.faults import FAULTS
+from stereos_proto_io.guest.faults import FAULTS, fault_table
 from stereos_proto_io.testing import simulated_guest
 
 UP, DOWN = (Health("ready", [AgentStatus("coder", runs)], 1) for runs in (True, False))
@@ -377,8 +376,37 @@ def test_version_and_other_words_that_people_try(tmp_path, monkeypatch):
 
 def test_the_help_names_every_fault(monkeypatch):
     text = " ".join(run_cli(monkeypatch, "simulate", "--help").out.split())
-    assert ", ".join(sorted(FAULTS)[:-1]) + f" and {max(FAULTS)}" in text
-    assert _commands_simulate.__doc__
+    *names, last = FAULTS
+    assert f"{', '.join(names)} and {last}" in text, "in the order of the error and of the list"
+    assert "`stereosctl simulate --list-faults` says what each does" in text
+
+
+@pytest.mark.parametrize("tty", [False, True], ids=["pipes", "terminal"])
+def test_the_list_of_faults_says_what_each_does(tty, monkeypatch):
+    result = run_cli(monkeypatch, "simulate", "--list-faults", tty=tty, columns=200)
+    heading, *rows = plain(result.out).splitlines()
+    assert (result.code, result.err) == (0, "")
+    assert heading.split("  ")[0] == "FAULT"
+    assert [row.split()[0] for row in rows] == [row.form for row in fault_table()]
+    for text, row in zip(rows, fault_table(), strict=True):
+        assert row.effect.replace("`", "") in text
+        assert text.rstrip().endswith(row.example)
+
+
+def test_the_list_of_faults_fits_a_narrow_terminal(monkeypatch):
+    out = plain(run_cli(monkeypatch, "simulate", "--list-faults", tty=True, columns=80).out)
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert all(len(line) <= 80 for line in lines)
+    for row in fault_table():
+        assert any(line.startswith(f"{row.form} ") and line.endswith(f" {row.example}") for line in lines), row
+
+
+@pytest.mark.parametrize("text", ["dorp", "late", "late:soon@ping", "never-ready@ping"])
+def test_a_fault_that_is_none_is_answered_with_where_they_are_listed(text, monkeypatch):
+    result = run_cli(monkeypatch, "simulate", "--fault", "drop@mount#2", "--fault", text)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"stereosctl: {text!r}")
+    assert result.err.endswith("; see: stereosctl simulate --list-faults\n")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
+from rich.table import Table
 from rich.text import Text
 
 from stereos_proto import Ack, AgentStatus, Reply, Request
@@ -22,7 +23,7 @@ from ._deadline import ASK_SECONDS, Deadline
 from ._errors import REFUSED, USAGE, BrokenOutput, OutputFailed, UsageError
 from ._jobs import interruption_told, load_driver
 from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
-from ._output import print_result, write_json
+from ._output import columns, print_result, write_json
 from ._signals import signals_as_event
 from ._targets import DEFAULT_PLACE, Place, about, address_of, checked_seconds, listening_at
 
@@ -42,6 +43,7 @@ def simulate(
     poll_interval: Annotated[float, option(**DURATION)] = 5.0,
     attached: bool = False,
     quiet: Annotated[bool, option("--quiet", "-q")] = False,
+    list_faults: Annotated[bool, option("--list-faults")] = False,
 ) -> None:
     """Run a simulated guest.
 
@@ -49,24 +51,31 @@ def simulate(
     shut down, or by Ctrl-C, with exit code 0.
 
     Faults are `NAME[:ARGUMENT][@TYPE][#NUMBER]`: `late:2s@ping`, `drop@mount#2`,
-    `refuse:3s`, `reset#1`. They are named
-    blank, close, cut, delay, deny, drop, duplicate, fail, garbage, half, hang-up,
-    late, never-ready, omit, over-long, power-off, push, reboot, refuse, reset,
-    slow-boot, stall, swap and wrong-type.
+    `refuse:3s`, `reset#1`. TYPE is the type of the requests that the fault strikes, and
+    NUMBER which of these (or which connection), counted from 1. The names are
+    refuse, slow-boot, never-ready, reset, hang-up, cut, delay, late, stall, drop,
+    duplicate, swap, push, half, garbage, blank, over-long, wrong-type, fail, deny,
+    omit, close, power-off and reboot; `stereosctl simulate --list-faults` says what
+    each does.
 
     For example:
 
         stereosctl simulate --boot-time 3 --fault late:2s@ping
+        stereosctl simulate --list-faults
 
     Args:
         listen: Where it listens; give it again for more. By default a free TCP port of this machine.
-        fault: What goes wrong; give it again for more.
+        fault: What goes wrong, as --list-faults says; give it again for more.
         agent: An agent that runs from the start; give it again for more. By default those of the config run.
         boot_time: How long it reports the state `booting`.
         poll_interval: How long it waits between two looks at its config and agents.
         attached: End with standard input, so that it cannot outlive the process that started it.
         quiet: Say nothing but the address.
+        list_faults: Print what each fault does and how it is written, and end.
     """
+    if list_faults:
+        print_result(_faults_table())
+        return
     from stereos_proto_io.guest.blocking import serve  # noqa: PLC0415  (the server is loaded where it is used)
 
     if not boot_time >= 0:
@@ -93,6 +102,15 @@ def simulate(
     requests.check()
     if off and not quiet:
         say("the guest has powered off")
+
+
+def _faults_table() -> Table:
+    from stereos_proto_io.guest.faults import fault_table  # noqa: PLC0415
+
+    table = columns("FAULT", "WHAT HAPPENS", "EXAMPLE")
+    for row in fault_table():
+        table.add_row(*map(Text, (row.form, row.effect.replace("`", ""), row.example)))
+    return table
 
 
 class _Requests:
@@ -144,7 +162,13 @@ class _Requests:
 def _guest(
     faults: tuple[str, ...], agents: tuple[str, ...], boot_time: float, poll_interval: float, requests: _Requests
 ) -> Any:
-    from stereos_proto_io.guest import GuestSimulator  # noqa: PLC0415
+    from stereos_proto_io.guest import GuestSimulator, parse_fault  # noqa: PLC0415
+
+    try:
+        for text in faults:
+            parse_fault(text)
+    except ValueError as exc:
+        raise UsageError(f"{exc}; see: stereosctl simulate --list-faults") from None
 
     class Shown(GuestSimulator):
         def handle(self, request: Request) -> Reply:
