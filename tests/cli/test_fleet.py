@@ -788,6 +788,22 @@ def test_the_screen_of_a_watch_calls_a_guest_failed_that_is_dialled_no_more(fail
         assert it.end() == 0
 
 
+@pytest.mark.parametrize("ended_by", ["q", "its deadline"])
+def test_a_guest_that_is_down_is_called_the_same_on_the_screen_and_in_what_stays(ended_by, tmp_path):
+    deadline = ("--timeout", "5") if ended_by == "its deadline" else ()
+    with (
+        simulated_guest(UnixSocket(tmp_path / "well")) as guest,
+        terminal("watch", str(guest.address), f"unix://{tmp_path}/down", "-i", "0.02", *deadline, columns=200) as it,
+    ):
+        it.wait_for("1 unreachable")
+        if ended_by == "q":
+            it.type("q")
+        assert it.end() == (124 if deadline else 0)
+    stays = plain(it.seen[it.seen.rindex("\x1b[?1049l") :])
+    assert f"{tmp_path}/down"[-20:] in stays
+    assert ("unreachable" in stays, "failed" in stays) == (True, False), stays
+
+
 @pytest.mark.parametrize("words", ["health NOBODY", "health --vm broken", "health ODD --timeout 9"])
 def test_a_template_writes_a_line_of_a_single_guest_that_failed_too(words, tmp_path, cli):
     keep_state(tmp_path, "broken", {"backend": "frob"})

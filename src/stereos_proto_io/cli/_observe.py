@@ -17,7 +17,7 @@ from ._console import clean
 from ._contact import Contact, Row
 from ._deadline import ASK_SECONDS
 from ._documents import health_document, message_document
-from ._errors import UsageError
+from ._errors import DEADLINE, INTERRUPTED, UsageError
 from ._output import agent_text, brief, health_line, short
 from ._targets import Target
 
@@ -66,12 +66,14 @@ class Watched:
 
     @property
     def state(self) -> str:
-        """The state that it reported last, or why there is none: it is dialled, is away, or has failed for good."""
+        """The state that it reported last, or why there is none: it is dialled, unreachable, or has failed for good."""
         if isinstance(self.last, Health):
             return self.last.state
         if self.last is None:
             return "dialling"
-        return "away" if self.row.code is None else "failed"
+        # The end of the watch, by the user or at the deadline, is no failure of the guest.
+        failed = self.row.code not in (None, INTERRUPTED, DEADLINE)
+        return "failed" if failed else "unreachable"
 
     def see(self, sight: Sight) -> Text | None:
         """Record an observation. Return the line for the change, None if only the uptime has changed."""
