@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli._documents import message_document
 from stereos_proto_io.cli._machines import natural
 from stereos_proto_io.cli._shell import history_file
+from stereos_proto_io.cli._tree import COMMANDS, make_app
 from stereos_proto_io.testing import simulated_guest
 
 HUGE = "9" * 400
@@ -187,6 +189,66 @@ def test_a_text_that_is_no_address_is_answered_with_what_was_meant(words, senten
     assert sentence is None or result.err.startswith(f"stereosctl: {sentence}")
     assert "s3cret" not in result.err
     assert "$" not in result.err
+
+
+#: Every command with a word before the address: a line in which that word was forgotten, and what is said.
+FORGOTTEN = {
+    "mount": ("share0 @ --fs 9p", "PATH is missing: @ looks like an address"),
+    "mount ": ("share0 @", "PATH is missing: @ looks like an address"),
+    "mount  ": ("@ --fs 9p --read-only", "TAG and PATH are missing: @ looks like an address"),
+    "mount   ": ("--fs 9p @ share0 /w", "TAG comes before the address: @ looks like an address"),
+    "config set": ("@", "FILE is missing: @ looks like an address"),
+    "ssh-key add": ("--user admin @", "FILE is missing: @ looks like an address"),
+    "secret set": ("@ --env HOME", "NAME is missing: the text in its place looks like an address"),
+    "send": ("@", "TYPE is missing: the text in its place looks like an address"),
+    "send ": ("@ ping", "TYPE comes before the address: the text in its place looks like an address"),
+    "record": ("@", "OUTPUT is missing: @ looks like an address"),
+    "record ": ("-- @ out.ndjson", "OUTPUT comes before the address: @ looks like an address"),
+    "replay": ("@ --conn 1", "FILE is missing: @ looks like an address"),
+    "decode": ("@", "FILE is missing: @ looks like an address"),
+}
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["", "json"])
+@pytest.mark.parametrize(("command", "line", "sentence"), [(name, *FORGOTTEN[name]) for name in FORGOTTEN])
+def test_an_address_in_the_place_of_another_word_is_not_taken_for_it(
+    command, line, sentence, flags, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with simulated_guest() as guest, simulated_guest() as other:
+        place = str(guest.address)
+        words = (*command.split(), *flags, *line.replace("@", place).split())
+        result = run_cli(monkeypatch, *words, stdin=b"x", env={"STEREOS_ADDRESS": str(other.address)})
+        assert (guest.simulator.requests, other.simulator.requests) == ((), ())
+    said = f"{sentence.replace('@', place)}; see: stereosctl {command.strip()} --help"
+    assert (result.code, result.err) == (2, f"stereosctl: {said}\n")
+    assert result.out == "" if not flags else json.loads(result.out)["error"] == said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_with_a_word_before_the_address_is_in_the_table():
+    app, before = make_app(), set()
+    for name in COMMANDS:
+        command = app
+        for word in name.split():
+            command = command[word]
+        parameters = inspect.signature(command.default_command).parameters.values()
+        if any(each.kind is each.POSITIONAL_ONLY and each.default is each.empty for each in parameters):
+            before.add(name)
+    assert {name.strip() for name in FORGOTTEN} == before - {"completion"}, "completion names the shells"
+
+
+def test_words_that_look_like_addresses_elsewhere_are_taken(tmp_path, monkeypatch):
+    with simulated_guest() as guest:
+        place = str(guest.address)
+        for words in (
+            ("send", "ping", place),
+            ("mount", "--fs", "9p", "share0", "/w", place),
+            ("mount", "share0", "/w", "--fs", "9p", f"--address={place}"),
+            ("shutdown", place, "--reason", "tcp://moved"),
+        ):
+            assert run_cli(monkeypatch, *words).code == 0, words
+    assert "Usage: stereosctl mount TAG PATH" in run_cli(monkeypatch, "mount", "share0", "tcp://h:1", "--help").out
 
 
 @pytest.mark.parametrize("type_", ["ping", "get_health"])

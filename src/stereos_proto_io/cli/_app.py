@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ from contextlib import suppress
 from difflib import SequenceMatcher
 from typing import Any, Final
 
+import attrs
 from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.text import Text
 
@@ -81,7 +83,9 @@ def _run(words: Sequence[str], app: App | None) -> int:
     try:
         _refuse_nul(words)
         tree = app or make_app(_first(words))
-        _refuse_values_of_flags(tree, words)
+        line = _Line.of(tree, words)
+        _refuse_values_of_flags(line)
+        _refuse_address_elsewhere(line)
         result: Any = tree(words)
         with writing():
             sys.stdout.flush()
@@ -109,26 +113,78 @@ def _refuse_nul(words: Sequence[str]) -> None:
         raise UsageError("an argument has a NUL character, which neither a name nor a value may have: leave it out")
 
 
-def _refuse_values_of_flags(app: App, words: Sequence[str]) -> None:
+@attrs.frozen(eq=False, repr=False)
+class _Line:
+    """A command line, before it is parsed."""
+
+    #: The command.
+    app: App
+    #: The words that name it.
+    name: tuple[str, ...]
+    #: The words after these.
+    rest: tuple[str, ...]
+
+    @classmethod
+    def of(cls, app: App, words: Sequence[str]) -> _Line:
+        """Find the command that `words` begin with."""
+        count = 0
+        for word in words:
+            if word.startswith("-") or word not in set(app):
+                break
+            app = app[word]
+            count += 1
+        return cls(app, tuple(words[:count]), tuple(words[count:]))
+
+    @property
+    def arguments(self) -> list[Any]:
+        """What the command takes, none where it is a group of commands."""
+        if self.app.default_command is None:
+            return []
+        return list(self.app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER))
+
+    @property
+    def see(self) -> str:
+        """Where its help is."""
+        return f"see: {' '.join(('stereosctl', *self.name, '--help'))}"
+
+
+def _refuse_values_of_flags(line: _Line) -> None:
     """Raise UsageError for `--json=5`. The parser would take `--json=no` for an option that is not given."""
-    given = [word.partition("=")[0] for word in words if word.startswith("-") and "=" in word]
-    chain = ["stereosctl"]
-    for word in words if given else ():
-        if word.startswith("-") or word not in set(app):
-            break
-        app = app[word]
-        chain.append(word)
-    if not given or app.default_command is None:
+    given = [word.partition("=")[0] for word in line.rest if word.startswith("-") and "=" in word]
+    if not given:
         return
-    flags = {
-        name
-        for argument in app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER)
-        if argument.hint is bool
-        for name in argument.names
-    }
+    flags = {name for argument in line.arguments if argument.hint is bool for name in argument.names}
     for name in given:
         if name in flags:
-            raise UsageError(f"{name} takes no value: give it alone, or leave it out; see: {' '.join(chain)} --help")
+            raise UsageError(f"{name} takes no value: give it alone, or leave it out; {line.see}")
+
+
+def _refuse_address_elsewhere(line: _Line) -> None:
+    """Raise UsageError for an address in the place of a word that comes before it, such as `mount TAG ADDRESS`.
+
+    The parser would take it for that word, and the command would be about another guest, or about none.
+    """
+    if "--help" in line.rest or not any("://" in word for word in line.rest) or line.app.default_command is None:
+        return
+    needed = [
+        parameter.name.upper()
+        for parameter in inspect.signature(line.app.default_command).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty
+    ]
+    if not needed:
+        return
+    from ._complete import standing  # noqa: PLC0415  (only a line with an address needs it)
+    from ._targets import looks_like_address  # noqa: PLC0415
+
+    alone = standing(line.arguments, line.rest)
+    for place, (label, word) in enumerate(zip(needed, alone, strict=False)):
+        if looks_like_address(word):
+            shown = "the text in its place" if line.name[0] in _WITH_SECRETS else word
+            missing = needed[place:]
+            what = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            if len(alone) > place + 1:
+                what = f"{label} comes before the address"
+            raise UsageError(f"{what}: {shown} looks like an address; {line.see}")
 
 
 def _json_form(words: Sequence[str]) -> str:

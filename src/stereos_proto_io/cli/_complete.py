@@ -70,7 +70,7 @@ def completions(app: App, typed: Words) -> Found:
     if typed.text.startswith("-"):
         names = [name for argument in arguments for name in argument.names if name.startswith("--")]
         return _matching([*names, "--help"], typed.text, options=True)
-    position = _position(arguments, begun)
+    position = len(standing(arguments, begun))
     at = [argument for argument in arguments if argument.index == position]
     if at:
         return _values(at[0], typed)
@@ -96,18 +96,21 @@ def _waiting_for_value(arguments: Sequence[Any], begun: Sequence[str]) -> Any:
     return option if option is not None and _takes_value(option) else None
 
 
-def _position(arguments: Sequence[Any], begun: Sequence[str]) -> int:
-    """How many words stand by themselves."""
-    count, rest = 0, list(begun)
+def standing(arguments: Sequence[Any], begun: Sequence[str]) -> list[str]:
+    """The words that stand by themselves: neither options nor values of options."""
+    found: list[str] = []
+    rest = list(begun)
     while rest:
         word = rest.pop(0)
+        if word == "--":
+            return found + rest
         if not word.startswith("-") or word == "-":
-            count += 1
+            found.append(word)
         elif "=" not in word:
             option = _named(arguments, word)
             if rest and option is not None and _takes_value(option):
                 rest.pop(0)
-    return count
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------ values
