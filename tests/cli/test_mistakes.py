@@ -310,6 +310,30 @@ def test_what_looks_like_a_flag_with_a_value_may_be_a_value(monkeypatch):
     assert (result.code, result.out.strip()) == (0, f"{guest.address}=")
 
 
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        ("secret set NAME @", "write the value to it, or give --file FILE or --env VARIABLE"),
+        ("config set - @", "write the file to it, or name a file instead of -"),
+        ("ssh-key add - @ --user admin", "write the file to it, or name a file instead of -"),
+        ("provision - @", "write the file to it, or name a file instead of -"),
+        ("provision j.toml @ --ssh-key -", "write the file to it, or name a file instead of -"),
+        ("replay - @", "write the file to it, or name a file instead of -"),
+        ("decode -", "write the file to it, or name a file instead of -"),
+        ("send inject_secret - @", "write the payload to it, as JSON"),
+        ("send mount - @", "write the payload to it, as JSON, or give it in the place of -"),
+    ],
+)
+def test_an_empty_standard_input_is_answered_with_the_other_ways(words, instead, tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("name = 'x'\n")
+    monkeypatch.chdir(tmp_path)
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, *words.replace("@", str(guest.address)).split())
+        assert guest.simulator.requests == ()
+    sentence = f"cannot read standard input: it is empty, or closed; {instead}"
+    assert (result.code, result.out, result.err) == (2, "", f"stereosctl: {sentence}\n")
+
+
 @pytest.mark.parametrize("words", ["secret get NAME", "secret get", "secret list @", "secret show NAME @ --json"])
 def test_a_secret_cannot_be_read_back(words, monkeypatch):
     with simulated_guest() as guest:

@@ -29,6 +29,9 @@ WAYS = {
     "a file": ("secret set NAME @ --file SECRET", ""),
     "the environment": ("secret set NAME @ --env B", ""),
     "a bad name": ("secret set ../NAME @ --file SECRET", ""),
+    "behind its name": ("secret set NAME=SENTINEL @", "x"),
+    "behind its name, without a guest": ("secret set NAME=SENTINEL", "x"),
+    "behind its name, with another argument": ("secret set NAME=SENTINEL @ --file SECRET", ""),
     "as an argument, wrongly": ("secret set NAME SENTINEL", ""),
     "as an argument, more wrongly": ("secret set NAME @ SENTINEL", ""),
     "as an unknown option": ("secret set NAME @ --SENTINEL", ""),
@@ -96,6 +99,20 @@ def test_no_output_shows_it(command, stdin, faults, flags, folder, monkeypatch):
 
 
 TYPES = ("inject_secret", "set_config", "rotate")
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["plain", "json"])
+@pytest.mark.parametrize("name", [f"NAME={SENTINEL}", f"={SENTINEL}", "NAME="])
+def test_a_value_behind_the_name_is_refused_with_how_to_give_it(name, flags, folder, monkeypatch):
+    with simulated_guest(UnixSocket(folder / "g")) as guest:
+        result = run_cli(monkeypatch, "secret", "set", name, str(guest.address), *flags, stdin=b"x")
+        assert guest.simulator.requests == ()
+    sentence = (
+        "NAME contains '=', and is not shown: a secret's value is never an argument, which every process of this machine "
+        "can read; give NAME alone, and the value on standard input, or by --file or --env"
+    )
+    assert (result.code, result.err) == (2, f"stereosctl: {sentence}\n")
+    assert not flags or json.loads(result.out)["error"] == sentence
 
 
 def test_a_hidden_prompt_shows_nothing(folder):

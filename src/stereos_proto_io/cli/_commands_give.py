@@ -39,8 +39,15 @@ from ._targets import DEFAULT_GUESTS, Guests, Target, in_shell
 FsType = Literal["9p", "virtiofs"]
 
 
-def read_bytes(source: Path) -> bytes:
-    """What is in a file, or on standard input for STDIN. Raises UsageError."""
+#: What to do about an empty standard input that was to be a file.
+_WRITE_FILE: Final = "write the file to it, or name a file instead of -"
+
+
+def read_bytes(source: Path, instead: str = _WRITE_FILE) -> bytes:
+    """What is in a file, or on standard input for STDIN. Raises UsageError.
+
+    `instead` says what to do where standard input is empty.
+    """
     if str(source) == STDIN:
         refuse_input_of_shell("no value can be read from it: give --file or --env, or name a file")
     try:
@@ -49,7 +56,7 @@ def read_bytes(source: Path) -> bytes:
         raise UsageError(f"cannot read {_name(source)}: {exc.strerror or type(exc).__name__}") from None
     if not data and str(source) == STDIN:
         # Most likely the command that should have written the input has failed.
-        raise UsageError("cannot read standard input: it is empty, or closed")
+        raise UsageError(f"cannot read standard input: it is empty, or closed; {instead}")
     return data
 
 
@@ -59,10 +66,13 @@ def refuse_input_of_shell(what_then: str) -> None:
         raise UsageError(f"standard input has the commands of this shell, so {what_then}")
 
 
-def read_text(source: Path) -> str:
-    """The text of a file, or of standard input for STDIN. Raises UsageError, without what stands in it."""
+def read_text(source: Path, instead: str = _WRITE_FILE) -> str:
+    """The text of a file, or of standard input for STDIN. Raises UsageError, without what stands in it.
+
+    `instead` is that of `read_bytes`.
+    """
     try:
-        return read_bytes(source).decode()
+        return read_bytes(source, instead).decode()
     except UnicodeDecodeError:
         raise UsageError(f"cannot read {_name(source)}: it is not UTF-8") from None
 
@@ -176,12 +186,15 @@ def secret_set(
 
     Args:
         guest: Which guests, until when, and whether to trace the wire.
-        name: The secret's name in the guest.
+        name: The secret's name in the guest: one without `=`.
         file: Read the value from this file, every byte of it.
         env: Take the value of this environment variable.
         mode: The permission bits of the secret's file in the guest, in octal.
         out: How the result is written.
     """
+    if "=" in name:
+        # The habit NAME=VALUE. What stands behind the = is most likely the secret.
+        raise UsageError(_ALONE)
     if file is not None and env is not None:
         raise UsageError("--file and --env cannot be combined")
     refuse_what_is_no_utf8({"NAME": name})
@@ -201,6 +214,13 @@ def secret_set(
 _NEVER_AN_ARGUMENT: Final = "a secret's value is never an argument: give it on standard input, or by --file or --env"
 
 
+_ALONE: Final = (
+    "NAME contains '=', and is not shown: a secret's value is never an argument, which every process of this machine can "
+    "read; give NAME alone, and the value on standard input, or by --file or --env"
+)
+_WRITE_VALUE: Final = "write the value to it, or give --file FILE or --env VARIABLE"
+
+
 def _secret_value(name: str, file: Path | None, env: str | None) -> str:
     if file is not None:
         return read_text(file)
@@ -215,7 +235,7 @@ def _secret_value(name: str, file: Path | None, env: str | None) -> str:
         if value is None:
             raise UsageError("no secret given")
         return value
-    return read_text(Path(STDIN)).removesuffix("\n").removesuffix("\r")
+    return read_text(Path(STDIN), _WRITE_VALUE).removesuffix("\n").removesuffix("\r")
 
 
 def ssh_key_add(

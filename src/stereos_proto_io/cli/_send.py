@@ -81,7 +81,8 @@ def _request(type_: str, payload: str | None) -> Request:
     secret = cls is not None and any(field.repr is False for field in attrs.fields(cls))
     if secret and payload not in (None, STDIN):
         raise UsageError(f"{type_} carries a secret: give its payload on standard input (send {type_} -)")
-    text = read_text(Path(STDIN)) if payload == STDIN else payload
+    other = "" if secret else ", or give it in the place of -"
+    text = read_text(Path(STDIN), f"write the payload to it, as JSON{other}") if payload == STDIN else payload
     import json  # noqa: PLC0415  (the commands' own parameter has the name)
 
     envelope = json.dumps({"type": type_}).encode()
