@@ -672,11 +672,50 @@ def test_ls_goes_on_watching_and_prints_names(guests, cli, tmp_path):
     for pattern in ("", "WEB-1", "DB", "vms/db", "."):
         nothing = cli("ls", pattern)
         assert (nothing.code, nothing.out) == (0, ""), pattern
-        assert "or none of those that are asked for" in nothing.err
+        assert f"there is no virtual machine {pattern!r} in " in nothing.err
     with terminal("ls", "-w", env={"MB_CONFIG_DIR": str(tmp_path)}) as it:
         it.wait_for("q or Ctrl-C ends")
         it.interrupt()
         assert it.end() == 0
+
+
+THERE = "there is: db, old, web-1, web-2"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nope", f"there is no virtual machine 'nope' in VMS; {THERE}"),
+        ("web1", f"there is no virtual machine 'web1' in VMS; {THERE}; did you mean web-1 or web-2?"),
+        ("DB", f"there is no virtual machine 'DB' in VMS; {THERE}; did you mean db?"),
+        ("no*", f"no virtual machine in VMS matches 'no*'; {THERE}"),
+    ],
+)
+@pytest.mark.usefixtures("guests")
+def test_ls_says_of_a_name_that_is_none_what_other_commands_say(name, sentence, tmp_path, cli):
+    sentence = sentence.replace("VMS", f"{tmp_path}/vms")
+    listed, asked = cli("ls", name), cli("ping", "--vm", name)
+    assert (listed.code, listed.out, listed.err) == (0, "", f"{sentence}\n")
+    assert (asked.code, asked.out, asked.err) == (2, "", f"stereosctl: {sentence}\n")
+    assert json.loads(cli("ls", name, "--json").out) == {"machines": []}
+
+
+def test_a_list_of_names_is_short(tmp_path, cli):
+    for number in range(1, 21):
+        keep_state(tmp_path, f"web-{number}", {"backend": "qemu"})
+    first = ", ".join(f"web-{number}" for number in range(1, 11))
+    for words in (["ls", "nope"], ["ping", "--vm", "nope"], ["ls", "no*"], ["ping", "--vm", "no*"]):
+        assert cli(*words).err.endswith(f"; there is: {first} and 10 more\n"), words
+
+
+def test_ls_says_why_it_lists_nothing(tmp_path, cli):
+    assert cli("ls").err == f"mb has no virtual machines in {tmp_path}/vms\n"
+    nothing = f"there is no virtual machine 'a' in {tmp_path}/vms; there is none at all\n"
+    assert cli("ls", "a").err == nothing
+    assert cli("ping", "--vm", "a").err == f"stereosctl: {nothing}"
+    keep_state(tmp_path, "old", {"backend": "qemu", "vsock_port": 0})
+    assert cli("ls", "--state", "ready").err == "no virtual machine is ready\n"
+    assert cli("ls", "o*", "--state", "ready").err == "no virtual machine that matches 'o*' is ready\n"
 
 
 def test_keep_guest_is_what_mb_keeps(tmp_path, cli):

@@ -108,8 +108,8 @@ def test_a_value_behind_the_name_is_refused_with_how_to_give_it(name, flags, fol
         result = run_cli(monkeypatch, "secret", "set", name, str(guest.address), *flags, stdin=b"x")
         assert guest.simulator.requests == ()
     sentence = (
-        "NAME contains '=', and is not shown: a secret's value is never an argument, which every process of this machine "
-        "can read; give NAME alone, and the value on standard input, or by --file or --env"
+        "NAME contains '=', and is not shown: a secret's value is never an argument, which every process of this "
+        "machine can read; give NAME alone, and the value on standard input, or by --file or --env"
     )
     assert (result.code, result.err) == (2, f"stereosctl: {sentence}\n")
     assert not flags or json.loads(result.out)["error"] == sentence

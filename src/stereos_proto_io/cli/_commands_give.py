@@ -215,8 +215,8 @@ _NEVER_AN_ARGUMENT: Final = "a secret's value is never an argument: give it on s
 
 
 _ALONE: Final = (
-    "NAME contains '=', and is not shown: a secret's value is never an argument, which every process of this machine can "
-    "read; give NAME alone, and the value on standard input, or by --file or --env"
+    "NAME contains '=', and is not shown: a secret's value is never an argument, which every process of this "
+    "machine can read; give NAME alone, and the value on standard input, or by --file or --env"
 )
 _WRITE_VALUE: Final = "write the value to it, or give --file FILE or --env VARIABLE"
 

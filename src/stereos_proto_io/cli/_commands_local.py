@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from rich.text import Text
@@ -17,7 +16,7 @@ from ._documents import error_document, health_document
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, LinesOut, Out
 from ._jobs import FIELDS, Job, ask_health, check_states, interruption_told, limits_of, merged, run_fleet
-from ._machines import Machine, machines, machines_folder
+from ._machines import Machine, machines, machines_folder, no_machines, nothing_named
 from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
 from ._output import CELL_SIZE, agent_text, brief, duration, print_result, short, write_json
 from ._targets import AT_ONCE, Guests, Target, checked_seconds, looks_like_address
@@ -77,14 +76,23 @@ def ls(
         return watch_guests(guests, out=LinesOut(jsonl=out.kind == "jsonl"))
     out.check(FIELDS)
     folder = machines_folder(flag=config_dir)
-    found = [machine for machine in machines(folder) if pattern is None or fnmatchcase(machine.name, pattern)]
+    everyone = machines(folder)
+    found = [machine for machine in everyone if pattern is None or fnmatchcase(machine.name, pattern)]
     row = Row("", "the guests are asked", sent=None)
     with interruption_told(out.write_document if out.is_json else None, row):
         seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
     states = [_state(*each) for each in seen]
     check_states(state, (*LifecycleState, *_STATES_OF_MACHINES), states)
     seen = [each for each, its in zip(seen, states, strict=True) if not state or its in state]
-    _write(seen, out, folder)
+    if seen or out.kind not in ("", "wide"):
+        _write(seen, out)
+    elif found:
+        which = "" if pattern is None else f" that matches {pattern!r}"
+        say(f"no virtual machine{which} is {' or '.join(state)}")
+    elif pattern is not None:
+        say(nothing_named(pattern, folder, [machine.name for machine in everyone]))
+    else:
+        say(no_machines(folder))
     return 0
 
 
@@ -151,7 +159,7 @@ def _document(machine: Machine, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _write(seen: list[_Seen], out: Out, folder: Path) -> None:
+def _write(seen: list[_Seen], out: Out) -> None:
     kind = out.kind
     if kind == "json":
         write_json({"machines": [_document(*each) for each in seen]})
@@ -161,8 +169,6 @@ def _write(seen: list[_Seen], out: Out, folder: Path) -> None:
     elif kind in ("name", "template"):
         for machine, outcome in seen:
             out.write_line(_fields(machine, outcome))
-    elif not seen:
-        say(f"mb has no virtual machines in {folder}, or none of those that are asked for")
     else:
         _write_table(seen, wide=kind == "wide")
 

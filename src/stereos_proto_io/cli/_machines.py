@@ -7,7 +7,8 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,10 +117,34 @@ def natural(name: str) -> tuple[Any, ...]:
 def find(name: str, folder: Path) -> Machine:
     """Mb's virtual machine `name`. Raises UsageError when there is none."""
     if Path(name).name != name or not _keeps_state(folder / name):
-        known = ", ".join(names(folder))
-        others = f"there is: {known}" if known else "there is none at all"
-        raise UsageError(f"there is no virtual machine {name!r} in {folder}; {others}")
+        raise UsageError(nothing_named(name, folder, names(folder)))
     return _machine(folder, name)
+
+
+def no_machines(folder: Path) -> str:
+    """What to say where there is no machine."""
+    return f"mb has no virtual machines in {folder}"
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for all machines whose names match it."""
+    return not set("*?[").isdisjoint(name)
+
+
+#: Names that are listed, and names that are suggested, for one that there is not.
+_LISTED: Final = 10
+_SUGGESTED: Final = 3
+
+
+def nothing_named(name: str, folder: Path, known: Sequence[str]) -> str:
+    """What to say of a name or a pattern that no machine has, where the machines in `folder` are `known`."""
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    there = f"there is: {', '.join(known[:_LISTED])}{more}" if known else "there is none at all"
+    if is_pattern(name):
+        return f"no virtual machine in {folder} matches {name!r}; {there}"
+    folded = {each.casefold(): each for each in known}
+    close = " or ".join(folded[each] for each in get_close_matches(name.casefold(), folded, _SUGGESTED))
+    return f"there is no virtual machine {name!r} in {folder}; {there}{f'; did you mean {close}?' if close else ''}"
 
 
 def _machine(folder: Path, name: str) -> Machine:

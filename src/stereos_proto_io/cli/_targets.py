@@ -20,7 +20,7 @@ from stereos_proto_io.addresses import SCHEMES, Address, VirtioSerial, parse_add
 from ._console import say
 from ._deadline import ASK_SECONDS, FOREVER, Deadline
 from ._errors import GuestError, UsageError
-from ._machines import Machine, find, machines, machines_folder, names
+from ._machines import Machine, find, is_pattern, machines, machines_folder, names, no_machines, nothing_named
 from ._options import DURATION, GUEST, MANY, ConfigDir, Verbose, option, repeated, whole_number
 
 #: Guests that are asked at the same time unless `--parallel` says otherwise.
@@ -280,7 +280,7 @@ class Guests:
     @property
     def many(self) -> bool:
         """Whether the user asked for any number of guests, though it may come to one."""
-        globs = any(_is_pattern(name) for name in self.vm)
+        globs = any(is_pattern(name) for name in self.vm)
         return self.all or globs or bool(self.state) or len(self.vm) + len(self.address) > 1
 
     def seconds(self, default: float = ASK_SECONDS) -> float:
@@ -302,7 +302,7 @@ class Guests:
         folder = partial(machines_folder, flag=self.config_dir)
         found = [Target.at(address_of(text, folder, secret=secret)) for text in self.address]
         for name in self.vm:
-            found += _matching(name, folder()) if _is_pattern(name) else [_of_machine(find(name, folder()))]
+            found += _matching(name, folder()) if is_pattern(name) else [_of_machine(find(name, folder()))]
         if self.all:
             found += _running(folder())
         if not found and not self.all:
@@ -310,23 +310,18 @@ class Guests:
         return list({target.name: target for target in found}.values())
 
 
-def _is_pattern(name: str) -> bool:
-    return not set("*?[").isdisjoint(name)
-
-
 def _matching(pattern: str, folder: Path) -> list[Target]:
     everyone = machines(folder)
     found = [machine for machine in everyone if fnmatchcase(machine.name, pattern)]
     if not found:
-        known = ", ".join(machine.name for machine in everyone) or "none at all"
-        raise UsageError(f"no virtual machine in {folder} matches {pattern!r}; there is: {known}")
+        raise UsageError(nothing_named(pattern, folder, [machine.name for machine in everyone]))
     return _without_stopped(found)
 
 
 def _running(folder: Path) -> list[Target]:
     found = machines(folder)
     if not found:
-        raise UsageError(f"mb has no virtual machines in {folder}")
+        raise UsageError(no_machines(folder))
     return _without_stopped(found)
 
 
