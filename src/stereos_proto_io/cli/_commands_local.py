@@ -14,7 +14,7 @@ from ._console import clean, console, our_version, say
 from ._contact import Row
 from ._documents import error_document, health_document
 from ._errors import UsageError
-from ._formats import DEFAULT_OUT, LinesOut, Out
+from ._formats import DEFAULT_OUT, Out
 from ._jobs import FIELDS, Job, ask_health, check_states, interruption_told, limits_of, merged, run_fleet
 from ._machines import Machine, machines, machines_folder, no_machines, nothing_named
 from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
@@ -69,7 +69,8 @@ def ls(
     patience = _PATIENCE if timeout is None else checked_seconds("--timeout", timeout)
     if watch:
         _refuse_for_watch(state, timeout, out)
-        from ._watch import watch as watch_guests  # noqa: PLC0415  (only where it is asked for)
+        from ._watch import LinesOut  # noqa: PLC0415  (only where it is asked for)
+        from ._watch import watch as watch_guests  # noqa: PLC0415
 
         vm = () if pattern is None else (pattern,)
         guests = Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir)

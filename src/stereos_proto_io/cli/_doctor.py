@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import attrs
+from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
@@ -34,8 +35,9 @@ from ._console import clean, our_version
 from ._contact import Row
 from ._deadline import Deadline
 from ._errors import UsageError, exit_code, worst
-from ._formats import DEFAULT_DOCUMENT_OUT, DocumentOut
+from ._formats import FORMAT, Out
 from ._jobs import in_state, interruption_told
+from ._options import OUTPUT, option
 from ._output import brief, health_line, print_result, write_json
 from ._targets import DEFAULT_GUESTS, TRY_THESE, Guests, Target
 
@@ -101,7 +103,27 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(guest: Guests = DEFAULT_GUESTS, *, out: DocumentOut = DEFAULT_DOCUMENT_OUT) -> int:
+@Parameter(name="*")
+@attrs.frozen(eq=False, repr=False)
+class DocumentOut:
+    """How the result is written, by a command that prints one document or for people."""
+
+    output: Annotated[Literal["wide", "json"] | None, FORMAT] = attrs.field(default=None, kw_only=True)
+    """wide or json. By default what people read best."""
+
+    json: Annotated[bool, option("--json", group=OUTPUT)] = attrs.field(default=False, kw_only=True)
+    """Print one JSON document; with many guests an array. The same as -o json."""
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a program reads it as JSON. Raises UsageError."""
+        return Out(output=self.output, json=self.json).is_json
+
+
+_DEFAULT_OUT: Final = DocumentOut()
+
+
+def doctor(guest: Guests = DEFAULT_GUESTS, *, out: DocumentOut = _DEFAULT_OUT) -> int:
     """Find out why guests cannot be reached.
 
     It looks at this machine, then goes the way to each guest step by step. Nothing

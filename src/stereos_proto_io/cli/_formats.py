@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import attrs
 from cyclopts import Parameter
@@ -21,8 +21,8 @@ _PART: Final = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<alone
 _NAME: Final = re.compile(r"\w*")
 _ESCAPES: Final = {"\\n": "\n", "\\t": "\t"}
 
-#: The help itself names the formats.
-_OUTPUT: Final = option("--output", "-o", takes="FORMAT", group=OUTPUT, show_choices=False)
+#: The option `-o`. The help itself names the formats.
+FORMAT: Final = option("--output", "-o", takes="FORMAT", group=OUTPUT, show_choices=False)
 
 
 @Parameter(name="*")
@@ -30,7 +30,7 @@ _OUTPUT: Final = option("--output", "-o", takes="FORMAT", group=OUTPUT, show_cho
 class Out:
     """How the result is written."""
 
-    output: Annotated[str | None, _OUTPUT] = attrs.field(default=None, kw_only=True)
+    output: Annotated[str | None, FORMAT] = attrs.field(default=None, kw_only=True)
     """wide, json, jsonl, name, or template='{name} {state}'. By default what people read best."""
 
     json: Annotated[bool, option("--json", group=OUTPUT)] = attrs.field(default=False, kw_only=True)
@@ -98,40 +98,4 @@ class Out:
         print_lines([_PART.sub(lambda part: part[0][0] if part["brace"] else shown[part["field"]], text)])
 
 
-@Parameter(name="*")
-@attrs.frozen(eq=False, repr=False)
-class DocumentOut:
-    """How the result is written, by a command that prints one document or for people."""
-
-    output: Annotated[Literal["wide", "json"] | None, _OUTPUT] = attrs.field(default=None, kw_only=True)
-    """wide or json. By default what people read best."""
-
-    json: Annotated[bool, option("--json", group=OUTPUT)] = attrs.field(default=False, kw_only=True)
-    """Print one JSON document; with many guests an array. The same as -o json."""
-
-    @property
-    def is_json(self) -> bool:
-        """Whether a program reads it as JSON. Raises UsageError."""
-        return Out(output=self.output, json=self.json).is_json
-
-
-@Parameter(name="*")
-@attrs.frozen(eq=False, repr=False)
-class LinesOut:
-    """How each change is written, by a command that goes on."""
-
-    output: Annotated[Literal["wide", "jsonl"] | None, _OUTPUT] = attrs.field(default=None, kw_only=True)
-    """wide or jsonl. By default what people read best."""
-
-    jsonl: Annotated[bool, option("--jsonl", group=OUTPUT)] = attrs.field(default=False, kw_only=True)
-    """Print one JSON document per change, each on its line. The same as -o jsonl."""
-
-    @property
-    def is_json(self) -> bool:
-        """Whether a program reads it as JSON."""
-        return self.jsonl or self.output == "jsonl"
-
-
 DEFAULT_OUT: Final = Out()
-DEFAULT_DOCUMENT_OUT: Final = DocumentOut()
-DEFAULT_LINES_OUT: Final = LinesOut()

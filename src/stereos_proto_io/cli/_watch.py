@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
+import attrs
+from cyclopts import Parameter
 from rich.console import Group
 from rich.text import Text
 
@@ -15,11 +17,11 @@ from ._console import clean, console
 from ._contact import Contact, Row
 from ._deadline import FOREVER, Deadline
 from ._errors import UsageError, worst
-from ._formats import DEFAULT_LINES_OUT, LinesOut
+from ._formats import FORMAT
 from ._guest_view import guest_view
 from ._jobs import converse_with, in_state, limits_of, load_driver
 from ._observe import Sight, Watched, observe
-from ._options import DURATION, option
+from ._options import DURATION, OUTPUT, option
 from ._output import write_json
 from ._signals import drawing, ended_by_signals, unless_closed
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
@@ -30,13 +32,33 @@ if TYPE_CHECKING:
 Sort = Literal["name", "state", "agents", "rtt", "pushes", "changed"]
 
 
+@Parameter(name="*")
+@attrs.frozen(eq=False, repr=False)
+class LinesOut:
+    """How each change is written, by a command that goes on."""
+
+    output: Annotated[Literal["wide", "jsonl"] | None, FORMAT] = attrs.field(default=None, kw_only=True)
+    """wide or jsonl. By default what people read best."""
+
+    jsonl: Annotated[bool, option("--jsonl", group=OUTPUT)] = attrs.field(default=False, kw_only=True)
+    """Print one JSON document per change, each on its line. The same as -o jsonl."""
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a program reads it as JSON."""
+        return self.jsonl or self.output == "jsonl"
+
+
+_DEFAULT_OUT: Final = LinesOut()
+
+
 def watch(
     guest: Guests = DEFAULT_GUESTS,
     *,
     interval: Annotated[float, option("--interval", "-i", **DURATION)] = 1.0,
     sort: Sort = "name",
     look: Annotated[str | None, option("--look", takes="NAME")] = None,
-    out: LinesOut = DEFAULT_LINES_OUT,
+    out: LinesOut = _DEFAULT_OUT,
 ) -> int:
     """Watch the state and the agents of guests, until Ctrl-C.
 
