@@ -15,7 +15,10 @@ import trio.testing
 
 from guest_harness import descriptors
 from stereos_proto import Ack, ConnectionLost, Lifecycle, Ping, Pong, SetConfig, encode
-from stereos_proto_io.driver import Device
+from stereos_proto_io import asyncio as asyncio_driver
+from stereos_proto_io import blocking
+from stereos_proto_io import trio as trio_driver
+from stereos_proto_io.driver import Device, LoopClient, PollClient
 
 from .guests import DONE, PING, PONG, Wrapped, scripted
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, result, run, some_turns, until
@@ -375,3 +378,19 @@ def test_tls_whose_handshake_is_made_by_the_first_request(driver, encrypted):
 
     encrypted.setblocking(False)
     run(driver, main)
+
+
+@pytest.mark.parametrize(
+    ("make", "shown"),
+    [
+        (blocking.Client, "<blocking.Client, not made>"),
+        (asyncio_driver.Client, "<asyncio.Client, not made>"),
+        (trio_driver.Client, "<trio.Client, not made>"),
+        (PollClient, "<PollClient, not made>"),
+        (LoopClient, "<LoopClient, not made>"),
+    ],
+    ids=str,
+)
+def test_a_client_whose_option_was_refused_is_shown_in_a_traceback(make, shown):
+    """As `pytest -l` and debuggers show it: the object is not finished."""
+    assert repr(make.__new__(make)) == shown

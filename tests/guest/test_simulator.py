@@ -5,6 +5,7 @@ import json
 import math
 import re
 import threading
+import traceback
 
 import attrs
 import pytest
@@ -296,6 +297,25 @@ def test_secrets_are_replaced_and_never_shown():
     simulator.handle(CustomRequest("x", "payload-value"))
     assert simulator.secrets["a"].value == "second-value"
     assert "-value" not in repr((simulator, simulator.requests, simulator.secrets))
+
+
+@pytest.mark.parametrize(
+    ("option", "times"),
+    [
+        ({"boot_time": -1}, 1),
+        ({"keep_requests": -1}, 1),
+        ({"faults": "drop@mount"}, 1),
+        ({"age": "x"}, 1),
+        ({"clock": 5}, 2),
+    ],
+    ids=str,
+)
+def test_a_simulator_whose_option_was_refused_is_shown_in_a_traceback(option, times):
+    """As `pytest -l` shows it: the object is not finished."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        GuestSimulator(**option)
+    halves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(caught.tb)]
+    assert [repr(half) for half in halves if type(half) is GuestSimulator] == ["<GuestSimulator, not made>"] * times
 
 
 FIRST_FAULT_WINS = [

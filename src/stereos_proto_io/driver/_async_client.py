@@ -40,7 +40,7 @@ from stereos_proto_io.addresses import Address
 
 from ._async_dial import Connecting
 from ._log import log_for, logger
-from ._outcomes import again, replies
+from ._outcomes import again, replies, shown
 from ._verbs import AsyncVerbs, Limits, ReplyT, Result, check_limits, ready_wait
 
 Client = TypeVar("Client", bound="AsyncClient")
@@ -168,8 +168,7 @@ class AsyncClient(AsyncVerbs):
         return self._session.__reduce__()
 
     def __repr__(self) -> str:
-        state = "closed" if self._session.ended else "open"
-        return f"<{type(self).__module__.rpartition('.')[2]}.Client {self._session.label} {state}>"
+        return shown(self)
 
     @property
     def connection(self) -> Connection:

@@ -1,4 +1,4 @@
-"""What the clients have in common in handling outcomes."""
+"""What the clients have in common: how outcomes are handled, and what is shown of a client."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def replies(outcomes: Iterable[Any]) -> list[Reply]:
             raise outcome
         found.append(outcome)
     return found
+
+
+def shown(client: Any) -> str:
+    """Return the `repr` of a client, also of one that was not finished: an option of it was refused."""
+    name = f"{type(client).__module__.rpartition('.')[2]}.Client"
+    session = getattr(client, "_session", None)
+    if session is None:
+        return f"<{name}, not made>"
+    return f"<{name} {session.label} {'closed' if session.ended else 'open'}>"

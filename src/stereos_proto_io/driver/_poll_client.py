@@ -70,6 +70,10 @@ class PollClient(HostClient):
         self._told: dict[Any, int] = {}
         self._dropped: list[Any] = []
 
+    def __repr__(self) -> str:
+        # What is set last is missing where an option was refused, and a traceback shows this client.
+        return super().__repr__() if hasattr(self, "_dropped") else f"<{type(self).__name__}, not made>"
+
     # -- what the loop says --------------------------------------------------------------------------------
 
     def ready(self, stream: Any, mask: int) -> None:

@@ -39,7 +39,7 @@ from stereos_proto import (
 
 from ._dialling import READ, WRITE
 from ._log import log_for
-from ._outcomes import again, replies
+from ._outcomes import again, replies, shown
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
 from ._verbs import ReplyT, Result, SyncVerbs
 
@@ -137,8 +137,7 @@ class SyncClient(SyncVerbs):
         return self._session.__reduce__()
 
     def __repr__(self) -> str:
-        state = "closed" if self._session.ended else "open"
-        return f"<{type(self).__module__.rpartition('.')[2]}.Client {self._session.label} {state}>"
+        return shown(self)
 
     def __enter__(self) -> Self:
         return self

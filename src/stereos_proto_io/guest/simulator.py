@@ -208,6 +208,8 @@ class GuestSimulator:
         self._start(uptime)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_shutdown_reason"):  # set last: an option was refused, and a traceback shows this
+            return "<GuestSimulator, not made>"
         return f"<GuestSimulator {self.state} requests={len(self._requests)}>"
 
     def _start(self, uptime: float = 0.0) -> None:
