@@ -14,6 +14,9 @@ from contextlib import contextmanager
 
 __all__ = ["main"]
 
+#: What handles Ctrl-C where no program that calls us handles it: Python itself, and this package (`_signals`).
+ordinary_handlers: list[object] = [signal.default_int_handler]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `stereosctl` with `arguments`, those of the process by default, and return its exit code.
@@ -47,7 +50,8 @@ def plain_interrupts() -> Iterator[None]:
 
     An exception in the middle of an import would come with a traceback, even where it is caught later.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or before not in ordinary_handlers:
         # Ignored, as for a job in the background; or the handler of a program that calls us.
         yield
         return
@@ -59,4 +63,4 @@ def plain_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)

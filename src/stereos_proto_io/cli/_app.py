@@ -16,7 +16,8 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.text import Text
 
 from ._console import STDIN, error_console, leave_what_fails, open_closed_streams, say_error, writing
-from ._errors import BrokenOutput, OutputFailed, SaidNo, UsageError, error_document, exit_code
+from ._errors import BrokenOutput, Interrupted, OutputFailed, SaidNo, Stopped, UsageError, error_document, exit_code
+from ._signals import interruptible, nothing_was_kept, raise_what_is_held
 from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
 
 #: Messages of the parser, and our wording for them. Other messages are shown unchanged.
@@ -52,7 +53,8 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
         # Input that is not UTF-8 is kept as surrogates here, and refused where it is used, like arguments.
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
-        return _run(_in_full(arguments), app)
+        with interruptible():
+            return _run(_in_full(arguments), app)
     except (BrokenOutput, BrokenPipeError):
         leave_what_fails()
         return exit_code(BrokenOutput()) or 1
@@ -61,6 +63,8 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
         with suppress(BrokenOutput, OutputFailed):
             say_error(str(exc))
         return exit_code(exc) or 1
+    except Stopped:
+        raise
     except KeyboardInterrupt as exc:
         with suppress(BrokenOutput, OutputFailed, KeyboardInterrupt):
             error_console().print(Text("interrupted", "dim"))
@@ -89,7 +93,12 @@ def _run(words: Sequence[str], app: App | None) -> int:
         result: Any = tree(words)
         with writing():
             sys.stdout.flush()
-    except (KeyboardInterrupt, BrokenOutput, BrokenPipeError, OutputFailed):
+    except (BrokenOutput, BrokenPipeError, OutputFailed):
+        raise
+    except KeyboardInterrupt:
+        if nothing_was_kept():
+            with suppress(BrokenOutput, OutputFailed):
+                _write_document(error_document(Interrupted()), words)
         raise
     except Exception as exc:
         code = exit_code(exc)
@@ -97,14 +106,19 @@ def _run(words: Sequence[str], app: App | None) -> int:
             raise
         if not isinstance(exc, SaidNo):
             sentence = _sentence(exc, words)
-            form = _json_form(words)
-            if form:
-                document = {**error_document(exc), "error": sentence}
-                with writing():
-                    print(json.dumps(document, indent=2 if form == "json" else None), flush=True)
+            _write_document({**error_document(exc), "error": sentence}, words)
             say_error(sentence)
+        raise_what_is_held()
         return code
     return result if isinstance(result, int) else 0
+
+
+def _write_document(document: dict[str, Any], words: Sequence[str]) -> None:
+    """Write the document of an error, where the command line asks for JSON."""
+    form = _json_form(words)
+    if form:
+        with writing():
+            print(json.dumps(document, indent=2 if form == "json" else None), flush=True)
 
 
 def _refuse_nul(words: Sequence[str]) -> None:

@@ -29,6 +29,8 @@ class _Pings:
     #: Milliseconds that each took.
     times: tuple[float, ...] = ()
     error: StereosError | Interrupted | None = None
+    #: What `error` tells of, where the user ended them.
+    interruption: KeyboardInterrupt | None = None
 
     @property
     def summary(self) -> tuple[float | None, float | None, float | None]:
@@ -69,8 +71,8 @@ class _Pings:
 
     def check(self) -> None:
         """Raise what ended them early."""
-        if isinstance(self.error, Interrupted):
-            raise KeyboardInterrupt
+        if self.interruption is not None:
+            raise self.interruption
         if self.error is not None:
             raise self.error
 
@@ -120,8 +122,10 @@ def ping(
             if not (times or keeps_error):
                 raise
             # The pings that were answered are the result, of however many guests.
-            ended = exc if isinstance(exc, StereosError) else Interrupted(contact.row.step, sent=contact.row.sent)
-            return _Pings(tuple(times), ended)
+            if isinstance(exc, StereosError):
+                return _Pings(tuple(times), exc)
+            interruption = exc if isinstance(exc, KeyboardInterrupt) else KeyboardInterrupt()
+            return _Pings(tuple(times), Interrupted(contact.row.step, sent=contact.row.sent), interruption)
         return _Pings(tuple(times))
 
     def show(_target: Target, pings: _Pings) -> None:

@@ -107,6 +107,8 @@ class Contact(ABC):
         self.row = Row(target.name)
         #: Shows a wait that the command makes by itself.
         self.show_wait = show_wait
+        #: Whether the user has interrupted what returned all the same: a provisioning returns its report.
+        self.interrupted = False
         self._on_change = on_change
 
     def tell(self, **changes: Any) -> None:
@@ -182,15 +184,22 @@ class Contact(ABC):
     async def provision(
         self, plan: ProvisionPlan, on_step: Callable[[ProvisionStep], None], **options: Any
     ) -> ProvisionReport:
-        """Carry out a plan."""
+        """Carry out a plan. Ctrl-C ends it early, and it returns its report all the same."""
 
         def note(step: ProvisionStep) -> None:
             done = step.status is StepStatus.DONE
             self.tell(step=step.label if done else f"{step.label} {step.status.value}")
             on_step(step)
 
-        with self._sending(*plan.requests):
-            return await self._provision(plan, note, options)
+        try:
+            with self._sending(*plan.requests):
+                return await self._provision(plan, note, options)
+        except ConnectionLost as exc:
+            # The connection ended before the first step.
+            steps = tuple(ProvisionStep(request, StepStatus.NOT_SENT, exc) for request in plan.requests)
+            for step in steps:
+                note(step)
+            return ProvisionReport(steps, plan.agents)
 
     async def shutdown(self, reason: str) -> Ack | None:
         """Power the guest off. None: the connection ended before the ack."""

@@ -74,7 +74,15 @@ class AsyncContact(Contact):
     async def _provision(
         self, plan: ProvisionPlan, on_step: Callable[[ProvisionStep], None], options: dict[str, Any]
     ) -> ProvisionReport:
-        return await self.client.provision(plan, on_step=on_step, timeout=self.deadline.left, **options)
+        work = self.client.provision(plan, on_step=on_step, timeout=self.deadline.left, **options)
+        task = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Ctrl-C is not to lose the report. A client that is closed returns it at once.
+            self.interrupted = True
+            await self.client.aclose()
+            return await task
 
     async def _shutdown(self, reason: str) -> Ack | None:
         return await _bounded(self.client.shutdown(reason), self.deadline.left, self._late(Shutdown(reason)))

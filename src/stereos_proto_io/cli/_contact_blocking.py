@@ -20,6 +20,7 @@ from stereos_proto_io.blocking import Client, connect, connect_when_ready
 
 from ._contact import Contact, OnProgress, tracing
 from ._deadline import ASK_SECONDS, Deadline
+from ._signals import hold
 from ._targets import Target
 
 Result = TypeVar("Result")
@@ -67,7 +68,13 @@ class BlockingContact(Contact):
     async def _provision(
         self, plan: ProvisionPlan, on_step: Callable[[ProvisionStep], None], options: dict[str, Any]
     ) -> ProvisionReport:
+        # Ctrl-C is not to lose the report. A client that is closed returns it at once.
+        hold(self._interrupt)
         return self.client.provision(plan, on_step=on_step, timeout=self.deadline.left, **options)
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self.client.close()
 
     async def _shutdown(self, reason: str) -> Ack | None:
         return self.client.shutdown(reason, timeout=self.deadline.left)

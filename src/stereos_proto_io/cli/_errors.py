@@ -29,10 +29,10 @@ class GuestError(Exception):
 
 
 class Interrupted(Exception):
-    """The user interrupted the conversation with a guest."""
+    """The user interrupted the conversation with a guest, or the command before there was one."""
 
-    def __init__(self, step: str, *, sent: bool | None) -> None:
-        super().__init__(f"interrupted while {step}")
+    def __init__(self, step: str = "", *, sent: bool | None = False) -> None:
+        super().__init__(f"interrupted while {step}" if step else "interrupted before a guest was asked")
         #: Whether a request that changes the guest may have left.
         self.sent = sent
 
@@ -45,11 +45,11 @@ class OutputFailed(Exception):
     """Our output could not be written: a full disk."""
 
 
-class Stopped(SystemExit):
-    """SIGTERM or SIGHUP came. A SystemExit, since asyncio lets no other exception of a signal handler through."""
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came. It interrupts a command as Ctrl-C does; the process dies of that signal then."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
+        super().__init__(number)
         #: The signal.
         self.number = number
 

@@ -20,12 +20,11 @@ from ._errors import (
     REFUSED,
     GuestError,
     Interrupted,
-    Stopped,
     UsageError,
     error_document,
     exit_code,
 )
-from ._signals import ending_by
+from ._signals import keeping_results
 from ._targets import Target
 
 Conversation = Callable[[Contact], Awaitable[Any]]
@@ -95,8 +94,8 @@ class Fleet:
         self._failures = sum(not isinstance(each.error, NotBegun) for each in failed)
         #: Is told of each change of a row.
         self.on_change: OnRow = lambda _row: None
-        #: SIGTERM or SIGHUP, where one came.
-        self._stopped_by: int | None = None
+        #: What has all the conversations, while they last.
+        self._task: asyncio.Task[Any] | None = None
         #: Whether the user ended it.
         self.interrupted = False
         self.rows = [Row(target.name) for target in targets]
@@ -105,25 +104,29 @@ class Fleet:
         """Have one conversation with each guest; return what became of each, in order, however they ended.
 
         `beside` is entered in the loop, for as long as the conversations last.
+
+        Raises the interruption that ended it, unless the caller keeps the results (`keeping_results`).
         """
-        try:
+        # An exception in the middle of whatever an event loop does may be taken for that of a task, or be lost.
+        with keeping_results(self._stop):
             return asyncio.run(self._run(conversation, beside or nullcontext))
-        finally:
-            if self._stopped_by is not None:
-                raise Stopped(self._stopped_by)
+
+    def _stop(self) -> None:
+        self.interrupted = True
+        if self._task is not None:
+            # As asyncio itself does on Ctrl-C.
+            self._task.cancel()
+            self._task.get_loop().call_soon_threadsafe(lambda: None)
 
     async def _run(self, conversation: Conversation, beside: Beside) -> list[Outcome]:
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-
-        def stop(number: int) -> None:
-            # As asyncio itself does on Ctrl-C.
-            if self._stopped_by is None and task is not None:
-                task.cancel()
-            self._stopped_by = number
-            loop.call_soon_threadsafe(lambda: None)
-
-        with ending_by(stop), beside():
-            return await self._gathered(conversation)
+        self._task = asyncio.current_task()
+        if self.interrupted:
+            self._stop()
+        try:
+            with beside():
+                return await self._gathered(conversation)
+        finally:
+            self._task = None
 
     async def _gathered(self, conversation: Conversation) -> list[Outcome]:
         room = asyncio.Semaphore(self._limits.parallel)

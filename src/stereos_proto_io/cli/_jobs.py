@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,9 +19,22 @@ from ._console import clean, console, say, say_error
 from ._contact import Contact, OnProgress, Row
 from ._deadline import ASK_SECONDS, Deadline
 from ._documents import Document
-from ._errors import INTERRUPTED, REFUSED, GuestError, Interrupted, SaidNo, UsageError, error_document, exit_code, worst
+from ._errors import (
+    INTERRUPTED,
+    REFUSED,
+    BrokenOutput,
+    GuestError,
+    Interrupted,
+    OutputFailed,
+    SaidNo,
+    UsageError,
+    error_document,
+    exit_code,
+    worst,
+)
 from ._formats import Out
 from ._output import CELL_SIZE, brief, duration, print_result, short
+from ._signals import hold, keeping_results, nothing
 from ._targets import Guest, Guests, Target, about
 
 if TYPE_CHECKING:
@@ -113,19 +126,21 @@ def perform(
     # Once for the whole command; and before `around`, which may create a file, as it may raise.
     seconds, end = guests.seconds(job.seconds), guests.end()
     targets = guests.targets()
-    if not guests.many:
-        with around(targets):
-            return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
-    with interruption_told(out.write_document if out.is_json else None, Row("", _ASKING_STATES, sent=None)):
-        chosen = in_state(targets, guests, end)
-    limits = limits_of(guests, end, seconds, max_failures)
-    with around(chosen.targets):
-        outcomes, interrupted = run_fleet(chosen.asked, limits, job, failed=chosen.failed)
-        outcomes = chosen.whole(outcomes)
-        write_outcomes(outcomes, job, out)
-    if interrupted:
-        raise KeyboardInterrupt
-    return worst(outcome.code for outcome in outcomes)
+    with keeping_results():
+        if not guests.many:
+            with around(targets):
+                return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
+        with interruption_told(out.write_document if out.is_json else None, Row("", _ASKING_STATES, sent=None)):
+            chosen = in_state(targets, guests, end)
+        limits = limits_of(guests, end, seconds, max_failures)
+        with around(chosen.targets):
+            hold()
+            outcomes, interrupted = run_fleet(chosen.asked, limits, job, failed=chosen.failed)
+            outcomes = chosen.whole(outcomes)
+            write_outcomes(outcomes, job, out)
+        if interrupted:
+            raise KeyboardInterrupt
+        return worst(outcome.code for outcome in outcomes)
 
 
 # --------------------------------------------------------------------------------------------- a single guest
@@ -146,11 +161,13 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
         load_driver()
         with interruption_told(out.write_document if out.is_json else None, row):
             value = converse_with(target, guests, job.converse, end.or_in(seconds), row)
+            hold()
     except (GuestError, UsageError) as exc:
         _write_failed_line(target, row, out, exc, exit_code(exc) or REFUSED)
         raise
     except KeyboardInterrupt:
-        _write_failed_line(target, row, out, Interrupted(row.step, sent=row.sent), INTERRUPTED)
+        with _last_words():
+            _write_failed_line(target, row, out, Interrupted(row.step, sent=row.sent), INTERRUPTED)
         raise
     kind = out.kind
     if out.is_json:
@@ -182,8 +199,15 @@ def _write_failed_line(target: Target, row: Row, out: Out, error: Exception, cod
 
 
 @contextmanager
+def _last_words() -> Iterator[None]:
+    """Write something in a `with` before an interruption ends the command, where it can be written."""
+    with keeping_results(nothing), suppress(BrokenOutput, OutputFailed):
+        yield
+
+
+@contextmanager
 def interruption_told(write: Callable[[Document], object] | None, row: Row) -> Iterator[None]:
-    """Let Ctrl-C in a `with` write the document of an error: what was being done, and whether a change had been sent.
+    """Let an interruption in a `with` write the document of an error: what was done, and whether a change was sent.
 
     Without `write` nothing is written, since the user has not asked for JSON.
     """
@@ -191,7 +215,8 @@ def interruption_told(write: Callable[[Document], object] | None, row: Row) -> I
         yield
     except KeyboardInterrupt:
         if write is not None:
-            write(error_document(Interrupted(row.step, sent=row.sent)))
+            with _last_words():
+                write(error_document(Interrupted(row.step, sent=row.sent)))
         raise
 
 

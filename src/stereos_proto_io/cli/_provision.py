@@ -131,11 +131,12 @@ def provision(
         rest = book.rest(contact.target.name, plan, unknown_mounts)
         book.begin(contact.target.name, rest, await _met(contact, rest))
         new = await _send(contact, plan, rest) if rest.plan.requests else ()
-        return _Came(ProvisionReport((*rest.done, *new), plan.agents), len(rest.done))
+        report = ProvisionReport((*rest.done, *new), plan.agents)
+        return _Came(report, len(rest.done), interrupted=contact.interrupted)
 
     async def _send(contact: Contact, plan: ProvisionPlan, rest: Rest) -> Iterable[ProvisionStep]:
         name = contact.target.name
-        said = partial(_said, target=contact.target, redactor=redactor_of(plan.requests))
+        said = partial(_said, contact=contact, redactor=redactor_of(plan.requests))
 
         def note(step: ProvisionStep) -> None:
             book.note(name, step)
@@ -168,7 +169,7 @@ def _job(converse: Callable[[Contact], Awaitable[_Came]]) -> Job:
         lambda _target, came: report_document(came.report),
         show_end,
         str,
-        check=lambda came: judge(came.report),
+        check=_Came.check,
         more=lambda came: _failed_lines(came.report),
         seconds=WAIT_SECONDS,
         waits=True,
@@ -182,6 +183,14 @@ class _Came:
     report: ProvisionReport
     #: How many of its steps an earlier try had done.
     before: int = 0
+    #: Whether the user interrupted it.
+    interrupted: bool = attrs.field(default=False, kw_only=True)
+
+    def check(self) -> None:
+        """Raise what a provisioning that did not go well ends in."""
+        if self.interrupted and not self.report.ok:
+            raise KeyboardInterrupt
+        judge(self.report)
 
     def __str__(self) -> str:
         report = self.report
@@ -353,14 +362,18 @@ def _show_plans(read: _Plans, out: Out) -> int:
 # ------------------------------------------------------------------------------------------- what came of it
 
 
-def _said(step: ProvisionStep, *, target: Target, redactor: Redactor) -> ProvisionStep:
+def _said(step: ProvisionStep, *, contact: Contact, redactor: Redactor) -> ProvisionStep:
     """The step, with the guest called as the user calls it, and without what it quoted of the plan's secrets."""
     error = step.error
     if isinstance(error, RequestFailed):
         return attrs.evolve(step, error=RequestFailed(step.request, redactor.text(error.error)))
     if isinstance(error, StereosError) and error.args == (str(error),):
         error = copy.copy(error)
-        error.args = (target.sentence(error),)
+        sentence = contact.target.sentence(error)
+        if contact.interrupted and getattr(error, "closed_here", False):
+            # It was closed for that.
+            sentence = sentence.replace(f"the connection to {contact.target.name} was closed", "interrupted")
+        error.args = (sentence,)
         return attrs.evolve(step, error=error)
     return step
 

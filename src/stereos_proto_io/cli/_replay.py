@@ -24,6 +24,7 @@ from ._jobs import converse_with
 from ._options import Json, option, whole_number
 from ._output import print_result, write_json
 from ._redact import REDACTED
+from ._signals import hold, keeping_results
 from ._targets import DEFAULT_GUEST, Guest
 from ._transcript import Entry, read_transcript
 
@@ -74,19 +75,21 @@ def replay(
     row = Row(target.name)
     error: GuestError | Interrupted | None = None
     interruption: KeyboardInterrupt | None = None
-    try:
-        converse_with(target, guest, converse, deadline, row)
-    except GuestError as exc:
-        error = exc
-    except KeyboardInterrupt as exc:
-        error, interruption = Interrupted(row.step, sent=row.sent), exc
-    same = all(each["outcome"] != "different" for each in rows)
-    if json:
-        write_json({"ok": same and error is None, "requests": rows, "error": error_document(error)})
-    elif rows:
-        _say_counts(rows)
-    if interruption is not None:
-        raise interruption
+    with keeping_results():
+        try:
+            converse_with(target, guest, converse, deadline, row)
+        except GuestError as exc:
+            error = exc
+        except KeyboardInterrupt as exc:
+            error, interruption = Interrupted(row.step, sent=row.sent), exc
+        hold()
+        same = all(each["outcome"] != "different" for each in rows)
+        if json:
+            write_json({"ok": same and error is None, "requests": rows, "error": error_document(error)})
+        elif rows:
+            _say_counts(rows)
+        if interruption is not None:
+            raise interruption
     if error is not None:
         say_error(str(error))
         # Answered or not: to say all of it again would carry out the changes that were sent once more.

@@ -16,7 +16,7 @@ from cyclopts import App
 from ._app import run
 from ._complete import Words, completions
 from ._console import clean, say
-from ._errors import INTERRUPTED, USAGE
+from ._errors import INTERRUPTED, USAGE, Stopped
 from ._jobs import load_driver
 from ._targets import DEFAULT_PLACE, Place, by_default
 from ._tree import make_app
@@ -52,6 +52,8 @@ def _loop(prompt: str, app: App) -> int:
         while True:
             try:
                 line = input(prompt) if sys.stdin.isatty() else next(_piped())
+            except Stopped:
+                raise
             except KeyboardInterrupt:
                 say("")
                 continue

@@ -2,7 +2,8 @@
 
 ================== ==================================================================================================
 Ctrl-C (SIGINT)    ends the command; after cleaning up the process dies of SIGINT, so that a loop of the shell ends.
-                   `watch`, `ls -w`, `simulate` and `record` last until Ctrl-C: for them it is the ordinary end, code 0
+                   `watch`, `ls -w`, `simulate` and `record` last until Ctrl-C: for them it is the ordinary end, code 0.
+                   A second one does not lose the results that are being written; a third one ends the command at once
 SIGTERM, SIGHUP    clean up, and die of the signal; `watch`, `ls -w`, `simulate` and `record` end with code 0. That a
                    terminal was closed, and cannot be given back, changes nothing about it
 Ctrl-Z (SIGTSTP)   gives the terminal back (cursor, echo, key by key), and takes it again when the command is continued
@@ -16,12 +17,15 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from math import inf
 from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from . import ordinary_handlers
 from ._console import leave_what_fails
 from ._errors import INTERRUPTED, BrokenOutput, OutputFailed, Stopped
 
@@ -53,22 +57,116 @@ def handling(handlers: dict[int | None, Handler]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
-    raise Stopped(number)
+#: Seconds in which a signal counts as the one before it. GNU `timeout` signals the command, and then the group of
+#: processes that the command is in; systemd may send SIGHUP right after SIGTERM. A person is slower.
+_SAME: Final = 0.3
+
+#: How many signals leave the command the time to write its results. The next one is of a user who wants it to end.
+_PATIENT: Final = 2
+
+
+def nothing() -> None:
+    """Do nothing: the results are being written, which ends by itself."""
+
+
+class _Interruptions:
+    """The handler of SIGINT, SIGTERM and SIGHUP. It raises KeyboardInterrupt, or Stopped, where the command is.
+
+    Where results would be lost (`keeping_results`, `hold`) it calls `stop` instead, and raises once they are written.
+    """
+
+    def __init__(self) -> None:
+        #: What ends the work whose results are kept. None: nothing is kept, and an interruption is raised at once.
+        self.stop: Callable[[], object] | None = None
+        #: The signal that is held back.
+        self.held: int | None = None
+        #: Signals that the command has got.
+        self.count = 0
+        #: Whether there may have been results by now.
+        self.kept = False
+        self._last = 0
+        self._when = -inf
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        """Interrupt the command."""
+        now, again = time.monotonic(), self._last in (number, *_ENDING)
+        if again and now - self._when < _SAME:
+            return
+        self._last, self._when = number, now
+        self.count += 1
+        if self.stop is None or self.count > _PATIENT:
+            raise _interruption(number)
+        if self.held is None:
+            self.held = number
+            self.stop()
+
+
+def _interruption(number: int) -> KeyboardInterrupt:
+    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
+
+
+#: One, since signals come to the process.
+_interruptions: Final = _Interruptions()
+ordinary_handlers.append(_interruptions)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Run one command in a `with`, which Ctrl-C interrupts unless a program that calls us handles that itself."""
+    _interruptions.count, _interruptions.held, _interruptions.kept = 0, None, False
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with handling({signal.SIGINT: _interruptions} if ours else {}):
+        yield
+
+
+@contextmanager
+def keeping_results(stop: Callable[[], object] | None = None) -> Iterator[None]:
+    """Let no interruption lose results, for the length of a `with`: from `hold` on, or from the beginning with `stop`.
+
+    Until then an interruption is raised at once, as everywhere. From then on it calls `stop`, and is raised at the end
+    of the outermost `with` that holds it back. A second one waits as well; a third one is raised at once.
+    """
+    before = _interruptions.stop
+    try:
+        if stop is not None:
+            hold(stop)
+        yield
+    except (KeyboardInterrupt, BrokenOutput, OutputFailed):
+        # An output that cannot be written to any more belongs to a terminal that was closed, most likely.
+        _interruptions.stop = before
+        raise_what_is_held()
+        raise
+    finally:
+        _interruptions.stop = before
+    raise_what_is_held()
+
+
+def hold(stop: Callable[[], object] = nothing) -> None:
+    """Hold interruptions back to the end of the innermost `keeping_results`; the first one calls `stop`.
+
+    `stop` is called at once where one is held back already. It may be called from a signal handler, and twice.
+    """
+    _interruptions.stop, _interruptions.kept = stop, True
+    if _interruptions.held is not None:
+        stop()
+
+
+def nothing_was_kept() -> bool:
+    """Whether the command was interrupted before there were results to keep: then it has said nothing either."""
+    return not _interruptions.kept
+
+
+def raise_what_is_held() -> None:
+    """Raise the interruption that was held back, where nothing holds it back any more."""
+    them = _interruptions
+    if them.stop is None and them.held is not None:
+        number, them.held = them.held, None
+        raise _interruption(number) from None
 
 
 def ending_cleanly() -> Any:
     """Let SIGTERM and SIGHUP unwind what is under way, as Stopped, for the length of a `with`."""
-    return handling(dict.fromkeys(_ENDING, _stop))
-
-
-def ending_by(stop: Callable[[int], object]) -> Any:
-    """Let the signals that would raise Stopped call `stop` instead, for the length of a `with`.
-
-    An exception in the middle of whatever an event loop does may be taken for that of a task, or be lost.
-    """
-    raising = [number for number in _ENDING if signal.getsignal(number) is _stop]
-    return handling(dict.fromkeys(raising, lambda number, _frame: stop(number)))
+    return handling(dict.fromkeys(_ENDING, _interruptions))
 
 
 @contextmanager
@@ -130,15 +228,16 @@ def heartbeat() -> Iterator[None]:
 
 def as_process(run: Callable[[], int]) -> int:
     """Run a command as a whole process: signals end it as the table above says. Return its exit code."""
-    try:
-        with ending_cleanly(), heartbeat():
+    # Until the process dies: a signal that comes twice must not interrupt its end.
+    with handling(dict.fromkeys((signal.SIGINT, *_ENDING), _interruptions)), heartbeat():
+        try:
             code = run()
-    except Stopped as exc:
-        _die_of(exc.number)
-        return 128 + exc.number
-    if code == INTERRUPTED:
-        _die_of(signal.SIGINT)
-    return code
+        except Stopped as exc:
+            _die_of(exc.number)
+            return 128 + exc.number
+        if code == INTERRUPTED:
+            _die_of(signal.SIGINT)
+        return code
 
 
 def _die_of(number: int) -> None:
