@@ -19,7 +19,6 @@ from stereos_proto import (
     Mount,
     Reply,
     Request,
-    RequestFailed,
     SetConfig,
     StepStatus,
     load_jcard,
@@ -91,12 +90,9 @@ def read_key(source: Path) -> str:
 
 def _give(guests: Guests, request: Request, label: str, out: Out) -> int:
     async def converse(contact: Contact) -> Reply:
+        contact.redactor = redactor_of([request])
         await contact.dial()
-        try:
-            return await contact.ask(request)
-        except RequestFailed as exc:
-            # The guest may quote a part of what it was sent.
-            raise RequestFailed(request, redactor_of([request]).text(exc.error)) from None
+        return await contact.ask(request)
 
     def show(_target: Target, _reply: Reply) -> None:
         mark, style = STEP_MARKS[StepStatus.DONE]

@@ -44,11 +44,11 @@ def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = Fals
     """
     data = read_bytes(file)
     entries = read_transcript(data, str(file), cut=True)[1] if is_transcript(data) else list(_bare(data))
-    redactors: dict[int, Redactor] = {}
+    # One for all connections: a guest may quote what it was sent on another one.
+    redactor = Redactor()
     target = console()
     wrong = 0
     for entry in entries:
-        redactor = redactors.setdefault(entry.conn, Redactor())
         line = entry.data if keep_secrets else redactor.line(entry.sender, entry.data)
         fault = _fault(entry)
         wrong += fault is not None

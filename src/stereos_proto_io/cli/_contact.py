@@ -37,6 +37,7 @@ from stereos_proto import (
 from stereos_proto.dialogues import READY_STATES, WaitProgress
 
 from ._deadline import Deadline
+from ._redact import Redactor
 from ._targets import Target
 
 
@@ -63,13 +64,13 @@ class Row:
 OnProgress = Callable[[WaitProgress], None]
 
 
-def tracing(target: Target, *, trace: bool, many: bool) -> dict[str, Any]:
+def tracing(target: Target, redactor: Redactor, *, trace: bool, many: bool) -> dict[str, Any]:
     """The options of a client whose wire is shown, or is not."""
     if not trace:
         return {}
     from ._trace import Tracer  # noqa: PLC0415  (only a trace needs it)
 
-    return {"trace": Tracer(target.name, many=many)}
+    return {"trace": Tracer(target.name, redactor, many=many)}
 
 
 #: Shows a wait for something, with a guest, for the length of a `with`; what that yields is told of each try.
@@ -105,11 +106,17 @@ class Contact(ABC):
         #: Whether the wire is shown.
         self.trace = trace
         self.row = Row(target.name)
+        #: Takes the secrets out of what the guest sends, on however many connections.
+        self.redactor = Redactor()
         #: Shows a wait that the command makes by itself.
         self.show_wait = show_wait
         #: Whether the user has interrupted what returned all the same: a provisioning returns its report.
         self.interrupted = False
         self._on_change = on_change
+
+    def sentence(self, error: BaseException) -> str:
+        """The text of an error about this guest, with the name that the user typed, and without secrets."""
+        return self.redactor.text(self.target.sentence(error))
 
     def tell(self, **changes: Any) -> None:
         """Change the guest's row, where it is shown."""
@@ -134,10 +141,15 @@ class Contact(ABC):
             def note(progress: WaitProgress) -> None:
                 nonlocal last
                 last = progress
-                error = "" if progress.error is None else self.target.sentence(progress.error)
+                error = "" if progress.error is None else self.sentence(progress.error)
                 over = not error and progress.health is not None and _meets(progress.health, states, agents)
-                self.tell(step="connected" if over else "waiting", health=progress.health, error=error)
-                report(progress)
+                shown = attrs.evolve(
+                    progress,
+                    health=progress.health and self.redactor.message(progress.health),
+                    error=progress.error and self.redactor.error(progress.error),
+                )
+                self.tell(step="connected" if over else "waiting", health=shown.health, error=error)
+                report(shown)
 
             await self._dial_when_ready(states, agents, note)
         self.tell(error="")

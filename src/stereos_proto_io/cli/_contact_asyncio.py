@@ -59,7 +59,7 @@ class AsyncContact(Contact):
         )
 
     def _tracing(self) -> dict[str, Any]:
-        return tracing(self.target, trace=self.trace, many=True)
+        return tracing(self.target, self.redactor, trace=self.trace, many=True)
 
     async def _ask(self, request: Request, seconds: float) -> Reply:
         return await _bounded(self.client.request(request), seconds, self._late(request))

@@ -20,15 +20,17 @@ from stereos_proto_io.blocking import Client, connect, connect_when_ready
 
 from ._contact import Contact, OnProgress, tracing
 from ._deadline import ASK_SECONDS, Deadline
+from ._redact import Redactor
 from ._signals import hold
 from ._targets import Target
 
 Result = TypeVar("Result")
 
 
-def dial(target: Target, deadline: Deadline, *, trace: bool = False) -> Client:
+def dial(target: Target, deadline: Deadline, redactor: Redactor | None = None, *, trace: bool = False) -> Client:
     """Connect before the deadline. Raises ConnectError."""
-    return connect(target.reached(), timeout=deadline.left, **tracing(target, trace=trace, many=False))
+    options = tracing(target, redactor or Redactor(), trace=trace, many=False)
+    return connect(target.reached(), timeout=deadline.left, **options)
 
 
 class BlockingContact(Contact):
@@ -48,7 +50,7 @@ class BlockingContact(Contact):
 
     async def _dial(self, deadline: Deadline) -> None:
         await self.close()
-        self._client = dial(self.target, deadline, trace=self.trace)
+        self._client = dial(self.target, deadline, self.redactor, trace=self.trace)
 
     async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None:
         await self.close()
@@ -59,7 +61,7 @@ class BlockingContact(Contact):
             agents=agents,
             on_progress=note,
             request_timeout=ASK_SECONDS,
-            **tracing(self.target, trace=self.trace, many=False),
+            **tracing(self.target, self.redactor, trace=self.trace, many=False),
         )
 
     async def _ask(self, request: Request, seconds: float) -> Reply:

@@ -154,7 +154,8 @@ class Fleet:
                 value = await self._converse(target, row, conversation)
         except NotBegun as exc:
             return self._failed(target, row, exc, exc.code)
-        except (StereosError, UsageError) as exc:
+        except (GuestError, UsageError) as exc:
+            exc.sent = row.sent
             return self._failed(target, row, exc, exit_code(exc) or REFUSED)
         except asyncio.CancelledError:
             if row.step == _NOT_YET:
@@ -179,20 +180,16 @@ class Fleet:
         try:
             target.reached()
             return await conversation(contact)
+        except StereosError as exc:
+            raise GuestError(contact.sentence(exc), exc) from exc
         finally:
             await contact.close()
 
     def _failed(self, target: Target, row: Row, error: Exception, code: int) -> Outcome:
         self._failures += not isinstance(error, NotBegun)
-        said = error
-        if isinstance(error, StereosError):
-            said = GuestError(target.sentence(error), error)
-            said.sent = row.sent
-        if isinstance(error, UsageError):
-            error.sent = row.sent
-        row.error = str(said).removeprefix(f"{target.name}: ")
+        row.error = str(error).removeprefix(f"{target.name}: ")
         self._settle(row, code)
-        return Outcome(target, row, error=said)
+        return Outcome(target, row, error=error)
 
     def _settle(self, row: Row, code: int) -> None:
         row.code = code

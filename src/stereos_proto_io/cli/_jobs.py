@@ -237,9 +237,12 @@ def converse_with(
             await contact.close()
 
     try:
-        with about(target):
-            return finish(whole())
-    except (GuestError, UsageError) as exc:
+        return finish(whole())
+    except StereosError as exc:
+        error = GuestError(contact.sentence(exc), exc)
+        error.sent = row.sent
+        raise error from exc
+    except UsageError as exc:
         exc.sent = row.sent
         raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 import attrs
 from rich.text import Text
 
+import stereos_proto
 from stereos_proto import (
     Health,
     InjectSSHKey,
@@ -21,9 +21,7 @@ from stereos_proto import (
     ProvisionPlan,
     ProvisionReport,
     ProvisionStep,
-    RequestFailed,
     StepStatus,
-    StereosError,
     load_jcard,
 )
 from stereos_proto_io import read_jcard
@@ -39,7 +37,7 @@ from ._jobs import Job, ask_health, perform
 from ._journal import Journal, Rest, UnknownMounts
 from ._options import option, refuse_what_is_no_utf8, repeated, whole_number
 from ._output import print_result, step_line
-from ._redact import Redactor, redactor_of
+from ._redact import Redactor, with_sentence
 from ._targets import DEFAULT_GUESTS, Guests, Target, canonical, looks_like_address
 
 OnRefusal = Literal["stop", "continue"]
@@ -125,18 +123,21 @@ def provision(
     if dry_run:
         return _show_rest(book, plans, unknown_mounts, out)
     shows = not guest.many and not out.kind
+    # Those of the whole plan: what is left of it may be less, and the guest may quote the rest. Guests share a plan.
+    secrets = {id(plan): stereos_proto.Redactor(plan.requests) for plan in plans.values()}
 
     async def converse(contact: Contact) -> _Came:
         plan = plans[contact.target.name]
+        contact.redactor = Redactor(secrets[id(plan)])
         rest = book.rest(contact.target.name, plan, unknown_mounts)
         book.begin(contact.target.name, rest, await _met(contact, rest))
-        new = await _send(contact, plan, rest) if rest.plan.requests else ()
+        new = await _send(contact, rest) if rest.plan.requests else ()
         report = ProvisionReport((*rest.done, *new), plan.agents)
         return _Came(report, len(rest.done), interrupted=contact.interrupted)
 
-    async def _send(contact: Contact, plan: ProvisionPlan, rest: Rest) -> Iterable[ProvisionStep]:
+    async def _send(contact: Contact, rest: Rest) -> Iterable[ProvisionStep]:
         name = contact.target.name
-        said = partial(_said, contact=contact, redactor=redactor_of(plan.requests))
+        said = partial(_said, contact=contact)
 
         def note(step: ProvisionStep) -> None:
             book.note(name, step)
@@ -362,20 +363,16 @@ def _show_plans(read: _Plans, out: Out) -> int:
 # ------------------------------------------------------------------------------------------- what came of it
 
 
-def _said(step: ProvisionStep, *, contact: Contact, redactor: Redactor) -> ProvisionStep:
+def _said(step: ProvisionStep, *, contact: Contact) -> ProvisionStep:
     """The step, with the guest called as the user calls it, and without what it quoted of the plan's secrets."""
-    error = step.error
-    if isinstance(error, RequestFailed):
-        return attrs.evolve(step, error=RequestFailed(step.request, redactor.text(error.error)))
-    if isinstance(error, StereosError) and error.args == (str(error),):
-        error = copy.copy(error)
-        sentence = contact.target.sentence(error)
-        if contact.interrupted and getattr(error, "closed_here", False):
-            # It was closed for that.
-            sentence = sentence.replace(f"the connection to {contact.target.name} was closed", "interrupted")
-        error.args = (sentence,)
-        return attrs.evolve(step, error=error)
-    return step
+    if step.error is None:
+        return step
+    error = contact.redactor.error(step.error)
+    sentence = contact.target.sentence(error)
+    if contact.interrupted and getattr(error, "closed_here", False):
+        # It was closed for that.
+        sentence = sentence.replace(f"the connection to {contact.target.name} was closed", "interrupted")
+    return attrs.evolve(step, error=with_sentence(error, sentence))
 
 
 def _failed_lines(report: ProvisionReport) -> list[Any]:

@@ -8,10 +8,11 @@ is never shown. A redacted line is still a line of the same kind, with the same 
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -20,13 +21,19 @@ from stereos_proto import (
     MAX_LINE_SIZE,
     CustomRequest,
     LifecycleState,
+    Message,
     MessageType,
     RemoteProtocolError,
     Request,
+    RequestFailed,
     Role,
+    StereosError,
     decode,
+    encode,
     message_class,
 )
+
+M = TypeVar("M", bound=Message)
 
 #: What is shown in the place of a secret.
 REDACTED: Final = stereos_proto.REDACTED
@@ -56,12 +63,14 @@ class Redactor:
     """Takes the lines of a conversation, of both ends, in order.
 
     It remembers in two generations: when the younger has seen enough, it takes the place of the older, which is
-    forgotten. So a recording of days does not keep everything that was ever sent.
+    forgotten. So a recording of days does not keep everything that was ever sent. What is `known` from elsewhere, such
+    as the requests of a whole plan, is never forgotten. Redactors may share it.
     """
 
-    def __init__(self, requests: Iterable[Request] = ()) -> None:
+    def __init__(self, known: stereos_proto.Redactor | None = None) -> None:
+        self._known = known
         self._older = stereos_proto.Redactor()
-        self._younger = stereos_proto.Redactor(requests)
+        self._younger = stereos_proto.Redactor()
         self._seen = 0
 
     def line(self, sender: Role, line: bytes) -> bytes:
@@ -70,11 +79,29 @@ class Redactor:
         if not body:
             return line
         ending = line[len(body) :]
-        return (self._request(body) if sender is Role.HOST else self._answer(body)) + ending
+        shown = self._request(body) if sender is Role.HOST else self._answer(body)
+        return line if shown is body else shown + ending
 
     def text(self, text: str) -> str:
-        """`text` with the secrets redacted that were in the requests so far."""
+        """`text` with the secrets redacted that were in the requests so far, or are known from elsewhere."""
+        if self._known is not None:
+            text = self._known.redact(text)
         return self._older.redact(self._younger.redact(text))
+
+    def message(self, message: M) -> M:
+        """A message of the guest, less the secrets that it quotes. The protocol's own words stay."""
+        if self._known is None and not self._seen:
+            # A report of a mebibyte need not be read for nothing.
+            return message
+        line = encode(message)
+        shown = self.line(Role.GUEST, line)
+        return message if shown is line else cast("M", decode(shown.rstrip(b"\n"), sender=Role.GUEST))
+
+    def error(self, error: StereosError) -> StereosError:
+        """An error, less the secrets in its sentence."""
+        if isinstance(error, RequestFailed):
+            return RequestFailed(error.request, self.text(error.error))
+        return with_sentence(error, self.text(str(error)))
 
     def _request(self, body: bytes) -> bytes:
         if (seen := self._seen + len(body)) > _REMEMBERED:
@@ -153,7 +180,16 @@ def _written(value: Any) -> bytes:
 
 def redactor_of(requests: Iterable[Request]) -> Redactor:
     """A redactor that knows what is hidden in `requests`."""
-    return Redactor(requests)
+    return Redactor(stereos_proto.Redactor(requests))
+
+
+def with_sentence(error: StereosError, sentence: str) -> StereosError:
+    """A copy of an error that says this instead, where its text is all that it was made of."""
+    if error.args != (str(error),) or sentence == str(error):
+        return error
+    error = copy.copy(error)
+    error.args = (sentence,)
+    return error
 
 
 class LineTap:

@@ -23,7 +23,7 @@ from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, exit
 from ._jobs import converse_with
 from ._options import Json, option, whole_number
 from ._output import print_result, write_json
-from ._redact import REDACTED
+from ._redact import REDACTED, Redactor, redactor_of
 from ._signals import hold, keeping_results
 from ._targets import DEFAULT_GUEST, Guest
 from ._transcript import Entry, read_transcript
@@ -61,14 +61,18 @@ def replay(
     target, deadline = guest.target(), guest.deadline(WAIT_SECONDS)
     _say_what_is_left_out(everything, conn)
     rows: list[dict[str, Any]] = []
+    # A guest may quote what it was sent, and the recorded one may have quoted what it was sent on any connection.
+    said = [message for entry in everything if entry.sender is Role.HOST for message in [_message(entry)] if message]
+    redactor = redactor_of(each for each in said if isinstance(each, Request))
 
     async def converse(contact: Contact) -> None:
+        contact.redactor = redactor
         await contact.dial()
         for entry, request, recorded in pairs:
             if request is None:
                 rows.append({"request": _type(entry), "outcome": "skipped", "recorded": None, "answered": None})
             else:
-                rows.append(_compared(request, recorded, await _answer(contact, request)))
+                rows.append(_compared(request, recorded, await _answer(contact, request), redactor))
             if not json:
                 _show_row(rows[-1], "" if request else _why_skipped(entry))
 
@@ -160,15 +164,15 @@ def _message(entry: Entry) -> Message | None:
         return None
 
 
-def _compared(request: Request, recorded: Message | None, answered: Message) -> dict[str, Any]:
+def _compared(request: Request, recorded: Message | None, answered: Message, redactor: Redactor) -> dict[str, Any]:
     def timeless(message: Message | None) -> Message | None:
         return attrs.evolve(message, uptime_seconds=0) if isinstance(message, Health) else message
 
     return {
         "request": request.type,
         "outcome": "same" if timeless(recorded) == timeless(answered) else "different",
-        "recorded": None if recorded is None else message_document(recorded),
-        "answered": message_document(answered),
+        "recorded": None if recorded is None else message_document(redactor.message(recorded)),
+        "answered": message_document(redactor.message(answered)),
     }
 
 

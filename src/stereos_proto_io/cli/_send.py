@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from stereos_proto import Ack, CustomRequest, ProtocolError, Reply, Request, RequestFailed, Role, encode, message_class
+from stereos_proto import Ack, CustomRequest, ProtocolError, Reply, Request, RequestFailed, Role, message_class
 from stereos_proto import decode as decode_line
 
 from ._commands_give import read_text
@@ -52,7 +52,11 @@ def send(
     request = _request(type, payload)
     target, deadline = guest.target(secret=_ON_STANDARD_INPUT), guest.deadline()
 
+    # The guest may quote what it was sent, and that may be a secret.
+    redactor = redactor_of([request])
+
     async def converse(contact: Contact) -> Reply:
+        contact.redactor = redactor
         await contact.dial()
         try:
             return await contact.ask(request)
@@ -62,9 +66,7 @@ def send(
     row = Row(target.name)
     with interruption_told(write_json if json else None, row):
         reply: Reply = converse_with(target, guest, converse, deadline, row)
-    # The guest may quote what it was sent, and that may be a secret.
-    redactor = redactor_of([request])
-    shown = decode_line(redactor.line(Role.GUEST, encode(reply)), sender=Role.GUEST)
+    shown = redactor.message(reply)
     if json:
         write_json(message_document(shown))
     else:

@@ -27,13 +27,14 @@ def wire_line(sender: Role, line: bytes, when: str) -> Text:
 
 
 class Tracer:
-    """The `trace` of a client: shows each line that goes over the wire. One for each guest."""
+    """The `trace` of a client: shows each line that goes over the wire. One for each connection."""
 
-    def __init__(self, name: str, *, many: bool) -> None:
+    def __init__(self, name: str, redactor: Redactor, *, many: bool) -> None:
         self._name = name
         self._many = many
         self._taps = {role: LineTap() for role in Role}
-        self._redactor = Redactor()
+        # Not of this connection alone: a guest may quote what it was given on another one.
+        self._redactor = redactor
         self._console = error_console()
 
     def __call__(self, sender: Role, data: bytes | memoryview) -> None:
