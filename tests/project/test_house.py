@@ -12,7 +12,7 @@ IO = SRC / "stereos_proto_io"
 #: The rooms of `stereos_proto_io`, lowest first. A room uses lower rooms and itself; rooms of one line do not use each
 #: other. The core has layers of its own (`tests/core/test_purity.py`).
 FLOORS = [
-    {"_extras", "_old_names"},
+    {"_extras", "_old_names", "_ssh_keys"},
     {"addresses"},
     {"_errors"},
     {"driver", "_files"},

@@ -23,6 +23,7 @@ from stereos_proto import (
     StepStatus,
     load_jcard,
 )
+from stereos_proto_io._ssh_keys import KEY_TYPES
 
 from ._console import STDIN, clean, say
 from ._contact import Contact
@@ -80,11 +81,19 @@ def _name(source: Path) -> str:
     return "standard input" if str(source) == STDIN else str(source)
 
 
-def read_key(source: Path) -> str:
-    """The public key in a file. Raises UsageError."""
+def read_key(source: Path, *, strict: bool = True) -> str:
+    """The public key in a file. Raises UsageError, without `strict` only where it is a private key."""
     key = read_text(source).strip()
     if "PRIVATE KEY" in key:
-        raise UsageError(f"{source} is a private key; the guest is to have the public one, which ends in .pub")
+        raise UsageError(f"{_name(source)} is a private key; the guest is to have the public one, which ends in .pub")
+    if not key.startswith(KEY_TYPES):
+        fault = (
+            f"{_name(source)} is no public key: it has to begin with a type that a StereOS guest takes, such as "
+            "ssh-ed25519, as the files do that end in .pub"
+        )
+        if strict:
+            raise UsageError(fault)
+        say(fault, style="yellow")
     return key
 
 

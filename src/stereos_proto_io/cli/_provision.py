@@ -112,7 +112,7 @@ def provision(
             return 0
         guest = _by_default(guest, file, own, book)
     refuse_what_is_no_utf8({"--user": user})
-    keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key)),)
+    keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key, strict=not no_strict)),)
     load = partial(_read_plan, fs=fs, keys=keys, strict=not no_strict, skip_mounts=skip_mounts)
     read = _Plans(None if file is None else Path(file), own, load)
     if dry_run and resume is None:

@@ -34,6 +34,7 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto_io._old_names import OldNames, old_name
+from stereos_proto_io._ssh_keys import KEY_TYPES
 
 from ._agents import Age, AgentDaemon
 from ._dialects import FORK_TYPES, OLD_TYPES, REFERENCE_TYPES
@@ -45,18 +46,6 @@ STOCK_USERS: Final = ("admin", "agent")
 SECRETS_FOLDER: Final = "/run/stereos/secrets"
 CONFIG_FILE: Final = "/etc/stereos/jcard.toml"
 
-_KEY_TYPES: Final = tuple(
-    f"{name} "
-    for name in (
-        "ssh-ed25519",
-        "ssh-rsa",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "sk-ssh-ed25519@openssh.com",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-    )
-)
 _SYSTEM_FOLDERS: Final = ("/nix", "/etc", "/bin", "/boot", "/dev", "/proc", "/sys", "/run")
 _DEFAULT_MODE: Final = 0o600
 _JOURNAL_LINES: Final = 1000
@@ -413,7 +402,7 @@ class GuestSimulator:
         user, key = request.user, request.public_key
         _require(user, "user cannot be empty")
         _require(key, "public_key cannot be empty")
-        if not key.startswith(_KEY_TYPES):
+        if not key.startswith(KEY_TYPES):
             raise RequestRefused(
                 "invalid SSH public key format: must start with a recognized key type (e.g., ssh-ed25519)"
             )
