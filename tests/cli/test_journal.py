@@ -7,11 +7,14 @@ import re
 import signal
 import subprocess
 
+import attrs
 import pytest
 
 from cli.fleets import fleet, keep_state
 from cli.test_commands import check
 from cli_harness import CLEAN_ENV, COMMAND, run_cli, terminal
+from stereos_proto import ProvisionStep, StepStatus
+from stereos_proto_io.cli._journal import request_of
 
 JCARD = """
 [[shared]]
@@ -238,8 +241,8 @@ def test_ctrl_c_leaves_a_journal_and_says_how_to_go_on(tmp_path, cli):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("--vm a --journal BOOK --resume BOOK", "--journal and --resume exclude each other"),
-        ("--vm a --journal BOOK --dry-run", "--journal and --dry-run exclude each other"),
+        ("--vm a --journal BOOK --resume BOOK", "--journal and --resume cannot be combined"),
+        ("--vm a --journal BOOK --dry-run", "--journal and --dry-run cannot be combined"),
         ("--vm a --unknown-mounts skip", "--unknown-mounts is for a second try, with --resume"),
         ("--vm a --journal BOOK", "exists already: --resume goes on where it ends"),
         ("--resume NOWHERE", "cannot read NOWHERE: No such file or directory"),
@@ -271,3 +274,207 @@ def test_a_wrong_option_leaves_no_journal_behind(tmp_path, cli):
         for words in ("--timeout 0", "--total-timeout 0", "-o template={nome}", "--vm nowhere", "-o xml"):
             assert cli("--vm", "a", "--journal", str(book), *words.split()).code == 2
             assert not book.exists(), words
+
+
+# ------------------------------------------------------------------------------- steps that the plan does not have
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQgdGhlIHJlc3Q= somebody"
+WITHOUT_DATA = JCARD.replace('[[shared]]\nhost = "."\nguest = "/data"\n', "")
+WITHOUT_TOKEN = JCARD.replace('TOKEN = "${FLEET_TOKEN}"\n', "")
+
+REFUSED = "✗ {}  refused: the guest refused {}: in an earlier try"
+
+
+@attrs.frozen
+class Lacking:
+    """A step that is left of a first try, and that the plan of a second one does not have."""
+
+    #: What goes wrong in the first try, and the options of both.
+    fault: str
+    first: str
+    second: str
+    #: What is said of the step, and what would give it.
+    said: str
+    cure: str
+    jcard: str = JCARD
+    code: int = 1
+
+    @property
+    def line(self):
+        return f"{self.said}; this plan does not have the step: {self.cure}"
+
+
+LACKING = {
+    "a key": Lacking(
+        "fail:no@inject_ssh_key",
+        "--ssh-key KEY",
+        "",
+        REFUSED.format("SSH key of admin", "inject_ssh_key"),
+        "add --ssh-key FILE",
+    ),
+    "the key of another user": Lacking(
+        "fail:no@inject_ssh_key#1",
+        "--ssh-key KEY",
+        "--ssh-key KEY --user agent",
+        REFUSED.format("SSH key of admin", "inject_ssh_key"),
+        "add --ssh-key FILE --user admin",
+    ),
+    "a key that got no answer": Lacking(
+        "stall@inject_ssh_key",
+        "--ssh-key KEY --timeout 1",
+        "",
+        "? SSH key of admin  unknown: it was sent in an earlier try",
+        "add --ssh-key FILE",
+        code=5,
+    ),
+    "mounts": Lacking(
+        "fail:no@mount#2",
+        "",
+        "--skip-mounts",
+        REFUSED.format("mount share1 at /data", "mount"),
+        "leave out --skip-mounts",
+    ),
+    "a mount": Lacking(
+        "fail:no@mount#2",
+        "",
+        "",
+        REFUSED.format("mount share1 at /data", "mount"),
+        "its [[shared]] is not in the jcard.toml any more",
+        jcard=WITHOUT_DATA,
+    ),
+    "a secret": Lacking(
+        "fail:no@inject_secret",
+        "",
+        "",
+        REFUSED.format("secret TOKEN", "inject_secret"),
+        "it is not in [secrets] of the jcard.toml any more",
+        jcard=WITHOUT_TOKEN,
+    ),
+}
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+@pytest.mark.parametrize("case", LACKING.values(), ids=LACKING)
+def test_a_step_that_the_plan_does_not_have_is_left(case, names, tmp_path, cli):
+    line, code = case.line, case.code
+    book = tmp_path / "first.jsonl"
+    (tmp_path / "key.pub").write_text(KEY)
+    guests = [word for name in names for word in ("--vm", name)]
+
+    def words(text):
+        return text.replace("KEY", str(tmp_path / "key.pub")).split()
+
+    with fleet(tmp_path, {name: {"faults": [case.fault]} for name in names}) as running:
+        assert cli(*guests, "--journal", str(book), *words(case.first)).code
+        (tmp_path / "j.toml").write_text(case.jcard)
+        before = [len(guest.simulator.requests) for guest in running.values()]
+        dry = cli("--resume", str(book), "--dry-run", *words(case.second))
+        assert (dry.code, line in dry.out.splitlines()) == (code, True), dry
+        assert [len(guest.simulator.requests) for guest in running.values()] == before
+        results = [cli("--resume", str(book), *words(case.second)) for _ in range(2)]
+        as_json = cli("--resume", str(book), "--json", *words(case.second))
+    for result in results:
+        assert (result.code, result.out.splitlines().count(line)) == (code, len(names)), result
+        assert "steps left" in result.err
+        assert f"{line[2:].partition('  ')[0]} ({case.cure})" in result.err, "what to do is said at the end, too"
+    assert as_json.code == code
+    document = json.loads(as_json.out)
+    check(document, "many")
+    for each in document:
+        check(each["result"], "provision")
+        assert (each["ok"], each["result"]["ok"], each["code"]) == (False, False, code)
+        assert [step["label"] for step in each["result"]["steps"] if step["status"] != "done"] == [
+            line[2:].partition("  ")[0]
+        ]
+
+
+@pytest.mark.parametrize(
+    "label", ["mount share0 at /workspace", "mount a at b at /c", "secret A B", "SSH key of admin", "config"]
+)
+def test_a_label_tells_the_step(label):
+    assert ProvisionStep(request_of(label), StepStatus.DONE).label == label
+
+
+def test_a_label_that_no_step_has_is_refused(tmp_path, cli):
+    (tmp_path / "book").write_text('{"guest": "a", "booted": null, "steps": {"what else": "done"}}\n')
+    result = cli("--resume", str(tmp_path / "book"))
+    assert (result.code, result.err) == (
+        2,
+        f"stereosctl: {tmp_path}/book is no journal of provision: see its line 1\n",
+    )
+
+
+# --------------------------------------------------------------------------------------- what is said without a journal
+
+
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        (["fail:no@inject_ssh_key"], "`stereosctl ssh-key add`"),
+        (["fail:no@inject_secret"], "`stereosctl secret set` and `config set`"),
+        (
+            ["fail:no@mount#2", "fail:no@inject_secret", "fail:no@inject_ssh_key"],
+            "`stereosctl mount`, `secret set`, `ssh-key add` and `config set`",
+        ),
+        (["fail:no@set_config"], "`stereosctl config set`"),
+    ],
+)
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_only_the_commands_for_what_is_left_are_named(names, faults, words, tmp_path, cli):
+    (tmp_path / "key.pub").write_text(KEY)
+    guests = [word for name in names for word in ("--vm", name)]
+    with fleet(tmp_path, {name: {"faults": faults if name == "a" else []} for name in names}):
+        result = cli(*guests, "--ssh-key", str(tmp_path / "key.pub"))
+    assert f"a second try mounts again what is mounted: send the rest by {words}; next time" in result.err
+
+
+# ------------------------------------------------------------------------------------------- the shape of the JSON
+
+
+def test_one_guest_that_is_named_is_an_object_and_any_number_is_an_array(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+
+    def document(*words):
+        result = cli(*words, "--json")
+        return json.loads(result.out), result.code
+
+    def resumed(*words):
+        return document("--resume", str(book), *words)
+
+    faults = {"a": ["deny:no@mount#2", "deny:no@mount#3"], "b": ["deny:no@mount#2"]}
+    with fleet(tmp_path, {name: {"faults": each} for name, each in faults.items()}):
+        assert cli("--all", "--journal", str(book)).code == 1
+        for left in (2, 1, 0):
+            dry, code = resumed("--dry-run")
+            check(dry, "rest")
+            assert (len(dry), code) == (left, 0)
+            lines = cli("--resume", str(book), "--dry-run", "-o", "jsonl").out.splitlines()
+            assert [json.loads(line) for line in lines] == dry
+            one, code = resumed("--dry-run", "--vm", "a")
+            check(one, "provision")
+            assert (one["ok"], code) == (left == 0, 0)
+            found, code = resumed()
+            check(found, "many")
+            assert (len(found), code) == (left, int(left == 2))
+        one, code = resumed("--vm", "a")
+        check(one, "provision")
+        assert (one["ok"], code) == (True, 0)
+
+
+def test_a_dry_run_of_several_plans_is_one_array(tmp_path, cli, monkeypatch):
+    def dry(*words):
+        result = run_cli(monkeypatch, "provision", *words, "--dry-run", "--json", env={"FLEET_TOKEN": SECRET})
+        assert result.code == 0, result
+        return json.loads(result.out)
+
+    plan = str(tmp_path / "j.toml")
+    (tmp_path / "other.toml").write_text("name = 'x'\n")
+    for words in ((plan,), (plan, "--vm", "a", "--vm", "b"), ("--jcard", f"a={plan}")):
+        check(dry(*words), "provision")
+    both = dry(plan, "--jcard", f"a={tmp_path}/other.toml")
+    check(both, "rest")
+    assert [(each["guest"], len(each["steps"])) for each in both] == [("a", 1), (None, 4)]
+    text = run_cli(
+        monkeypatch, "provision", plan, "--jcard", f"a={tmp_path}/other.toml", "--dry-run", env={"FLEET_TOKEN": SECRET}
+    )
+    assert text.out.splitlines()[:3] == ["a", "– config  not sent", "all other guests"]

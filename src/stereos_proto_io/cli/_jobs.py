@@ -120,14 +120,18 @@ def perform(
     *,
     max_failures: int | None = None,
     around: Around = lambda _targets: nullcontext(),
+    many: bool | None = None,
 ) -> int:
-    """Do the job with the guests that were named, write the results, and return the exit code."""
+    """Do the job with the guests that were named, write the results, and return the exit code.
+
+    `many` is that of the guests, unless it is said.
+    """
     out.check(FIELDS)
     # Once for the whole command; and before `around`, which may create a file, as it may raise.
     seconds, end = guests.seconds(job.seconds), guests.end()
     targets = guests.targets()
     with keeping_results():
-        if not guests.many:
+        if not (guests.many if many is None else many):
             with around(targets):
                 return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
         with interruption_told(out.write_document if out.is_json else None, Row("", _ASKING_STATES, sent=None)):
@@ -348,11 +352,8 @@ def in_state(targets: list[Target], guests: Guests, end: Deadline) -> Chosen:
 def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
     """Write what became of each guest, as the user wants it, and how many did well."""
     kind = out.kind
-    if kind == "json":
-        out.write_document([_document(outcome, job) for outcome in outcomes])
-    elif kind == "jsonl":
-        for outcome in outcomes:
-            out.write_document(_document(outcome, job))
+    if out.is_json:
+        write_documents([_document(outcome, job) for outcome in outcomes], out)
     elif kind == "name":
         for outcome in outcomes:
             if not outcome.code:
@@ -365,6 +366,15 @@ def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
     counts = Counter(_word(outcome) for outcome in outcomes)
     words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     say(f"{len(outcomes)} {'guest' if len(outcomes) == 1 else 'guests'}: {words or 'none'}")
+
+
+def write_documents(documents: Sequence[Document], out: Out) -> None:
+    """Write what is printed for any number of guests: as one array, or each on its line."""
+    if out.kind == "json":
+        out.write_document(documents)
+        return
+    for document in documents:
+        out.write_document(document)
 
 
 def _word(outcome: Outcome) -> str:

@@ -8,8 +8,9 @@ from the moment when it may be sent until its reply is there. Of a request, only
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO
@@ -18,10 +19,15 @@ import attrs
 
 from stereos_proto import (
     Health,
+    InjectSecret,
+    InjectSSHKey,
+    Mount,
     OutcomeUnknown,
     ProvisionPlan,
     ProvisionReport,
     ProvisionStep,
+    Request,
+    SetConfig,
     StepStatus,
 )
 
@@ -35,6 +41,23 @@ UnknownMounts = Literal["repeat", "skip"]
 _SAME_BOOT: Final = 1.5
 _DRIFT: Final = 0.0005
 _MAYBE_DONE: Final = frozenset({StepStatus.DONE, StepStatus.UNKNOWN})
+
+#: The labels of steps, and requests that have them. All else of these requests is made up.
+_LABELS: Final[tuple[tuple[str, Callable[..., Request]], ...]] = (
+    ("mount (.*?) at (.*)", lambda tag, path: Mount(tag, path, "9p")),
+    ("secret (.*)", lambda name: InjectSecret(name, "")),
+    ("SSH key of (.*)", lambda user: InjectSSHKey(user, "")),
+    ("config", lambda: SetConfig("")),
+)
+
+
+def request_of(label: str) -> Request:
+    """A request with this label, to show and to ask what it is about; not to be sent. Raises ValueError."""
+    for pattern, make in _LABELS:
+        found = re.fullmatch(pattern, label, re.DOTALL)
+        if found:
+            return make(*found.groups())
+    raise ValueError(f"no step is called {label!r}")
 
 
 @attrs.define(eq=False, repr=False)
@@ -55,6 +78,8 @@ class Rest:
     plan: ProvisionPlan
     #: The steps that are done, by an earlier try.
     done: tuple[ProvisionStep, ...] = ()
+    #: The steps of an earlier try that are not done, and that the plan does not have.
+    lacking: tuple[ProvisionStep, ...] = ()
 
 
 class Journal:
@@ -68,8 +93,6 @@ class Journal:
         self._failure = ""
         #: Whether anything new is known by this try.
         self.changed = False
-        #: The labels of all mounts.
-        self._mounts: set[str] = set()
 
     @property
     def names(self) -> list[str]:
@@ -80,10 +103,16 @@ class Journal:
             if any(status is not StepStatus.DONE for status in known.steps.values())
         ]
 
+    def left(self, name: str) -> list[Request]:
+        """What is not done in a guest, as requests that are not to be sent."""
+        steps = self._known.get(name, _Known()).steps
+        return [request_of(label) for label, status in steps.items() if status is not StepStatus.DONE]
+
     def mounted(self, name: str) -> bool:
         """Whether a mount was carried out in a guest, or may have been."""
         steps = self._known.get(name, _Known()).steps
-        return any(label in self._mounts and status in _MAYBE_DONE for label, status in steps.items())
+        maybe = [request_of(label) for label, status in steps.items() if status in _MAYBE_DONE]
+        return any(isinstance(request, Mount) for request in maybe)
 
     def read(self) -> None:
         """Read what an earlier try has written. Raises UsageError."""
@@ -107,7 +136,10 @@ class Journal:
 
     def _take(self, record: dict[str, Any]) -> None:
         known = self._known.setdefault(str(record["guest"]), _Known())
-        known.steps.update({label: StepStatus(status) for label, status in record["steps"].items()})
+        steps = {label: StepStatus(status) for label, status in record["steps"].items()}
+        for label in steps:
+            request_of(label)
+        known.steps.update(steps)
         if record["booted"] is not None:
             known.booted = finite(record["booted"])
 
@@ -117,8 +149,6 @@ class Journal:
 
         Raises UsageError; with `new` where the file exists, too: it may be needed for a second try.
         """
-        for plan in plans.values():
-            self._mounts.update(ProvisionStep(mount, StepStatus.NOT_SENT).label for mount in plan.mounts)
         if self._path is None:
             yield
             return
@@ -168,7 +198,17 @@ class Journal:
         done = tuple(
             ProvisionStep(step.request, StepStatus.DONE) for step in steps if step.request not in rest.requests
         )
-        return Rest(rest, done)
+        return Rest(rest, done, self.lacking(name, plan))
+
+    def lacking(self, name: str, plan: ProvisionPlan) -> tuple[ProvisionStep, ...]:
+        """The steps that are not done in a guest, and that the plan does not have."""
+        labels = {ProvisionStep(request, StepStatus.NOT_SENT).label for request in plan.requests}
+        known = self._known.get(name, _Known()).steps
+        return tuple(
+            ProvisionStep(request_of(label), status)
+            for label, status in known.items()
+            if status is not StepStatus.DONE and label not in labels
+        )
 
     def begin(self, name: str, rest: Rest, health: Health) -> None:
         """Record that the steps are about to be sent. Raises UsageError if a reboot has undone the earlier ones."""

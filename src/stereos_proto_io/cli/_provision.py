@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import attrs
 from rich.text import Text
@@ -16,12 +16,18 @@ from rich.text import Text
 import stereos_proto
 from stereos_proto import (
     Health,
+    InjectSecret,
     InjectSSHKey,
+    Mount,
     OutcomeUnknown,
     ProvisionPlan,
     ProvisionReport,
     ProvisionStep,
+    Request,
+    RequestFailed,
+    SetConfig,
     StepStatus,
+    StereosError,
     load_jcard,
 )
 from stereos_proto_io import read_jcard
@@ -33,7 +39,7 @@ from ._deadline import WAIT_SECONDS
 from ._documents import report_document
 from ._errors import REFUSED, SaidNo, UsageError, exit_code, worst
 from ._formats import DEFAULT_OUT, Out
-from ._jobs import Job, ask_health, perform
+from ._jobs import Job, ask_health, perform, write_documents
 from ._journal import Journal, Rest, UnknownMounts
 from ._options import option, refuse_what_is_no_utf8, repeated, whole_number
 from ._output import print_result, step_line
@@ -103,14 +109,12 @@ def provision(
         raise UsageError("--max-failures must be 1 at least")
     book = _journal(journal, resume, unknown_mounts, dry_run=dry_run)
     own = _own_files(jcard)
-    if not guest.address and not guest.vm and not guest.all:
-        if resume is not None and not book.names:
-            say(
-                f"nothing is left to do of {resume}, and no guest was asked: "
-                "--all or --vm NAME sees whether one was rebooted"
-            )
-            return 0
-        guest = _by_default(guest, file, own, book)
+    named = bool(guest.address or guest.vm or guest.all)
+    # Where the journal says which guests, whoever reads the JSON does not know how many these are.
+    many = guest.many or (resume is not None and not named)
+    if resume is not None and not named and not book.names:
+        return _say_that_nothing_is_left(resume, out)
+    guest = guest if named else _by_default(guest, file, own, book)
     refuse_what_is_no_utf8({"--user": user})
     keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key, strict=not no_strict)),)
     load = partial(_read_plan, fs=fs, keys=keys, strict=not no_strict, skip_mounts=skip_mounts)
@@ -120,8 +124,9 @@ def provision(
     # Read before the first guest is dialled: a file that is wrong is wrong for all of them.
     plans = {target.name: read.of(target.name) for target in guest.targets()}
     read.refuse_unused(plans)
+    cure_of = partial(_cure, user=user, skip_mounts=skip_mounts)
     if dry_run:
-        return _show_rest(book, plans, unknown_mounts, out)
+        return _show_rest(book, plans, unknown_mounts, cure_of, out, many=many)
     shows = not guest.many and not out.kind
     # Those of the whole plan: what is left of it may be less, and the guest may quote the rest. Guests share a plan.
     secrets = {id(plan): stereos_proto.Redactor(plan.requests) for plan in plans.values()}
@@ -132,7 +137,10 @@ def provision(
         rest = book.rest(contact.target.name, plan, unknown_mounts)
         book.begin(contact.target.name, rest, await _met(contact, rest))
         new = await _send(contact, rest) if rest.plan.requests else ()
-        report = ProvisionReport((*rest.done, *new), plan.agents)
+        lacking = _lacking(rest, cure_of)
+        if shows:
+            print_result(*map(step_line, lacking))
+        report = ProvisionReport((*rest.done, *new, *lacking), plan.agents)
         return _Came(report, len(rest.done), interrupted=contact.interrupted)
 
     async def _send(contact: Contact, rest: Rest) -> Iterable[ProvisionStep]:
@@ -154,9 +162,11 @@ def provision(
             try:
                 yield
             finally:
-                _say_what_is_left(book, journal or resume)
+                _say_what_is_left(book, journal or resume, plans, cure_of)
 
-    return perform(guest, _job(converse), out, max_failures=max_failures, around=around)
+    # For people, one guest that is left is shown in full.
+    many = many if out.is_json else guest.many
+    return perform(guest, _job(converse), out, max_failures=max_failures, around=around, many=many)
 
 
 def _job(converse: Callable[[Contact], Awaitable[_Came]]) -> Job:
@@ -209,9 +219,9 @@ def _journal(
 ) -> Journal:
     """The journal that the options name. Raises UsageError."""
     if journal is not None and resume is not None:
-        raise UsageError("--journal and --resume exclude each other: --resume goes on writing its file")
+        raise UsageError("--journal and --resume cannot be combined: --resume goes on writing its file")
     if journal is not None and dry_run:
-        raise UsageError("--journal and --dry-run exclude each other: there is nothing to write down")
+        raise UsageError("--journal and --dry-run cannot be combined: there is nothing to write down")
     if unknown_mounts is not None and resume is None:
         raise UsageError("--unknown-mounts is for a second try, with --resume")
     book = Journal(journal or resume)
@@ -220,40 +230,125 @@ def _journal(
     return book
 
 
-def _show_rest(book: Journal, plans: dict[str, ProvisionPlan], unknown_mounts: UnknownMounts | None, out: Out) -> int:
-    """Show what a second try would send to each guest. Raises UsageError."""
+def _say_that_nothing_is_left(resume: Path, out: Out) -> int:
+    say(f"nothing is left to do of {resume}, and no guest was asked: --all or --vm NAME sees whether one was rebooted")
+    if out.is_json:
+        write_documents([], out)
+    return 0
+
+
+#: What would give a step that only an earlier try had, by its request.
+_CURES: Final[dict[type[Request], str]] = {
+    Mount: "its [[shared]] is not in the jcard.toml any more",
+    InjectSecret: "it is not in [secrets] of the jcard.toml any more",
+    InjectSSHKey: "add --ssh-key FILE",
+}
+
+
+def _cure(request: Request, *, user: str, skip_mounts: bool) -> str:
+    if isinstance(request, Mount) and skip_mounts:
+        return "leave out --skip-mounts"
+    cure = _CURES.get(type(request), "the jcard.toml does not give it")
+    return f"{cure} --user {request.user}" if isinstance(request, InjectSSHKey) and request.user != user else cure
+
+
+#: Says what would give a request to this try.
+CureOf = Callable[[Request], str]
+
+
+def _lacking(rest: Rest, cure_of: CureOf) -> tuple[ProvisionStep, ...]:
+    """The steps that only an earlier try had, with errors that say what would give them to this one."""
+    return tuple(attrs.evolve(step, error=_lack(step, cure_of(step.request))) for step in rest.lacking)
+
+
+def _lack(step: ProvisionStep, cure: str) -> StereosError:
+    lacks = f"this plan does not have the step: {cure}"
+    if step.status is StepStatus.REFUSED:
+        return RequestFailed(step.request, f"in an earlier try; {lacks}")
+    if step.status is StepStatus.UNKNOWN:
+        return OutcomeUnknown(f"it was sent in an earlier try; {lacks}", request=step.request)
+    return StereosError(lacks)
+
+
+def _show_rest(
+    book: Journal,
+    plans: dict[str, ProvisionPlan],
+    unknown_mounts: UnknownMounts | None,
+    cure_of: CureOf,
+    out: Out,
+    *,
+    many: bool,
+) -> int:
+    """Show what a second try would send to each guest. Raises UsageError, and OutcomeUnknown for a single guest."""
     _refuse_lines(out)
     code = 0
-    documents = []
+    reports: dict[str | None, ProvisionReport] = {}
     for name, plan in plans.items():
         try:
             rest = book.rest(name, plan, unknown_mounts)
         except OutcomeUnknown as exc:
+            if not many:
+                raise
             say_error(f"{name}: {exc}")
             code = worst((code, exit_code(exc) or REFUSED))
             continue
         left = [ProvisionStep(request, StepStatus.NOT_SENT) for request in rest.plan.requests]
-        documents.append({"guest": name, **report_document(ProvisionReport((*rest.done, *left)))})
-        if not out.is_json:
-            print_result(Text(clean(name), "bold"), *map(step_line, (*rest.done, *left)))
-    if out.is_json:
-        out.write_document(documents)
-    say("nothing was sent")
+        lacking = _lacking(rest, cure_of)
+        code = worst((code, _code(ProvisionReport(lacking))))
+        reports[name] = ProvisionReport((*rest.done, *left, *lacking))
+    _show_reports(reports, out, many=many, names=True)
     return code
 
 
-def _say_what_is_left(book: Journal, path: Path | None) -> None:
-    """Say how a second try repeats nothing, where one is needed."""
+def _code(report: ProvisionReport) -> int:
+    """The exit code that a report comes to."""
+    try:
+        judge(report)
+    except (StereosError, SaidNo) as exc:
+        return exit_code(exc) or REFUSED
+    return 0
+
+
+def _show_reports(reports: Mapping[str | None, ProvisionReport], out: Out, *, many: bool, names: bool) -> None:
+    """Show what would be sent to each guest: to all others, where it has no name."""
+    if not out.is_json:
+        for name, report in reports.items():
+            called = "all other guests" if name is None else clean(name)
+            print_result(*([Text(called, "bold")] if names else []), *map(step_line, report.steps))
+        say("nothing was sent")
+    elif many:
+        write_documents([{"guest": name, **report_document(report)} for name, report in reports.items()], out)
+    else:
+        out.write_document(*map(report_document, reports.values()))
+
+
+#: The command that does what a step does, by the step's request.
+_COMMANDS: Final[dict[type[Request], str]] = {
+    Mount: "mount",
+    InjectSecret: "secret set",
+    InjectSSHKey: "ssh-key add",
+    SetConfig: "config set",
+}
+
+
+def _say_what_is_left(book: Journal, path: Path | None, plans: Mapping[str, ProvisionPlan], cure_of: CureOf) -> None:
+    """Say how a second try repeats nothing, where one is needed, and what it has to be given for that."""
     if not book.changed:
         return
     names = book.names
     if names and path is not None:
         guests = "1 guest has" if len(names) == 1 else f"{len(names)} guests have"
-        say(f"{guests} steps left: `stereosctl provision … --resume {path}` sends only these")
+        lacking = {step.label: step for name, plan in plans.items() for step in book.lacking(name, plan)}
+        needs = ", ".join(f"{label} ({cure_of(step.request)})" for label, step in lacking.items())
+        more = f", with what this plan does not have: {needs}" if needs else ""
+        say(f"{guests} steps left: `stereosctl provision … --resume {path}` sends only these{more}")
     elif any(book.mounted(name) for name in names):
+        left = {type(request) for name in names for request in book.left(name)}
+        *some, last = (f"`{command}`" for kind, command in _COMMANDS.items() if kind in left)
+        commands = f"{', '.join(some)} and {last}" if some else last
         say(
-            "a second try mounts again what is mounted: send the rest by `stereosctl mount`, `secret set` and "
-            "`config set`; next time, --journal FILE lets --resume FILE do that"
+            f"a second try mounts again what is mounted: send the rest by `stereosctl {commands[1:]}; "
+            "next time, --journal FILE lets --resume FILE do that"
         )
 
 
@@ -313,9 +408,9 @@ class _Plans:
             self._read[path] = self._load(path)
         return self._read[path]
 
-    def files(self) -> list[Path]:
-        """All of them."""
-        return [*self.paths.values(), *([] if self._file is None else [self._file])]
+    def files(self) -> list[tuple[str | None, Path]]:
+        """All of them, each with its guest; that for all other guests has no name."""
+        return [*self.paths.items(), *([] if self._file is None else [(None, self._file)])]
 
     def refuse_unused(self, names: Iterable[str]) -> None:
         """Raise UsageError where --jcard names a guest that is not among those to be provisioned."""
@@ -348,15 +443,12 @@ def _show_plans(read: _Plans, out: Out) -> int:
     _refuse_lines(out)
     if not read.files():
         raise UsageError("which jcard.toml? Give a FILE, or --jcard NAME=FILE")
-    for path in read.files():
-        steps = [ProvisionStep(request, StepStatus.NOT_SENT) for request in read.read(path).requests]
-        report = ProvisionReport(tuple(steps))
-        if out.is_json:
-            out.write_document(report_document(report))
-        else:
-            print_result(*map(step_line, report.steps))
-    if not out.is_json:
-        say("nothing was sent")
+    reports = {
+        name: ProvisionReport(tuple(ProvisionStep(each, StepStatus.NOT_SENT) for each in read.read(path).requests))
+        for name, path in read.files()
+    }
+    many = len(reports) > 1
+    _show_reports(reports, out, many=many, names=many)
     return 0
 
 
