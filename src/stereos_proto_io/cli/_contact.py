@@ -48,7 +48,7 @@ class Row:
     #: The guest, as the user named it.
     name: str
     #: What is being done, or was done last.
-    step: str = "waits its turn"
+    step: str = "queued"
     #: Its last report.
     health: Health | None = None
     #: What went wrong last, "" where nothing did.

@@ -111,7 +111,7 @@ class _Table:
 
 
 def _urgency(row: Row) -> int:
-    """At work first, then what failed, then who waits its turn, then what is done."""
+    """At work first, then what failed, then what is queued, then what is done."""
     if row.code is None:
         return 0 if row.step != Row("").step else 2
     return 3 if row.code == 0 else 1
