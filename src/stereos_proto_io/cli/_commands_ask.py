@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -31,6 +31,14 @@ class _Pings:
     error: StereosError | Interrupted | None = None
     #: What `error` tells of, where the user ended them.
     interruption: KeyboardInterrupt | None = None
+
+    @classmethod
+    def ended(cls, times: Sequence[float], exc: BaseException, contact: Contact) -> _Pings:
+        """The pings that an error or an interruption has ended."""
+        if isinstance(exc, StereosError):
+            return cls(tuple(times), exc)
+        interruption = exc if isinstance(exc, KeyboardInterrupt) else KeyboardInterrupt()
+        return cls(tuple(times), Interrupted(contact.row.step, sent=contact.row.sent), interruption)
 
     @property
     def summary(self) -> tuple[float | None, float | None, float | None]:
@@ -122,10 +130,7 @@ def ping(
             if not (times or keeps_error):
                 raise
             # The pings that were answered are the result, of however many guests.
-            if isinstance(exc, StereosError):
-                return _Pings(tuple(times), exc)
-            interruption = exc if isinstance(exc, KeyboardInterrupt) else KeyboardInterrupt()
-            return _Pings(tuple(times), Interrupted(contact.row.step, sent=contact.row.sent), interruption)
+            return _Pings.ended(times, exc, contact)
         return _Pings(tuple(times))
 
     def show(_target: Target, pings: _Pings) -> None:
