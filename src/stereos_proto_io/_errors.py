@@ -24,11 +24,11 @@ _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
     errno.EBUSY: ("another program has it open", True),
     errno.EACCES: ("permission denied; see the socket's owner and mode", False),
     errno.EPERM: ("permission denied", False),
-    errno.ENOTSOCK: ("this is no socket", False),
-    errno.ENOTDIR: ("a part of the path is no folder", False),
+    errno.ENOTSOCK: ("this is not a socket", False),
+    errno.ENOTDIR: ("a component of the path is not a directory", False),
     errno.ENAMETOOLONG: ("the path is too long", False),
     errno.EAFNOSUPPORT: ("this system does not know this kind of address", False),
-    errno.EPROTOTYPE: ("this is a socket of another kind", False),
+    errno.EPROTOTYPE: ("this is a socket of another type", False),
 }
 #: What is not known may pass by itself; the deadline bounds the tries.
 _UNKNOWN: Final = ("the system refused it", True)

@@ -156,7 +156,7 @@ SCHEMES: Final[dict[str, type[Address]]] = {}
 def given(address: Address, stream: Any) -> Any:
     """Return `stream`, which the function of a `Dial` gave. Raises TypeError for None: it has no `return`."""
     if stream is None:
-        raise TypeError(f"the function of {address} returned None, no socket and no stream")
+        raise TypeError(f"the function of {address} returned None instead of a socket or a stream")
     return stream
 
 
@@ -222,7 +222,7 @@ def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
         return
     for each in readings:
         if ":" in each:
-            raise ValueError(f"TCP: {value!r} is no IPv6 address; the port is an argument of its own")
+            raise ValueError(f"TCP: {value!r} is no IPv6 address; pass the port as a separate argument")
         # The system would complete "1.2.3" and "0x7f.1" to addresses that were not meant.
         if _NUMBER.fullmatch(each.rstrip(".").rpartition(".")[2]):
             raise ValueError(f"TCP: {value!r} is no IP address: it needs four numbers from 0 to 255")
@@ -250,7 +250,7 @@ def _path(address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
     if size > MAX_UNIX_PATH and not is_device:
         raise ValueError(
             f"{kind}: the path is {size} bytes long, and this system's sockets take {MAX_UNIX_PATH}; "
-            f"use a shorter folder, or a relative path: {value}"
+            f"use a shorter path, or a relative one: {value}"
         )
 
 
@@ -365,7 +365,7 @@ class _UnixAddress(Address):
             return ""
         if stat.S_ISSOCK(mode):
             return ""
-        return f"{self.path} is a {'folder' if stat.S_ISDIR(mode) else 'file'}, not a socket"
+        return f"{self.path} is a {'directory' if stat.S_ISDIR(mode) else 'file'}, not a socket"
 
     def listeners(self) -> list[Attempt]:
         """Return the path."""
@@ -485,7 +485,7 @@ class Dial(Address):
 
     def listeners(self) -> list[Attempt]:
         """Raise ValueError."""
-        raise ValueError(f"a guest cannot listen on {self}: a dial goes one way")
+        raise ValueError(f"a guest cannot listen on {self}: a Dial can only connect")
 
 
 def _quoted(path: str) -> str:

@@ -268,7 +268,7 @@ def test_an_address_of_ones_own():
 
 
 def test_a_dial_has_no_listener():
-    with pytest.raises(ValueError, match="a dial goes one way"):
+    with pytest.raises(ValueError, match="a Dial can only connect"):
         Dial(lambda: None).listeners()
 
 
@@ -291,7 +291,7 @@ def test_what_stands_at_a_path_is_told(tmp_path):
 
 @pytest.mark.parametrize("host", ["127.0.0.1:41024", "localhost:5", ":", "::1:zz", "fe80::1%"])
 def test_a_host_with_a_colon_is_an_ipv6_address(host):
-    with pytest.raises(ValueError, match="is no IPv6 address; the port is an argument of its own"):
+    with pytest.raises(ValueError, match="is no IPv6 address; pass the port as a separate argument"):
         TCP(host)
 
 

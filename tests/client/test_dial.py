@@ -364,8 +364,8 @@ def closed_socket():
 @pytest.mark.parametrize(
     ("dial", "words"),
     [
-        (lambda: None, "returned None, no socket and no stream"),
-        (later, "has to be awaited|returned None, no socket and no stream"),
+        (lambda: None, "returned None instead of a socket or a stream"),
+        (later, "has to be awaited|returned None instead of a socket or a stream"),
         (lambda: 5, "int is no stream: it has no"),
         (closed_socket, "Bad file descriptor"),
     ],

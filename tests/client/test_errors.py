@@ -22,11 +22,11 @@ ADDRESS = UnixSocket("/run/vm.sock")
 FINAL = {
     errno.EACCES: "permission denied; see the socket's owner and mode",
     errno.EPERM: "permission denied",
-    errno.ENOTSOCK: "this is no socket",
-    errno.ENOTDIR: "a part of the path is no folder",
+    errno.ENOTSOCK: "this is not a socket",
+    errno.ENOTDIR: "a component of the path is not a directory",
     errno.ENAMETOOLONG: "the path is too long",
     errno.EAFNOSUPPORT: "this system does not know this kind of address",
-    errno.EPROTOTYPE: "this is a socket of another kind",
+    errno.EPROTOTYPE: "this is a socket of another type",
 }
 
 PASSING = {
@@ -153,10 +153,10 @@ def test_a_protocol_error_behind_the_opening_closes_the_stream(driver, tmp_path)
 
 
 PLACES = {
-    "a folder": (lambda path: path.mkdir(), "is a folder, not a socket", False),
+    "a folder": (lambda path: path.mkdir(), "is a directory, not a socket", False),
     "a file": (lambda path: path.write_text(""), "is a file, not a socket", False),
     "nothing": (lambda path: None, "there is no such socket yet", True),
-    "below a file": (lambda path: path.parent.joinpath("f").write_text(""), "a part of the path is no folder", False),
+    "below a file": (lambda path: path.parent.joinpath("f").write_text(""), "a component of the path is not a directory", False),
 }
 
 

@@ -291,7 +291,7 @@ async def later():
     [
         (later, "has to be awaited, and this client does not await"),
         (lambda: 1 / 0, "its dial raised ZeroDivisionError"),
-        (lambda: None, "returned None, no socket and no stream"),
+        (lambda: None, "returned None instead of a socket or a stream"),
     ],
 )
 def test_a_dial_of_ones_own_that_gives_no_stream(dial, words):

@@ -387,7 +387,7 @@ class AsyncRunner:
 
     async def _connect(self, action: Connect, limit: float) -> None:
         if self._dial is None:
-            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
+            raise RuntimeError(f"this dialogue cannot dial, but yielded {action}; AsyncRunner(…, dial=…) can")
         if self.client is not None:
             logger.debug("%s: the connection is dropped, to dial again", self.client._session.label)
         await self.aclose()

@@ -83,7 +83,7 @@ class SyncRunner:
 
     def _connect(self, action: Connect, limit: float) -> None:
         if self._dial is None:
-            raise RuntimeError(f"this dialogue has nothing to dial, and wants {action}")
+            raise RuntimeError(f"this dialogue cannot dial, but yielded {action}; SyncRunner(…, dial=…) can")
         if self.client is not None:
             logger.debug("%s: the connection is dropped, to dial again", self.client._session.label)
         self.close()
