@@ -8,7 +8,7 @@ from typing import Final
 
 from stereos_proto import ConnectError, PreambleError
 
-from .addresses import Address
+from .addresses import Address, check_address
 
 #: errno → what it means here, and whether a later try may succeed by itself.
 _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
@@ -44,7 +44,10 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
 
     `address` may be a `Dial(function, label=...)` where there is no other. `retryable` and `timed_out` follow from
     `cause`.
+
+    Raises TypeError when `address` is no `Address`.
     """
+    check_address(address)
     if isinstance(cause, ConnectError):
         return cause
     timed_out = isinstance(cause, TimeoutError)

@@ -170,6 +170,13 @@ def check_address(address: Any) -> Address:
     return address
 
 
+def _check_text(text: Any, taker: str, example: str) -> str:
+    """Return `text`. Raises TypeError when it is no string, such as the None of a variable that is not set."""
+    if not isinstance(text, str):
+        raise TypeError(f"{taker} takes text such as {example!r}, not {type(text).__name__}")
+    return text
+
+
 def interleaved(found: Iterable[Attempt]) -> list[Attempt]:
     """Return `found` with the socket families taking turns, in the order of the first of each (RFC 8305 §4)."""
     families: dict[int, list[Attempt]] = {}
@@ -229,12 +236,19 @@ def _host(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
 
 
 def _text(path: str | os.PathLike[str]) -> str:
-    # Not `str`, which would accept None.
-    text = os.fspath(path)
+    try:
+        text = os.fspath(path)  # not `str`, which would accept None
+    except TypeError:
+        raise TypeError(f"a path must be a string or a path object, not {type(path).__name__}") from None
     with suppress(AttributeError, UnicodeError):  # the validator says what is wrong with it
         # One text per file: surrogates may stand for single bytes that are valid UTF-8 together.
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return text
+
+
+def _label(_address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"Dial: label must be a string, not {type(value).__name__}")
 
 
 def _path(address: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -274,7 +288,7 @@ class TCP(Address):
     def parse(cls, rest: str) -> Self:
         """Read `HOST:PORT`. Raises ValueError."""
         # Not urlsplit, which puts the host into small letters and drops tabs and newlines.
-        found = _HOST_AND_PORT.fullmatch(rest.removesuffix("/"))
+        found = _HOST_AND_PORT.fullmatch(_check_text(rest, "TCP.parse", "127.0.0.1:1024").removesuffix("/"))
         if found is None:
             raise ValueError(
                 "only HOST:PORT may follow tcp://, and an IPv6 address stands in brackets: tcp://[::1]:1024"
@@ -319,7 +333,7 @@ class Vsock(Address):
     @classmethod
     def parse(cls, rest: str) -> Self:
         """Read `CID:PORT`. Raises ValueError."""
-        cid, _, port = rest.removesuffix("/").partition(":")
+        cid, _, port = _check_text(rest, "Vsock.parse", "3:1024").removesuffix("/").partition(":")
         return cls(_number(cid, GUEST_CID), _number(port, GUEST_PORT))
 
     def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:  # noqa: ARG002
@@ -389,7 +403,7 @@ class UnixSocket(_UnixAddress):
     @classmethod
     def parse(cls, rest: str) -> Self:
         """Read a path. Raises ValueError."""
-        return cls(_unquoted(rest))
+        return cls(_unquoted(_check_text(rest, "UnixSocket.parse", "/run/vm.sock")))
 
 
 @attrs.frozen
@@ -409,7 +423,7 @@ class VirtioSerial(_UnixAddress):
     @classmethod
     def parse(cls, rest: str) -> Self:
         """Read a path. Raises ValueError."""
-        return cls(_unquoted(rest))
+        return cls(_unquoted(_check_text(rest, "VirtioSerial.parse", "/run/vm.sock")))
 
     def preambles(self) -> Iterator[tuple[Preamble, float]]:
         """Yield resynchronisations, each with a nonce of its own, without end (§9)."""
@@ -449,7 +463,7 @@ class HybridVsock(_UnixAddress):
     @classmethod
     def parse(cls, rest: str) -> Self:
         """Read `PATH:PORT`. Raises ValueError."""
-        path, colon, port = rest.rpartition(":")
+        path, colon, port = _check_text(rest, "HybridVsock.parse", "/run/vm.sock:1024").rpartition(":")
         if not (colon and port.isascii() and port.isdigit()):
             path, port = rest, ""
         return cls(_unquoted(path), _number(port, GUEST_PORT))
@@ -474,7 +488,7 @@ class Dial(Address):
     """
 
     function: Callable[[], Any] = attrs.field(validator=attrs.validators.is_callable(), repr=False)
-    label: str = "dial"
+    label: str = attrs.field(default="dial", validator=_label)
 
     def __str__(self) -> str:
         return f"dial://{self.label}"
@@ -511,10 +525,10 @@ _HOST_AND_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:/]*))
 def parse_address(text: str) -> Address:
     """Return the address that `str` writes as `text` (§8). A port that is left out is 1024, a CID 3.
 
-    Raises ValueError, with the forms that are understood, when there is no such address. A `Dial` cannot be
-    written as text.
+    Raises ValueError, with the forms that are understood, when there is no such address; TypeError when `text` is
+    no string. A `Dial` cannot be written as text.
     """
-    scheme, mark, rest = text.partition("://")
+    scheme, mark, rest = _check_text(text, "parse_address", "tcp://127.0.0.1:1024").partition("://")
     cls = SCHEMES.get(scheme.lower())
     if not mark or cls is None:
         raise ValueError(

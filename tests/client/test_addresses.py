@@ -382,3 +382,29 @@ def test_an_old_name_says_what_to_write():
 def test_a_class_of_addresses_takes_no_arguments():
     with pytest.raises(TypeError):
         type("Mine", (Address,), {}, color="red")
+
+
+#: What a caller hands over by mistake, such as the value of a variable that is not set.
+WRONG = (None, 5, object())
+#: What takes text → what it says that it takes.
+TAKERS = {
+    "parse_address": (parse_address, "parse_address takes text such as"),
+    **{
+        f"{kind.__name__}.parse": (kind.parse, f"{kind.__name__}.parse takes text such as")
+        for kind in addresses.SCHEMES.values()
+    },
+    **{
+        kind.__name__: (kind, "a path must be a string or a path object")
+        for kind in (UnixSocket, VirtioSerial, HybridVsock)
+    },
+    "label": (lambda label: Dial(bool, label=label), "Dial: label must be a string"),
+    "connect_error": (lambda address: connect_error(address, OSError("odd")), "an address such as"),
+}
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("taker", TAKERS)
+def test_what_is_no_text_is_refused_with_a_sentence(taker, value):
+    function, words = TAKERS[taker]
+    with pytest.raises(TypeError, match=f"^{words}.*, not {type(value).__name__}"):
+        function(value)

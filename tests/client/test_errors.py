@@ -156,7 +156,11 @@ PLACES = {
     "a folder": (lambda path: path.mkdir(), "is a directory, not a socket", False),
     "a file": (lambda path: path.write_text(""), "is a file, not a socket", False),
     "nothing": (lambda path: None, "there is no such socket yet", True),
-    "below a file": (lambda path: path.parent.joinpath("f").write_text(""), "a component of the path is not a directory", False),
+    "below a file": (
+        lambda path: path.parent.joinpath("f").write_text(""),
+        "a component of the path is not a directory",
+        False,
+    ),
 }
 
 
