@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
     from .testing import SimulatedGuest
 
+_NAME: Final = "stereos_guest"
+
+#: Key of a test's stash: whether it has a guest.
+_HAS_GUEST: Final = pytest.StashKey[bool]()
+
 #: Key of a test's stash: its guest, where the marker is strict.
 _STRICT: Final = pytest.StashKey["SimulatedGuest"]()
 
@@ -20,8 +25,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "stereos_guest(**options): what the guest of the fixture `stereos_guest` is like; see simulated_guest. "
-        "With strict=True, a test whose faults did not all happen fails. Markers of module, class and test add up.",
+        "With strict=True, a test whose faults did not all happen fails. Markers of module, class and test add up. "
+        "A test that is marked itself has to use the fixture.",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail a test that is marked and has no guest: it would test nothing of what its marker says.
+
+    Only its own marker counts. Those of a module or a class also cover tests without a guest.
+    """
+    result = yield
+    has_guest = item.stash.get(_HAS_GUEST, False) or _NAME in getattr(item, "fixturenames", ())
+    if not has_guest and any(marker.name == _NAME for marker in item.own_markers):
+        pytest.fail(
+            f"{item.name} is marked {_NAME}, and does not use the fixture of that name: give it the argument "
+            f"`{_NAME}`, or the marker usefixtures({_NAME!r})",
+            pytrace=False,
+        )
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,7 +67,8 @@ def stereos_guest(request: pytest.FixtureRequest) -> Iterator[SimulatedGuest]:
     `stereos_proto_io.testing.simulated_guest`.
 
     Markers of module, class and test are combined. Their faults are concatenated, those of the module first; for every
-    other argument the nearest marker wins.
+    other argument the nearest marker wins. A test that is marked itself, and does not use this fixture, fails at its
+    set-up; markers of a module or a class may cover tests without a guest.
 
     A fault whose request or connection does not come never happens. The test passes all the same, unless the marker
     says `strict=True`: then it fails, and the text names the fault.
@@ -53,9 +77,10 @@ def stereos_guest(request: pytest.FixtureRequest) -> Iterator[SimulatedGuest]:
     """
     from .testing import simulated_guest  # noqa: PLC0415  (see the module)
 
-    address, options = _merged([*request.node.iter_markers("stereos_guest")][::-1])
+    address, options = _merged([*request.node.iter_markers(_NAME)][::-1])
     strict = options.pop("strict", False)
     with simulated_guest(*address, **options) as guest:
+        request.node.stash[_HAS_GUEST] = True
         if strict:
             request.node.stash[_STRICT] = guest
         yield guest
@@ -66,7 +91,11 @@ def _merged(markers: Sequence[pytest.Mark]) -> tuple[tuple[Any, ...], dict[str, 
     address: tuple[Any, ...] = ()
     options: dict[str, Any] = {}
     for marker in markers:
-        faults = [*options.get("faults", ()), *marker.kwargs.get("faults", ())]
+        faults = marker.kwargs.get("faults", ())
+        if isinstance(faults, str):
+            # Letter by letter, a text would be many faults. The simulator refuses it.
+            return address, {"faults": faults}
+        faults = [*options.get("faults", ()), *faults]
         options = {**options, **marker.kwargs}
         if faults:
             options["faults"] = faults

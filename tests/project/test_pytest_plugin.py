@@ -201,6 +201,92 @@ def test_faults_without_their_name_are_told_how_to_be_written(pytester):
     result.stdout.fnmatch_lines(["*TypeError: the first argument is the address*faults=*drop@mount#2*"])
 
 
+@pytest.mark.parametrize("faults", ["'drop@mount'", "('drop@mount#2')"])
+def test_one_text_for_several_faults_is_refused_as_the_simulator_does(pytester, faults):
+    """A comma is easily forgotten. Without a check, each letter would be a fault."""
+    result = run(
+        pytester,
+        f"""
+        import pytest
+
+        pytestmark = pytest.mark.stereos_guest(faults=["late:0s@ping"])
+
+        @pytest.mark.stereos_guest(faults={faults})
+        def test_it(stereos_guest):
+            pass
+        """,
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TypeError: faults takes several strings, such as a tuple of them, not one string"])
+
+
+def test_a_marker_of_a_test_without_the_fixture_is_an_error(pytester):
+    """The test would pass without a guest, and test nothing of what its marker says."""
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.mark.stereos_guest(faults=["drop@mount#2"], strict=True)
+        def test_forgotten():
+            raise AssertionError("not run")
+
+        class TestIt:
+            @pytest.mark.stereos_guest()
+            def test_method(self, tmp_path):
+                raise AssertionError("not run")
+
+        @pytest.mark.parametrize("name", [pytest.param("a", marks=pytest.mark.stereos_guest()), "b"])
+        def test_parameters(name):
+            assert name == "b"
+        """,
+    )
+    result.assert_outcomes(errors=3, passed=1)
+    wanted = (
+        "*is marked stereos_guest, and does not use the fixture of that name: give it the argument `stereos_guest`*"
+    )
+    result.stdout.fnmatch_lines([wanted] * 3)
+
+
+def test_a_marker_may_stand_where_the_fixture_is_used_by_other_ways(pytester):
+    """Those of a module or a class also cover tests without a guest."""
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        pytestmark = pytest.mark.stereos_guest(faults=["drop@mount#2"], strict=True)
+
+        @pytest.fixture
+        def guest(stereos_guest):
+            return stereos_guest
+
+        @pytest.fixture
+        def by_name(request):
+            return request.getfixturevalue("stereos_guest")
+
+        @pytest.mark.stereos_guest(faults=["late:0s@ping"], boot_time=5)
+        class TestIt:
+            def test_without_guest(self):
+                pass
+
+            @pytest.mark.stereos_guest(strict=False)
+            def test_fixture_of_ones_own(self, guest):
+                assert guest.simulator.state == "booting"
+
+        @pytest.mark.stereos_guest(strict=False)
+        def test_by_name(by_name):
+            assert by_name.address
+
+        @pytest.mark.usefixtures("stereos_guest")
+        @pytest.mark.stereos_guest(strict=False)
+        def test_in_the_body(request):
+            assert request.getfixturevalue("stereos_guest").address
+        """,
+    )
+    result.assert_outcomes(passed=4)
+
+
 def test_the_marker_is_announced(pytestconfig):
     assert any(line.startswith("stereos_guest(**options): ") for line in pytestconfig.getini("markers"))
 
