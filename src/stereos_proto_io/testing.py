@@ -61,8 +61,15 @@ class GuestOptions(TypedDict, total=False):
 class SimulatedGuest:
     """A guest that is up: connect to `address`, look at `simulator` for what it got.
 
-    `server` is what listens, with threads of its own; any kind of client may talk to it. All methods may be called by
-    any thread.
+    All methods may be called by any thread.
+
+    Its attributes:
+
+    * `simulator`: the `GuestSimulator`. It has what the guest got, such as `requests` and `secrets`. `simulator.faults`
+      are its faults, `simulator.faults.unused` those that have not happened, and `simulator.dropped_requests` how many
+      requests `simulator.requests` does not show any more.
+    * `server`: the server, with threads of its own; any kind of client may talk to it. `server.join(seconds)` waits
+      until the guest is off.
     """
 
     simulator: GuestSimulator

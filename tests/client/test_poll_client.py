@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 
 import pytest
+from typing_extensions import override
 
 from stereos_proto import (
     NEED_DATA,
@@ -22,6 +23,7 @@ from stereos_proto import (
     Health,
     Lifecycle,
     NotificationReceived,
+    NotReady,
     OutcomeUnknown,
     Ping,
     Pong,
@@ -33,7 +35,7 @@ from stereos_proto import (
 )
 from stereos_proto.dialogues import Connect, Sleep
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket
-from stereos_proto_io.driver import READ, WRITE, LoopClient, PollClient, _dialling, _poll_client
+from stereos_proto_io.driver import READ, WRITE, LoopClient, PollClient, _dialling, _loop_client, _poll_client
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import LONG, MOUNT, PING, PONG
@@ -600,12 +602,155 @@ def test_a_dialogue_of_ones_own():
         assert [task.result() for task in done] == ["over"]
 
 
-@pytest.mark.parametrize("call", [("watch", None, READ), ("set_timer", 1.0), ("call_soon", None)])
-def test_a_loop_has_to_bring_its_three_functions(call):
-    client = LoopClient(TCP("127.0.0.1", 1))
-    with pytest.raises(NotImplementedError):
-        getattr(client, call[0])(*call[1:])
-    client.on_event(None)  # this one it may
+def test_a_loop_has_to_bring_its_three_functions():
+    class Half(LoopClient):
+        def set_timer(self, seconds):
+            """One of them."""
+
+    class WithOneAdded(Half):
+        def watch(self, stream, mask):
+            """Another one."""
+
+    for kind, missing in ((LoopClient, "watch, set_timer, call_soon"), (Half, "watch, call_soon")):
+        with pytest.raises(TypeError, match=f"^{kind.__name__} lacks {missing}: a subclass of LoopClient brings"):
+            kind(TCP("127.0.0.1", 1))
+    with pytest.raises(TypeError, match="WithOneAdded lacks call_soon: a subclass"):
+        WithOneAdded(TCP("127.0.0.1", 1))
+
+
+def test_the_only_hook_may_be_left_as_it_is():
+    assert LoopClient.on_event(Callbacks(TCP("127.0.0.1", 1)), None) is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ready"],
+        ["on_ready"],
+        ["on_timer"],
+        ["turn"],
+        ["connect", "request", "session"],
+        ["is_connected"],
+        ["label"],
+        ["_wake"],
+        ["_stream"],
+        ["_is_woken"],
+    ],
+    ids=str,
+)
+def test_a_subclass_may_not_hide_what_the_client_needs(names):
+    """With a callback called `ready`, the loop never rested."""
+    own = {**dict.fromkeys(names), "watch": None, "helper": None, "__doc__": "Fine."}
+    with pytest.raises(TypeError, match=f"^Mine defines {', '.join(names)}, which LoopClient has for itself"):
+        type("Mine", (Callbacks,), own)
+
+
+def test_a_subclass_may_override_what_it_says_it_overrides():
+    class Mine(Callbacks):
+        @override
+        def close(self):
+            super().close()
+            self.told.append("closed")
+
+    client = Mine(TCP("127.0.0.1", 1))
+    client.close()
+    assert client.told == ["closed"]
+
+
+def test_all_names_of_a_client_are_known():
+    """Those that an instance has, too."""
+    client = Callbacks(TCP("127.0.0.1", 1))
+    own = {*vars(client)} - {"now", "watched", "timers", "soon", "told"}
+    assert own <= _loop_client._TAKEN
+    assert not {"watch", "set_timer", "call_soon", "on_event"} & _loop_client._TAKEN
+
+
+@contextmanager
+def with_dials(*outcomes):
+    """A client that dials as it is told, where an exception is a failed dial; and what its callbacks saw of it."""
+    left = deque(outcomes)
+
+    def dial():
+        outcome = left.popleft()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    client = Callbacks(Dial(dial))
+    yield client
+    client.close()
+    turns(client)
+
+
+def until_dialled_again(client):
+    client.now += 5
+    client.on_timer()
+
+
+def test_a_wait_replaces_a_connection_that_ends_and_tells_of_its_end():
+    """`SessionEnded` is the end of one connection, not of the guest."""
+    (first, gone), (second, guest) = socket.socketpair(), socket.socketpair()
+    seen = []
+    with guest, with_dials(first, second) as client:
+        client.wait_ready(timeout=60, context=lambda task: seen.append((task.result().state, client.is_connected)))
+        turns(client)
+        gone.close()
+        client.on_ready(*next(iter(client.watched.items())))
+        assert [type(event) for event in client.told] == [SessionEnded]
+        assert not client.is_connected
+        until_dialled_again(client)
+        guest.sendall(encode(Health("ready")))
+        client.on_ready(*next(iter(client.watched.items())))
+        assert seen == [("ready", True)]
+        assert len(client.told) == 1
+
+
+def test_a_request_after_the_end_is_refused_where_it_is_made():
+    """Its callback is not called. A task is begun all the same, and its callback gets the error."""
+    with with_callbacks() as (client, theirs):
+        client.connect(context=bool)
+        turns(client)
+        theirs.close()
+        client.on_ready(*next(iter(client.watched.items())))
+        assert [type(event) for event in client.told] == [SessionEnded]
+        done = []
+        for ask in (lambda: client.request(Ping(), context=done.append), lambda: client.request_many([Ping()])):
+            with pytest.raises(ConnectionLost, match="ping was not sent"):
+                ask()
+        client.shutdown(context=done.append)
+        assert done == []
+        turns(client)
+        assert [type(task.error) for task in done] == [ConnectionLost]
+
+
+@pytest.mark.parametrize("ask", [lambda client: client.request(Ping()), lambda client: client.connect()])
+def test_a_dial_that_fails_ends_a_session(ask):
+    with with_dials(ConnectionRefusedError(errno.ECONNREFUSED, "refused")) as client:
+        ask(client)
+        turns(client)
+        assert [type(event.error) for event in client.told if type(event) is SessionEnded] == [ConnectError]
+
+
+def test_a_dial_that_fails_and_is_repeated_does_not():
+    """A wait tells only of the last one, if it gives up."""
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    ours, theirs = socket.socketpair()
+    with theirs, with_dials(refused, refused, ours) as client:
+        client.wait_ready(timeout=60)
+        turns(client)
+        until_dialled_again(client)
+        until_dialled_again(client)
+        assert client.is_connected
+        assert client.told == []
+    with with_dials(refused, refused) as client:
+        task = client.wait_ready(timeout=7)
+        turns(client)
+        until_dialled_again(client)
+        assert client.told == []
+        client.now += 5
+        client.on_timer()
+        assert client.told == [TaskDone(task), SessionEnded(client.session.ended)]
+        assert type(task.error) is NotReady
 
 
 def test_cancelling_asks_for_a_turn():

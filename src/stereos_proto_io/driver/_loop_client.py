@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
-from stereos_proto import Call, CallDone, Dialogue, Request, Task, TaskDone
+from stereos_proto import MAX_PENDING, Call, CallDone, Dialogue, Request, Role, Task, TaskDone
+from stereos_proto_io.addresses import Address, Dial
 
 from ._poll_client import PollClient
 from ._verbs import ReplyT, Result
+
+#: The functions that a subclass brings.
+_BROUGHT: Final = ("watch", "set_timer", "call_soon")
 
 
 class LoopClient(PollClient):
@@ -19,10 +24,53 @@ class LoopClient(PollClient):
     is done. `on_event` gets everything else. Both are called in a turn of the loop, never inside `request`, and may
     use the client freely. If one raises, the turn is finished first and the exception then goes to the loop.
 
-    Names that begin with one underscore belong to the base class: do not begin attributes of a subclass with one.
+    All other names are the client's own, those that begin with an underscore too. A subclass that defines one of them
+    raises TypeError, unless the method is marked with `typing.override`. The client cannot see what a subclass assigns
+    to `self`, so choose other names than those in `dir(client)` there.
+
+    `SessionEnded` is the end of one connection: `wait_ready` may be about to dial the next one. After the end,
+    `request` and `request_many` raise ConnectionLost at once, and their `context` is not called. A task is begun all
+    the same.
+
+    Attributes, which are the client's to assign:
+
+    * `is_connected`: whether there is a connection.
+    * `session`: the `HostSession` of the current connection, or of the last one. Each connection has its own.
+    * `address`: the address of the guest, and `label`: its text, as in errors and logs.
+    * `clock`: the function that returns the time, in seconds.
     """
 
     _is_woken = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        hidden = [name for name, own in vars(cls).items() if name in _TAKEN and not getattr(own, "__override__", False)]
+        if hidden:
+            raise TypeError(
+                f"{cls.__name__} defines {', '.join(hidden)}, which LoopClient has for itself: choose other names, or "
+                "mark a method with typing.override if it is to take the place of the client's"
+            )
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_pending: int = MAX_PENDING,
+        trace: Callable[[Role, bytes], object] | None = None,
+    ) -> None:
+        """The arguments are those of `PollClient`.
+
+        Raises TypeError when the class lacks one of the three functions, and what `PollClient` raises.
+        """
+        missing = [name for name in _BROUGHT if getattr(getattr(self, name), "__isabstractmethod__", False)]
+        if missing:
+            # Not by the metaclass ABCMeta, with which no class of Qt or GLib could be a base as well.
+            raise TypeError(
+                f"{type(self).__name__} lacks {', '.join(missing)}: a subclass of LoopClient brings "
+                f"{', '.join(_BROUGHT)}"
+            )
+        super().__init__(address, clock=clock, max_pending=max_pending, trace=trace)
 
     # -- what a loop brings --------------------------------------------------------------------------------
 
@@ -32,22 +80,19 @@ class LoopClient(PollClient):
 
         A mask replaces the one before. After 0 the stream is closed.
         """
-        raise NotImplementedError
 
     @abstractmethod
     def set_timer(self, seconds: float | None) -> None:
         """Call `on_timer` once in `seconds`, not before; None: not at all. It replaces the timer before."""
-        raise NotImplementedError
 
     @abstractmethod
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call `function` once in a turn of the loop, soon, and not from in here. Only the loop's thread calls this."""
-        raise NotImplementedError
 
     # -- what a user may override --------------------------------------------------------------------------
 
     def on_event(self, event: Any) -> None:
-        """Handle a notification, an unknown message, the end of the session, or a call or task without a callback."""
+        """Handle a notification, an unknown message, the end of a connection, or a call or task without a callback."""
 
     # -- what the loop calls -------------------------------------------------------------------------------
 
@@ -96,7 +141,11 @@ class LoopClient(PollClient):
     # -- asking --------------------------------------------------------------------------------------------
 
     def request(self, message: Request[ReplyT], *, timeout: float | None = None, context: Any = None) -> Call[ReplyT]:
-        """Queue a request; see `HostClient.request`. `context` is called with the call when it is done."""
+        """Queue a request; see `HostClient.request`. `context` is called with the call when it is done.
+
+        Raises as `HostClient.request` does, ConnectionLost after the end of the connection among them; `context` is not
+        called then.
+        """
         call = super().request(message, timeout=timeout, context=context)
         self._wake()
         return call
@@ -129,3 +178,9 @@ class LoopClient(PollClient):
         if not self._is_woken:
             self._is_woken = True
             self.call_soon(self.turn)
+
+
+#: The names that a subclass must leave alone: those of the class, and those of its instances.
+_TAKEN: Final = (
+    frozenset(name for name in dir(LoopClient) if not name.startswith("__")) | frozenset(vars(PollClient(Dial(bool))))
+) - {*_BROUGHT, "on_event"}

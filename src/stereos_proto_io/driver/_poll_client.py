@@ -44,6 +44,13 @@ class PollClient(HostClient):
 
     It dials by itself: at the first request, and whenever a dialogue or `connect` wants it. Names are looked up in a
     thread. For the loop's thread only.
+
+    Attributes, which are the client's to assign:
+
+    * `is_connected`: whether there is a connection.
+    * `session`: the `HostSession` of the current connection, or of the last one. Each connection has its own.
+    * `address`: the address of the guest, and `label`: its text, as in errors and logs.
+    * `clock`: the function that returns the time, in seconds.
     """
 
     def __init__(
