@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn
@@ -10,6 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from stereos_proto import StereosError, load_jcard
 from stereos_proto_io import parse_address
 from stereos_proto_io.asyncio import connect_when_ready
+
+#: Seconds that each guest has for all of it. Without a bound, a guest that falls silent
+#: would hold the whole fleet.
+SECONDS = float(os.environ.get("FLEET_SECONDS", "120"))
 
 COLUMNS = (
     TextColumn("{task.description}"),
@@ -21,6 +26,10 @@ COLUMNS = (
 async def bring_up(address, plan, show):
     """Wait for the guest, provision it, wait for its agents. Raises StereosError."""
     done = 0
+    deadline = time.monotonic() + SECONDS
+
+    def left():
+        return max(deadline - time.monotonic(), 0)
 
     def on_progress(progress):
         show(0, progress.state or str(progress.error))
@@ -32,12 +41,12 @@ async def bring_up(address, plan, show):
 
     show(0, "dialling")
     async with connect_when_ready(
-        address, timeout=120, on_progress=on_progress
+        address, timeout=left(), on_progress=on_progress
     ) as guest:
-        report = await guest.provision(plan, on_step=on_step)
+        report = await guest.provision(plan, on_step=on_step, timeout=left())
         report.raise_for_failure()
         show(done, "waiting for its agents")
-        await guest.wait_ready(agents=plan.agents, timeout=60)
+        await guest.wait_ready(agents=plan.agents, timeout=left())
         show(done, "up")
 
 

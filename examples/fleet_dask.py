@@ -37,6 +37,13 @@ def bring_up(place, jcard, mark, seconds):
     address = parse_address(place.partition("=")[2])
     plan = load_jcard(jcard, env=os.environ)
     deadline = time.monotonic() + seconds
+
+    def left():
+        return max(deadline - time.monotonic(), 1)
+
+    def on_step(step):
+        report(step.label)
+
     try:
         report("waiting for the guest")
         with connect_when_ready(address, timeout=seconds) as guest:
@@ -45,12 +52,11 @@ def bring_up(place, jcard, mark, seconds):
                 return LOST
             begun.set()
             report("provisioning")
-            result = guest.provision(plan, on_step=lambda step: report(step.label))
+            result = guest.provision(plan, on_step=on_step, timeout=left())
             if not result.ok:
                 faults = (f"{step.label}: {step.error}" for step in result.failed)
                 return f"failed: {'; '.join(faults)}"
-            left = max(deadline - time.monotonic(), 1)
-            guest.wait_ready(agents=plan.agents, timeout=left)
+            guest.wait_ready(agents=plan.agents, timeout=left())
     except StereosError as exc:
         return f"failed: {exc}"
     return "up"

@@ -42,12 +42,11 @@ class Client(FdClient):
 
 
 async def main(address):
-    async with (
-        Client.connect_when_ready(parse_address(address)) as guest,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(show, guest.ping)
-        tasks.start_soon(show, guest.get_health)
+    async with Client.connect_when_ready(parse_address(address), timeout=60) as guest:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(show, guest.ping)
+                tasks.start_soon(show, guest.get_health)
 
 
 async def show(verb):

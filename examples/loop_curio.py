@@ -55,7 +55,8 @@ class Client(FdClient):
 
 async def main(address):
     async with (
-        Client.connect_when_ready(parse_address(address)) as guest,
+        Client.connect_when_ready(parse_address(address), timeout=60) as guest,
+        curio.timeout_after(5),
         curio.TaskGroup() as tasks,
     ):
         for verb in (guest.ping, guest.get_health):

@@ -39,7 +39,7 @@ class Client(GreenClient):
 
 
 def main(address):
-    with Client.connect_when_ready(parse_address(address)) as guest:
+    with Client.connect_when_ready(parse_address(address), timeout=60) as guest:
         jobs = [gevent.spawn(guest.ping), gevent.spawn(guest.get_health)]
         for job in gevent.joinall(jobs, raise_error=True):
             print(job.value)

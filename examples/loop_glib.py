@@ -4,7 +4,7 @@ import sys
 
 from gi.repository import GLib
 
-from stereos_proto import GetHealth
+from stereos_proto import GetHealth, StereosError
 from stereos_proto_io import parse_address
 from stereos_proto_io.driver import READ, WRITE, LoopClient
 
@@ -64,15 +64,22 @@ def main(address):
     client = GLibClient(parse_address(address))
 
     def on_ready(task):
-        print("the guest is", task.result().state)
-        client.request(GetHealth(), timeout=5, context=on_health)
+        try:
+            print("the guest is", task.result().state)
+            client.request(GetHealth(), timeout=5, context=on_health)
+        except StereosError as exc:
+            end(exc)
 
     def on_health(call):
-        print(call.result())
+        end(call.outcome)
+
+    def end(outcome):
+        """Show the reply, or why there is none, and leave the loop."""
+        print(outcome)
         client.close()
         GLib.idle_add(loop.quit, priority=GLib.PRIORITY_LOW)
 
-    client.wait_ready(context=on_ready)
+    client.wait_ready(timeout=60, context=on_ready)
     loop.run()
 
 

@@ -220,11 +220,12 @@ class Client(FdClient):
 
 
 async def main(address):
-    async with Client.connect_when_ready(parse_address(address)) as guest:
-        tasks = [LOOP.spawn(guest.ping()), LOOP.spawn(guest.get_health())]
+    async with Client.connect_when_ready(parse_address(address), timeout=60) as guest:
+        verbs = (guest.ping, guest.get_health)
+        tasks = [LOOP.spawn(Client.bounded(5, verb)) for verb in verbs]
         for task in tasks:
             await wait_for_any([task])
-            print(task.result)
+            print(task.error or task.result)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main(addresses):
         )
 
     for client in clients:
-        client.wait_ready(context=partial(go_on, client))
+        client.wait_ready(timeout=60, context=partial(go_on, client))
     loop.run_until(
         lambda: len(calls) == len(clients) and all(call.done for call in calls)
     )

@@ -116,7 +116,7 @@ def throw(error):
 def main(address):
     client = ThreadClient(parse_address(address))
     try:
-        print("the guest is", client.do(client.wait_ready).result(60).state)
+        print("the guest is", client.do(client.wait_ready, timeout=60).result().state)
         print(client.do(client.request, Ping(), timeout=5).result())
     finally:
         client.stop()

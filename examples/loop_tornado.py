@@ -7,7 +7,7 @@ import sys
 
 from tornado.ioloop import IOLoop
 
-from stereos_proto import GetHealth
+from stereos_proto import GetHealth, StereosError
 from stereos_proto_io import parse_address
 from stereos_proto_io.driver import READ, WRITE, LoopClient
 
@@ -50,15 +50,22 @@ async def main(address):
     client = TornadoClient(loop, parse_address(address))
 
     def on_ready(task):
-        print("the guest is", task.result().state)
-        client.request(GetHealth(), timeout=5, context=on_health)
+        try:
+            print("the guest is", task.result().state)
+            client.request(GetHealth(), timeout=5, context=on_health)
+        except StereosError as exc:
+            end(exc)
 
     def on_health(call):
-        print(call.result())
+        end(call.outcome)
+
+    def end(outcome):
+        """Show the reply, or why there is none, and leave the loop."""
+        print(outcome)
         client.close()
         loop.add_callback(loop.stop)
 
-    client.wait_ready(context=on_ready)
+    client.wait_ready(timeout=60, context=on_ready)
 
 
 if __name__ == "__main__":

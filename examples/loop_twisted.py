@@ -6,7 +6,7 @@ from twisted.internet import defer, reactor
 from twisted.internet.interfaces import IReadWriteDescriptor
 from zope.interface import implementer
 
-from stereos_proto import GetHealth
+from stereos_proto import GetHealth, StereosError
 from stereos_proto_io import parse_address
 from stereos_proto_io.driver import READ, WRITE, LoopClient
 
@@ -68,15 +68,21 @@ def main(address):
     client = TwistedClient(parse_address(address))
 
     def on_ready(task):
-        print("the guest is", task.result().state)
-        client.ask(GetHealth(), timeout=5).addBoth(on_health)
+        try:
+            print("the guest is", task.result().state)
+            health = client.ask(GetHealth(), timeout=5)
+        except StereosError as exc:
+            end(exc)
+        else:
+            health.addBoth(end)
 
-    def on_health(health):
-        print(health)
+    def end(outcome):
+        """Show the reply, or why there is none, and leave the loop."""
+        print(outcome)
         client.close()
         reactor.callLater(0, reactor.stop)
 
-    client.wait_ready(context=on_ready)
+    client.wait_ready(timeout=60, context=on_ready)
     reactor.run()
 
 

@@ -11,7 +11,8 @@ from stereos_proto_io.asyncio import connect_when_ready
 
 async def main(address):
     async with connect_when_ready(parse_address(address), timeout=60) as guest:
-        print(await asyncio.gather(guest.ping(), guest.get_health()))
+        async with asyncio.timeout(5):
+            print(await asyncio.gather(guest.ping(), guest.get_health()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import io
@@ -228,6 +229,54 @@ def test_tests_in_snippets_pass(tmp_path):
     done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert len(blocks) >= 2
     assert f"{len(blocks)} passed" in done.stdout, done.stdout
+
+
+#: Verbs that take a `timeout` in every client, and those that the asynchronous clients leave to the runtime.
+BOUNDED = {"connect_when_ready", "provision"}
+UNBOUNDED = {"ping", "get_health", "set_config", "inject_secret", "inject_ssh_key", "mount", "shutdown"}
+UNBOUNDED |= {"request", "request_many"}
+#: What bounds these: asyncio.timeout, trio.fail_after and move_on_after, curio.timeout_after, a driver's `bounded`.
+BOUNDS = ("timeout(", "fail_after(", "move_on_after(", "timeout_after(", "bounded(")
+
+
+def waits_without_bound(text):
+    """The calls in a program that a guest which falls silent would hold for ever."""
+    nodes = [*ast.walk(ast.parse(text))]
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    bounded = [call.func for call in calls if "timeout" in {keyword.arg for keyword in call.keywords}]
+    for call in calls:
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if name in BOUNDED and call.func not in bounded:
+            yield ast.unparse(call)
+    for node in nodes:
+        if isinstance(node, ast.AsyncFunctionDef) and not any(bound in ast.unparse(node) for bound in BOUNDS):
+            names = [each for each in ast.walk(node) if isinstance(each, ast.Attribute) and each.attr in UNBOUNDED]
+            if verbs := [each.attr for each in names if each not in bounded]:
+                yield f"{node.name}: {', '.join(verbs)}"
+
+
+def programs():
+    """All that a reader may copy."""
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        yield pytest.param(path.read_text(), id=name_of(path))
+    for page in (README, *PAGES):
+        blocks = [body for language, body in FENCE.findall(page.read_text()) if language in ("python", "py")]
+        if blocks:
+            yield pytest.param("\n".join(blocks), id=name_of(page))
+
+
+@pytest.mark.parametrize("text", [*programs()])
+def test_nothing_that_is_shown_waits_for_ever(text):
+    assert [*waits_without_bound(text)] == []
+
+
+def test_a_wait_without_a_bound_is_found():
+    assert [*waits_without_bound("guest.provision(plan)\nguest.provision(plan, timeout=5)")] == [
+        "guest.provision(plan)"
+    ]
+    program = "async def main():\n    {}\n        await guest.ping()"
+    assert [*waits_without_bound(program.format("if guest:"))] == ["main: ping"]
+    assert [*waits_without_bound(program.format("with trio.fail_after(5):"))] == []
 
 
 # ---------------------------------------------------------------------------------------------------- pages

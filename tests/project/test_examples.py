@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import runpy
 import signal
 import socket
@@ -87,6 +88,24 @@ def test_an_event_loop(name):
     said, address, asked = talk(*screen, *command(f"loop_{name}.py", python=python), env=env)
     assert {text.format(address=address) for text in LOOPS[name]} <= set(said)
     assert "get_health" in asked
+
+
+@pytest.mark.parametrize("name", [*LOOPS, "anyio"])
+def test_an_event_loop_ends_where_the_guest_falls_silent(name):
+    """Each request has a bound. An exception of a callback does not end every loop."""
+    if name == "curio" and sys.version_info >= (3, 12):
+        pytest.skip("curio does not run on Python 3.12 and later")
+    python, env = python_with_gi() if name == "glib" else (sys.executable, {"QT_QPA_PLATFORM": "offscreen"})
+    screen = ["xvfb-run", "--auto-servernum"] if name == "tk" else []
+    # A wait asks first. What the example asks is its second get_health, or a ping.
+    asks = "ping" if name == "threads" else "get_health#2"
+    with simulated_guest(faults=[f"stall@{asks}"]) as guest:
+        arguments = ["trio", guest.address] if name == "anyio" else [guest.address]
+        line = [*screen, *command(f"loop_{name}.py", *arguments, python=python)]
+        done = subprocess.run(
+            line, env={**os.environ, **env}, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    assert re.search("in time|Timeout", done.stdout + done.stderr)
 
 
 def test_a_thread_is_told_the_end_of_the_session():
@@ -294,6 +313,16 @@ def test_a_fleet_says_which_guest_failed(name, guests, jcard):
     assert said[-1] == "1 of 2 guests are up"
     assert "failed: the guest refused mount: unknown message type: mount" in said[0]
     expect_provisioned(guests[0], "tok-12345")
+
+
+@pytest.mark.parametrize("fault", ["stall@get_health", "stall@mount"])
+@pytest.mark.parametrize("name", ["fleet_asyncio.py", "fleet_trio.py"])
+def test_a_fleet_ends_in_its_time_where_a_guest_is_silent(name, fault, jcard):
+    with simulated_guest(faults=[fault]) as silent:
+        env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "200", "FLEET_SECONDS": "1"}
+        said = asyncio.run(run(*command(name, jcard, silent.address), code=1, env=env))
+    assert said[-1] == "0 of 1 guests are up"
+    assert "failed: " in said[0]
 
 
 def test_wait_for_an_agent():
