@@ -35,6 +35,27 @@ def test_notifications_are_bounded_and_counted(driver):
 
 
 @each_driver
+def test_each_notification_goes_to_one_iterator(driver):
+    """Several of one client share them."""
+
+    async def following(news):
+        return await anext(news) if hasattr(news, "__anext__") else next(news)
+
+    async def main():
+        async with attached(driver, ours) as client:
+            first, second = client.notifications(), client.notifications()
+            states = [(await following(news)).state for news in (first, second, first, second)]
+            assert states == ["s0", "s1", "s2", "s3"]
+
+    def script(sock):
+        sock.sendall(b"".join(encode(Lifecycle(f"s{number}")) for number in range(4)))
+        sock.recv(1000)
+
+    with scripted(script) as ours:
+        driver.run(main)
+
+
+@each_driver
 def test_the_cause_is_told_to_all_that_come_later(driver):
     """Reading the end of a broken connection says why it broke, as does each call after it."""
 

@@ -217,6 +217,9 @@ class AsyncClient(AsyncVerbs):
     def notifications(self) -> AsyncIterator[Notification]:
         """Yield what the guest tells unasked, as it comes, until the client is closed.
 
+        Each notification goes to one iterator: several of one client share them. For several consumers, let one task
+        iterate and hand each on.
+
         Raises what the connection ended in when it was not closed from here.
         """
         return _Notifications(self)

@@ -185,6 +185,9 @@ class SyncClient(SyncVerbs):
     def notifications(self, *, timeout: float | None = None) -> Iterator[Notification]:
         """Yield what the guest tells unasked, as it comes, until the client is closed.
 
+        Each notification goes to one iterator: several of one client share them. For several consumers, let one thread
+        iterate and hand each on.
+
         Raises RequestTimeout after `timeout` seconds without one, and what the connection ended in when it
         was not closed from here. After RequestTimeout, `next` waits again.
         """
