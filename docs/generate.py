@@ -277,11 +277,11 @@ def connect_table() -> str:
 
 def faults_table() -> str:
     """Every fault of the simulator."""
-    rows = []
-    for fault in sorted(guest.FAULTS.values(), key=lambda fault: fault.name):
-        form, _, text = summary(fault).partition(" - ")
-        rows.append([form, text])
-    return table(["fault", "what happens"], rows)
+    rows = (
+        [f"`{row.form}`", row.strikes, row.effect, f"`{row.example}`"]
+        for row in sorted(faults.fault_table(), key=lambda row: row.name)
+    )
+    return table(["fault", "applies to a", "what happens", "for example"], rows)
 
 
 # ---------------------------------------------------------------------------------------------------------
