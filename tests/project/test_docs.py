@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,7 @@ from stereos_proto_io._files import MAX_PROMPT_SIZE
 from stereos_proto_io.addresses import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
 from stereos_proto_io.driver import READY_TIMEOUT, PollClient
 from stereos_proto_io.guest import GuestSimulator
+from stereos_proto_io.guest.faults import fault_table
 from stereos_proto_io.testing import simulated_guest
 
 ROOT = Path(__file__).parents[2]
@@ -357,6 +359,8 @@ def what_is_generated_is_there(html):
         if inspect.isclass(thing) and issubclass(thing, StereosError):
             assert f'id="{name.lower()}"' in errors, name
     assert "Exit codes" in (html / "cli.html").read_text()
+    testing = unescape((html / "howto" / "testing.html").read_text())
+    assert [row.form for row in fault_table() if row.form not in testing or row.example not in testing] == []
 
 
 def every_public_name_is_there(html):
