@@ -249,6 +249,22 @@ def test_types_that_are_not_misspelt_get_none():
 # ------------------------------------------------------------------------------------------------- plan
 
 
+def test_types_that_no_fault_names_are_not_remembered():
+    """A host chooses them, and may send ever new ones."""
+    plan = FaultPlan(["drop@mount#2", "blank#51"])
+    struck = [plan.on_request(CustomRequest(f"type-{number}")) for number in range(50)]
+    assert struck == [()] * 50
+    assert [fault.name for fault in plan.on_request(MOUNT)] == ["blank"]
+    assert [fault.name for fault in plan.on_request(MOUNT)] == ["drop"]
+    assert [*plan._of_type] == ["mount"]
+
+
+@pytest.mark.parametrize("text", ["refuse:1000000001s", "slow-boot:1e308s", "late:9999999999s@ping"])
+def test_times_that_no_clock_waits_for_are_refused(text):
+    with pytest.raises(ValueError, match="seconds must be at most 1000000000, not"):
+        parse_fault(text)
+
+
 def test_numbers_count_by_type_and_over_all():
     plan = FaultPlan(["drop@mount#2", "blank#3", "garbage"])
     struck = [[fault.name for fault in plan.on_request(request)] for request in [Ping(), MOUNT, MOUNT, MOUNT, Ping()]]

@@ -50,6 +50,14 @@ def test_a_shutdown_is_a_power_off():
     assert faulty.ended
 
 
+def test_a_cut_counts_what_the_guest_writes_and_not_the_muxer():
+    faulty = session("cut:16", ports={1024})
+    faulty.receive_data(b"CONNECT 1024\n" + encode(Ping()))
+    faulty.reply(faulty.next_event(), Pong())
+    assert written(faulty) == b"OK 1073741824\n" + encode(Pong())[:16]
+    assert faulty.next_order() == Close()
+
+
 def test_a_failed_write_ends_the_session_inside():
     faulty = session("drop@mount")
     asked(faulty, Ping(), Pong())

@@ -4,6 +4,7 @@ import inspect
 import os
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,32 @@ def test_many_hosts_may_wait_elsewhere(tmp_path, monkeypatch):
             host = stack.enter_context(socket.socket(socket.AF_UNIX))
             host.setblocking(False)
             host.connect("guest")
+
+
+def test_a_socket_file_is_removed_from_where_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    endpoint = Endpoint(UnixSocket("guest"))
+    endpoint.bind()
+    monkeypatch.chdir("/")
+    endpoint.close()
+    assert not (tmp_path / "guest").exists()
+
+
+def test_a_socket_file_that_cannot_be_removed_is_logged(tmp_path, monkeypatch, caplog):
+    """Its folder may be read-only by then. The guest does not listen any more all the same."""
+    monkeypatch.chdir(tmp_path)
+    endpoint = Endpoint(UnixSocket("guest"))
+    endpoint.bind()
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    endpoint.close()
+    assert not endpoint.is_bound
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"the socket file {tmp_path}/guest cannot be removed: ")
+    endpoint.close()
 
 
 def test_closing_is_a_reset_for_the_host():

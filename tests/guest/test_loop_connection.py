@@ -49,6 +49,9 @@ class Connection(LoopConnection):
     def end(self, *, reset=False):
         raise AssertionError
 
+    def abort(self):
+        raise AssertionError
+
     def take(self, *requests):
         """Let a host send requests, and pump as a server does."""
         for request in requests:
@@ -191,6 +194,15 @@ def test_denied_requests_of_a_guest_are_its_own_matter():
     connection = opened(guest)
     connection.take(Mount("t", "/w", "9p"))
     assert [result.error for result in connection.results] == noted != []
+
+
+@pytest.mark.parametrize(("fault", "order"), [("power-off@mount#1", PowerOff()), ("close@mount#1", Close())])
+def test_what_follows_the_end_is_not_carried_out(fault, order):
+    connection = opened(mounted, [fault])
+    connection.take(*[Mount("t", "/w", "9p")] * 5)
+    assert len(connection.results) == 1
+    assert connection.wrote == encode(Ack("mount", True))
+    assert connection.orders == [order]
 
 
 def test_a_guest_that_shuts_down_loses_its_power_and_others_close():

@@ -16,6 +16,7 @@ from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import trio as trio_guest
+from stereos_proto_io.guest._orders import Reboot
 
 REFUSING = 0.1
 LOOPS = {"asyncio": asyncio.sleep, "trio": trio.sleep}
@@ -43,6 +44,16 @@ def test_a_guest_that_reboots_is_not_rebooted(kind):
         guest.reboot(3600)
         with pytest.raises(RuntimeError, match="the guest reboots already"):
             guest.reboot()
+
+
+@over_loops
+def test_a_second_reboot_in_the_time_of_the_first_changes_nothing(kind):
+    """A serial port stays open, so that a fault may strike there once more."""
+    with running(kind, None, GuestSimulator()) as guest:
+        guest._call(lambda: [guest.server._obey(Reboot(0.1)) for _ in range(2)])
+        assert ask_patiently(guest.address, Ping()) == [PONG]
+        guest.reboot()
+        assert ask_patiently(guest.address, Ping()) == [PONG]
 
 
 @over_loops

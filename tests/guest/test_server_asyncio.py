@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from guest_harness import PONG, ask_patiently
-from stereos_proto import Ping, Pong, encode
+from guest_harness import PATIENCE, PONG, ask_patiently
+from stereos_proto import Ack, CustomRequest, Ping, Pong, encode
 from stereos_proto_io import TCP
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest._listen import reset_on_close
@@ -65,6 +65,24 @@ def test_closing_waits_for_handlers_whose_host_has_gone():
             await server.aclose()
             assert steps == ["ended"]
             assert not server._tasks
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["power_off", "reboot"])
+def test_a_host_that_does_not_read_does_not_keep_its_connection(what):
+    async def main():
+        async with serve(ANY, lambda request: Ack(request.type, False, "x" * 500_000)) as server:
+            _reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+            writer.transport.pause_reading()
+            writer.write(encode(CustomRequest("x")) * 50)
+            while not (server.connections and server.connections[0]._transport.get_write_buffer_size()):
+                await asyncio.to_thread(lambda: None)
+            (connection,) = server.connections
+            getattr(server, what)()
+            async with asyncio.timeout(PATIENCE):
+                await connection.closed.wait()
+            writer.transport.abort()
 
     asyncio.run(main())
 

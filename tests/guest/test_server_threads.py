@@ -140,6 +140,21 @@ def test_a_reboot_that_comes_after_the_last_order_ends_with_the_guest(server):
     assert ends(closing)
 
 
+def test_an_error_while_ending_keeps_nobody_waiting(server, monkeypatch):
+    shut, errors = server._shut, []
+
+    def fail(endpoints):
+        shut(endpoints)
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(threading, "excepthook", lambda hook: errors.append(hook.exc_value))
+    server._shut = fail
+    server.close()
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+    for closing in (server._selector, server._hears):
+        closing.close()
+
+
 def served_once(server, **steps):
     """Serve once, in this thread, with steps replaced; return how long it paused, and what was logged.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import vectors
 from core.test_vectors import EXACT_NAMES
-from guest_harness import ack, ask, running
+from guest_harness import PATIENCE, ack, ask, running
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
@@ -701,6 +701,29 @@ def test_a_config_that_takes_long_to_read_freezes_nothing(clock, monkeypatch):
     release.set()
     reader.join(20)
     assert not reader.is_alive()
+
+
+def test_an_effect_may_change_the_guest_while_others_ask(clock):
+    """An effect runs while the guest is locked. A question waits for no effect, and needs nothing that one holds."""
+
+    class Starts(Effects):
+        def store_config(self, _content):
+            clock.now += 5.0  # a poll is due
+            asking = threading.Thread(target=simulator.handle, args=(GetHealth(),))
+            asking.start()
+            asking.join(PATIENCE)
+            assert not asking.is_alive()
+            rebooting = threading.Thread(target=simulator.reboot)
+            rebooting.start()
+            simulator.agents = [AgentStatus("coder", True)]
+            others.append(rebooting)
+
+    others = []
+    simulator = GuestSimulator(clock=clock, effects=Starts())
+    assert simulator.handle(SetConfig("x=1")).ok
+    others[0].join(PATIENCE)
+    assert not others[0].is_alive()
+    assert [agent.name for agent in simulator.agents] == ["coder"]
 
 
 def test_a_slow_mount_keeps_only_changes_waiting():

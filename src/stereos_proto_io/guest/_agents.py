@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import attrs
 
-from stereos_proto import AgentStatus
+from stereos_proto import MAX_LINE_SIZE, AgentStatus
 
 from ._go import quote
 
@@ -79,8 +79,8 @@ _HARNESSES: Final = ("claude-code", "opencode", "gemini-cli", "custom")
 _TYPES: Final = ("sandboxed", "native")
 _RESTARTS: Final = ("no", "on-failure", "always")
 
-#: The reference would go on until its memory is full. A simulated guest shares its memory with a test.
-_MOST_AGENTS: Final = 100_000
+#: As many as fit into a health report. The reference would go on until its memory is full.
+_MOST_AGENTS: Final = MAX_LINE_SIZE // len('{"name":"a-0","running":true},')
 
 _UNITS: Final = {"ns": 0, "us": 3, "µs": 3, "μs": 3, "ms": 6, "s": 9, "m": 9, "h": 9}
 _TIMES: Final = {"m": 60, "h": 3600}

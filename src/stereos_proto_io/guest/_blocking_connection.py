@@ -107,8 +107,9 @@ class GuestConnection(BaseConnection):
                 self._shared.current = None
             if self.session.has_connections:
                 self.session.close()
-        while self._helpers:
-            self._helpers.copy().pop().join()
+        # A helper removes itself at its end, between any two steps of this thread.
+        while helpers := self._helpers.copy():
+            helpers.pop().join()
         self._transport.close()
         self._server._left(self)
         self._gone.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import stat
 import struct
@@ -15,6 +16,8 @@ import attrs
 
 from stereos_proto_io.addresses import Address, check_address
 from stereos_proto_io.driver._device import Device
+
+_LOG: Final = logging.getLogger("stereos_proto_io.guest")
 
 #: What Linux takes at most, and what thousands of hosts that come at once need.
 BACKLOG: Final = 4096
@@ -39,7 +42,9 @@ class Endpoint:
     sock: socket.socket | None = attrs.field(init=False, default=None)
     #: Whether it could not be listened on when that was last tried, after a reboot or a time of refusing.
     missed: bool = attrs.field(init=False, default=False)
-    #: The device and inode of the socket file.
+    #: The absolute path of the socket file.
+    _path: str = attrs.field(init=False, default="")
+    #: Its device and inode.
     _file: tuple[int, int] | None = attrs.field(init=False, default=None)
     _open_device: Device | None = attrs.field(init=False, default=None)
 
@@ -60,7 +65,9 @@ class Endpoint:
         family, target = self.address.listeners()[0]
         self.sock = _bind_unix(self.address.socket_file) if self.address.socket_file else _bound(family, target)
         if self.address.socket_file:
-            self._file = _identity(self.address.socket_file)
+            # The program may change its folder before the file is removed.
+            self._path = str(Path(self.address.socket_file).absolute())
+            self._file = _identity(self._path)
         self.address = self.address.bound(self.sock)
 
     @property
@@ -94,11 +101,14 @@ class Endpoint:
             self.take_device().close()
         if self.sock is None:
             return
-        # Another guest may have taken the path meanwhile, whose file this is not to remove.
-        if self._file is not None and self._file == _identity(self.address.socket_file):
-            Path(self.address.socket_file).unlink(missing_ok=True)
         self.sock.close()
         self.sock = None
+        # Another guest may have taken the path meanwhile, whose file this is not to remove.
+        if self._file is not None and self._file == _identity(self._path):
+            try:
+                Path(self._path).unlink(missing_ok=True)
+            except OSError as exc:
+                _LOG.warning("the socket file %s cannot be removed: %s", self._path, exc)
 
 
 def bind_all(addresses: Address | Sequence[Address]) -> list[Endpoint]:

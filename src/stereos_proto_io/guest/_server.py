@@ -210,6 +210,9 @@ class LoopConnection(BaseConnection):
         while left and self.is_open and (event := next_event()) is not NEED_DATA:
             left -= 1
             self.on_event(event)
+            if self._faulty is not None:
+                # A fault may end the connection or the guest after this reply: what follows is not carried out then.
+                self._write_all()
         return left
 
     def _write_all(self) -> bool:
@@ -281,6 +284,10 @@ class LoopConnection(BaseConnection):
     @abc.abstractmethod
     def end(self, *, reset: bool = False) -> None:
         """End the connection; at once with `reset`."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """End the connection at once, whatever is still to be written."""
 
     @abc.abstractmethod
     def write_some(self) -> bool:
@@ -394,7 +401,7 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
             self._guest_powers_off()
             self._shut(self._endpoints)
             self._off.set()
-        else:
+        elif not self._rebooting:  # a host on a serial port may ask for another reboot meanwhile
             self._rebooting = True
             # A guest that boots again listens when it is up, not when it would have listened before.
             self._missing = [endpoint for endpoint in self._missing if endpoint.boundless]
@@ -427,7 +434,8 @@ class LoopServer(Server[LoopConnectionT], abc.ABC):
             endpoint.close()
         for connection in self.connections:
             if connection.endpoint in endpoints:
-                connection.end()
+                # The ack of a shutdown leaves first; else a host that does not read would keep the connection open.
+                connection.end() if connection.session.shut_down else connection.abort()
 
     async def _boot(self, seconds: float) -> None:
         await self._sleep(seconds)

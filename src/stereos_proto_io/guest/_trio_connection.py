@@ -46,6 +46,10 @@ class GuestConnection(LoopConnection):
             reset_on_close(self._transport)
         self._scope.cancel()
 
+    def abort(self) -> None:
+        """End the connection at once: nothing that is written waits in this process."""
+        self.end()
+
     def is_ending(self) -> bool:
         """Whether the nursery of the server, or one around it, is cancelled."""
         return trio.current_effective_deadline() == -inf

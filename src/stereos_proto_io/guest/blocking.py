@@ -165,14 +165,17 @@ class GuestServer(Server[GuestConnection]):
             while not self._stopping.is_set():
                 self._serve_once()
         finally:
-            if self._powerless:
-                self._guest_powers_off()
-            self._shut(self._endpoints)
-            self._selector.close()
-            self._hears.close()
-            self._off.set()
-            for event in tuple(self._waiting):
-                event.set()
+            try:
+                if self._powerless:
+                    self._guest_powers_off()
+                self._shut(self._endpoints)
+                self._selector.close()
+                self._hears.close()
+            finally:
+                # Whatever has happened: somebody may be waiting for it.
+                self._off.set()
+                for event in tuple(self._waiting):
+                    event.set()
 
     def _serve_once(self) -> None:
         """Accept new hosts and carry out orders. An error in one of them is logged, and the others are still served."""

@@ -158,6 +158,10 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+#: The longest time of a fault, 31 years. No runtime waits much longer than 292 years.
+_LONGEST: Final = 1_000_000_000
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r} is no number of bytes")
@@ -167,6 +171,8 @@ def _count(text: str) -> int:
 def _not_negative(_fault: Any, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 <= value < math.inf:
         raise ValueError(f"{attribute.name} must be 0 or more, not {value!r}")
+    if value > _LONGEST:
+        raise ValueError(f"{attribute.name} must be at most {_LONGEST}, not {value!r}")
 
 
 #: Key of a field's metadata: the function that reads its text.
@@ -545,7 +551,9 @@ class FaultPlan:
             if fault.type and fault.type not in types:
                 _warn_of_type(fault, fault.type, types)
         self._lock = threading.Lock()
-        self._requests: Counter[str] = Counter()
+        self._requests = 0
+        # Of those types that a fault names. A host chooses types, and what it sends must not fill the memory.
+        self._of_type: Counter[str] = Counter({fault.type: 0 for fault in self.faults if fault.type is not None})
         self._connections = 0
         self._struck: set[Fault] = set()
 
@@ -567,14 +575,14 @@ class FaultPlan:
     @property
     def refuse_time(self) -> float:
         """Seconds for which the guest does not listen."""
-        return math.fsum(fault.seconds for fault in self.faults if isinstance(fault, Refuse))
+        return sum(fault.seconds for fault in self.faults if isinstance(fault, Refuse))
 
     @property
     def boot_time(self) -> float:
         """Seconds that booting takes longer; `math.inf` for ever."""
         if any(isinstance(fault, NeverReady) for fault in self.faults):
             return math.inf
-        return math.fsum(fault.seconds for fault in self.faults if isinstance(fault, SlowBoot))
+        return sum(fault.seconds for fault in self.faults if isinstance(fault, SlowBoot))
 
     def on_connection(self) -> tuple[ConnectionFault, ...]:
         """Count a connection, and return the faults that strike it."""
@@ -593,8 +601,10 @@ class FaultPlan:
         if not self.faults:
             return ()
         with self._lock:
-            self._requests[request.type] += 1
-            of_type, of_all = self._requests[request.type], self._requests.total()
+            self._requests += 1
+            if request.type in self._of_type:
+                self._of_type[request.type] += 1
+            of_type, of_all = self._of_type[request.type], self._requests
             struck = tuple(
                 fault
                 for fault in self.faults

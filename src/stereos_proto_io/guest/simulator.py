@@ -175,7 +175,9 @@ class GuestSimulator:
             if isinstance(several, str):
                 raise TypeError(f"{name} takes several strings, such as a tuple, not one string")
         self._lock = threading.RLock()  # held while the guest changes
-        self._poll_lock = threading.RLock()  # held while it looks at its config; taken before the other
+        # Held while it looks at its config. An effect runs under the other lock and may set `agents` or reboot, so this
+        # one is taken second, and what is done under it takes no lock.
+        self._poll_lock = threading.RLock()
         self.faults: FaultPlan = FaultPlan(faults, types=FORK_TYPES | frozenset(types))
         self._boot_time = boot_time + self.faults.boot_time
         self._fixed_agents = None if agents is None else tuple(agents)
@@ -310,9 +312,9 @@ class GuestSimulator:
             return
         self._next_poll += self._poll_interval * (1 + (self.uptime - self._next_poll) // self._poll_interval)
         if self._fixed_agents is None:
-            with self._lock:
-                config, secrets = self._config, {name: secret.value for name, secret in self._secrets.items()}
-            self._daemon.look(config, secrets)
+            # Read without the lock: a new secret makes a new mapping, and secrets come before the config.
+            config, secrets = self._config, self._secrets
+            self._daemon.look(config, {name: secret.value for name, secret in secrets.items()})
             self._agents = self._daemon.agents
         # Never reset to False: in the reference only a shutdown ends `healthy`.
         self._seen_agents = self._seen_agents or any(agent.running for agent in self._agents)
@@ -323,7 +325,7 @@ class GuestSimulator:
         This changes the simulator alone: connections stay open, and the guest answers on. To end them too, as a reboot
         does, call `reboot` of what serves it: the `SimulatedGuest`, or the server.
         """
-        with self._poll_lock, self._lock:
+        with self._lock, self._poll_lock:
             try:
                 self._effects.forget()
             finally:
@@ -396,7 +398,7 @@ class GuestSimulator:
         _check_file_name(name)
         secret = Secret(request.value, request.mode or _DEFAULT_MODE)
         self._effects.store_secret(name, secret)
-        self._secrets[name] = secret
+        self._secrets = {**self._secrets, name: secret}
 
     def _inject_ssh_key(self, request: InjectSSHKey) -> None:
         user, key = request.user, request.public_key
