@@ -166,6 +166,10 @@ sys.addaudithook(_audit)
 """
 
 
+#: The context of coverage outside of any test: while modules are imported, and tests are collected.
+OUTSIDE: Final = ""
+
+
 class Trace(NamedTuple):
     """What one test file does with the library as it is."""
 
@@ -288,9 +292,7 @@ def trace(test: str, source: Path) -> Trace:
     lines: dict[str, dict[int, set[str]]] = {}
     for file in read.measured_files():
         contexts = read.contexts_by_lineno(file)
-        lines[str(Path(file).relative_to(source))] = {
-            line: {name for name in names if name} for line, names in contexts.items()
-        }
+        lines[str(Path(file).relative_to(source))] = {line: {*names} for line, names in contexts.items()}
     rows = (row.split("\t", 1) for row in times.read_text().splitlines())
     return Trace(lines, {name: float(seconds) for seconds, name in rows})
 
@@ -309,8 +311,10 @@ def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[
         executing = executing.union(
             *(traced.lines.get(f"{module}.py", {}).get(line, ()) for traced in traces for line in lines)
         )
-    # A line that is executed everywhere is asked of the quickest tests of all files.
-    names = sorted(executing.intersection(seconds) or seconds, key=seconds.__getitem__)
+    # Of what is executed outside of any test, too, such as a function that makes a class, any test may depend.
+    everywhere = not executing or OUTSIDE in executing
+    asked_of = seconds if everywhere else executing.intersection(seconds) or seconds
+    names = sorted(asked_of, key=lambda name: (name not in executing, seconds[name]))
     total = accumulate(map(seconds.__getitem__, names))
     chosen = {name for name, until in zip(names, total, strict=True) if until < LONGEST} or {*names[:1]}
     return {name: took for name, took in seconds.items() if name in chosen}

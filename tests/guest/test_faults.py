@@ -259,6 +259,25 @@ def test_types_that_no_fault_names_are_not_remembered():
     assert [*plan._of_type] == ["mount"]
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: faults.Drop(number=0), "number must be a whole number from 1 on, not 0"),
+        (lambda: faults.Drop(number=True + 0.5), "number must be a whole number from 1 on, not 1.5"),
+        (lambda: faults.Cut(size=-1), "size must be a whole number from 0 on, not -1"),
+        (lambda: faults.Late(seconds=-1), "seconds must be 0 or more, not -1.0"),
+    ],
+)
+def test_arguments_are_checked_however_a_fault_is_made(make, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        make()
+
+
+def test_seconds_become_a_float():
+    assert type(faults.Late(seconds=1).seconds) is float
+    assert type(faults.Cut(size=1).size) is int
+
+
 @pytest.mark.parametrize("text", ["refuse:1000000001s", "slow-boot:1e308s", "late:9999999999s@ping"])
 def test_times_that_no_clock_waits_for_are_refused(text):
     with pytest.raises(ValueError, match="seconds must be at most 1000000000, not"):
