@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ._errors import JcardError, JcardFault
 from ._jcard_fields import Finding, Severity, canonical
-from ._toml import Path, statements
+from ._toml import MAX_NAMES, Path, line_of_a_long_key, statements
 
 #: Levels of keys that anything is said of.
 _DEEPEST: Final = 8
@@ -26,7 +26,9 @@ class JcardText:
         self._text = text.removeprefix("\ufeff")
 
     def parse(self) -> dict[str, Any]:
-        """The document. Raises JcardError when the text is no TOML."""
+        """The document. Raises JcardError when the text is no TOML, or has a key of too many names."""
+        if line := line_of_a_long_key(self._text):
+            raise self.error(f"a key has more than {MAX_NAMES} names", line)
         try:
             return tomllib.loads(self._text)
         except ValueError as exc:  # not only TOMLDecodeError: Python limits the digits of a number, too

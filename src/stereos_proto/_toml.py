@@ -1,7 +1,8 @@
 """Where the keys of a TOML text stand.
 
 tomllib does not report positions. This module splits a text that tomllib has accepted into its statements, so that an
-error can name a line. The text is known to be valid TOML, so nothing is checked.
+error can name a line. The text is known to be valid TOML by then, so nothing is checked. `line_of_a_long_key` is the
+exception: it takes any text, before tomllib does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ _PIECE: Final = re.compile(
     r"|[\[\]{}\n]",
     re.DOTALL,
 )
+#: Names that a key may have. tomllib takes a time for a key that grows with the square of their number.
+MAX_NAMES: Final = 100
+_LONG_KEY: Final = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NAMES}}}")
 _KEY_PIECE: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|\'[^\']*+\'|[\]=]')
 _DEPTH: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -37,6 +41,23 @@ class Statement:
     path: Path
     #: Its first line, 1-based.
     line: int
+
+
+def line_of_a_long_key(text: str) -> int:
+    """The line, 1-based, of a key with more than MAX_NAMES names; 0 where there is none. `text` may be no TOML."""
+    if text.count(".") < MAX_NAMES:
+        return 0
+    # Strings and comments may hold dots. In a key, a quoted name counts as any other.
+    bare = _PIECE.sub(_bare, text)
+    found = _LONG_KEY.search(bare)
+    return 0 if found is None else bare.count("\n", 0, found.start()) + 1
+
+
+def _bare(piece: re.Match[str]) -> str:
+    text = piece[0]
+    if text[0] in "\"'":
+        return "x" + "\n" * text.count("\n")
+    return "" if text[0] == "#" else text
 
 
 def statements(text: str) -> tuple[Statement, ...]:

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from hypothesis import given
 
-from stereos_proto._toml import statements
+from stereos_proto._toml import line_of_a_long_key, statements
 from tomls import documents
 
 
@@ -104,3 +104,31 @@ def test_long_strings_are_one_statement(form, piece):
     except tomllib.TOMLDecodeError:
         return
     assert [statement.path for statement in statements(text)] == [("a",), ("b",)]
+
+
+HUNDRED = "a." * 100
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{HUNDRED}a = 1", 1),
+        (f"\n[{HUNDRED}a]", 2),
+        (f"x = 1\n[[{'a . ' * 99}'b.c' . d]]", 2),
+        ('x = """\n\n"""\n' + '"a" . b-c.' * 50 + "a = 1", 4),
+        (f"x = {{ {HUNDRED}a = 1 }}", 1),
+        (f"# '\n{HUNDRED}a", 2),
+        (f"x = '{HUNDRED}a'", 0),
+        (f'x = "{HUNDRED}a" # {HUNDRED}', 0),
+        (f"{'a.' * 99}a = 1", 0),
+        ("a = 1.5\n" * 200, 0),
+        ("", 0),
+    ],
+)
+def test_a_key_of_more_than_a_hundred_names_is_found(text, line):
+    assert line_of_a_long_key(text) == line
+
+
+@given(documents())
+def test_documents_have_no_such_key(text):
+    assert line_of_a_long_key(text + "\n# " + "." * 100) == 0

@@ -116,6 +116,8 @@ def test_an_older_guest_reads_the_older_form(row):
             "[[agents]]\nharness='custom'\ntype='native'\nextra_packages=['a']",
             "agents[0]: agent.extra_packages needs type sandboxed",
         ),
+        ("a." * 100 + "a = 1", "parsing config: toml: a key has more than 100 names"),
+        (f"x = 1\n [{'a . ' * 99}'b c'.d]", "parsing config: toml: a key has more than 100 names"),
         ("[[agents]]\nharness='custom'\nreplicas=34_953", "more than 34952 agents"),
     ],
 )

@@ -86,8 +86,15 @@ _UNITS: Final = {"ns": 0, "us": 3, "µs": 3, "μs": 3, "ms": 6, "s": 9, "m": 9, 
 _TIMES: Final = {"m": 60, "h": 3600}
 
 
+#: A dotted key of a hundred names and more, for which tomllib takes a time that grows with the square of their number.
+#: The reference reads these. Here, a host could stall the guest by them.
+_LONG_KEY: Final = re.compile(r"(?m)^[ \t\[]*+(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}")
+
+
 def read_config(text: str, age: Age = Age.TODAY) -> tuple[Agent, ...]:
     """The agents of a jcard.toml, in the order of the file. Raises ConfigDropped where one of them is bad."""
+    if _LONG_KEY.search(text):
+        raise ConfigDropped("parsing config: toml: a key has more than 100 names")
     try:
         document = tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as exc:
