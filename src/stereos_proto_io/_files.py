@@ -13,8 +13,13 @@ from stereos_proto import InjectSSHKey, JcardError, ProvisionPlan, load_jcard
 #: Longest `prompt_file` in bytes whose content is sent (§10).
 MAX_PROMPT_SIZE: Final = 256 * 1024
 
-# A FIFO without a writer must not block the open. Neither flag exists on Windows.
-_CAREFUL: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+# A FIFO without a writer must not block the open. None of these flags exists on Windows.
+_NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0)
+_CAREFUL: Final = getattr(os, "O_NONBLOCK", 0) | _NO_LINKS
+_FOLDER: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+#: Whether this system opens a file by its name in a folder that is open already. Windows does not.
+_OPENS_IN_FOLDERS: Final = os.open in os.supports_dir_fd
 
 
 def read_jcard(
@@ -70,12 +75,13 @@ def prompt_reader(folder: Path) -> Callable[[str], str]:
     """
 
     def read(name: str) -> str:
-        # Symbolic links are followed here, for the check, and the open follows none.
+        # Symbolic links are followed here, for the check. The open follows none: another process, such as an agent
+        # that shares the folder, may replace any part of the path in between.
         root = Path(os.path.realpath(folder))
         path = Path(os.path.realpath(root / os.path.expanduser(name)))  # noqa: PTH111  (Path's own raise RuntimeError)
         if not path.is_relative_to(root):
             raise ValueError("it lies outside of the jcard's folder")
-        with open(path, "rb", opener=_open_carefully) as file:
+        with open(path.relative_to(root), "rb", opener=_opener(root)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError("it is no regular file")
             data = file.read(MAX_PROMPT_SIZE + 1)
@@ -89,8 +95,34 @@ def prompt_reader(folder: Path) -> Callable[[str], str]:
     return read
 
 
-def _open_carefully(path: str, flags: int) -> int:
-    return os.open(path, flags | _CAREFUL)
+def _opener(root: Path) -> Callable[[str, int], int]:
+    """What opens a path relative to `root`, without symbolic links. Raises OSError, ValueError."""
+
+    def descend(name: str, flags: int) -> int:
+        *folders, last = Path(name).parts or (".",)
+        # The folder itself is the operator's choice.
+        folder = os.open(root, _FOLDER)
+        try:
+            for part in folders:
+                above, folder = folder, os.open(part, _FOLDER | _NO_LINKS, dir_fd=folder)
+                os.close(above)
+            return os.open(last, flags | _CAREFUL, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def compare(name: str, flags: int) -> int:
+        path = root / name
+        descriptor = os.open(path, flags | _CAREFUL)
+        try:
+            moved = os.path.realpath(path) != str(path)
+            if moved or not os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                raise ValueError("it was replaced while it was opened")  # noqa: TRY301  (the descriptor is to be closed)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    return descend if _OPENS_IN_FOLDERS else compare
 
 
 def _decoded(path: Path) -> str:

@@ -2,12 +2,13 @@
 
 import os
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from core.test_jcard_plan import ENV, SENTINEL, everything
 from stereos_proto import InjectSecret, InjectSSHKey, JcardError, Mount
-from stereos_proto_io import read_jcard
+from stereos_proto_io import _files, read_jcard
 from stereos_proto_io._files import MAX_PROMPT_SIZE, prompt_reader
 
 
@@ -158,6 +159,43 @@ def test_what_is_not_read_stays_a_path(card, path, why, monkeypatch):
     [warning] = warnings
     assert f"is sent as a path of the guest ({why});" in warning
     assert SENTINEL not in str(sent) + warning
+
+
+@pytest.mark.parametrize("by_folders", [True, False], ids=["with dir_fd", "without"])
+@pytest.mark.parametrize("replaced", ["the folder", "the file"])
+def test_a_link_that_comes_after_the_check_is_not_followed(card, replaced, by_folders, monkeypatch):
+    """What is shared with a guest can be written by an agent there, at any moment."""
+    folder, home = card.parent / "prompts" / "of" / "mine", card.parent.parent / "home"
+    folder.mkdir(parents=True)
+    home.mkdir()
+    (home / "id").write_text(SENTINEL)
+    (folder / "id").write_text("a prompt")
+    place, target = {"the folder": (folder, home), "the file": (folder / "id", home / "id")}[replaced]
+    swapped = []
+    realpath = os.path.realpath
+
+    def check(path):
+        found = realpath(path)
+        if found == realpath(folder / "id") and not swapped:
+            swapped.append(place.rename(card.parent / "before"))
+            place.symlink_to(target)
+        return found
+
+    monkeypatch.setattr(_files, "_OPENS_IN_FOLDERS", by_folders)
+    monkeypatch.setattr(os.path, "realpath", check)
+    sent, [warning] = agent(card, "prompts/of/mine/id")
+    assert swapped
+    assert sent["prompt_file"] == "prompts/of/mine/id"
+    assert SENTINEL not in str(sent) + warning
+
+
+def test_the_descriptors_of_the_folders_are_closed(card):
+    (card.parent / "a" / "b").mkdir(parents=True)
+    (card.parent / "a" / "b" / "p.md").write_text("hello")
+    before = len(list(Path("/dev/fd").iterdir()))
+    for path in ("a/b/p.md", "a/b/gone", "a/gone/p.md", "a/b/p.md/x"):
+        agent(card, path)
+    assert len(list(Path("/dev/fd").iterdir())) <= before
 
 
 def test_a_name_of_a_prompt_that_no_file_can_have(card):
