@@ -42,6 +42,7 @@ from ._old_names import OldNames, old_name
 __all__ = [
     "HYBRID_VSOCK_PATIENCE",
     "MAX_UNIX_PATH",
+    "RESYNC_MAX_PATIENCE",
     "RESYNC_PATIENCE",
     "SCHEMES",
     "TCP",
@@ -60,9 +61,12 @@ MAX_UNIX_PATH: Final = 103 if sys.platform == "darwin" else 107
 #: Seconds after which a hybrid-vsock host that does not answer CONNECT is given up (§8).
 HYBRID_VSOCK_PATIENCE: Final = 5.0
 
-#: Seconds after which a resynchronisation is repeated: what was written before the guest opened its port may
-#: be lost (§9).
+#: Seconds after which a resynchronisation is first repeated: what was written before the guest opened its port may
+#: be lost (§9). The wait doubles each time, for guests that answer later than that, up to `RESYNC_MAX_PATIENCE`.
 RESYNC_PATIENCE: Final = 1.0
+
+#: Seconds after which a resynchronisation is repeated at the latest.
+RESYNC_MAX_PATIENCE: Final = 4.0
 
 _U32_MAX: Final = 2**32 - 1
 
@@ -426,9 +430,14 @@ class VirtioSerial(_UnixAddress):
         return cls(_unquoted(_check_text(rest, "VirtioSerial.parse", "/run/vm.sock")))
 
     def preambles(self) -> Iterator[tuple[Preamble, float]]:
-        """Yield resynchronisations, each with a nonce of its own, without end (§9)."""
+        """Yield resynchronisations, each with a nonce of its own, without end (§9).
+
+        Only the ack of the last one counts, so the waits grow: a guest may take longer than the first one to answer.
+        """
+        patience = RESYNC_PATIENCE
         while True:
-            yield ResyncPreamble(os.urandom(8).hex()), RESYNC_PATIENCE
+            yield ResyncPreamble(os.urandom(8).hex()), patience
+            patience = min(patience * 2, RESYNC_MAX_PATIENCE)
 
     @property
     def device(self) -> str:

@@ -4,7 +4,8 @@ import os
 import socket
 import threading
 import tty
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 
 import pytest
 
@@ -13,7 +14,7 @@ from stereos_proto_io import VirtioSerial, addresses
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import LONG, PING, PONG, lines
-from .harness import BLOCKING, PATIENCE, each_driver, entered, result
+from .harness import BLOCKING, PATIENCE, each_driver, entered, result, run
 
 
 @contextmanager
@@ -151,6 +152,37 @@ def test_the_first_try_comes_to_nothing(driver, becomes, tmp_path, monkeypatch):
 
     with port(tmp_path / "port", script) as address:
         driver.run(main)
+
+
+def test_the_waits_for_an_answer_grow():
+    waits = [wait for _, wait in islice(VirtioSerial("/run/port").preambles(), 5)]
+    assert waits == [1, 2, 4, 4, 4]
+
+
+@each_driver
+def test_a_guest_that_takes_longer_to_answer_than_the_first_wait(driver, tmp_path, monkeypatch):
+    monkeypatch.setattr(addresses, "RESYNC_PATIENCE", 0.05)
+    latency = 0.12
+
+    def answer(sock, line):
+        with suppress(OSError):  # the host may have gone
+            sock.sendall(PONG if line == PING else ack(line[len(b'{"type":"') : -len(b'"}\n')]))
+
+    def script(sock):
+        answers = []
+        for line in lines(sock):
+            if line != b"\n":
+                answers.append(threading.Timer(latency, answer, (sock, line)))
+                answers[-1].start()
+        for timer in answers:
+            timer.join()
+
+    async def main():
+        async with entered(driver.module.connect(address)) as client:
+            assert await result(client.ping()) == Pong()
+
+    with port(tmp_path / "port", script) as address:
+        run(driver, main)
 
 
 @each_driver

@@ -41,7 +41,7 @@ from stereos_proto._registry import REGISTRY
 from stereos_proto._state import TRANSITIONS, Happening
 from stereos_proto.dialogues import Backoff
 from stereos_proto_io._files import MAX_PROMPT_SIZE
-from stereos_proto_io.addresses import HYBRID_VSOCK_PATIENCE, RESYNC_PATIENCE
+from stereos_proto_io.addresses import HYBRID_VSOCK_PATIENCE, RESYNC_MAX_PATIENCE, RESYNC_PATIENCE
 from stereos_proto_io.driver import READY_TIMEOUT, PollClient
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest.faults import fault_table
@@ -440,6 +440,8 @@ _BACKOFF = Backoff()
 #: Where pages tell a number of the code.
 NUMBERS = [
     ("integrate.md", f"may be under way, {MAX_PENDING} by default"),
+    ("integrate.md", f"up to {RESYNC_MAX_PATIENCE:g} s: a slow guest"),
+    ("protocol.md", f"({RESYNC_PATIENCE:g}, {RESYNC_PATIENCE * 2:g}, {RESYNC_MAX_PATIENCE:g}, "),
     ("integrate.md", f"{HYBRID_VSOCK_PATIENCE:g} s is enough for hybrid vsock"),
     ("tutorials/blocking.md", f"by default the client's, which is {DEFAULT_TIMEOUT:g}."),
     ("tutorials/blocking.md", f"by default it is {READY_TIMEOUT:g}."),
