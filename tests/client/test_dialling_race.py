@@ -4,6 +4,7 @@ import errno
 import logging
 import select
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,17 @@ def full():
 
 
 @pytest.fixture
+def own_port(monkeypatch):
+    """A local port that nobody listens on, and that the system chooses for our end of the next dial."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    names = dict(vars(socket), socket=lambda *_kind: sock)
+    monkeypatch.setattr(_dialling, "socket", SimpleNamespace(**names))
+    yield sock.getsockname()[1]
+    sock.close()
+
+
+@pytest.fixture
 def listening():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -53,6 +65,20 @@ def settle(dialling, now):
         assert ready
         for sock in ready:
             dialling.ready(sock, now)
+
+
+@each_driver
+def test_a_dial_that_reaches_itself_is_refused(driver, own_port):
+    async def main():
+        with pytest.raises(ConnectError, match="nobody listens there yet") as caught:
+            async with entered(driver.module.connect(TCP("127.0.0.1", own_port))):
+                pass
+        assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+        assert caught.value.retryable
+        # The guest that starts now can have the port.
+        socket.create_server(("127.0.0.1", own_port)).close()
+
+    run(driver, main)
 
 
 def test_the_first_place_that_failed_is_named(closed_port):

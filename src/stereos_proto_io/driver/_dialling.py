@@ -18,6 +18,7 @@ import errno
 import inspect
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -207,7 +208,7 @@ class Dialling:
                     return
                 if code:
                     raise OSError(code, os.strerror(code))  # noqa: TRY301  (as what stands before it may)
-                stream = as_stream(sock)
+                stream = _established(sock)
             except OSError as exc:
                 if sock is not None:
                     sock.close()
@@ -275,4 +276,23 @@ def _established(sock: socket.socket) -> Any:
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
+    _check_peer(sock)
     return as_stream(sock)
+
+
+def _check_peer(sock: socket.socket) -> None:
+    """Raise ConnectionRefusedError where `sock` is connected to itself, which is to be closed then.
+
+    TCP allows that ("simultaneous open"). It happens where nobody listens on a local port, and the system chooses that
+    very port for our end: one dial in some ten thousand.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    try:
+        is_itself = sock.getsockname() == sock.getpeername()
+    except OSError:
+        return  # the peer has gone again, which the first read tells
+    if is_itself:
+        # Closing it is to free the port at once, for the guest that is to listen there: no TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
