@@ -191,6 +191,21 @@ def test_a_wait_for_a_guest_whose_name_takes_long(driver, slow):
         driver.run(lambda: ping(driver.module.connect_when_ready(TCP(NAME, 1), timeout=0.2)))
 
 
+def test_look_ups_that_were_given_up_take_no_threads_of_the_program(slow):
+    """trio bounds the threads of `to_thread.run_sync` together; the resolver keeps these for as long as it likes."""
+
+    async def main():
+        trio.to_thread.current_default_thread_limiter().total_tokens = 1
+        for _ in range(3):
+            with trio.move_on_after(0.05) as scope:
+                await ping(TRIO.module.connect(TCP(NAME, 1)))
+            assert scope.cancelled_caught
+        with trio.fail_after(PATIENCE / 2):
+            assert await trio.to_thread.run_sync(lambda: "mine") == "mine"
+
+    trio.run(main)
+
+
 @each_driver
 def test_a_name_that_cannot_be_looked_up_for_now(driver, slow):
     slow.set()

@@ -97,8 +97,13 @@ class Client(FdClient):
 
     @staticmethod
     async def thread(function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function in a thread."""
-        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+        """Run a function in a thread.
+
+        Not one of those that trio bounds together, 40 by default: a look-up that was given up lasts for as long as the
+        resolver likes, and would keep the program's own functions waiting. There are as many threads as look-ups.
+        """
+        limiter = trio.CapacityLimiter(1)
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=limiter)
 
     @staticmethod
     async def bounded(limit: float, function: Callable[..., Awaitable[Result]], *args: Any) -> Result:
