@@ -9,7 +9,7 @@ import selectors
 import socket
 import struct
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from typing_extensions import override
@@ -500,6 +500,17 @@ def with_callbacks():
 def turns(client):
     while client.soon:
         client.soon.popleft()()
+
+
+def test_a_distant_deadline_is_one_that_every_loop_can_wait_for():
+    def sleeps():
+        yield Sleep(1e10)
+
+    loop = Loop(Dial(lambda: socket.socketpair()[0]))
+    with closing(loop.client):
+        loop.client.run(sleeps())
+        loop.turn(0)
+        assert loop.client.next_deadline() == loop.now + 86_400
 
 
 def test_a_turn_is_asked_for_once():

@@ -1,9 +1,12 @@
 """What runs dialogues: over one client, or over one after another; and what ends them."""
 
 import asyncio
+import math
 import pickle
 import socket
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -25,7 +28,7 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto.dialogues import Connect, Send, SendMany, Sleep
-from stereos_proto_io.driver import AsyncRunner, SyncRunner
+from stereos_proto_io.driver import AsyncRunner, SyncRunner, _sync_dial, _sync_runner
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import PING, PONG, scripted
@@ -413,6 +416,64 @@ def test_a_pause_is_a_pause_and_no_more(driver):
 
     with scripted(guest) as ours:
         run(driver, main)
+
+
+@each_driver
+@pytest.mark.parametrize("seconds", [math.inf, 1e10, 2.0**70])
+@pytest.mark.parametrize("ended", [True, False], ids=["after the end", "before the end"])
+def test_a_pause_may_last_longer_than_the_system_can_wait(driver, seconds, ended, monkeypatch):
+    def pauses():
+        if ended:
+            with pytest.raises(ConnectionLost):
+                yield Send(Ping(), None)
+        yield Sleep(seconds, least=seconds)
+
+    def sleep(pause):
+        assert 0 < pause <= threading.TIMEOUT_MAX
+        raise Interrupted
+
+    async def main():
+        async with attached(driver, ours) as client:
+            if driver is BLOCKING:
+                with pytest.raises(Interrupted):
+                    client.run(pauses(), timeout=math.inf)
+            elif driver is TRIO:
+                with trio.move_on_after(0.1) as scope:
+                    await client.run(pauses())
+                assert scope.cancelled_caught
+            else:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await client.run(pauses())
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        if ended:
+            theirs.shutdown(socket.SHUT_WR)
+        else:
+            theirs.sendall(encode(Lifecycle("ready")))  # it ends the wait for one, and the least time remains
+        if driver is BLOCKING:
+            monkeypatch.setattr(time, "sleep", sleep)
+        run(driver, main)
+
+
+def test_a_long_pause_is_a_pause_after_another(monkeypatch):
+    now, pauses = [100.0], []
+
+    class Sleeper(BLOCKING.Client):
+        @classmethod
+        def _sleep(cls, seconds):
+            pauses.append(seconds)
+            now[0] += seconds
+
+    def pausing():
+        yield Sleep(200_000.0)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(_sync_runner, "time", clock)
+    monkeypatch.setattr(_sync_dial, "time", clock)
+    SyncRunner(Sleeper).run(pausing(), math.inf)
+    assert pauses == [86_400.0, 86_400.0, 27_200.0]
 
 
 @each_driver

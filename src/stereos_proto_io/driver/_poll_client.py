@@ -31,6 +31,7 @@ from stereos_proto_io.addresses import Address, Attempt, check_address
 
 from ._dialling import READ, WRITE, Dialling, attempts, begin_lookup, lookup_number, names, open_now
 from ._log import log_for
+from ._sync_dial import LONGEST_WAIT
 
 #: Bytes that one turn reads. Many guests share a loop, and none of them may keep it long.
 _READ_SIZE: Final = 16 * 1024
@@ -106,10 +107,13 @@ class PollClient(HostClient):
         super().expire()
 
     def next_deadline(self) -> float | None:
-        """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
+        """Return when to call `expire` and pull events next, on the client's clock; None: not by itself.
+
+        That is a day from now at most, which every loop can wait for: then there may be nothing to do yet.
+        """
         own = self._dialler.next_deadline() if self._dialler else self._deadline if self._lookup else None
         ends = [end for end in (own, super().next_deadline()) if end is not None]
-        return min(ends, default=None)
+        return min(*ends, self.clock() + LONGEST_WAIT) if ends else None
 
     def changes(self) -> Iterator[tuple[Any, int]]:
         """Yield what to watch differently from now on: streams with `READ`, `WRITE`, both, or 0 for not any more.

@@ -41,6 +41,7 @@ from ._dialling import READ, WRITE
 from ._log import log_for
 from ._outcomes import again, replies, shown
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
+from ._sync_dial import LONGEST_WAIT
 from ._verbs import ReplyT, Result, SyncVerbs
 
 Client = TypeVar("Client", bound="SyncClient")
@@ -50,9 +51,6 @@ _MASKS = {Step.READ: READ, Step.READ_WRITE: READ | WRITE, Step.WRITE: WRITE}
 
 #: Seconds between checks whether a stream was closed, for streams without `shutdown`, which would end the wait.
 _LOOK_AGAIN = 0.5
-
-#: Seconds that one wait lasts at most: `poll` takes no more than 24 days.
-_LONGEST_WAIT = 86_400.0
 
 
 class Event(Protocol):
@@ -103,7 +101,7 @@ class SyncClient(SyncVerbs):
         self._close_wanted = False
         # Whether the session still has received data to process.
         self._behind = False
-        self._glance = _LONGEST_WAIT if hasattr(self._stream, "shutdown") else _LOOK_AGAIN
+        self._glance = LONGEST_WAIT if hasattr(self._stream, "shutdown") else _LOOK_AGAIN
         if early:
             session.receive_data(early)
             self._turns.pump()
@@ -125,7 +123,7 @@ class SyncClient(SyncVerbs):
     @classmethod
     @abstractmethod
     def _sleep(cls, seconds: float) -> None:
-        """Sleep."""
+        """Sleep for `seconds`, which are `LONGEST_WAIT` at most."""
 
     @abstractmethod
     def _poll(self, mask: int, seconds: float) -> int:

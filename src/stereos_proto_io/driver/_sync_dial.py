@@ -13,7 +13,7 @@ from stereos_proto_io.addresses import Address, Attempt, check_address
 
 from ._dialling import Dialling, attempts, lookup_number, names, open_now
 
-#: Seconds that one wait lasts at most: `poll` takes no more than 24 days.
+#: Seconds that one wait lasts at most: `poll` takes no more than 24 days, and no call of the system takes infinity.
 LONGEST_WAIT: Final = 86_400.0
 
 
@@ -34,7 +34,7 @@ def dial(
         found: list[Attempt] = []
         if stream is None and (name := names(address)):
             numbers = lookup_number(*name)
-            found = look_up(name, _left(deadline)) if numbers is None else numbers
+            found = look_up(name, left(deadline)) if numbers is None else numbers
         dialling = Dialling(
             address,
             attempts(address, found) if stream is None else (),
@@ -47,7 +47,7 @@ def dial(
     try:
         while dialling.outcome is None:
             until = dialling.next_deadline()
-            for ready, _ in wait(dialling.watch(), LONGEST_WAIT if until is None else _left(until)):
+            for ready, _ in wait(dialling.watch(), LONGEST_WAIT if until is None else left(until)):
                 dialling.ready(ready, time.monotonic())
             # Also when a stream was ready: a peer that never stops talking must not hold the caller past the deadline.
             dialling.expire(time.monotonic())
@@ -62,6 +62,6 @@ def dial(
     return dialling.outcome, dialling.early
 
 
-def _left(deadline: float) -> float:
+def left(deadline: float) -> float:
     """The seconds until `deadline`, as one wait may last."""
     return min(max(deadline - time.monotonic(), 0.0), LONGEST_WAIT)

@@ -13,6 +13,7 @@ from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
 
 from ._log import logger
 from ._sync_client import SyncClient
+from ._sync_dial import LONGEST_WAIT, left
 from ._verbs import Result
 
 Client = TypeVar("Client", bound=SyncClient)
@@ -92,14 +93,18 @@ class SyncRunner:
     def _pause(self, action: Sleep, limit: float) -> None:
         client, start = self.client, time.monotonic()
         if client is None or client._session.ended is not None:
-            self._driver._sleep(limit)
+            self._sleep(start + limit)
             return
         waiter = Waiter()
         client._locked(partial(client._mailbox.listen, waiter, after=self._heard))
         client._listen(waiter, start + limit)
-        least = min(action.least, limit)
-        if (left := start + least - time.monotonic()) > 0:
-            self._driver._sleep(left)
+        self._sleep(start + min(action.least, limit))
+
+    def _sleep(self, deadline: float) -> None:
+        pause = LONGEST_WAIT
+        while pause == LONGEST_WAIT:
+            pause = left(deadline)
+            self._driver._sleep(pause)  # also for no time at all: others may run then
 
     def close(self) -> None:
         """Close the client that there is."""
