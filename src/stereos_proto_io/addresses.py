@@ -373,12 +373,12 @@ class _UnixAddress(Address):
 
     def attempts(self, found: Iterable[Attempt] = ()) -> list[Attempt]:  # noqa: ARG002
         """Return the path. Raises OSError where this Python has no AF_UNIX."""
-        return [(_family("AF_UNIX"), self.path)]
+        return [(_family("AF_UNIX"), _file(self.path))]
 
     def fault(self) -> str:
         """Return a sentence if the path exists and is not a socket; else ""."""
         try:
-            mode = Path(self.path).stat().st_mode
+            mode = Path(_file(self.path)).stat().st_mode
         except (OSError, ValueError):
             return ""
         if stat.S_ISSOCK(mode):
@@ -392,7 +392,7 @@ class _UnixAddress(Address):
     @property
     def socket_file(self) -> str:
         """The path of the socket file."""
-        return self.path
+        return _file(self.path)
 
 
 @attrs.frozen
@@ -443,7 +443,7 @@ class VirtioSerial(_UnixAddress):
     def device(self) -> str:
         """The path, where a character device stands there now."""
         try:
-            return self.path if stat.S_ISCHR(Path(self.path).stat().st_mode) else ""
+            return _file(self.path) if stat.S_ISCHR(Path(_file(self.path)).stat().st_mode) else ""
         except (OSError, ValueError):
             return ""
 
@@ -454,7 +454,7 @@ class VirtioSerial(_UnixAddress):
     @property
     def socket_file(self) -> str:
         """The path of the socket file; "" where a device stands there, which is not a socket."""
-        return "" if self.device else self.path
+        return "" if self.device else _file(self.path)
 
 
 @attrs.frozen
@@ -509,6 +509,14 @@ class Dial(Address):
     def listeners(self) -> list[Attempt]:
         """Raise ValueError."""
         raise ValueError(f"a guest cannot listen on {self}: a Dial can only connect")
+
+
+def _file(path: str) -> str:
+    """The name that calls of the system take for `path`, whose bytes are UTF-8 (§8).
+
+    It is another one where Python reads file names in another encoding, such as ASCII.
+    """
+    return os.fsdecode(path.encode("utf-8", "surrogateescape"))
 
 
 def _quoted(path: str) -> str:

@@ -5,6 +5,9 @@ import os
 import re
 import socket
 import string
+import subprocess
+import sys
+import textwrap
 
 import pytest
 from hypothesis import given
@@ -408,3 +411,43 @@ def test_what_is_no_text_is_refused_with_a_sentence(taker, value):
     function, words = TAKERS[taker]
     with pytest.raises(TypeError, match=f"^{words}.*, not {type(value).__name__}"):
         function(value)
+
+
+NOT_UTF8 = r"""
+    import os, sys
+    from stereos_proto_io import HybridVsock, UnixSocket, VirtioSerial, parse_address
+    from stereos_proto_io.blocking import connect
+    from stereos_proto_io.driver._device import Device
+    from stereos_proto_io.testing import simulated_guest
+
+    assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
+    # As text of a program, and as the bytes of a command line.
+    for text in ("unix://./d\u00e9", "unix://./" + os.fsdecode(b"d\xc3\xa9")):
+        with simulated_guest(parse_address(text)) as guest, connect(guest.address) as client:
+            client.ping()
+            assert os.listdir(b".") == [b"d\xc3\xa9"]
+        assert os.listdir(b".") == []
+    master, slave = os.openpty()
+    os.symlink(os.ttyname(slave), b"\xc3\xa9")
+    port = VirtioSerial("\u00e9")
+    assert (port.socket_file, port.fault()) == ("", "")
+    Device(port.device).close()
+    os.mkdir(b"\xc3\xb6")
+    for address in (UnixSocket("\u00f6"), VirtioSerial("\u00f6"), HybridVsock("\u00f6")):
+        assert "is a directory" in address.fault(), address
+"""
+
+
+def test_a_path_where_file_names_are_not_utf8(tmp_path):
+    """The bytes of a path are the same everywhere."""
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(NOT_UTF8)],
+        env={**os.environ, **settings},
+        cwd=tmp_path,
+        timeout=60,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
