@@ -1,6 +1,7 @@
 """What a caller has already, and hands over: streams, TLS, devices, what has only a socket's four methods."""
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -21,7 +22,7 @@ from stereos_proto_io import trio as trio_driver
 from stereos_proto_io.driver import Device, LoopClient, PollClient
 
 from .guests import DONE, PING, PONG, Wrapped, scripted
-from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, result, run, some_turns, until
+from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, each_driver, result, run, some_turns, until
 
 
 def anonymous(kind):
@@ -394,3 +395,25 @@ def test_tls_whose_handshake_is_made_by_the_first_request(driver, encrypted):
 def test_a_client_whose_option_was_refused_is_shown_in_a_traceback(make, shown):
     """As `pytest -l` and debuggers show it: the object is not finished."""
     assert repr(make.__new__(make)) == shown
+
+
+@each_driver
+@pytest.mark.parametrize("given", [object(), 5, None, "text"], ids=["object", "int", "None", "str"])
+def test_what_is_no_stream_is_refused(driver, given):
+    async def main():
+        with pytest.raises(TypeError, match=f"^{type(given).__name__} is no stream: it has no "):
+            await result(driver.Client.attach(given))
+
+    driver.run(main)
+
+
+@each_driver
+def test_a_socket_that_is_closed_is_refused(driver):
+    async def main():
+        with socket.socket() as sock:
+            pass
+        with pytest.raises(OSError, match="the stream is closed already") as caught:
+            await result(driver.Client.attach(sock))
+        assert caught.value.errno == errno.EBADF
+
+    driver.run(main)

@@ -367,7 +367,7 @@ def closed_socket():
         (lambda: None, "returned None instead of a socket or a stream"),
         (later, "has to be awaited|returned None instead of a socket or a stream"),
         (lambda: 5, "int is no stream: it has no"),
-        (closed_socket, "Bad file descriptor"),
+        (closed_socket, "the stream is closed already"),
     ],
 )
 def test_a_dial_of_ones_own_that_gives_no_stream(driver, dial, words):

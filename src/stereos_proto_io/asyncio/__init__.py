@@ -44,6 +44,8 @@ class Client(AsyncClient):
         `asyncio.open_connection` returns. A transport's protocol must not have read anything: let its `connection_made`
         pause reading, which goes on here. `max_pending` bounds the requests in flight, `max_notifications` the
         notifications kept for `notifications()`.
+
+        Raises TypeError when `stream` is no stream, OSError when it is closed.
         """
         client = cls(label, **limits)
         await adopt(stream, client._protocol)

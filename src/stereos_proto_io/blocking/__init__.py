@@ -29,7 +29,7 @@ from stereos_proto_io.driver import (
     ready_wait,
     seconds,
 )
-from stereos_proto_io.driver._streams import closed_on_error
+from stereos_proto_io.driver._streams import check_usable, closed_on_error
 
 from ._dial import dial
 from ._transport import pollers
@@ -51,6 +51,7 @@ class Client(SyncClient):
         return threading.Event()
 
     def __init__(self, stream: Any, **options: Any) -> None:
+        check_usable(stream)
         self._pollers = pollers(stream)
         super().__init__(stream, **options)
         _CLIENTS.add(self)
@@ -74,6 +75,8 @@ class Client(SyncClient):
         A socket may be one of TLS. The client owns the stream from then on, and makes it non-blocking. `timeout`
         (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
         `max_notifications` the notifications kept for `notifications()`.
+
+        Raises TypeError when `stream` is no stream, OSError when it is closed.
         """
         return cls(stream, label=label, timeout=timeout, **limits)
 

@@ -246,6 +246,8 @@ class FdClient(AsyncClient):
 
         It is the client's from then on. `max_pending` bounds the requests in flight, `max_notifications` the
         notifications kept for `notifications()`.
+
+        Raises TypeError when `stream` is no stream, OSError when it is closed.
         """
         return cls(stream, label=label, **limits)
 

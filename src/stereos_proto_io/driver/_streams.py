@@ -6,6 +6,7 @@ BlockingIOError where they would have to wait.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ def closed_on_error(stream: Any) -> Iterator[None]:
 
 
 def make_raw(sock: socket.socket) -> None:
-    """Make `sock` ready for asyncio: it does not block. Raises TypeError when it speaks TLS.
+    """Make `sock` ready for asyncio: it does not block. Raises TypeError when it speaks TLS, OSError when it is closed.
 
     asyncio refuses such a socket, and uvloop would write to the descriptor below it, in the clear.
     """
@@ -98,7 +99,14 @@ def make_raw(sock: socket.socket) -> None:
             "asyncio takes no socket that speaks TLS already; give it what "
             "`asyncio.open_connection(host, port, ssl=context)` returns"
         )
+    _check_open(sock)
     sock.setblocking(False)
+
+
+def _check_open(stream: Any) -> None:
+    """Raise OSError where a stream is closed."""
+    if stream.fileno() < 0:
+        raise OSError(errno.EBADF, "the stream is closed already")
 
 
 def check_stream(stream: Any, *names: str) -> None:
@@ -107,12 +115,18 @@ def check_stream(stream: Any, *names: str) -> None:
         raise TypeError(f"{type(stream).__name__} is no stream: it has no {' and no '.join(missing)}")
 
 
+def check_usable(stream: Any) -> None:
+    """Raise TypeError where `stream` is none that `as_stream` takes, OSError (EBADF) where it is closed."""
+    check_stream(stream, "fileno", "recv", "send", "close")
+    _check_open(stream)
+
+
 def as_stream(stream: Any) -> Any:
     """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block (§8).
 
-    Raises TypeError when it is no stream.
+    Raises TypeError when it is no stream, OSError (EBADF) when it is closed.
     """
-    check_stream(stream, "fileno", "recv", "send", "close")
+    check_usable(stream)
     if hasattr(stream, "setblocking"):
         stream.setblocking(False)
     if isinstance(stream, socket.socket) and stream.family in (socket.AF_INET, socket.AF_INET6):
