@@ -25,6 +25,7 @@ _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
     errno.EACCES: ("permission denied; see the socket's owner and mode", False),
     errno.EPERM: ("permission denied", False),
     errno.ENOTSOCK: ("this is not a socket", False),
+    errno.ENOTTY: ("only a terminal or a virtio-serial port can be used", False),
     errno.ENOTDIR: ("a component of the path is not a directory", False),
     errno.ENAMETOOLONG: ("the path is too long", False),
     errno.EAFNOSUPPORT: ("this system does not know this kind of address", False),

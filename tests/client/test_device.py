@@ -9,9 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from stereos_proto import ConnectError
+from stereos_proto_io import VirtioSerial
 from stereos_proto_io.driver import Device
 from stereos_proto_io.driver._device import AWAY_PAUSE
 from stereos_proto_io.driver._device_transport import DeviceTransport
+from stereos_proto_io.testing import simulated_guest
+
+from .harness import each_driver, entered, run
 
 
 @contextmanager
@@ -322,3 +327,24 @@ def test_what_can_be_read_is_not_away():
         os.write(master, b"abc")
         assert select.select([device], [], [], 1)[0]
         assert device.is_away is False
+
+
+@each_driver
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero", "/dev/full"])
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="only Linux refuses to wait on them")
+def test_a_device_that_cannot_be_waited_on_is_refused(driver, path):
+    async def main():
+        with pytest.raises(ConnectError, match="only a terminal or a virtio-serial port can be used") as caught:
+            async with entered(driver.module.connect(VirtioSerial(path))):
+                pass
+        assert str(caught.value.__cause__) == f"[Errno {errno.ENOTTY}] not a device that can be waited on: '{path}'"
+        assert not caught.value.retryable
+        assert not caught.value.timed_out
+
+    run(driver, main)
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="only Linux refuses to wait on them")
+def test_a_guest_refuses_a_device_that_cannot_be_waited_on():
+    with pytest.raises(OSError, match="not a device that can be waited on"), simulated_guest(VirtioSerial("/dev/null")):
+        pass

@@ -23,6 +23,7 @@ FINAL = {
     errno.EACCES: "permission denied; see the socket's owner and mode",
     errno.EPERM: "permission denied",
     errno.ENOTSOCK: "this is not a socket",
+    errno.ENOTTY: "only a terminal or a virtio-serial port can be used",
     errno.ENOTDIR: "a component of the path is not a directory",
     errno.ENAMETOOLONG: "the path is too long",
     errno.EAFNOSUPPORT: "this system does not know this kind of address",

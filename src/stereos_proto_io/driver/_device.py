@@ -23,10 +23,19 @@ class Device:
     """An open character device (§8). Nothing here waits. One program at a time may have a virtio-serial port open."""
 
     def __init__(self, path: str) -> None:
-        """Raises OSError: EBUSY where another program has the port open already."""
+        """Raises OSError: EBUSY where another program has the port open already, ENOTTY for what is never silent.
+
+        `/dev/null` and `/dev/zero` are such devices: nothing can wait until there is something to read.
+        """
         # A Python file, because that warns when it is collected unclosed. Its own read and write are not used: they
         # return None where the device would have to wait.
         self._file = open(path, "r+b", buffering=0, opener=_open)  # noqa: SIM115
+        try:
+            if not _can_wait(self._file.fileno()):
+                raise OSError(errno.ENOTTY, "not a device that can be waited on", path)  # noqa: TRY301
+        except BaseException:
+            self._file.close()
+            raise
 
     def fileno(self) -> int:
         """The descriptor, to wait on; -1 when it is closed."""
@@ -64,3 +73,15 @@ class Device:
 
 def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _can_wait(descriptor: int) -> bool:
+    """Whether the system tells when a device is readable. epoll refuses others, and poll calls them readable always."""
+    if not hasattr(select, "epoll"):
+        return True
+    with select.epoll() as epoll:
+        try:
+            epoll.register(descriptor)
+        except PermissionError:
+            return False
+    return True
