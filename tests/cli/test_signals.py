@@ -11,15 +11,16 @@ import subprocess
 import sys
 import termios
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from cli.fleets import keep_guest
-from cli_harness import CLEAN_ENV, PATIENCE, piped, plain, resize, terminal
+from cli_harness import CLEAN_ENV, COMMAND, LIMITED_ENV, PATIENCE, piped, plain, resize, terminal
 from interrupts import with_signals_elsewhere
 from stereos_proto_io import UnixSocket
+from stereos_proto_io.cli import _signals
 from stereos_proto_io.cli._signals import heartbeat, unless_closed
 from stereos_proto_io.testing import simulated_guest
 
@@ -118,18 +119,110 @@ def test_a_signal_that_does_not_interrupt_the_wait_ends_the_command_all_the_same
         assert process.wait(60) == -number
 
 
-def test_there_is_no_heartbeat_where_it_would_end_the_process():
-    """In another thread no handler can be set, and without one the signal kills."""
+#: Runs a command that gets a signal in a place whose exceptions Python, or the library in use, discards; then it waits.
+LOST = """
+import gc, os, signal, sys, weakref
+from threading import Event
+from stereos_proto_io.cli._errors import INTERRUPTED, Stopped
+from stereos_proto_io.cli._signals import as_process
+place, number = sys.argv[1], int(sys.argv[2])
+class Thing:
+    pass
+def get_signal(*_):
+    os.kill(os.getpid(), number)
+    # The handler runs between these.
+    for _ in range(100):
+        pass
+def run():
+    if place == "weakref":
+        thing = Thing()
+        reference = weakref.ref(thing, get_signal)
+        del thing
+    else:
+        try:
+            get_signal()
+        except BaseException:
+            pass
+    print("lost", flush=True)
+    try:
+        Event().wait()
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
+        return INTERRUPTED
+sys.exit(as_process(run))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["weakref", "except"])
+def test_an_interruption_that_is_discarded_comes_again(place, number):
+    with subprocess.Popen(
+        [sys.executable, "-c", LOST, place, str(int(number))],
+        env=CLEAN_ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "lost\n"
+            assert process.wait(PATIENCE) == -number
+        finally:
+            process.kill()
+
+
+def test_an_interruption_that_was_caught_does_not_come_again():
+    """The prompt of the shell goes on after Ctrl-C."""
+    interruptions = _signals._Interruptions()
+    for catch, number in ((True, signal.SIGINT), (False, signal.SIGINT), (False, signal.SIGTERM)):
+        with suppress(KeyboardInterrupt):
+            interruptions(number, None)
+        if catch:
+            interruptions.caught()
+            interruptions.again()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                interruptions.again()
+        interruptions._when = -1e9
+
+
+def test_an_interruption_under_way_does_not_come_again():
+    interruptions = _signals._Interruptions()
+    with suppress(KeyboardInterrupt):
+        try:
+            interruptions(signal.SIGINT, None)
+        finally:
+            interruptions.again()
+
+
+def test_there_is_no_heartbeat_outside_the_main_thread():
+    """In another thread no handler can be set."""
 
     def run():
         with heartbeat():
-            seen.append(signal.getitimer(signal.ITIMER_REAL))
+            seen.extend(each.name for each in threading.enumerate())
 
     seen = []
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert seen == [(0.0, 0.0)]
+    assert seen
+    assert "heartbeat" not in seen
+
+
+def test_a_timer_of_the_program_that_started_the_command_is_left_alone():
+    """As of `perl -e 'alarm 2; exec @ARGV'`."""
+    done = subprocess.run(
+        [*COMMAND, "simulate"],
+        env=LIMITED_ENV,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        # It outlives the exec, its handler does not. So late that the command runs by then.
+        preexec_fn=lambda: signal.setitimer(signal.ITIMER_REAL, 1.5),
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGALRM
 
 
 def test_ctrl_c_ends_a_watch_and_the_script_goes_on(tmp_path):

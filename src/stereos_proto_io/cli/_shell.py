@@ -18,6 +18,7 @@ from ._complete import Words, completions
 from ._console import clean, say
 from ._errors import INTERRUPTED, USAGE, Stopped
 from ._jobs import load_driver
+from ._signals import interruption_caught
 from ._targets import DEFAULT_PLACE, Place, by_default
 from ._tree import make_app
 
@@ -55,6 +56,7 @@ def _loop(prompt: str, app: App) -> int:
             except Stopped:
                 raise
             except KeyboardInterrupt:
+                interruption_caught()
                 say("")
                 continue
             except (EOFError, StopIteration):

@@ -18,10 +18,11 @@ import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from math import inf
-from threading import Event
+from threading import Event, Thread, main_thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,6 +87,8 @@ class _Interruptions:
         self.kept = False
         self._last = 0
         self._when = -inf
+        #: The signal whose exception was raised, and that exception, until something has caught it (`caught`).
+        self._owed: tuple[int, weakref.ref[KeyboardInterrupt]] | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Interrupt the command."""
@@ -94,15 +97,42 @@ class _Interruptions:
             return
         self._last, self._when = number, now
         self.count += 1
+        self._interrupt(number)
+
+    def _interrupt(self, number: int) -> None:
         if self.stop is None or self.count > _PATIENT:
-            raise _interruption(number)
+            raise self._remembered(number)
         if self.held is None:
             self.held = number
             self.stop()
 
+    def _remembered(self, number: int) -> KeyboardInterrupt:
+        # No variable of the frame that raises it has it: that would keep it alive.
+        exc = _interruption(number)
+        self._owed = number, weakref.ref(exc)
+        return exc
+
+    def caught(self) -> None:
+        """Note that the command has caught the exception, and that none is owed any more."""
+        self._owed = None
+
+    def again(self) -> None:
+        """Interrupt the command once more where the exception was lost.
+
+        The handler runs between any two instructions, also in a callback of a weak reference or in a `__del__`, whose
+        exceptions Python discards. An exception that nobody caught and that does not exist any more was discarded.
+        """
+        if self._owed is not None and self._owed[1]() is None:
+            number, self._owed = self._owed[0], None
+            self._interrupt(number)
+
+
+class _Interrupt(KeyboardInterrupt):
+    """Ctrl-C. Unlike a KeyboardInterrupt of Python's own it can have a weak reference."""
+
 
 def _interruption(number: int) -> KeyboardInterrupt:
-    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
+    return _Interrupt() if number == signal.SIGINT else Stopped(number)
 
 
 #: One, since signals come to the process.
@@ -116,7 +146,15 @@ def interruptible() -> Iterator[None]:
     _interruptions.count, _interruptions.held, _interruptions.kept = 0, None, False
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with handling({signal.SIGINT: _interruptions} if ours else {}):
-        yield
+        try:
+            yield
+        finally:
+            interruption_caught()
+
+
+def interruption_caught() -> None:
+    """Say that an interruption was caught and ends here: otherwise the heartbeat takes it for lost, and repeats it."""
+    _interruptions.caught()
 
 
 @contextmanager
@@ -176,11 +214,13 @@ def ended_by_signals(*, interrupt: bool) -> Iterator[None]:
         with ending_cleanly():
             yield
     except Stopped:
+        interruption_caught()
         # A terminal that was closed sends SIGHUP.
         leave_what_fails()
     except KeyboardInterrupt:
         if not interrupt:
             raise
+        interruption_caught()
 
 
 @contextmanager
@@ -196,6 +236,8 @@ def signals_as_event() -> Iterator[Event]:
 
 #: Seconds after which a signal that did not interrupt a wait is noticed.
 _BEAT: Final = 0.5
+#: None where the system has no such signal.
+_BEAT_SIGNAL: Final = getattr(signal, "SIGURG", None)
 
 
 @contextmanager
@@ -204,26 +246,33 @@ def heartbeat() -> Iterator[None]:
 
     Python notes a signal, and runs its handler between two instructions. A signal that arrives after the last
     instruction and before the system call that waits is noted, but interrupts nothing: Ctrl-C would only take effect
-    at the end of the wait, which may be minutes away. Each SIGALRM interrupts the wait, Python runs the handlers of all
-    signals that it has noted, and waits on.
+    at the end of the wait, which may be minutes away. Each SIGURG interrupts the wait, Python runs the handlers of all
+    signals that it has noted, and waits on. It also repeats an interruption that was lost.
+
+    A thread sends it, and no timer: the process may have got its SIGALRM timer from the program that started it, which
+    wants it to end then. SIGURG is ignored by default, so that a late one does no harm.
     """
-    if not hasattr(signal, "setitimer"):
+    if _BEAT_SIGNAL is None:
         yield
         return
 
     def go_on(_number: int, _frame: FrameType | None) -> None:
-        """Do nothing: Python has run the handlers of the other signals."""
+        _interruptions.again()
 
-    with handling({signal.SIGALRM: go_on}):
-        # Without its handler, which only the main thread can set, the signal would end the process.
-        beats = signal.getsignal(signal.SIGALRM) is go_on
-        if beats:
-            signal.setitimer(signal.ITIMER_REAL, _BEAT, _BEAT)
+    with handling({_BEAT_SIGNAL: go_on}):
+        over = Event()
+        # Only the main thread can set the handler.
+        if signal.getsignal(_BEAT_SIGNAL) is go_on:
+            Thread(target=_beat, args=(main_thread().ident, _BEAT_SIGNAL, over), name="heartbeat", daemon=True).start()
         try:
             yield
         finally:
-            if beats:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            over.set()
+
+
+def _beat(thread: int, number: int, over: Event) -> None:
+    while not over.wait(_BEAT):
+        signal.pthread_kill(thread, number)
 
 
 def as_process(run: Callable[[], int]) -> int:
