@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
 import signal
 import socket
 import subprocess
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from cli.fleets import fleet, keep_guest
 from cli_harness import CLEAN_ENV, COMMAND, LIMITED_ENV, PATIENCE, piped, run_cli
-from stereos_proto import ConnectionLost, InjectSecret, RequestFailed, encode
+from stereos_proto import Ack, ConnectionLost, GetHealth, InjectSecret, Ping, RequestFailed, encode
 from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.blocking import connect
 from stereos_proto_io.cli._errors import UsageError
 from stereos_proto_io.cli._proxy import Proxy
 from stereos_proto_io.cli._redact import Redactor
+from stereos_proto_io.cli._request_log import RequestLog
 from stereos_proto_io.cli._transcript import Recorder
 from stereos_proto_io.testing import simulated_guest
 
@@ -134,6 +136,57 @@ def test_a_simulator_shows_each_request_on_a_line(tmp_path):
     assert shown[1].startswith("→ Mount(")
     assert shown[1].endswith("  refused: mount tag cannot be empty")
     assert rest == ["→ Shutdown(reason='enough')", "the guest has powered off"]
+
+
+@contextmanager
+def simulator_nobody_reads(folder):
+    """A simulator whose stderr is a pipe, with a client that has made more requests than fit in there."""
+    with piped("simulate", "--listen", f"unix://{folder}/g") as process:
+        process.stdout.readline()
+        with connect(UnixSocket(folder / "g"), timeout=PATIENCE) as client:
+            for _ in range(_REQUESTS):
+                client.mount("t" * 1000, "/x", "9p")
+            yield process, client
+
+
+_REQUESTS = 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_simulator_ends_although_nobody_reads_what_it_shows(number, tmp_path):
+    with simulator_nobody_reads(tmp_path) as (process, _):
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_simulator_counts_the_requests_that_it_could_not_show(tmp_path):
+    with simulator_nobody_reads(tmp_path) as (process, client):
+        client.shutdown("enough")
+        shown = process.stderr.read().splitlines()
+        assert process.wait(PATIENCE) == 0
+    assert shown.pop() == "the guest has powered off"
+    lost = re.fullmatch("([0-9]+) requests are not shown: standard error was not read in time", shown.pop())
+    assert len(shown) + int(lost[1]) == _REQUESTS + 1
+
+
+def test_a_slow_request_holds_up_no_other_one(capsys):
+    log = RequestLog(threading.Event(), quiet=False)
+    slow = threading.Event()
+
+    def handle_slowly(request):
+        assert slow.wait(PATIENCE)
+        return Ack(request.type, ok=True)
+
+    thread = threading.Thread(target=log.handled, args=(Ping(), handle_slowly), daemon=True)
+    thread.start()
+    other = threading.Thread(target=log.handled, args=(GetHealth(), lambda request: Ack(request.type, ok=True)))
+    other.start()
+    other.join(PATIENCE)
+    assert not other.is_alive()
+    slow.set()
+    thread.join(PATIENCE)
+    log.close("off")
 
 
 # -------------------------------------------------------------------------------------------------- record

@@ -62,6 +62,8 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
         leave_what_fails()
         with suppress(BrokenOutput, OutputFailed):
             say_error(str(exc))
+        # That sentence may have been for the stream that fails, and still be in its buffer.
+        leave_what_fails()
         return exit_code(exc) or 1
     except Stopped:
         raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from json import loads
 from pathlib import Path
@@ -14,16 +13,17 @@ from typing import Annotated, Any, Final, TextIO
 from rich.table import Table
 from rich.text import Text
 
-from stereos_proto import Ack, AgentStatus, Reply, Request
+from stereos_proto import AgentStatus, Reply, Request
 
 from ._commands_give import refuse_input_of_shell
-from ._console import clean, error_console, say, say_error
+from ._console import clean, say, say_error
 from ._contact import Row
 from ._deadline import ASK_SECONDS, Deadline
-from ._errors import REFUSED, USAGE, BrokenOutput, OutputFailed, UsageError
+from ._errors import REFUSED, USAGE, UsageError
 from ._jobs import interruption_told, load_driver
 from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
 from ._output import columns, print_result, write_json
+from ._request_log import RequestLog
 from ._signals import signals_as_event
 from ._targets import DEFAULT_PLACE, Place, about, address_of, checked_seconds, listening_at
 
@@ -87,7 +87,7 @@ def simulate(
     addresses = [address_of(text) for text in listen]
     off = False
     with signals_as_event() as stop:
-        requests = _Requests(stop, quiet=quiet)
+        requests = RequestLog(stop, quiet=quiet)
         guest = _guest(fault, agent, boot_time, poll_interval, requests)
         with listening_at(*addresses):
             server = serve(addresses, guest)
@@ -99,9 +99,7 @@ def simulate(
             # Waiting in short turns, so that a signal is noticed between them.
             while not stop.is_set() and not off:
                 off = server.join(0.2)
-    requests.check()
-    if off and not quiet:
-        say("the guest has powered off")
+    requests.close("the guest has powered off" if off else "")
 
 
 def _faults_table() -> Table:
@@ -113,54 +111,8 @@ def _faults_table() -> Table:
     return table
 
 
-class _Requests:
-    """Shows the requests of all connections, whose threads share it, on stderr.
-
-    Where that fails, no request is carried out unseen: `stop` is set, and the main thread raises what went wrong.
-    """
-
-    def __init__(self, stop: threading.Event, *, quiet: bool) -> None:
-        self._stop = stop
-        self._quiet = quiet
-        self._lock = threading.Lock()
-        self._failure: BrokenOutput | OutputFailed | None = None
-
-    def handled(self, request: Request, handle: Callable[[Request], Reply]) -> Reply:
-        """Carry out a request, and show it. Raises RequestRefused where nothing can be shown."""
-        if self._quiet:
-            return handle(request)
-        with self._lock:
-            # Before the request is carried out; how it went follows on the same line.
-            self._show(Text("→ ", "cyan"), end="")
-            reply = handle(request)
-            # A message's repr hides its secrets.
-            line = Text(clean(repr(request)))
-            if isinstance(reply, Ack) and not reply.ok:
-                line.append("  refused", "red")
-                line.append(f": {clean(reply.error)}")
-            self._show(line)
-            return reply
-
-    def _show(self, text: Text, **options: Any) -> None:
-        from stereos_proto_io.guest import RequestRefused  # noqa: PLC0415
-
-        try:
-            if self._failure is None:
-                error_console().print(text, **options)
-                return
-        except (BrokenOutput, OutputFailed) as exc:
-            self._failure = exc
-            self._stop.set()
-        raise RequestRefused("the simulator ends: it cannot show what it is asked")
-
-    def check(self) -> None:
-        """Raise what went wrong."""
-        if self._failure is not None:
-            raise self._failure
-
-
 def _guest(
-    faults: tuple[str, ...], agents: tuple[str, ...], boot_time: float, poll_interval: float, requests: _Requests
+    faults: tuple[str, ...], agents: tuple[str, ...], boot_time: float, poll_interval: float, requests: RequestLog
 ) -> Any:
     from stereos_proto_io.guest import GuestSimulator, parse_fault  # noqa: PLC0415
 

@@ -105,9 +105,9 @@ def help_console() -> Output:
     return Output()
 
 
-def error_console() -> Output:
-    """For progress and errors: stderr."""
-    return Output(stderr=True, **_PLAIN, **_fit(sys.stderr))
+def error_console(file: TextIO | None = None) -> Output:
+    """For progress and errors: stderr, or a `file` that stands for it."""
+    return Output(stderr=True, file=file, **_PLAIN, **_fit(file or sys.stderr))
 
 
 def _environment() -> dict[str, str]:
