@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
 import resource
@@ -75,6 +76,36 @@ def test_the_doctor_minds_the_state(tmp_path, monkeypatch):
         result = run_cli(monkeypatch, "doctor", "--all", "--state", "degraded", env={"MB_CONFIG_DIR": str(tmp_path)})
     assert result.code == 0
     assert [line for line in result.out.splitlines() if line in ("a", "b")] == ["b"]
+
+
+# --------------------------------------------------------------------------------------------------- trace
+
+
+@pytest.mark.parametrize(("stderr", "code"), [("/dev/full", 2), ("closed", 141)])
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_trace_that_cannot_be_written_loses_no_result(names, stderr, code, tmp_path):
+    words = [word for name in names for word in ("--vm", name)]
+    with fleet(tmp_path, {name: {} for name in names}) as guests:
+        read, write = os.pipe()
+        os.close(read)
+        target = write if stderr == "closed" else os.open(stderr, os.O_WRONLY)
+        try:
+            done = subprocess.run(
+                [*COMMAND, "mount", "share0", "/work", *words, "--fs", "9p", "-v", "--json"],
+                stdout=subprocess.PIPE,
+                stderr=target,
+                env={**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)},
+                timeout=PATIENCE,
+                check=False,
+            )
+        finally:
+            os.close(write)
+            if stderr != "closed":
+                os.close(target)
+        assert [len(guest.simulator.mounts) for guest in guests.values()] == [1] * len(names)
+    results = json.loads(done.stdout)
+    assert all(each["ok"] for each in (results if names[1:] else [results]))
+    assert done.returncode == code
 
 
 # ------------------------------------------------------------------------------------------------ simulate

@@ -15,7 +15,16 @@ import attrs
 from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.text import Text
 
-from ._console import STDIN, error_console, leave_what_fails, open_closed_streams, say_error, writing
+from ._console import (
+    STDIN,
+    error_console,
+    forget_lost_output,
+    leave_what_fails,
+    open_closed_streams,
+    raise_lost_output,
+    say_error,
+    writing,
+)
 from ._errors import BrokenOutput, Interrupted, OutputFailed, SaidNo, Stopped, UsageError, error_document, exit_code
 from ._signals import interruptible, nothing_was_kept, raise_what_is_held
 from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
@@ -92,9 +101,13 @@ def _run(words: Sequence[str], app: App | None) -> int:
         line = _Line.of(tree, words)
         _refuse_values_of_flags(line)
         _refuse_address_elsewhere(line)
+        forget_lost_output()
         result: Any = tree(words)
         with writing():
             sys.stdout.flush()
+        if not result:
+            # What went wrong with the guest is worth more than what is wrong with stderr.
+            raise_lost_output()
     except (BrokenOutput, BrokenPipeError, OutputFailed):
         raise
     except KeyboardInterrupt:

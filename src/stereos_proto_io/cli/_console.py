@@ -43,6 +43,31 @@ def writing() -> Iterator[None]:
         raise OutputFailed(f"the output cannot be written: {exc.strerror}") from None
 
 
+#: Why something of this command could not be written that is not its result, at most once.
+_lost: Final[list[BrokenOutput | OutputFailed]] = []
+
+
+def output_lost(error: BrokenOutput | OutputFailed) -> None:
+    """Note that something could not be written which is not the command's result: that is still to come."""
+    _lost[:] = [error.with_traceback(None)]
+
+
+def is_output_lost() -> bool:
+    """Whether `output_lost` has noted something in this command."""
+    return bool(_lost)
+
+
+def forget_lost_output() -> None:
+    """Begin a command, which has lost nothing yet."""
+    _lost.clear()
+
+
+def raise_lost_output() -> None:
+    """Raise what `output_lost` has noted in this command."""
+    if _lost:
+        raise _lost.pop()
+
+
 class Output(Console):
     """A console that leaves a broken pipe to us, and that no size of a terminal breaks.
 
