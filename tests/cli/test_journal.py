@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import signal
@@ -14,7 +15,8 @@ from cli.fleets import fleet, keep_state
 from cli.test_commands import check
 from cli_harness import CLEAN_ENV, COMMAND, run_cli, terminal
 from stereos_proto import ProvisionStep, StepStatus
-from stereos_proto_io.cli._journal import request_of
+from stereos_proto_io.cli._errors import UsageError
+from stereos_proto_io.cli._journal import Journal, request_of
 
 JCARD = """
 [[shared]]
@@ -478,3 +480,51 @@ def test_a_dry_run_of_several_plans_is_one_array(tmp_path, cli, monkeypatch):
         monkeypatch, "provision", plan, "--jcard", f"a={tmp_path}/other.toml", "--dry-run", env={"FLEET_TOKEN": SECRET}
     )
     assert text.out.splitlines()[:3] == ["a", "– config  not sent", "all other guests"]
+
+
+def refused_secret(folder, cli):
+    """A guest that refuses a secret once, and the journal of a first try."""
+    book = folder / "book"
+    assert cli("--vm", "a", "--journal", str(book)).code != 0
+    return book
+
+
+REFUSES_ONCE = {"faults": ["deny:busy@inject_secret#1"]}
+
+
+def test_a_journal_with_line_ends_of_windows_is_gone_on_with(tmp_path, cli):
+    with fleet(tmp_path, {"a": REFUSES_ONCE}):
+        book = refused_secret(tmp_path, cli)
+        before = book.read_bytes().replace(b"\n", b"\r\n")
+        # A process that was killed has left half a line.
+        book.write_bytes(before + b'{"guest": "a", "bo')
+        again = cli("--resume", str(book))
+    assert again.code == 0
+    assert book.read_bytes().startswith(before)
+    assert all(json.loads(line) for line in book.read_bytes()[len(before) :].splitlines())
+    assert set(folded(book)["a"].values()) == {"done"}
+
+
+def test_two_processes_do_not_resume_the_same_journal(tmp_path, cli):
+    with fleet(tmp_path, {"a": REFUSES_ONCE}) as guests:
+        book = refused_secret(tmp_path, cli)
+        sent = len(guests["a"].simulator.requests)
+        with book.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            again = cli("--resume", str(book))
+        assert len(guests["a"].simulator.requests) == sent
+    assert again.code == 2
+    assert f"{book} is written by another process" in again.err
+
+
+def test_a_journal_that_was_written_since_it_was_read_is_refused(tmp_path, cli):
+    """Another process has resumed it, and ended."""
+    with fleet(tmp_path, {"a": REFUSES_ONCE}):
+        book = refused_secret(tmp_path, cli)
+    journal = Journal(book)
+    journal.read()
+    book.write_bytes(book.read_bytes() + b'{"guest": "a", "booted": null, "steps": {}}\n')
+    before = book.read_bytes()
+    with pytest.raises(UsageError, match="is written by another process"), journal.writing({}, new=False):
+        pass
+    assert book.read_bytes() == before

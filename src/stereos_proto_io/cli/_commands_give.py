@@ -33,6 +33,7 @@ from ._jobs import Job, perform
 from ._options import option, refuse_what_is_no_utf8
 from ._output import STEP_MARKS, print_result
 from ._prompt import ask_hidden
+from ._reading import MOST_SENT, TooLong, read_at_most
 from ._redact import redactor_of
 from ._targets import DEFAULT_GUESTS, Guests, Target, in_shell
 
@@ -43,15 +44,17 @@ FsType = Literal["9p", "virtiofs"]
 _WRITE_FILE: Final = "write the file to it, or name a file instead of -"
 
 
-def read_bytes(source: Path, instead: str = _WRITE_FILE) -> bytes:
-    """What is in a file, or on standard input for STDIN. Raises UsageError.
+def read_bytes(source: Path, instead: str = _WRITE_FILE, *, most: int = MOST_SENT) -> bytes:
+    """What is in a file, or on standard input for STDIN, `most` bytes at most. Raises UsageError.
 
     `instead` says what to do where standard input is empty.
     """
     if str(source) == STDIN:
         refuse_input_of_shell("no value can be read from it: give --file or --env, or name a file")
     try:
-        data = sys.stdin.buffer.read() if str(source) == STDIN else source.read_bytes()
+        data = read_at_most(sys.stdin.buffer if str(source) == STDIN else source, most)
+    except TooLong as exc:
+        raise UsageError(f"cannot read {_name(source)}: {exc}") from None
     except OSError as exc:
         raise UsageError(f"cannot read {_name(source)}: {exc.strerror or type(exc).__name__}") from None
     if not data and str(source) == STDIN:

@@ -20,6 +20,7 @@ from ._documents import error_document
 from ._errors import BROKEN, UsageError
 from ._options import JsonLines, option
 from ._output import print_result, write_json
+from ._reading import MOST_READ
 from ._redact import REDACTED, Redactor
 from ._signals import ended_by_signals
 from ._targets import DEFAULT_PLACE, Place, address_of, listening_at
@@ -42,7 +43,7 @@ def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = Fals
         keep_secrets: Show secrets, too.
         jsonl: Print one JSON document per line of the wire.
     """
-    data = read_bytes(file)
+    data = read_bytes(file, most=MOST_READ)
     entries = read_transcript(data, str(file), cut=True)[1] if is_transcript(data) else list(_bare(data))
     # One for all connections: a guest may quote what it was sent on another one.
     redactor = Redactor()

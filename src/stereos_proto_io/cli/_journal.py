@@ -8,12 +8,13 @@ from the moment when it may be sent until its reply is there. Of a request, only
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO
+from typing import Any, BinaryIO, Final, Literal
 
 import attrs
 
@@ -33,6 +34,7 @@ from stereos_proto import (
 
 from ._errors import UsageError
 from ._numbers import finite
+from ._reading import MOST_READ, TooLong, read_at_most
 
 UnknownMounts = Literal["repeat", "skip"]
 
@@ -88,7 +90,9 @@ class Journal:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._known: dict[str, _Known] = {}
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
+        #: What was in the file when it was read.
+        self._content = b""
         #: Why the file cannot be written any more.
         self._failure = ""
         #: Whether anything new is known by this try.
@@ -119,11 +123,14 @@ class Journal:
         if self._path is None:
             return
         try:
-            text = self._path.read_text(encoding="utf-8")
+            self._content = read_at_most(self._path, MOST_READ)
+            text = self._content.decode()
         except OSError as exc:
             raise UsageError(f"cannot read {self._path}: {exc.strerror}") from None
         except UnicodeDecodeError:
             raise UsageError(f"{self._path} is no journal: it is not UTF-8") from None
+        except TooLong as exc:
+            raise UsageError(f"cannot read {self._path}: {exc}") from None
         # A process that was killed can leave half a line. What it was about stays unknown, as the line before it says.
         whole, _, _ = text.rpartition("\n")
         for number, line in enumerate(whole.splitlines(), 1):
@@ -153,17 +160,25 @@ class Journal:
             yield
             return
         try:
-            self._file = self._path.open("x" if new else "r+", encoding="utf-8")
+            self._file = self._path.open("xb" if new else "r+b")
+            _lock(self._file)
             if not new:
-                text = self._file.read()
+                _check_content(self._file, self._content)
                 # Half a line would spoil the next one.
-                self._file.seek(len(text[: text.rfind("\n") + 1].encode()))
-                self._file.truncate()
+                self._file.truncate(self._content.rfind(b"\n") + 1)
+                self._file.seek(0, os.SEEK_END)
+        except (BlockingIOError, TooLong):
+            self._close()
+            raise UsageError(
+                f"{self._path} is written by another process, which provisions the guests in it: wait until it has "
+                "ended, and then try again"
+            ) from None
         except FileExistsError:
             raise UsageError(
                 f"{self._path} exists already: --resume goes on where it ends; a first try needs a new file"
             ) from None
         except OSError as exc:
+            self._close()
             raise UsageError(f"cannot write {self._path}: {exc.strerror}") from None
         with self._file:
             for name, plan in plans.items():
@@ -247,11 +262,36 @@ class Journal:
             "steps": {label: status.value for label, status in news.items()},
         }
         try:
-            self._file.write(f"{json.dumps(record)}\n")
+            self._file.write(f"{json.dumps(record)}\n".encode())
             self._file.flush()
         except OSError as exc:
             self._failure = f"cannot write {self._path}: {exc.strerror}"
             # What is left in the buffer would fail once more when the file is closed.
+            self._close()
+            raise UsageError(self._failure) from None
+
+    def _close(self) -> None:
+        if self._file is not None:
             with suppress(OSError):
                 self._file.close()
-            raise UsageError(self._failure) from None
+
+
+def _check_content(file: BinaryIO, known: bytes) -> None:
+    """Raise BlockingIOError where another process has written a file since it was read."""
+    if read_at_most(file, MOST_READ) != known:
+        raise BlockingIOError
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed. Raises BlockingIOError where another process has locked it."""
+    try:
+        import fcntl  # noqa: PLC0415  (not every system has it)
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # A file system without locks, as some of networks: it is written all the same.
+        return

@@ -17,6 +17,7 @@ import attrs
 from stereos_proto_io.addresses import TCP, Address, Vsock
 
 from ._errors import UsageError
+from ._reading import MOST_READ, read_at_most
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -46,7 +47,7 @@ def config_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = Non
     file = folder / "config.toml"
     try:
         # What another program wrote into it may be of any type.
-        chosen = tomllib.loads(file.read_text(encoding="utf-8-sig")).get("config-dir")
+        chosen = tomllib.loads(read_at_most(file, MOST_READ).decode("utf-8-sig")).get("config-dir")
     except (FileNotFoundError, NotADirectoryError):
         return folder
     except OSError as exc:
@@ -150,7 +151,7 @@ def nothing_named(name: str, folder: Path, known: Sequence[str]) -> str:
 def _machine(folder: Path, name: str) -> Machine:
     path = folder / name / "state.json"
     try:
-        state = json.loads(path.read_bytes())
+        state = json.loads(read_at_most(path, MOST_READ))
         return Machine(name, _address(state))
     except _Stopped:
         return Machine(name, problem=_STOPPED, stopped=True)

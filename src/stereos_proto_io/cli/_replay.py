@@ -23,6 +23,7 @@ from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, exit
 from ._jobs import converse_with
 from ._options import Json, option, whole_number
 from ._output import print_result, write_json
+from ._reading import MOST_READ
 from ._redact import REDACTED, Redactor, redactor_of
 from ._signals import hold, keeping_results
 from ._targets import DEFAULT_GUEST, Guest
@@ -53,7 +54,7 @@ def replay(
         conn: Which connection to replay.
         json: Print one JSON document.
     """
-    everything = read_transcript(read_bytes(file), str(file))[1]
+    everything = read_transcript(read_bytes(file, most=MOST_READ), str(file))[1]
     entries = [entry for entry in everything if entry.conn == conn and entry.data]
     pairs = list(_pairs(entries))
     if not pairs:

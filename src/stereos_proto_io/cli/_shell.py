@@ -16,8 +16,9 @@ from cyclopts import App
 from ._app import run
 from ._complete import Words, completions
 from ._console import clean, say
-from ._errors import INTERRUPTED, USAGE, Stopped
+from ._errors import INTERRUPTED, USAGE, Stopped, UsageError
 from ._jobs import load_driver
+from ._reading import MOST_SENT
 from ._signals import interruption_caught
 from ._targets import DEFAULT_PLACE, Place, by_default
 from ._tree import make_app
@@ -74,7 +75,9 @@ def _loop(prompt: str, app: App) -> int:
 
 
 def _piped() -> Iterator[str]:
-    line = sys.stdin.readline()
+    line = sys.stdin.readline(MOST_SENT + 1)
+    if len(line) > MOST_SENT:
+        raise UsageError(f"a line has more than {MOST_SENT} characters, which is the most that a command may have")
     if line:
         yield line
 
