@@ -21,6 +21,7 @@ from cli_harness import CLEAN_ENV, COMMAND, LIMITED_ENV, PATIENCE, piped, plain,
 from interrupts import with_signals_elsewhere
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli import _signals
+from stereos_proto_io.cli._console import Output
 from stereos_proto_io.cli._signals import heartbeat, unless_closed
 from stereos_proto_io.testing import simulated_guest
 
@@ -398,3 +399,47 @@ def test_the_shell_goes_back_to_its_prompt(tmp_path):
         it.wait_for("Usage: stereosctl wait")
         it.type("exit\n")
         assert it.end() == 0
+
+
+@pytest.mark.parametrize("signals", [1, 2, 10_000])
+def test_a_signal_that_comes_while_it_is_handled_is_handled_after_that(signals):
+    """A window that is dragged sends more of them than a screen is drawn in that time."""
+    depth, deepest, done = 0, 0, 0
+
+    def draw():
+        nonlocal depth, deepest, done
+        depth, done = depth + 1, done + 1
+        deepest = max(deepest, depth)
+        if done < signals:
+            handler()
+        depth -= 1
+
+    handler = _signals._OneAtATime(draw)
+    handler()
+    assert (deepest, done) == (1, signals)
+
+
+def test_a_screen_is_not_drawn_within_its_drawing(monkeypatch):
+    """For a change of the terminal's size, and when the process goes on."""
+    with Path(os.devnull).open("w") as file:
+        console = Output(file=file)
+        left, nested = 0, 0
+        drawing_now = False
+
+        def draw():
+            nonlocal left, nested, drawing_now
+            nested += drawing_now
+            before, drawing_now = drawing_now, True
+            if left:
+                left -= 1
+                for number in (signal.SIGWINCH, signal.SIGCONT):
+                    os.kill(os.getpid(), number)
+            drawing_now = before
+            return ""
+
+        with _signals.drawing(draw, console, moving=False):
+            left = 50
+            os.kill(os.getpid(), signal.SIGWINCH)
+            os.kill(os.getpid(), signal.SIGCONT)
+    assert left == 0
+    assert nested == 0

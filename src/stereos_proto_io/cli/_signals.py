@@ -298,6 +298,30 @@ def _die_of(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+class _OneAtATime:
+    """Does something for a signal, and once more where the signal comes meanwhile; never within itself.
+
+    A window that is dragged sends SIGWINCH faster than a screen is drawn.
+    """
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self._do = do
+        self._under_way = False
+        self._again = False
+
+    def __call__(self) -> None:
+        self._again = True
+        if self._under_way:
+            return
+        self._under_way = True
+        try:
+            while self._again:
+                self._again = False
+                self._do()
+        finally:
+            self._under_way = False
+
+
 @contextmanager
 def unless_closed() -> Iterator[None]:
     """Give the terminal back, or take it again, where it has not been closed: then there is nothing to be done."""
@@ -325,10 +349,15 @@ def _lend(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, handler)
 
 
-def _take_again(_number: int, _frame: FrameType | None) -> None:
+@_OneAtATime
+def _take_all() -> None:
     for _, take in _taken:
         with unless_closed():
             take()
+
+
+def _take_again(_number: int, _frame: FrameType | None) -> None:
+    _take_all()
 
 
 @contextmanager
@@ -379,10 +408,11 @@ def drawing(draw: Callable[[], Any], console: Console, *, screen: bool = False, 
         if screen:
             console.set_alt_screen(True)
         console.show_cursor(False)
-        live.refresh()
+        redraw()
 
+    redraw = _OneAtATime(live.refresh)
     with ExitStack() as stack:
-        stack.enter_context(handling({_RESIZE: lambda _number, _frame: live.refresh()}))
+        stack.enter_context(handling({_RESIZE: lambda _number, _frame: redraw()}))
         stack.callback(_stop_drawing, live)
         live.start()
         stack.enter_context(lending(give_back, take))
