@@ -280,3 +280,15 @@ def test_the_lines_of_a_shell_are_not_read_for_a_value(line, monkeypatch):
     said = "stereosctl: standard input has the commands of this shell, so "
     assert (result.code, result.err.count(said)) == (0, 1), result
     assert result.out.startswith("pong from"), "the next line is the next command"
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [(b"abc\n", "abc"), (b"abc\r\n", "abc"), (b"abc\r", "abc\r"), (b"abc\n\r", "abc\n\r"), (b"abc\r\r\n", "abc\r")]
+    + [(b"abc\n\n", "abc\n"), (b"abc", "abc")],
+)
+def test_a_secret_from_a_pipe_loses_one_line_end(given, stored, monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, "secret", "set", "A", str(guest.address), stdin=given)
+        assert result.code == 0
+        assert guest.simulator.secrets["A"].value == stored

@@ -186,7 +186,7 @@ def secret_set(
 
     Its value is never an argument. Without --file or --env it is asked for on a
     terminal, unseen, and else read from standard input, less one newline at its
-    end.
+    end (LF or CRLF).
 
     For example:
 
@@ -243,7 +243,8 @@ def _secret_value(name: str, file: Path | None, env: str | None) -> str:
         if value is None:
             raise UsageError("no secret given")
         return value
-    return read_text(Path(STDIN), _WRITE_VALUE).removesuffix("\n").removesuffix("\r")
+    value = read_text(Path(STDIN), _WRITE_VALUE)
+    return value.removesuffix("\r\n") if value.endswith("\r\n") else value.removesuffix("\n")
 
 
 def ssh_key_add(
