@@ -197,3 +197,27 @@ def test_a_mebibyte_and_thousands_of_words(error):
     shown = redactor.line(Role.GUEST, line)
     assert time.process_time() - before < 30
     assert (shown == line) == (error == "{}")
+
+
+class Searched(bytearray):
+    """Notes from where it is searched."""
+
+    def find(self, what, start=0):
+        starts.append(start)
+        return super().find(what, start)
+
+
+starts: list[int] = []
+
+
+def test_a_line_in_single_bytes_is_searched_once():
+    """Else it takes minutes for a mebibyte."""
+    tap = LineTap()
+    tap._rest = Searched()
+    starts.clear()
+    assert [line for _ in range(1000) for line in tap.feed(b"x")] == []
+    assert starts == list(range(1000))
+    assert list(tap.feed(b"y\nab\nc")) == [b"x" * 1000 + b"y\n", b"ab\n"]
+    assert list(tap.feed(b"\n\nd")) == [b"c\n", b"\n"]
+    assert tap.rest() == b"d"
+    assert list(tap.feed(b"\n")) == [b"\n"]

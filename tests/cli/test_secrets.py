@@ -284,8 +284,15 @@ def test_the_lines_of_a_shell_are_not_read_for_a_value(line, monkeypatch):
 
 @pytest.mark.parametrize(
     ("given", "stored"),
-    [(b"abc\n", "abc"), (b"abc\r\n", "abc"), (b"abc\r", "abc\r"), (b"abc\n\r", "abc\n\r"), (b"abc\r\r\n", "abc\r")]
-    + [(b"abc\n\n", "abc\n"), (b"abc", "abc")],
+    [
+        (b"abc", "abc"),
+        (b"abc\n", "abc"),
+        (b"abc\r\n", "abc"),
+        (b"abc\r", "abc\r"),
+        (b"abc\n\r", "abc\n\r"),
+        (b"abc\r\r\n", "abc\r"),
+        (b"abc\n\n", "abc\n"),
+    ],
 )
 def test_a_secret_from_a_pipe_loses_one_line_end(given, stored, monkeypatch):
     with simulated_guest() as guest:

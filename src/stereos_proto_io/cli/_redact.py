@@ -197,17 +197,21 @@ class LineTap:
 
     def __init__(self) -> None:
         self._rest = bytearray()
+        #: Bytes of it that have no line end.
+        self._searched = 0
 
     def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         """Take bytes, and yield the lines that they complete, with their endings."""
         self._rest += data
-        while (end := self._rest.find(b"\n") + 1) or len(self._rest) > MAX_LINE_SIZE:
+        while (end := self._rest.find(b"\n", self._searched) + 1) or len(self._rest) > MAX_LINE_SIZE:
             end = end or len(self._rest)
             line = bytes(self._rest[:end])
             del self._rest[:end]
+            self._searched = 0
             yield line
+        self._searched = len(self._rest)
 
     def rest(self) -> bytes:
         """Return what came after the last line, and forget it."""
-        rest, self._rest = bytes(self._rest), bytearray()
+        rest, self._rest, self._searched = bytes(self._rest), bytearray(), 0
         return rest
