@@ -13,6 +13,9 @@ from stereos_proto import InjectSSHKey, JcardError, ProvisionPlan, load_jcard
 #: Longest `prompt_file` in bytes whose content is sent (§10).
 MAX_PROMPT_SIZE: Final = 256 * 1024
 
+#: Longest jcard.toml in bytes that is read, comments and secrets included; the config that is made of it is shorter.
+MAX_JCARD_SIZE: Final = 16 * 1024 * 1024
+
 # A FIFO without a writer must not block the open. None of these flags exists on Windows.
 _NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0)
 _CAREFUL: Final = getattr(os, "O_NONBLOCK", 0) | _NO_LINKS
@@ -127,9 +130,12 @@ def _opener(root: Path) -> Callable[[str, int], int]:
 
 def _decoded(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_JCARD_SIZE + 1)
     except (OSError, ValueError) as exc:  # a NUL in the name is a ValueError
         raise JcardError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    if len(data) > MAX_JCARD_SIZE:
+        raise JcardError(f"{path}: it is longer than {MAX_JCARD_SIZE} bytes, which is the most that is read")
     try:
         return data.decode()
     except UnicodeDecodeError as exc:

@@ -59,6 +59,19 @@ def test_a_missing_file(card):
     assert (error.line, error.key) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no endless file")
+def test_an_endless_file():
+    assert str(refusal("/dev/zero")) == "/dev/zero: it is longer than 16777216 bytes, which is the most that is read"
+
+
+def test_the_longest_file(card):
+    text = b"[[agents]]\nharness='custom'\n#"
+    card.write_bytes(text + b"x" * (16 * 1024 * 1024 - len(text)))
+    assert read_jcard(card, env=ENV).agents == ("custom",)
+    card.write_bytes(card.read_bytes() + b"x")
+    assert "it is longer than 16777216 bytes" in str(refusal(card))
+
+
 def test_a_folder(tmp_path):
     assert str(refusal(tmp_path)) == f"{tmp_path}: cannot be read: Is a directory"
 

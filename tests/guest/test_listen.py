@@ -19,6 +19,7 @@ def test_an_endpoint_is_made_of_its_address_alone():
 def test_an_endpoint_that_is_not_bound_has_nothing_to_serve():
     endpoint = Endpoint(TCP("127.0.0.1", 1024))
     assert not endpoint.is_bound
+    assert not endpoint.missed
     with pytest.raises(RuntimeError, match=r"^tcp://127\.0\.0\.1:1024 has no socket$"):
         _ = endpoint.listener
     with pytest.raises(RuntimeError, match=r"^tcp://127\.0\.0\.1:1024 has no open device$"):
