@@ -116,6 +116,13 @@ def test_what_is_no_toml(text, line, words):
         assert words in str(exc)
 
 
+def test_a_key_of_too_many_names_is_refused_before_it_is_read():
+    with pytest.raises(JcardError) as caught:
+        JcardText("card", f"A = '{SENTINEL}'\n{'a.' * 100}a = 1").parse()
+    assert str(caught.value) == "card, line 2: a key has more than 100 names"
+    assert caught.value.line == 2
+
+
 def test_a_byte_order_mark_is_skipped():
     assert JcardText("card", "\ufeffa = 1").parse() == {"a": 1}
 
