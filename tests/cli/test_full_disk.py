@@ -202,22 +202,30 @@ def test_a_simulator_counts_the_requests_that_it_could_not_show(tmp_path):
 
 
 def test_a_slow_request_holds_up_no_other_one(capsys):
-    log = RequestLog(threading.Event(), quiet=False)
     slow = threading.Event()
 
     def handle_slowly(request):
         assert slow.wait(PATIENCE)
         return Ack(request.type, ok=True)
 
-    thread = threading.Thread(target=log.handled, args=(Ping(), handle_slowly), daemon=True)
-    thread.start()
-    other = threading.Thread(target=log.handled, args=(GetHealth(), lambda request: Ack(request.type, ok=True)))
-    other.start()
-    other.join(PATIENCE)
-    assert not other.is_alive()
-    slow.set()
-    thread.join(PATIENCE)
-    log.close("off")
+    with RequestLog(threading.Event(), quiet=False) as log:
+        thread = threading.Thread(target=log.handled, args=(Ping(), handle_slowly), daemon=True)
+        thread.start()
+        other = threading.Thread(target=log.handled, args=(GetHealth(), lambda request: Ack(request.type, ok=True)))
+        other.start()
+        other.join(PATIENCE)
+        assert not other.is_alive()
+        slow.set()
+        thread.join(PATIENCE)
+        log.close("off")
+
+
+def test_the_thread_of_a_log_ends_with_it_whatever_has_happened(capsys):
+    """Also where it begins late, after its standard error was closed."""
+    with suppress(ZeroDivisionError), RequestLog(threading.Event(), quiet=False) as log:
+        raise ZeroDivisionError
+    log._writer.join(PATIENCE)
+    assert not log._writer.is_alive()
 
 
 # -------------------------------------------------------------------------------------------------- record

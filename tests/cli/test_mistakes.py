@@ -77,10 +77,11 @@ def test_a_folder_that_may_not_be_listed_is_not_an_empty_one(tmp_path, monkeypat
 
 def test_a_machine_that_may_not_be_read_is_a_row(tmp_path, monkeypatch):
     keep_state(tmp_path, "dev", "{}")
-    stat, read = Path.stat, Path.read_bytes
-    for name, real in (("stat", stat), ("read_bytes", read)):
+    for name, real in (("stat", Path.stat), ("open", Path.open)):
         monkeypatch.setattr(
-            Path, name, lambda path, real=real, **kw: denied() if path.name == "state.json" else real(path, **kw)
+            Path,
+            name,
+            lambda path, *args, real=real, **kw: denied() if path.name == "state.json" else real(path, *args, **kw),
         )
     env = {"MB_CONFIG_DIR": str(tmp_path)}
     row = json.loads(run_cli(monkeypatch, "ls", "--json", env=env).out)["machines"][0]

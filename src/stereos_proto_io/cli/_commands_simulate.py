@@ -86,8 +86,7 @@ def simulate(
     refuse_what_is_no_utf8({"--agent": "".join(agent), "--fault": "".join(fault)})
     addresses = [address_of(text) for text in listen]
     off = False
-    with signals_as_event() as stop:
-        requests = RequestLog(stop, quiet=quiet)
+    with signals_as_event() as stop, RequestLog(stop, quiet=quiet) as requests:
         guest = _guest(fault, agent, boot_time, poll_interval, requests)
         with listening_at(*addresses):
             server = serve(addresses, guest)
@@ -99,7 +98,7 @@ def simulate(
             # Waiting in short turns, so that a signal is noticed between them.
             while not stop.is_set() and not off:
                 off = server.join(0.2)
-    requests.close("the guest has powered off" if off else "")
+        requests.close("the guest has powered off" if off else "")
 
 
 def _faults_table() -> Table:

@@ -6,8 +6,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from queue import Full, Queue
-from typing import Final, TextIO
+from typing import Final, Self, TextIO
 
 from rich.text import Text
 
@@ -24,7 +26,9 @@ _ARROW: Final = Text("→ ", "cyan")
 
 
 class RequestLog:
-    """Shows requests on stderr, in a thread of its own: a reader that does not read holds up neither hosts nor the end.
+    """Shows requests on stderr, in a thread of its own, for the length of a `with`.
+
+    A reader that does not read holds up neither hosts nor the end.
 
     Where stderr cannot be written, no request is carried out unseen: `stop` is set, and `close` raises what went wrong.
     Where it is not read, requests are carried out all the same, and lines that do not fit are counted.
@@ -40,9 +44,19 @@ class RequestLog:
         self._failure: BrokenOutput | OutputFailed | None = None
         self._lock = threading.Lock()
         self._lost = 0
-        self._writer = threading.Thread(target=self._write_all, name="request log", daemon=True)
-        if not quiet:
+        self._writer: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet:
+            # Not by the thread: it may begin when standard error is another one.
+            target = partial(self._write_all, _own_stderr())
+            self._writer = threading.Thread(target=target, name="request log", daemon=True)
             self._writer.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        with suppress(Full):
+            self._queue.put_nowait(None)
 
     def handled(self, request: Request, handle: Callable[[Request], Reply]) -> Reply:
         """Carry out a request, and show it. Raises RequestRefused where nothing can be shown."""
@@ -80,7 +94,7 @@ class RequestLog:
 
     def close(self, last: str = "") -> None:
         """Write what is left, and a last line, within some seconds. Raises what went wrong."""
-        if self._quiet:
+        if self._writer is None:
             return
         lost = f"{self._lost} requests are not shown: standard error was not read in time" if self._lost else ""
         try:
@@ -97,8 +111,16 @@ class RequestLog:
 
     # ------------------------------------------------------------------------------- the thread that writes
 
-    def _write_all(self) -> None:
-        output = error_console(_own_stderr())
+    def _write_all(self, stderr: TextIO) -> None:
+        output = error_console(stderr)
+        try:
+            self._write_queue(output)
+        finally:
+            if stderr is not sys.stderr:
+                with suppress(OSError):
+                    stderr.close()
+
+    def _write_queue(self, output: Output) -> None:
         arrow = False
         while (item := self._queue.get()) is not None:
             if not isinstance(item, str) and not arrow:
