@@ -48,8 +48,9 @@ class RequestLog:
 
     def __enter__(self) -> Self:
         if not self._quiet:
-            # Not by the thread: it may begin when standard error is another one.
-            target = partial(self._write_all, _own_stderr())
+            # Not in the thread: it may begin when standard error is another one.
+            stderr = _own_stderr()
+            target = partial(self._write_all, error_console(stderr), stderr)
             self._writer = threading.Thread(target=target, name="request log", daemon=True)
             self._writer.start()
         return self
@@ -111,8 +112,7 @@ class RequestLog:
 
     # ------------------------------------------------------------------------------- the thread that writes
 
-    def _write_all(self, stderr: TextIO) -> None:
-        output = error_console(stderr)
+    def _write_all(self, output: Output, stderr: TextIO) -> None:
         try:
             self._write_queue(output)
         finally:
