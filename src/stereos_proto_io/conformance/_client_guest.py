@@ -243,10 +243,13 @@ class End:
     # -- writing -------------------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Write all of `data`."""
+        """Write all of `data`. A host on a slow machine may take its time, as long as it reads on."""
         self._log.add(Role.GUEST, data[:4096])
+        rest = memoryview(data)
         try:
-            self._socket.sendall(data)
+            # Not `sendall`, whose timeout is for all of it.
+            while rest:
+                rest = rest[self._socket.send(rest) :]
         except TimeoutError:
             raise ScriptError(
                 f"the host did not read for {self.guest.patience:g} s while the guest was talking"
