@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import json
+import os
 import socket
 import threading
+import tty
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +21,41 @@ from stereos_proto_io.guest import trio as trio_guest
 KINDS = ["blocking", "asyncio", "trio"]
 #: Longer than anything here takes; a test that waits so long has failed.
 PATIENCE = 20
+
+
+#: Seconds in which a thread that waits is seen to wait. One that does not wait is found nearly always, never wrongly.
+MOMENT = 0.05
+
+
+def started(function):
+    """A thread that calls a function."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+def waits(thread):
+    """Whether a thread is still at work after a moment."""
+    thread.join(MOMENT)
+    return thread.is_alive()
+
+
+def ends(thread):
+    """Whether a thread ends, however long it takes."""
+    thread.join(PATIENCE)
+    return not thread.is_alive()
+
+
+@contextmanager
+def terminal():
+    """A character device like the guest's port, and the descriptor of its other end."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    try:
+        yield master, os.ttyname(slave), slave
+    finally:
+        for descriptor in (master, slave):
+            os.close(descriptor)
 
 
 class Served:

@@ -24,6 +24,21 @@ def limit():
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
 
 
+def fed_without_end(*words):
+    """Run a command whose standard input never ends, and whose memory is limited."""
+    with ZERO.open("rb") as zero:
+        return subprocess.run(
+            [*COMMAND, *words],
+            stdin=zero,
+            capture_output=True,
+            text=True,
+            env=LIMITED_ENV,
+            timeout=PATIENCE,
+            check=False,
+            preexec_fn=limit,
+        )
+
+
 @pytest.mark.parametrize(
     ("words", "name", "most"),
     [
@@ -51,34 +66,14 @@ def limit():
     ],
 )
 def test_a_file_that_never_ends_is_refused(words, name, most):
-    with ZERO.open("rb") as zero:
-        done = subprocess.run(
-            [*COMMAND, *words],
-            stdin=zero,
-            capture_output=True,
-            text=True,
-            env=LIMITED_ENV,
-            timeout=PATIENCE,
-            check=False,
-            preexec_fn=limit,
-        )
+    done = fed_without_end(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"stereosctl: cannot read {name}: it is longer than {most}")
     assert done.stderr.count("\n") == 1
 
 
 def test_a_line_of_the_shell_that_never_ends_is_refused():
-    with ZERO.open("rb") as zero:
-        done = subprocess.run(
-            [*COMMAND, "shell", NOBODY],
-            stdin=zero,
-            capture_output=True,
-            text=True,
-            env=LIMITED_ENV,
-            timeout=PATIENCE,
-            check=False,
-            preexec_fn=limit,
-        )
+    done = fed_without_end("shell", NOBODY)
     assert done.returncode == 2
     assert f"a line has more than {MAX_LINE_SIZE} characters" in done.stderr
 

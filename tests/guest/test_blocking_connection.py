@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from guest_harness import PATIENCE, Host
+from guest_harness import PATIENCE, Host, ends, started, waits
 from stereos_proto import GuestSession, Lifecycle, Ping, Pong, encode
 from stereos_proto._guest_session import MAX_UNANSWERED
 from stereos_proto_io import TCP
@@ -17,9 +17,6 @@ from stereos_proto_io.guest import blocking
 from stereos_proto_io.guest._blocking_connection import GuestConnection, Shared
 from stereos_proto_io.guest._listen import Endpoint
 from stereos_proto_io.guest._server import as_guest
-
-#: Seconds in which a thread that waits is seen to wait. One that does not wait is found nearly always, never wrongly.
-MOMENT = 0.05
 
 
 class Transport:
@@ -54,23 +51,6 @@ def made(handler=lambda _request: Pong(), *, shared=None, has_connections=True):
     server._left = server.left.append
     shared = shared or Shared(GuestSession(has_connections=has_connections))
     return GuestConnection(server, Endpoint(TCP("127.0.0.1", 1)), Transport(), shared)
-
-
-def started(function):
-    thread = threading.Thread(target=function, daemon=True)
-    thread.start()
-    return thread
-
-
-def waits(thread):
-    """Whether a thread is still at work after a moment."""
-    thread.join(MOMENT)
-    return thread.is_alive()
-
-
-def ends(thread):
-    thread.join(PATIENCE)
-    return not thread.is_alive()
 
 
 def test_what_is_shared_is_made_of_a_session():

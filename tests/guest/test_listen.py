@@ -1,13 +1,13 @@
 """Where a guest listens, without a server: what is bound, how many may wait, and how a connection is reset."""
 
 import inspect
-import os
 import socket
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from guest_harness import terminal
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.guest._listen import Endpoint, reset_on_close
 
@@ -27,11 +27,8 @@ def test_an_endpoint_that_is_not_bound_has_nothing_to_serve():
 
 
 def test_a_device_has_no_listener():
-    host, end = os.openpty()
-    with ExitStack() as stack:
-        for descriptor in (host, end):
-            stack.callback(os.close, descriptor)
-        endpoint = Endpoint(VirtioSerial(os.ttyname(end)))
+    with terminal() as (_host, path, _end), ExitStack() as stack:
+        endpoint = Endpoint(VirtioSerial(path))
         endpoint.bind()
         stack.callback(endpoint.close)
         assert endpoint.is_bound

@@ -4,13 +4,11 @@ import asyncio
 import os
 import socket
 import threading
-import tty
-from contextlib import ExitStack
 
 import pytest
 import trio
 
-from guest_harness import PATIENCE, PONG, Host, ask, ask_patiently, running
+from guest_harness import PATIENCE, PONG, Host, ask, ask_patiently, running, terminal
 from stereos_proto import Ping, Pong, encode
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.guest import GuestSimulator
@@ -85,12 +83,8 @@ def test_a_guest_may_end_before_its_loop_has_turned(kind, what, tmp_path, monkey
         "asyncio": (asyncio_guest.serve, lambda main: asyncio.run(main()), asyncio.to_thread),
         "trio": (trio_guest.serve, trio.run, trio.to_thread.run_sync),
     }[kind]
-    with ExitStack() as stack:
-        host, end = os.openpty()
-        for descriptor in (host, end):
-            stack.callback(os.close, descriptor)
-        tty.setraw(end)
-        places = [TCP("127.0.0.1", 0), UnixSocket("guest"), VirtioSerial(os.ttyname(end))]
+    with terminal() as (host, path, _end):
+        places = [TCP("127.0.0.1", 0), UnixSocket("guest"), VirtioSerial(path)]
 
         async def main():
             async with serve(places, GuestSimulator()) as server:

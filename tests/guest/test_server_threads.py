@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from guest_harness import PATIENCE, PONG, Host, ask
+from guest_harness import PATIENCE, PONG, Host, ask, ends, started, waits
 from stereos_proto import Ping
 from stereos_proto_io import TCP
 from stereos_proto_io.driver._device import AWAY_PAUSE
@@ -50,23 +50,6 @@ class Waits(threading.Event):
     def wait(self, timeout=None):
         self.pauses.append(timeout)
         return super().wait(0)
-
-
-def started(function):
-    thread = threading.Thread(target=function, daemon=True)
-    thread.start()
-    return thread
-
-
-def waits(thread):
-    """Whether a thread is still at work after a moment."""
-    thread.join(0.05)
-    return thread.is_alive()
-
-
-def ends(thread):
-    thread.join(PATIENCE)
-    return not thread.is_alive()
 
 
 def test_closing_is_no_loss_of_power(server, guest):

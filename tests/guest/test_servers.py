@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import threading
-import tty
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, ask_patiently, descriptors, running
+from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, ask_patiently, descriptors, running, terminal
 from stereos_proto import (
     MAX_LINE_SIZE,
     Ack,
@@ -296,18 +295,6 @@ def test_serial_survives_an_over_long_line(kind, place):
         while not replies[-1]["payload"]["reply_to"]:
             replies.append(host.reply())
         assert replies[-1]["payload"]["reply_to"].startswith("sync:")
-
-
-@contextmanager
-def terminal():
-    """A character device like the guest's port, and the descriptor of its other end."""
-    master, slave = os.openpty()
-    tty.setraw(slave)
-    try:
-        yield master, os.ttyname(slave), slave
-    finally:
-        for descriptor in (master, slave):
-            os.close(descriptor)
 
 
 def read_lines(descriptor, count):

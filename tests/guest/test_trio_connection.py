@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import tty
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from guest_harness import PATIENCE, PONG, ask_patiently
+from guest_harness import PATIENCE, PONG, ask_patiently, terminal
 from stereos_proto import GuestSession, Lifecycle, Ping, Pong, encode
 from stereos_proto_io import TCP
 from stereos_proto_io.driver._device import AWAY_PAUSE, Device
@@ -178,8 +177,6 @@ def test_a_socket_is_not_closed_behind_the_back_of_a_task_that_waits_on_it():
 
 def test_a_device_whose_host_is_away_is_tried_by_the_clock(monkeypatch):
     """While it is away, the system says that the device can be written."""
-    host, end = os.openpty()
-    tty.setraw(end)
     pauses, real = [], trio.sleep
 
     class Away(Device):
@@ -200,13 +197,10 @@ def test_a_device_whose_host_is_away_is_tried_by_the_clock(monkeypatch):
         await real(0)
 
     monkeypatch.setattr(trio, "sleep", sleep)
-    connection = made(Away(os.ttyname(end)), has_connections=False)
-    connection.session.push(Lifecycle("ready"))
-    try:
+    with terminal() as (host, path, _end):
+        connection = made(Away(path), has_connections=False)
+        connection.session.push(Lifecycle("ready"))
         run(connection, lambda: os.read(host, 1))
-    finally:
-        os.close(end)
-        os.close(host)
     assert pauses[:2] == [AWAY_PAUSE] * 2
 
 

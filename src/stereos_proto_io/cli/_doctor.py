@@ -80,7 +80,7 @@ def _remedy(step: str, error: BaseException, address: Address | None) -> str:
     if isinstance(error, ConnectionLost) and step == "health":
         return _ANSWERED
     if isinstance(error, ConnectionLost) and isinstance(address, UnixSocket):
-        # A muxer closes the connection of whoever does not begin with CONNECT.
+        # A muxer closes a connection that does not begin with CONNECT.
         return (
             "if this is a hybrid-vsock socket (Firecracker, Cloud Hypervisor), "
             f"use {HybridVsock(address.path)}; if it is not, {_NOBODY_YET}"

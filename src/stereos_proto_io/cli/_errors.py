@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 class BrokenOutput(Exception):
-    """The reader of our output has closed it. There is nobody to report the error to."""
+    """The reader of our output has closed it. The error cannot be shown."""
 
 
 class OutputFailed(Exception):

@@ -110,7 +110,7 @@ def provision(
     book = _journal(journal, resume, unknown_mounts, dry_run=dry_run)
     own = _own_files(jcard)
     named = bool(guest.address or guest.vm or guest.all)
-    # Where the journal says which guests, whoever reads the JSON does not know how many these are.
+    # The journal names the guests then, and a program that reads the JSON does not know how many these are.
     many = guest.many or (resume is not None and not named)
     if resume is not None and not named and not book.names:
         return _say_that_nothing_is_left(resume, out)

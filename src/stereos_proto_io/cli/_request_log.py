@@ -20,7 +20,7 @@ from ._errors import BrokenOutput, OutputFailed
 
 #: Lines that wait at most until they are written.
 _MOST_LINES: Final = 256
-#: Seconds for which a request waits for stderr, and the end of the command: somebody may read a pipe slowly, or never.
+#: Seconds for which a request waits for stderr, and the end of the command: a pipe may be read slowly, or never.
 _PATIENCE: Final = 1.0
 _ARROW: Final = Text("→ ", "cyan")
 
@@ -104,7 +104,7 @@ class RequestLog:
                     self._queue.put(text, timeout=_PATIENCE)
             self._queue.put(None, timeout=_PATIENCE)
         except Full:
-            # Nobody reads: the thread ends with the process.
+            # The stream is not read: the thread ends with the process.
             return
         self._writer.join(_PATIENCE)
         if self._failure is not None:
@@ -145,7 +145,7 @@ class RequestLog:
 
 
 def _own_stderr() -> TextIO:
-    """Standard error as a file of its own: at its end Python waits for whoever writes to `sys.stderr`."""
+    """Standard error as a file of its own: at its end Python waits for threads that write to `sys.stderr`."""
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors="backslashreplace")
     except (OSError, ValueError, AttributeError):

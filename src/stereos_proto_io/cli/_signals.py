@@ -120,7 +120,7 @@ class _Interruptions:
         """Interrupt the command once more where the exception was lost.
 
         The handler runs between any two instructions, also in a callback of a weak reference or in a `__del__`, whose
-        exceptions Python discards. An exception that nobody caught and that does not exist any more was discarded.
+        exceptions Python discards. An exception that was not caught and no longer exists was discarded.
         """
         if self._owed is not None and self._owed[1]() is None:
             number, self._owed = self._owed[0], None
