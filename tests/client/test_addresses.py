@@ -211,6 +211,21 @@ def test_a_device_is_no_socket():
         UnixSocket(path)
 
 
+@pytest.mark.parametrize(
+    ("address", "file"),
+    [
+        (UnixSocket("/a b"), "/a b"),
+        (HybridVsock("/a b", 5), "/a b"),
+        (VirtioSerial("/a b"), "/a b"),
+        (VirtioSerial("/dev/null"), ""),
+        (TCP("::1", 1), ""),
+        (Vsock(3), ""),
+    ],
+)
+def test_which_addresses_have_a_socket_file(address, file):
+    assert address.socket_file == file
+
+
 def test_paths_may_be_path_objects(tmp_path):
     assert UnixSocket(tmp_path / "s").path == str(tmp_path / "s")
 

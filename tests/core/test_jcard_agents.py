@@ -188,6 +188,7 @@ def test_more_agents_than_health_can_name(replicas):
 def test_a_health_report_of_the_most_agents_does_not_fit():
     from stereos_proto import AgentStatus, Health, LocalProtocolError, encode
 
+    assert MAX_AGENTS == 34_952
     agents = tuple(AgentStatus(f"a-{number}", True) for number in range(MAX_AGENTS))
     with pytest.raises(LocalProtocolError):
         encode(Health("healthy", agents))
