@@ -165,8 +165,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "secret quoted in an error": Fault(
         f"{CORE}/_jcard_text.py",
-        'self.error(f"no TOML: {_anonymous(reason)}", line)',
-        'self.error(f"no TOML: {reason} in {self._text}", line)',
+        'self.error(f"invalid TOML: {_anonymous(reason)}", line)',
+        'self.error(f"invalid TOML: {reason} in {self._text}", line)',
         "jcard",
     ),
     **planted_ends.FAULTS,

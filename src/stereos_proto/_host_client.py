@@ -385,9 +385,11 @@ class HostClient:
             raise RuntimeError("no dial is under way: its outcome was reported before, or no dial was requested")
         self._dialling = self._wanted = None
         self._dial_error = error
+        # One without a deadline had a bound of the driver's own.
+        over = self.clock() if dial.deadline is None else dial.deadline
         dialers, self._dialers = self._dialers, {}
         for task in dialers:
-            if error.timed_out and dial.deadline is not None and dial.deadline < _never(task._dial_until):
+            if error.timed_out and over < _never(task._dial_until):
                 # The dial was started for tasks with earlier deadlines.
                 self._want_dial(task._dial_until)
                 self._dialers[task] = None

@@ -45,7 +45,7 @@ def load_jcard(
     memory, packages, network modes, ports, numbers that are too small. `plan.warnings` also names unknown keys, what
     looks like a secret outside of `[secrets]`, and other things that a user should know.
 
-    Raises JcardError, with all faults of the file, when the text is no TOML, a value is of the wrong type or
+    Raises JcardError, with all faults of the file, when the text is not valid TOML, a value is of the wrong type or
     unusable, or a variable is unset; LocalProtocolError when a step could never be sent; ValueError when `fs_type` is
     neither of the two.
     """

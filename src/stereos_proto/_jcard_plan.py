@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from ._jcard_agents import agent_names, check_agent, one_of
 from ._jcard_fields import Findings, looks_secret, read_fields
 from ._jcard_text import JcardText
 from ._messages import InjectSecret, InjectSSHKey, Mount, SetConfig, with_article
-from ._provision import ProvisionPlan
+from ._provision import ProvisionPlan, folders_to
 from ._toml import Path
 
 #: Reads a `prompt_file`: takes the path, returns the content. Raises OSError or ValueError, whose text says why not.
@@ -118,13 +119,15 @@ class _Card:
 
     def folders(self) -> Iterator[tuple[str, bool]]:
         """The places of the shared folders in the guest, and whether they are read-only there."""
-        places: set[tuple[str, ...]] = set()
+        # In order, so that what lies at a folder or below it follows the folder.
+        places: list[tuple[str, ...]] = []
         for index, shared in self._shared:
             self._expand(shared.get("host") or "", ("shared", index, "host"))
             path, key = shared.get("guest", ""), ("shared", index, "guest")
             if path is None:
                 continue
-            clean = _clean(path)
+            clean = folders_to(path)
+            nearest = bisect_left(places, clean)
             if "guest" not in shared:
                 self.findings.fault(key, "is missing")
             elif not path.startswith("/"):
@@ -133,9 +136,11 @@ class _Card:
                 self.findings.fault(key, "must not lie over a folder of the guest's system")
             elif "\0" in path:
                 self.findings.fault(key, "must not hold a NUL")
-            elif clean in places:
+            elif clean in places[nearest : nearest + 1]:
                 self.findings.warn(key, "is also the path of an earlier folder, which this mount would hide")
-            places.add(clean)
+            elif any(place[: len(clean)] == clean for place in places[nearest : nearest + 1]):
+                self.findings.warn(key, "lies above the path of an earlier folder, which this mount would hide")
+            places.insert(nearest, clean)
             yield path, bool(shared.get("readonly"))
 
     def secrets(self) -> list[InjectSecret]:
@@ -261,14 +266,3 @@ def _tables(value: Sequence[dict[str, Any] | None] | None) -> _Tables:
 def _given(table: Mapping[str, Any] | None) -> dict[str, Any]:
     """`table` less its empty strings, which count as missing, and values of a wrong type."""
     return {key: value for key, value in (table or {}).items() if value not in ("", None)}
-
-
-def _clean(path: str) -> tuple[str, ...]:
-    """The folders that lead to an absolute path, as the guest reads it."""
-    parts: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return tuple(parts)

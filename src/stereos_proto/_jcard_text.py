@@ -26,7 +26,7 @@ class JcardText:
         self._text = text.removeprefix("\ufeff")
 
     def parse(self) -> dict[str, Any]:
-        """The document. Raises JcardError when the text is no TOML, or has a key of too many names."""
+        """The document. Raises JcardError when the text is not valid TOML, or has a key of too many names."""
         if line := line_of_a_long_key(self._text):
             raise self.error(f"a key has more than {MAX_NAMES} names", line)
         try:
@@ -40,7 +40,7 @@ class JcardText:
             line = int(found[1])
         elif reason.endswith("(at end of document)"):
             line = self._text.count("\n") + 1
-        raise self.error(f"no TOML: {_anonymous(reason)}", line)
+        raise self.error(f"invalid TOML: {_anonymous(reason)}", line)
 
     def error(self, reason: str, line: int = 0) -> JcardError:
         """The error about the file as a whole."""
@@ -103,6 +103,10 @@ def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
+# What tomllib quotes: what it has expected, and characters that have a meaning; or else something of the text.
+_IN_QUOTES: Final = re.compile(r"""('(?:=|\]\]?|\}|\\n|\\)'|"'{1,3}")|'.*'|".*\"""", re.DOTALL)
+
+
 def _anonymous(reason: str) -> str:
     """A sentence of tomllib's without what it quotes from the text, which may be a secret."""
-    return re.sub(r"(?s)'(?![=\]}]').*'|\".*\"", "…", reason)
+    return _IN_QUOTES.sub(lambda quoted: quoted[1] or "…", reason)

@@ -237,7 +237,8 @@ class ProvisionReport:
         raises OutcomeUnknown, unless `unknown_mounts` says whether to "repeat" or to "skip" such mounts. Log into
         the guest first (`findmnt` there tells), or reboot it, which unmounts everything, and provision it anew.
 
-        A mount that is repeated after one below it was done hides that one; `warnings` of the plan say so.
+        A mount that is repeated after one below it was done, or is skipped, hides that one; `warnings` of the plan say
+        so.
 
         The plan remembers the requests that are done and hold a secret (`earlier`), so that its report redacts these
         secrets, too.
@@ -261,8 +262,8 @@ class ProvisionReport:
                 unanswered=[step.request for step in unknown],
             )
             raise (error.about(cause.guest) if cause and cause.guest else error) from cause
-        if unknown_mounts == "skip":
-            rest = tuple(step for step in rest if step not in unknown)
+        skipped = unknown if unknown_mounts == "skip" else []
+        rest = tuple(step for step in rest if step not in skipped)
         requests = [step.request for step in rest]
         # The requests, not their contents: a traceback shows what local variables hold.
         configs = [request for request in requests if isinstance(request, SetConfig)]
@@ -277,11 +278,23 @@ class ProvisionReport:
                 f"{_label(mount)} would hide what is mounted below it: {step.label}"
                 for mount in mounts
                 for step in self.steps
-                if step.status is StepStatus.DONE and _below(step.request, mount)
+                if (step.status is StepStatus.DONE or step in skipped) and _below(step.request, mount)
             ],
             (*self.earlier, *(step.request for step in self.steps if step not in rest and step._holds_secret)),
         )
 
 
 def _below(request: Request, mount: Mount) -> bool:
-    return isinstance(request, Mount) and f"{request.guest_path}/".startswith(f"{mount.guest_path.rstrip('/')}/")
+    place = folders_to(mount.guest_path)
+    return isinstance(request, Mount) and folders_to(request.guest_path)[: len(place)] == place
+
+
+def folders_to(path: str) -> tuple[str, ...]:
+    """Return the folders that lead to an absolute path, as the guest reads it."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return tuple(parts)

@@ -44,7 +44,7 @@ class Statement:
 
 
 def line_of_a_long_key(text: str) -> int:
-    """The line, 1-based, of a key with more than MAX_NAMES names; 0 where there is none. `text` may be no TOML."""
+    """The line, 1-based, of a key with more than MAX_NAMES names; 0 where there is none. `text` may be invalid TOML."""
     if text.count(".") < MAX_NAMES:
         return 0
     # Strings and comments may hold dots. In a key, a quoted name counts as any other.

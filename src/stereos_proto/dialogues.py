@@ -485,9 +485,14 @@ def _flight(
 ) -> Dialogue[list[ProvisionStep]]:
     """Send `requests` and wait for all of them."""
     settled: dict[int, ProvisionStep] = {}
+    # Whether `on_step` has raised.
+    failed = False
 
     def report(index: int, outcome: Reply | StereosError) -> None:
+        nonlocal failed
+        failed = True
         settled[index] = settle(requests[index], outcome)
+        failed = False
 
     if not requests:
         return []
@@ -495,6 +500,8 @@ def _flight(
     try:
         outcomes = yield SendMany(requests, report)
     except RequestTimeout as exc:
+        if failed:
+            raise
         outcomes = [_of_one(exc, request) for request in requests]
     for index, outcome in enumerate(outcomes):
         if index not in settled:

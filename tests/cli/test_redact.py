@@ -11,15 +11,20 @@ from stereos_proto import (
     MAX_LINE_SIZE,
     Ack,
     AgentStatus,
+    ConnectionLost,
     CustomRequest,
     Health,
     InjectSecret,
+    LocalProtocolError,
     Mount,
+    Ping,
+    RequestFailed,
     Role,
     SetConfig,
+    StereosError,
     encode,
 )
-from stereos_proto_io.cli._redact import REDACTED, LineTap, Redactor, redactor_of
+from stereos_proto_io.cli._redact import REDACTED, LineTap, Redactor, redactor_of, with_sentence
 
 SECRET = "hunter22"
 
@@ -221,3 +226,49 @@ def test_a_line_in_single_bytes_is_searched_once():
     assert list(tap.feed(b"\n\nd")) == [b"c\n", b"\n"]
     assert tap.rest() == b"d"
     assert list(tap.feed(b"\n")) == [b"\n"]
+
+
+def test_a_report_less_what_it_quotes():
+    report = Health("ready", [AgentStatus("a", True, error="no hunter22"), AgentStatus("b", False)])
+    clean = Health("ready", [AgentStatus("a", True, error=f"no {REDACTED}"), AgentStatus("b", False)])
+    secret = InjectSecret("A", SECRET)
+    assert after(encode(secret)).message(report) == clean
+    assert redactor_of([secret]).message(report) == clean
+    # Nothing is read where there is nothing to look for, and nothing is made where nothing was found.
+    for redactor in (Redactor(), after(encode(InjectSecret("A", "hunter33"))), redactor_of([InjectSecret("A", "no_")])):
+        assert redactor.message(report) is report
+
+
+@pytest.mark.parametrize("redactor", [Redactor(), redactor_of([InjectSecret("A", SECRET)])])
+def test_a_report_that_is_larger_than_a_line_is_only_read_where_something_is_to_be_found(redactor):
+    report = Health("ready", [AgentStatus("a", True, error="x" * MAX_LINE_SIZE)])
+    if redactor._known is None:
+        assert redactor.message(report) is report
+    else:
+        with pytest.raises(LocalProtocolError):
+            redactor.message(report)
+
+
+def test_an_error_less_what_it_quotes():
+    redactor = redactor_of([InjectSecret("A", SECRET)])
+    refused = redactor.error(RequestFailed(Ping(), "no hunter22"))
+    assert (type(refused), refused.request, refused.error) == (RequestFailed, Ping(), f"no {REDACTED}")
+    lost = ConnectionLost("hunter22 is gone", unanswered=[Ping()])
+    shown = redactor.error(lost)
+    assert (type(shown), shown.args, shown.unanswered) == (ConnectionLost, (f"{REDACTED} is gone",), (Ping(),))
+    assert lost.args == ("hunter22 is gone",)
+    other = ConnectionLost("it is gone")
+    assert redactor.error(other) is other
+
+
+def test_an_error_that_is_made_of_more_than_its_sentence_keeps_it():
+    class Odd(StereosError):
+        def __str__(self):
+            return "hunter22"
+
+    error = Odd(5)
+    assert with_sentence(error, "another") is error
+    plain = StereosError("one")
+    assert with_sentence(plain, "one") is plain
+    assert with_sentence(plain, "two").args == ("two",)
+    assert plain.args == ("one",)

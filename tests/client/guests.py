@@ -1,8 +1,10 @@
 """Guests that do exactly what a script says, and the streams that lead to them."""
 
+import errno
 import os
 import select
 import socket
+import ssl
 import struct
 import threading
 import tty
@@ -167,6 +169,31 @@ def fill(sock):
             sock.send(b"\n" * 1000)
     except BlockingIOError:
         pass
+
+
+def anonymous(kind):
+    """TLS without certificates: a context of this kind."""
+    context = ssl.SSLContext(kind)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AECDH-AES128-SHA:@SECLEVEL=0")
+    return context
+
+
+class Broken:
+    """A socket that breaks between the dial and the client."""
+
+    def __init__(self, sock):
+        self.sock, self.calls = sock, 0
+
+    def setblocking(self, _flag):
+        self.calls += 1
+        if self.calls == 2:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
 
 
 def wrapped(sock, *more, wrap=Wrapped):

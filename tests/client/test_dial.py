@@ -1,6 +1,7 @@
 """Dialling: what is handed to the system, in which order, and what comes before the protocol."""
 
 import asyncio
+import errno
 import gc
 import select
 import socket
@@ -20,7 +21,7 @@ from stereos_proto_io.blocking import _dial as blocking_dial
 from stereos_proto_io.driver import READ, WRITE, GreenClient, PollClient
 from stereos_proto_io.testing import simulated_guest
 
-from .guests import PING, PONG, Muxer, full_queue, scripted
+from .guests import PING, PONG, Broken, Muxer, full_queue, scripted
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, async_drivers, each_driver, entered, result, run
 from .test_ready import when_ready
 
@@ -377,6 +378,14 @@ def test_a_dial_of_ones_own_that_gives_no_stream(driver, dial, words):
         gc.collect()
 
     run(driver, main)
+
+
+def test_a_stream_that_breaks_before_there_is_a_client_is_no_connection():
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(ConnectError, match="Invalid argument") as caught:
+        BLOCKING.module.connect(Dial(lambda: Broken(ours)))
+    assert caught.value.__cause__.errno == errno.EINVAL
+    assert ours.fileno() == -1
 
 
 def test_a_name_that_is_not_looked_up_in_time_is_named(monkeypatch):

@@ -5,16 +5,30 @@ import os
 import socket
 import threading
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
-from stereos_proto import ConnectError, ConnectionLost, MalformedLine, PreambleError, PreambleFailure
+from stereos_proto import (
+    MAX_LINE_SIZE,
+    Ack,
+    ConnectError,
+    ConnectionLost,
+    CustomRequest,
+    LocalProtocolError,
+    MalformedLine,
+    Ping,
+    Pong,
+    PreambleError,
+    PreambleFailure,
+    encode,
+)
 from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.driver import attempts
 
-from .guests import PING, scripted
-from .harness import PATIENCE, attached, each_driver, entered, result, run, some_turns, until
+from .guests import PING, PONG, lines, scripted
+from .harness import PATIENCE, attached, company, each_driver, entered, result, run, some_turns, until
 
 ADDRESS = UnixSocket("/run/vm.sock")
 
@@ -207,3 +221,34 @@ def test_the_text_of_the_system_is_in_the_error(driver, tmp_path):
                 driver.run(lambda address=address: dial(address))
             assert os.strerror(number) in str(caught.value)
             assert caught.value.__cause__.errno == number
+
+
+@each_driver
+def test_a_request_that_cannot_be_written_any_more_when_its_turn_comes(driver):
+    """Beyond a megabyte of waiting lines, a request is encoded once more when it is written."""
+    big, payload = CustomRequest("big", {"a": "x" * (MAX_LINE_SIZE - 100)}), {"a": "x" * 200}
+    go, over = threading.Event(), threading.Event()
+
+    def script(sock):
+        received = lines(sock)
+        assert next(received) == PING
+        assert go.wait(PATIENCE)
+        sock.sendall(PONG)
+        next(received)
+        sock.sendall(encode(Ack("big", ok=True)))
+        assert over.wait(2 * PATIENCE)
+
+    async def main(sock):
+        async with attached(driver, sock, max_pending=1) as client, company(driver) as begin:
+            found = []
+            for number, request in enumerate([Ping(), big, CustomRequest("later", payload)], 1):
+                found.append(begin(partial(client.request, request)))
+                await until(driver, lambda number=number: len(client._session.pending) == number)
+            payload["a"] = object()
+            go.set()
+            await until(driver, lambda: all(found))
+            over.set()
+        assert [type(outcome) for (outcome,) in found] == [Pong, Ack, LocalProtocolError]
+
+    with scripted(script) as sock:
+        run(driver, partial(main, sock))

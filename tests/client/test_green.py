@@ -22,7 +22,7 @@ from stereos_proto_io import TCP, Dial, HybridVsock, VirtioSerial
 from stereos_proto_io.driver import GreenClient, lookup
 from stereos_proto_io.testing import check_client, client_cases, simulated_guest
 
-from .guests import LONG, pty_to
+from .guests import LONG, Broken, pty_to
 
 #: Seconds after which a wait counts as one that nobody ended.
 PATIENCE = 5
@@ -219,6 +219,13 @@ def test_a_name_that_is_not_looked_up_in_time(client_class, monkeypatch):
     assert str(caught.value.__cause__) == "the name guest.invalid was not looked up in time"
     # It is ended, not left to itself.
     assert len(client_class.threads) == 1
+
+
+def test_a_stream_that_breaks_before_there_is_a_client_is_no_connection(client_class):
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(ConnectError, match="Invalid argument"):
+        client_class.connect(Dial(lambda: Broken(ours)))
+    assert ours.fileno() == -1
 
 
 def test_a_resolver_that_takes_its_time(client_class, monkeypatch):

@@ -15,6 +15,8 @@ from stereos_proto import (
     Mount,
     OutcomeUnknown,
     Ping,
+    Pong,
+    ProvisionPlan,
     Reply,
     ReplyReceived,
     Role,
@@ -26,8 +28,8 @@ from stereos_proto import (
 )
 from stereos_proto import Connection as Protocol
 
-from .guests import LONG, MOUNT, lines, many, pair
-from .harness import ASYNCIO, PATIENCE, UVLOOP, attached, company, each_driver, result, run, until
+from .guests import LONG, MOUNT, PONG, lines, many, pair
+from .harness import ASYNCIO, PATIENCE, UVLOOP, attached, company, each_driver, result, run, some_turns, until
 
 
 def requests_of(name):
@@ -60,24 +62,45 @@ def expected(requests, data):
 TRANSCRIPTS = [name for name in vectors.TRANSCRIPTS if requests_of(name)]
 
 
+class Answered:
+    """A socket whose peer answers, and goes, before anything that is sent to it leaves."""
+
+    def __init__(self, sock, answer):
+        self.sock, self.answer = sock, answer
+
+    def send(self, data):
+        self.answer()
+        self.answer = bool
+        return self.sock.send(data)
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+
 async def outcomes(driver, requests, data, how="ends"):
+    def answer():
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR) if how == "ends" else theirs.close()
+
     ours, theirs = pair(how)
     with theirs:
-        async with attached(driver, ours) as client:
-            if driver in (ASYNCIO, UVLOOP):
+        if driver in (ASYNCIO, UVLOOP):
+            async with attached(driver, ours) as client:
                 asked = asyncio.ensure_future(many(client, requests))
                 # The requests leave first: a reply to nothing would be an error.
                 await asyncio.sleep(0)
-            theirs.sendall(data)
-            theirs.shutdown(socket.SHUT_WR) if how == "ends" else theirs.close()
-            if driver in (ASYNCIO, UVLOOP):
-                found = await asked
-            else:
-                found = await many(client, requests)
-            assert client.connection.pending == () or client._session.ended
-            with pytest.raises(ConnectionLost):
-                await client.ping() if driver.name != "blocking" else client.ping()
-            return found
+                answer()
+                return await over(client, await asked)
+        async with attached(driver, Answered(ours, answer)) as client:
+            return await over(client, await many(client, requests))
+
+
+async def over(client, found):
+    """`found`, after a look at a client whose guest has gone."""
+    assert client.connection.pending == () or client._session.ended
+    with pytest.raises(ConnectionLost):
+        await result(client.ping())
+    return found
 
 
 @each_driver
@@ -200,3 +223,41 @@ def test_a_reply_that_came_before_a_write_failed(driver):
     ours, theirs = socket.socketpair()
     theirs.settimeout(PATIENCE)
     run(driver, main)
+
+
+async def provisioned(client):
+    (await result(client.provision(ProvisionPlan([MOUNT])))).raise_for_failure()
+
+
+@each_driver
+@pytest.mark.parametrize("news", [b"", b'{"type":"lifecycle","payload":{"state":"shutdown"}}\n'])
+@pytest.mark.parametrize(
+    ("ask", "label"),
+    [
+        (lambda client: result(client.shutdown()), "shutdown"),
+        (lambda client: result(client.request(MOUNT)), "mount"),
+        (lambda client: result(client.request_many([Ping(), MOUNT])), "ping"),
+        (provisioned, "mount"),
+    ],
+    ids=["shutdown", "request", "request_many", "provision"],
+)
+def test_a_guest_that_went_while_nothing_was_asked(driver, news, ask, label):
+    """TCP takes what is written to such a connection, and the change would be reported as sent."""
+
+    async def main():
+        async with attached(driver, ours) as client:
+            theirs.sendall(PONG)
+            assert await result(client.ping()) == Pong()
+            theirs.recv(1 << 16)
+            theirs.sendall(news)
+            theirs.close()
+            await some_turns(driver)
+            with pytest.raises(ConnectionLost, match=f"^{label} was not sent") as caught:
+                await ask(client)
+            assert not isinstance(caught.value, OutcomeUnknown)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with theirs:
+        run(driver, main)

@@ -347,6 +347,20 @@ def test_a_dial_without_a_time_takes_ten_seconds(monkeypatch):
         assert CallDone(call) in loop.wait(0.1)
 
 
+@pytest.mark.parametrize("limit", [float("inf"), 60])
+def test_who_has_more_time_than_a_dial_waits_for_the_next(limit, monkeypatch):
+    """A dial without a deadline ends after ten seconds."""
+    monkeypatch.setattr(_dialling.socket.socket, "connect_ex", lambda sock, target: errno.EINPROGRESS)
+    with looped(TCP("127.0.0.1", 1024)) as loop:
+        call = loop.client.request(Ping())
+        loop.pull()
+        task = loop.client.connect(timeout=limit)
+        for _ in range(50):
+            loop.wait(0.5)
+        assert (task.done, call.done) == (False, False)
+        assert loop.client.next_deadline() is not None
+
+
 def test_the_deadline_of_a_request_comes_before_that_of_the_dial(tmp_path):
     with listening(socket.AF_UNIX, str(tmp_path / "guest")), looped(HybridVsock(tmp_path / "guest", 1024)) as loop:
         call = loop.client.request(Ping(), timeout=1)
@@ -542,23 +556,27 @@ def test_callbacks_are_called_in_a_turn_and_may_use_the_client():
         assert client.told == [NotificationReceived(Lifecycle("ready"))]
 
 
-def test_a_callback_that_raises_does_not_keep_the_others_from_being_told():
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])
+def test_a_callback_that_raises_does_not_keep_the_others_from_being_told(error):
     with with_callbacks() as (client, theirs):
         done = []
 
         def broken(call):
             done.append(call)
-            raise KeyError(len(done))
+            raise error(len(done))
 
         calls = client.request_many([Ping(), Ping()], context=broken)
         turns(client)
         theirs.sendall(PONG * 2)
         client.timers.clear()
-        with pytest.raises(KeyError) as caught:
+        with pytest.raises(error) as caught:
             client.on_ready(*next(iter(client.watched.items())))
-        assert caught.value.args == (1,), "the first one is raised"
+        assert caught.value.args == (1,)
         assert done == calls
         assert client.timers == [None], "the turn is finished first"
+        with pytest.raises(error) as caught:
+            turns(client)
+        assert caught.value.args == (2,), "each goes to the loop"
 
 
 def test_the_timer_is_set_anew_in_each_turn_and_never_in_the_past():

@@ -2,11 +2,15 @@
 
 import socket
 import ssl
+import threading
+from contextlib import suppress
 
 import pytest
 
 from stereos_proto_io.driver import as_stream
 from stereos_proto_io.driver._streams import Encrypted, closed_on_error, make_raw
+
+from .guests import anonymous
 
 
 def test_a_tcp_socket_sends_each_write_at_once():
@@ -54,11 +58,65 @@ class TLS:
         return outcome
 
     send = recv
-    fileno = shutdown = close = do_handshake = recv
+    fileno = shutdown = close = do_handshake = version = recv
+
+
+@pytest.fixture
+def over_tls():
+    """Both ends of a connection by TLS that takes little at a time: ours is a stream, `drain` reads theirs."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours.settimeout(20)
+    theirs.settimeout(20)
+    guest = anonymous(ssl.PROTOCOL_TLS_SERVER).wrap_socket(theirs, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=guest.do_handshake)
+    thread.start()
+    with anonymous(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(ours) as sock, guest:
+        thread.join(20)
+        guest.setblocking(False)
+        yield as_stream(sock), guest
+
+
+def drain(guest):
+    """All that has come wholly."""
+    found = b""
+    with suppress(ssl.SSLWantReadError):
+        while True:
+            found += guest.recv(1 << 16)
+    return found
+
+
+def test_what_tls_has_encrypted_counts_as_sent(over_tls):
+    """Also where what comes after it changes, such as by a request that is withdrawn."""
+    stream, guest = over_tls
+    data, taken, received, rounds = b"\0" * 300_000, b"", b"", 0
+    while len(taken) < len(data):
+        with suppress(BlockingIOError):
+            while size := stream.send(memoryview(data)[len(taken) :]):
+                taken += data[len(taken) : len(taken) + size]
+        # The rest of a request that has begun stays as it is.
+        rounds += 1
+        begun = len(taken) + 1
+        data = data[:begun] + bytes([rounds % 256]) * (len(data) - begun)
+        received += drain(guest)
+        assert taken.startswith(received)
+    assert rounds > 10
+    assert received + drain(guest) == taken
+
+
+def test_a_record_of_one_byte_is_not_counted_before_it_left():
+    tls = TLS(ssl.SSLWantWriteError(), "TLSv1.3", ssl.SSLWantWriteError(), 1)
+    stream = Encrypted(tls)
+    for _ in range(2):
+        with pytest.raises(BlockingIOError):
+            stream.send(b"a")
+    assert stream.send(b"abc") == 1
+    assert not tls.outcomes
 
 
 def test_a_write_of_tls_may_have_to_read_first():
-    stream = Encrypted(TLS(ssl.SSLWantReadError(), ssl.SSLWantReadError(), b"x", ssl.SSLWantWriteError(), 3))
+    during = (ssl.SSLWantReadError(), None, ssl.SSLWantReadError(), b"x", ssl.SSLWantWriteError(), None)
+    stream = Encrypted(TLS(*during, 3))
     assert stream.reads_to_write is False
     with pytest.raises(BlockingIOError):
         stream.send(b"abc")

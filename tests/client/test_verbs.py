@@ -23,6 +23,7 @@ from stereos_proto import (
     Running,
     SetConfig,
     Shutdown,
+    StepStatus,
     StereosError,
     raise_for_refusal,
 )
@@ -211,10 +212,12 @@ def test_both_kinds_of_verbs_are_the_same():
 @pytest.mark.parametrize("limit", [None, 5.0])
 @each_driver
 def test_an_error_that_on_step_raises_comes_out(driver, limit):
-    error = RequestTimeout("mine")
+    error, steps = RequestTimeout("mine"), []
 
-    def on_step(_step):
-        raise error
+    def on_step(step):
+        steps.append(step)
+        if len(steps) == 1:
+            raise error
 
     async def main():
         with simulated_guest() as guest:
@@ -222,6 +225,7 @@ def test_an_error_that_on_step_raises_comes_out(driver, limit):
                 with pytest.raises(RequestTimeout) as caught:
                     await result(client.provision(ProvisionPlan([MOUNT, MOUNT]), on_step=on_step, timeout=limit))
                 assert caught.value is error
+                assert [step.status for step in steps] == [StepStatus.DONE]
 
     run(driver, main)
 

@@ -645,6 +645,22 @@ def test_an_error_of_on_step_is_told_once_and_says_what_was_done():
     assert told == ["mount share0 at /a", "secret A", "SSH key of admin", "config"]
 
 
+def test_a_timeout_that_on_step_raises_says_nothing_about_the_steps():
+    """It is not that of the flight: the mount after it may have been sent."""
+    mine = RequestTimeout("of another client")
+
+    def on_step(_step):
+        raise mine
+
+    dialogue = provision(PLAN, on_step=on_step)
+    action = next(dialogue)
+    with pytest.raises(RequestTimeout) as caught:
+        action.on_outcome(0, OK)
+    with pytest.raises(RequestTimeout) as ended:
+        dialogue.throw(caught.value)
+    assert ended.value is mine
+
+
 @pytest.mark.parametrize(
     ("answered", "note"),
     [

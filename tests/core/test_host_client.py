@@ -1191,6 +1191,20 @@ def test_of_two_that_dial_the_one_with_more_time_goes_on():
     assert TaskDone(connect) in loop.fail()
 
 
+@pytest.mark.parametrize(("limit", "dials"), [(float("inf"), None), (30, 130.0), (10, "failed"), (5, "failed")])
+def test_a_dial_without_a_deadline_is_repeated_for_those_that_have_time(limit, dials):
+    """A request began it, or one that waits for ever; the driver has a bound of its own, such as ten seconds."""
+    loop = Loop()
+    loop.client.request(Ping(), timeout=60)
+    assert loop.pull() == [DialWanted(None)]
+    task = loop.client.connect(timeout=limit)
+    loop.pull()
+    loop.now += 10
+    told = loop.fail(ConnectError("no answer", timed_out=True))
+    assert task.done is (dials == "failed")
+    assert told == [DialWanted(dials)] or (task.done and TaskDone(task) in told)
+
+
 def test_a_dial_that_took_all_the_time_of_its_task_is_the_last():
     loop = Loop()
     task = loop.client.connect(timeout=3)

@@ -44,6 +44,13 @@ PONG = encode(Pong())
 PUSH = encode(Lifecycle("ready", "flood"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _the_slow_lane_is_loaded():
+    """The first line that needs it loads it, and its regular expressions: these calls are not the line's."""
+    with pytest.raises(MalformedLine):
+        decode(b'{"', sender=Role.GUEST)
+
+
 def events(connection):
     """All events up to the error that ends them, and the error's class."""
     found = []

@@ -363,6 +363,11 @@ def test_no_prompt_file(path):
             "[[shared]]\nguest='/a/b'\n[[shared]]\nguest='/a/c/../b'\n",
             ["4: shared[1].guest is also the path of an earlier folder, which this mount would hide"],
         ),
+        (
+            "[[shared]]\nguest='/a/b/c'\n[[shared]]\nguest='/aa'\n[[shared]]\nguest='/a/b-'\n[[shared]]\nguest='/a/b'\n",
+            ["8: shared[3].guest lies above the path of an earlier folder, which this mount would hide"],
+        ),
+        ("[[shared]]\nguest='/a'\n[[shared]]\nguest='/a/b'\n[[shared]]\nguest='/b/a'\n", []),
         # The least and the most that the reference takes.
         ("[resources]\ncpus=1\n[[network.forwards]]\nhost=1\nguest=65535", []),
     ],

@@ -91,6 +91,12 @@ def test_deep_keys_cost_little():
         (f"a = 1\nb = '{SENTINEL}", 2, None),
         (f"[secrets]\nA = '''{SENTINEL}", 2, None),
         (f"[secrets]\nA = '{SENTINEL}' '{SENTINEL}'", 2, None),
+        ("[[a]", 1, "Expected ']]' at the end of an array"),
+        ("[a", 1, "Expected ']' at the end of a table"),
+        (f'A = "{SENTINEL}\n', 1, "Illegal character '\\n'"),
+        (f"A = '{SENTINEL}", 1, 'Expected "\'"'),
+        (f"A = '''{SENTINEL}", 1, "Expected \"'''\""),
+        (f'A = "{SENTINEL}\\ "', 1, "Unescaped '\\' in a string"),
         (f"[secrets]\nA = {SENTINEL}", 2, None),
         (f"a = {{{SENTINEL} = 1, {SENTINEL} = 2}}", 1, "…"),
         (f'a = {{"{SENTINEL}\'" = 1, "{SENTINEL}\'" = 2}}', 1, "…"),
@@ -109,7 +115,7 @@ def test_what_is_no_toml(text, line, words):
         JcardText("card", text).parse()
     exc = caught.value
     place = f", line {line}" if line else ""
-    assert str(exc).startswith(f"card{place}: no TOML: ")
+    assert str(exc).startswith(f"card{place}: invalid TOML: ")
     assert SENTINEL not in str(exc)
     assert (exc.line, exc.key, len(exc.faults)) == (line, "", 1)
     if words:

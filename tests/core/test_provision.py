@@ -230,12 +230,24 @@ def test_all_mounts_of_unknown_outcome_are_named():
         ("/a", "/a", True),
         ("/a", "/ab", False),
         ("/a/b", "/a", False),
+        ("/x/../a", "/a/b", True),
+        ("/a", "/x/../a/./b", True),
+        ("/", "/a", True),
     ],
 )
 def test_a_mount_that_would_hide_another_is_named(path, below, hidden):
     report = report_of((Mount("t", path, "9p"), NO), (Mount("u", below, "9p"), Ack("mount", True)), (SECRET, NO))
     warning = f"mount t at {path} would hide what is mounted below it: mount u at {below}"
     assert report.remaining_plan().warnings == ((warning,) if hidden else ())
+
+
+def test_a_mount_that_would_hide_one_that_is_skipped_is_named():
+    """What is skipped was found to be mounted."""
+    late = RequestTimeout("late", sent=True)
+    report = report_of((Mount("t", "/a", "9p"), NO), (Mount("u", "/a/b", "9p"), late))
+    warning = "mount t at /a would hide what is mounted below it: mount u at /a/b"
+    assert report.remaining_plan(unknown_mounts="skip").warnings == (warning,)
+    assert report.remaining_plan(unknown_mounts="repeat").warnings == ()
 
 
 def test_a_second_try_remembers_the_secrets_of_the_first():

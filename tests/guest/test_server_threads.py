@@ -1,16 +1,20 @@
 """The server with threads by itself: its accepting thread, who is waited for, and hosts that cannot be taken in."""
 
+import errno
 import logging
+import math
+import selectors
 import socket
 import threading
 
 import pytest
 
-from guest_harness import PATIENCE, PONG, Host, ask, ends, started, waits
+from guest_harness import PATIENCE, PONG, Host, ask, descriptors, ends, started, waits
 from stereos_proto import Ping
-from stereos_proto_io import TCP
+from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.driver._device import AWAY_PAUSE
 from stereos_proto_io.guest import GuestSimulator, blocking
+from stereos_proto_io.guest._listen import Endpoint
 
 LOGGER = "stereos_proto_io.guest"
 
@@ -61,6 +65,28 @@ def test_joining_tells_whether_the_guest_is_off(server):
     assert server.join(0) is False
     server.close()
     assert server.join(0) is True
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e12])
+def test_joining_may_take_any_time(server, timeout):
+    server._tell(server.power_off)
+    assert server.join(timeout)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(socket, "socketpair"), (selectors, "DefaultSelector"), (Endpoint, "listen"), (threading.Thread, "start")],
+)
+def test_a_guest_that_cannot_begin_leaves_nothing(module, name, monkeypatch, tmp_path):
+    def missing(*_arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = descriptors()
+    monkeypatch.setattr(module, name, missing)
+    with pytest.raises(OSError, match="Too many open files"):
+        blocking.serve(UnixSocket(tmp_path / "guest"), GuestSimulator())
+    assert not (tmp_path / "guest").exists()
+    assert descriptors() == before
 
 
 def test_joining_waits_until_the_thread_has_ended(server):

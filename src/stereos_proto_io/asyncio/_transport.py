@@ -130,6 +130,9 @@ class SessionProtocol(asyncio.BufferedProtocol):
         while more and not self._full and (data := session.data_to_send()):
             more = session.data_sent(len(data))
             self.transport.write(data)
+        if session.owes_events:
+            # A request could not be written after all, and its caller waits to be told.
+            self.pump()
 
     def abort(self) -> None:
         """Close the transport without waiting for its buffer."""

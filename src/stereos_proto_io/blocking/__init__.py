@@ -16,6 +16,7 @@ from typing import Any, Final, Self, Unpack
 
 from stereos_proto import DEFAULT_TIMEOUT, ConnectionLost
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver import (
     READ,
@@ -155,5 +156,8 @@ def connect_when_ready(
 
 def _connect(address: Address, limit: float, timeout: float, limits: Limits) -> Client:
     stream, early = dial(address, limit)
-    with closed_on_error(stream):
-        return Client(stream, label=str(address), timeout=timeout, early=early, **limits)
+    try:
+        with closed_on_error(stream):
+            return Client(stream, label=str(address), timeout=timeout, early=early, **limits)
+    except OSError as exc:
+        raise connect_error(address, exc) from exc

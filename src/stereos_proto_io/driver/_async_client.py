@@ -217,6 +217,8 @@ class AsyncClient(AsyncVerbs):
     def notifications(self) -> AsyncIterator[Notification]:
         """Yield what the guest tells unasked, as it comes, until the client is closed.
 
+        That is a `Lifecycle`, or an `UnknownMessage` where its type has no class here (§4): look at the class first.
+
         Each notification goes to one iterator: several of one client share them. For several consumers, let one task
         iterate and hand each on.
 

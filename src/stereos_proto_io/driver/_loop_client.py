@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
-from stereos_proto import MAX_PENDING, Call, CallDone, Dialogue, Request, Role, Task, TaskDone
+from stereos_proto import MAX_PENDING, Call, CallDone, ClientEvent, Dialogue, Request, Role, Task, TaskDone
 from stereos_proto_io.addresses import Address, Dial
 
 from ._poll_client import PollClient
@@ -22,7 +23,8 @@ class LoopClient(PollClient):
 
     The `context` of a call or a task is its callback, if it can be called: it gets the `Call` or the `Task` when that
     is done. `on_event` gets everything else. Both are called in a turn of the loop, never inside `request`, and may
-    use the client freely. If one raises, the turn is finished first and the exception then goes to the loop.
+    use the client freely. If one raises, the turn is finished first and the exception then goes to the loop; if several
+    do, each goes to it in a call of its own.
 
     All other names are the client's own, those that begin with an underscore too. A subclass that defines one of them
     raises TypeError, unless the method is marked with `typing.override`. The client cannot see what a subclass assigns
@@ -91,7 +93,7 @@ class LoopClient(PollClient):
 
     # -- what a user may override --------------------------------------------------------------------------
 
-    def on_event(self, event: Any) -> None:
+    def on_event(self, event: ClientEvent) -> None:
         """Handle a notification, an unknown message, the end of a connection, or a call or task without a callback."""
 
     # -- what the loop calls -------------------------------------------------------------------------------
@@ -108,20 +110,23 @@ class LoopClient(PollClient):
     def turn(self) -> None:
         """Report what happened, then tell the loop what to watch and when to call back."""
         self._is_woken = False
-        failure: Exception | None = None
+        failures: list[BaseException] = []
         for event in self._pull():
             try:
                 self._tell(event)
-            except Exception as exc:  # noqa: BLE001  (events and watches must not be lost over it)
-                failure = failure or exc
+            except BaseException as exc:  # noqa: BLE001  (events and watches must not be lost over it)
+                failures.append(exc)
         for stream, mask in self.changes():
             self.watch(stream, mask)
         deadline = self.next_deadline()
         self.set_timer(None if deadline is None else max(deadline - self.clock(), 0.0))
-        if failure is not None:
-            raise failure
+        if failures:
+            # One at a time, since a loop takes one from each call.
+            for failure in failures[1:]:
+                self.call_soon(partial(_raise, failure))
+            raise failures[0]
 
-    def _pull(self) -> Iterator[Any]:
+    def _pull(self) -> Iterator[ClientEvent]:
         """Pull, let expire what is too late, and pull again: a reply that has arrived counts.
 
         Expiry is checked in every turn, not only when the timer fires: with a guest that sends without pause, every
@@ -131,7 +136,7 @@ class LoopClient(PollClient):
         self.expire()
         yield from self.events()
 
-    def _tell(self, event: Any) -> None:
+    def _tell(self, event: ClientEvent) -> None:
         done: Any = event.call if type(event) is CallDone else event.task if type(event) is TaskDone else None
         if done is not None and callable(done.context):
             done.context(done)
@@ -178,6 +183,10 @@ class LoopClient(PollClient):
         if not self._is_woken:
             self._is_woken = True
             self.call_soon(self.turn)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 #: The names that a subclass must leave alone: those of the class, and those of its instances.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
-from stereos_proto import Reply, StereosError
+from stereos_proto import Call, Reply, StereosError, changes_guest
 
 Error = TypeVar("Error", bound=StereosError)
 
@@ -35,3 +35,24 @@ def shown(client: Any) -> str:
     if session is None:
         return f"<{name}, not made>"
     return f"<{name} {session.label} {'closed' if session.ended else 'open'}>"
+
+
+#: Reads that a look makes at most, so that a guest that never stops sending holds nobody.
+_LOOKS: Final = 8
+
+
+def needs_a_look(calls: Iterable[Call[Any]]) -> bool:
+    """Whether to read what has come before `calls`, which are all that are open, are written.
+
+    A guest may have ended a connection on which nothing was asked for long, and TCP takes what is written to it all the
+    same: a change would be reported as sent. A question can be asked again, so none needs the look.
+    """
+    calls = [*calls]
+    return any(changes_guest(call.request) for call in calls) and not any(call.sent for call in calls)
+
+
+def look(read: Callable[[], bool]) -> None:
+    """Read until nothing is left. `read` returns whether there may be more; the end may be behind notifications."""
+    for _ in range(_LOOKS):
+        if not read():
+            return

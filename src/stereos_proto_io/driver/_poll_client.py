@@ -23,9 +23,19 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from stereos_proto import MAX_PENDING, NEED_DATA, ConnectError, DialWanted, HostClient, Role, SessionEnded
+from stereos_proto import (
+    MAX_PENDING,
+    NEED_DATA,
+    ClientEvent,
+    ConnectError,
+    DialWanted,
+    HostClient,
+    Need,
+    Role,
+    SessionEnded,
+)
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt, check_address
 
@@ -144,7 +154,7 @@ class PollClient(HostClient):
         waits = self.session.wants_write and not getattr(self._stream, "reads_to_write", False)
         return {self._stream: READ | WRITE * waits}
 
-    def next_event(self) -> Any:
+    def next_event(self) -> ClientEvent | Literal[Need.DATA]:
         """Return what happened next, or NEED_DATA. Raises nothing. `DialWanted` is not told: the client dials."""
         while True:
             event = super().next_event()

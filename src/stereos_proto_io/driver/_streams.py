@@ -15,6 +15,10 @@ from typing import Any, Final, Protocol
 #: Bytes that one read asks for.
 READ_SIZE: Final = 64 * 1024
 
+#: Bytes of a TLS record. OpenSSL takes longer data one record after the other, and says only at the end of all of them
+#: how much it took.
+_RECORD: Final = 16 * 1024
+
 #: Events that are worked through before other callers, and other guests, have their turn.
 EVENTS_PER_TURN: Final = 64
 
@@ -44,13 +48,21 @@ class Encrypted:
 
     Waiting until such a socket is writable would return at once, again and again, for as long as the peer of an
     unfinished handshake is silent.
+
+    `send` counts what may reach the guest. A record that OpenSSL has encrypted goes out even if the socket is full now:
+    OpenSSL wants the same data again, and says that it has taken nothing. So such a record is kept here and given to
+    OpenSSL again, and all of it but its last byte is counted as taken at once. Otherwise its requests would be reported
+    as not sent if the connection ended then; and after a cancelled one was withdrawn, the bytes of the next request
+    would be counted while those of the cancelled one left. The last byte is not counted, so that the caller goes on.
     """
 
     def __init__(self, sock: Any) -> None:
         import ssl  # noqa: PLC0415  (a caller with such a socket has loaded it; others need not)
 
         self._want_read, self._want_write = ssl.SSLWantReadError, ssl.SSLWantWriteError
-        self._recv, self._send = sock.recv, sock.send
+        self._recv, self._send, self._version = sock.recv, sock.send, sock.version
+        # A record that OpenSSL has encrypted, and that has not left wholly.
+        self._begun = b""
         self.reads_to_write: bool = False
         self.fileno: Callable[[], int] = sock.fileno
         self.shutdown: Callable[[int], None] = sock.shutdown
@@ -66,16 +78,24 @@ class Encrypted:
         return data
 
     def send(self, data: bytes | memoryview) -> int:
-        """Write some of `data`."""
+        """Write some of `data`, at most a record."""
         self.reads_to_write = False
+        # Not bytes, which a traceback with local variables would show.
+        record = memoryview(self._begun or data)[:_RECORD]
         try:
-            size: int = self._send(data)
-        except self._want_read as exc:
-            self.reads_to_write = True
+            self._send(record)
+        except (self._want_read, self._want_write) as exc:
+            self.reads_to_write = isinstance(exc, self._want_read)
+            # During the handshake nothing is encrypted yet.
+            if not self._begun and self._version() is not None:
+                self._begun = bytes(record)
+                if len(record) > 1:
+                    return len(record) - 1
             raise BlockingIOError from exc
-        except self._want_write as exc:
-            raise BlockingIOError from exc
-        return size
+        if self._begun:
+            self._begun = b""
+            return 1
+        return len(record)
 
 
 @contextmanager

@@ -33,13 +33,14 @@ from stereos_proto import (
     StereosError,
     Turns,
     Waiter,
+    changes_guest,
     forget_locals,
     seconds,
 )
 
 from ._dialling import READ, WRITE
 from ._log import log_for
-from ._outcomes import again, replies, shown
+from ._outcomes import again, look, needs_a_look, replies, shown
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
 from ._sync_dial import LONGEST_WAIT
 from ._verbs import ReplyT, Result, SyncVerbs
@@ -183,6 +184,8 @@ class SyncClient(SyncVerbs):
     def notifications(self, *, timeout: float | None = None) -> Iterator[Notification]:
         """Yield what the guest tells unasked, as it comes, until the client is closed.
 
+        That is a `Lifecycle`, or an `UnknownMessage` where its type has no class here (§4): look at the class first.
+
         Each notification goes to one iterator: several of one client share them. For several consumers, let one thread
         iterate and hand each on.
 
@@ -231,6 +234,8 @@ class SyncClient(SyncVerbs):
         calls.append(call)
         if limit <= 0:
             self._session.cancel(call, timed_out=True)
+        elif changes_guest(message) and needs_a_look(self._session.pending):
+            self._look()
         elif not self._behind:
             step = self._turns.step(call, wants_write=self._write())
             if step is not Step.DONE:
@@ -259,6 +264,8 @@ class SyncClient(SyncVerbs):
     def _begin_many(self, calls: list[Call[Any]], messages: Sequence[Request], limit: float) -> None:
         calls += self._session.request_many(messages)
         if limit > 0:
+            if needs_a_look(self._session.pending):
+                self._look()
             self._write()
         else:
             for call in calls:
@@ -318,18 +325,7 @@ class SyncClient(SyncVerbs):
         """Read and write what can be without waiting; return the next step. One that is done has left then."""
         session, turns = self._session, self._turns
         if ready & READ and session.ended is None:
-            self._behind = True
-            try:
-                data = self._stream.recv(READ_SIZE)
-            except BlockingIOError:
-                pass
-            except OSError as exc:
-                session.read_failed(exc)
-            else:
-                if data:
-                    session.receive_data(data)
-                else:
-                    session.receive_eof()
+            self._read()
         if self._behind:
             self._behind = turns.pump(waiter, EVENTS_PER_TURN)
         # Once this waiter is done, the next waiter writes what there is room for: it is woken when this one leaves.
@@ -355,6 +351,27 @@ class SyncClient(SyncVerbs):
             self._hang_up()
 
     # -- the stream, under the lock --------------------------------------------------------------------------
+
+    def _read(self) -> bool:
+        """Read once; return whether there was something, and not the end."""
+        self._behind = True
+        try:
+            data = self._stream.recv(READ_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            self._session.read_failed(exc)
+            return False
+        if data:
+            self._session.receive_data(data)
+        else:
+            self._session.receive_eof()
+        return bool(data)
+
+    def _look(self) -> None:
+        """Read what has come on an idle connection: its end may be behind notifications."""
+        look(self._read)
+        self._behind = self._turns.pump()
 
     def _write(self) -> bool:
         """Write what the stream takes without waiting; return whether there is more, for when it is writable."""

@@ -136,7 +136,11 @@ class SyncVerbs(ABC):
         return self.request(Mount(tag, guest_path, fs_type, read_only), timeout=timeout)
 
     def shutdown(self, reason: str = "", *, timeout: float | None = None) -> Ack | None:
-        """Power the guest off (§6). None: the guest ended the connection before the ack; most likely accepted."""
+        """Power the guest off (§6). None: the guest ended the connection before the ack; most likely accepted.
+
+        A forwarder, such as QEMU's, accepts and ends connections by itself while no guest listens (§8): if this client
+        has had no reply yet, `ping` first.
+        """
         return self.run(shut_down(reason), timeout=timeout)
 
     def provision(
@@ -231,7 +235,11 @@ class AsyncVerbs(ABC):
         return await self.request(Mount(tag, guest_path, fs_type, read_only))
 
     async def shutdown(self, reason: str = "") -> Ack | None:
-        """Power the guest off (§6). None: the guest ended the connection before the ack; most likely accepted."""
+        """Power the guest off (§6). None: the guest ended the connection before the ack; most likely accepted.
+
+        A forwarder, such as QEMU's, accepts and ends connections by itself while no guest listens (§8): if this client
+        has had no reply yet, `ping` first.
+        """
         return await self.run(shut_down(reason))
 
     async def provision(

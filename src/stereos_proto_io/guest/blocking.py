@@ -6,7 +6,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Final, Self
@@ -54,7 +54,6 @@ class GuestServer(Server[GuestConnection]):
     """What `serve` returns: a guest that is up."""
 
     def __init__(self, address: Address | Sequence[Address], guest: Guest, sleep: Sleep | None) -> None:
-        super().__init__(address, guest)
         self._sleep = sleep
         self._shared: dict[Address, Shared] = {}  # of streams without connections
         self._missing: list[Endpoint] = []  # could not be listened on when it was time
@@ -63,29 +62,30 @@ class GuestServer(Server[GuestConnection]):
         self._off = threading.Event()  # set when it has ended
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._waiting: set[threading.Event] = set()  # of those who wait for a reboot, which the end of the guest ends
-        self._bell, self._hears = socket.socketpair()
-        # If the wake-up pipe is full, the accepting thread will wake up anyway. A connection that ends must not block
-        # on it: that thread may be waiting for the connection.
-        self._bell.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._hears, selectors.EVENT_READ)
-        self._accepting = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
-        try:
+        # Undone where an address is another guest's, a descriptor is missing, or no thread can be started.
+        with ExitStack() as undo:
+            self._bell, self._hears = socket.socketpair()
+            undo.enter_context(self._bell)
+            undo.enter_context(self._hears)
+            # If the wake-up pipe is full, the accepting thread will wake up anyway. A connection that ends must not
+            # block on it: that thread may be waiting for the connection.
+            self._bell.setblocking(False)
+            self._selector = undo.enter_context(selectors.DefaultSelector())
+            self._selector.register(self._hears, selectors.EVENT_READ)
+            super().__init__(address, guest)
+            for endpoint in self._endpoints:
+                undo.callback(endpoint.close)
+            self._accepting = threading.Thread(target=self._run, name=f"guest at {self.address}", daemon=True)
             if not guest.faults.refuse_time:
                 self._open(self._endpoints)
             self._accepting.start()
-        except BaseException:  # an address that another guest has, or no thread that can be started
-            for endpoint in self._endpoints:
-                endpoint.close()
-            for closing in (self._selector, self._bell, self._hears):
-                closing.close()
-            raise
+            undo.pop_all()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the guest has shut down or was closed, or for `timeout` seconds; return whether it has."""
         # Not by the thread: CPython 3.11 takes one for ended whose join was interrupted, by Ctrl-C for example, and
         # `close` would not wait for it any more.
-        if not self._off.wait(timeout):
+        if not self._off.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
             return False
         self._accepting.join()
         return True
