@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+import socket
 
 import pytest
 import trio
 
 from stereos_proto import InjectSecret, Lifecycle, RequestTimeout, Role
-from stereos_proto_io import HybridVsock, blocking
+from stereos_proto_io import TCP, HybridVsock, blocking
 from stereos_proto_io import asyncio as over_asyncio
 from stereos_proto_io import trio as over_trio
 from stereos_proto_io.driver import PollClient
+from stereos_proto_io.driver._dialling import Dialling
 from stereos_proto_io.testing import simulated_guest
 
 SECRET = "a-secret-that-is-in-no-record"
@@ -157,3 +159,13 @@ def test_dropped_notifications(records):
     assert [message.split(": ")[1] for message in told(records(), "dropped")] == [
         f"dropped a notification, {number} in all, as none of them were taken" for number in (1, 2)
     ]
+
+
+def test_a_dial_over_a_stream_that_is_there(records, tmp_path):
+    """Which driver it is for makes no difference."""
+    for address in (TCP("127.0.0.1", 1), HybridVsock(str(tmp_path / "vm.sock"), 1024)):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            Dialling(address, now=0.0, stream=ours)
+    tcp, hybrid = (f"{address}: " for address in (TCP("127.0.0.1", 1), HybridVsock(str(tmp_path / "vm.sock"), 1024)))
+    assert records()[-2:] == [f"{tcp}connected", f"{hybrid}sending HybridVsockPreamble"]

@@ -37,6 +37,7 @@ def test_a_client_whose_loop_is_closed(driver, use):
         with pytest.raises(RuntimeError, match="belongs to another"):
             await USES[use](made[0])
         assert made[0].connection.pending == ()
+        assert not made[0]._session.closed
 
     made = []
     with theirs:

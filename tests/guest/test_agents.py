@@ -405,3 +405,10 @@ def test_a_reboot_starts_the_agents_of_the_config_anew():
 def test_there_are_two_ages():
     with pytest.raises(ValueError, match="ancient"):
         GuestSimulator(age="ancient")
+
+
+def test_a_config_may_ask_for_as_many_agents_as_a_report_can_name():
+    config = '[[agents]]\nharness = "custom"\nreplicas = {}\n'
+    assert len(read_config(config.format(34_952))) == 34_952
+    with pytest.raises(ConfigDropped):
+        read_config(config.format(34_953))

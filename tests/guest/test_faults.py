@@ -744,3 +744,13 @@ def test_an_old_guest(kind):
 def test_one_text_is_not_several_faults():
     with pytest.raises(TypeError, match=r"^faults takes several strings"):
         FaultPlan("late:1s@ping")
+
+
+def test_the_longest_wait_of_a_fault():
+    assert faults.Delay(seconds=1_000_000_000).seconds == 1_000_000_000
+
+
+def test_of_several_types_that_may_be_meant_the_nearest_is_named():
+    with pytest.warns(UserWarning, match="did you mean 'mount'") as caught:
+        faults._warn_of_type(faults.Delay(seconds=1, type="moun"), "moun", ("mounts", "mount"))
+    assert len(caught) == 1

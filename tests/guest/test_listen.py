@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from guest_harness import terminal
+from guest_harness import descriptors, terminal
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
-from stereos_proto_io.guest._listen import Endpoint, reset_on_close
+from stereos_proto_io.guest._listen import Endpoint, bind_all, reset_on_close
 
 
 def test_an_endpoint_is_made_of_its_address_alone():
@@ -118,3 +118,24 @@ def test_a_socket_that_cannot_be_reset_is_closed_all_the_same(error):
             raise error
 
     reset_on_close(Sock())
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_of_several_places_all_are_had_or_none(tmp_path, last):
+    ours = [UnixSocket(tmp_path / str(number)) for number in range(2)]
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(ours[last].path)
+        taken.listen()
+        before = descriptors()
+        with pytest.raises(OSError, match="in use"):
+            bind_all(ours)
+        assert descriptors() == before
+        assert not Path(ours[1 - last].path).exists()
+
+
+def test_a_place_without_a_file_removes_none(monkeypatch, caplog):
+    endpoint = Endpoint(TCP("127.0.0.1", 0))
+    endpoint.bind()
+    monkeypatch.setattr(Path, "unlink", lambda *_path, **_options: pytest.fail("a file is removed"))
+    endpoint.close()
+    assert not caplog.records

@@ -275,3 +275,7 @@ def test_a_guest_that_refuses_at_first_listens_when_that_is_over():
         with Host(one.address) as host:
             host.send(Ping())
             assert host.reply() == PONG
+
+
+def test_ringing_the_bell_waits_for_nobody(server):
+    assert server._bell.gettimeout() == 0

@@ -787,3 +787,16 @@ def test_effects_that_fail_leave_no_half_state(what):
 def test_options_that_make_no_guest(options, error):
     with pytest.raises(error, match=next(iter(options))):
         GuestSimulator(**options)
+
+
+def test_how_much_is_kept_for_tests_to_look_at():
+    simulator = GuestSimulator()
+    for number in range(1001):
+        simulator.handle(Mount(str(number), "/w", "9p"))
+    assert [request.tag for request in simulator.requests] == [str(number) for number in range(1, 1001)]
+
+
+def test_a_stored_secret_is_not_shown():
+    simulator = GuestSimulator()
+    simulator.handle(InjectSecret("a", "v4lue"))
+    assert repr(simulator.secrets["a"]) == "Secret(mode=0o600)"
