@@ -90,8 +90,8 @@ REMEDIES: dict[str, Remedy] = {
         "`booting`: give it more time. `ready`, with agents named: look at their `error`.",
     ),
     "JcardError": Remedy(
-        "A jcard.toml is not valid TOML, has a value of the wrong type, a value that the guest would refuse, the same name or "
-        "place twice, or names a variable that is not set.",
+        "A jcard.toml is not valid TOML, has a value of the wrong type, a value that the guest would refuse, the same "
+        "name or place twice, or names a variable that is not set.",
         "The text names file, line and key. Set the variable in the environment of the program that loads it.",
     ),
 }
