@@ -8,7 +8,7 @@ from typing import Final
 
 from stereos_proto import ConnectError, PreambleError
 
-from .addresses import Address, check_address
+from .addresses import Address, Vsock, check_address
 
 #: errno → what it means here, and whether a later try may succeed by itself.
 _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
@@ -31,6 +31,8 @@ _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
     errno.EAFNOSUPPORT: ("this system does not know this kind of address", False),
     errno.EPROTOTYPE: ("this is a socket of another type", False),
 }
+#: Those that are seen only where nobody is there. All others may be of a guest that is there and cannot be reached.
+_NOBODY: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOENT, errno.ENODEV})
 #: What is not known may pass by itself; the deadline bounds the tries.
 _UNKNOWN: Final = ("the system refused it", True)
 
@@ -72,6 +74,22 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
     error = ConnectError(f"cannot connect to {address}: {text}", retryable=retryable, timed_out=timed_out)
     error.__cause__ = cause.with_traceback(None)
     return error.about(str(address))
+
+
+def is_nobody_there(address: Address, error: ConnectError) -> bool:
+    """Whether a dial to `address` failed since nobody is there, as after a guest has powered off.
+
+    False where the guest may be there all the same: this process has no descriptor left, the name cannot be looked up,
+    the network is down, a queue is full, or nothing came in time.
+    """
+    cause = error.__cause__
+    if isinstance(cause, PreambleError):
+        return cause.failure.retryable
+    if isinstance(cause, socket.gaierror):
+        return False
+    number = _errno(cause) if cause is not None else 0
+    # The kernel of the host gives up a vsock connection within seconds; over TCP the packets may be lost on the way.
+    return number in _NOBODY or (number == errno.ETIMEDOUT and isinstance(address, Vsock))
 
 
 def no_answer(guest: str, cause: BaseException | None = None) -> ConnectError:

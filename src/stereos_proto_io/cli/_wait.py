@@ -9,8 +9,17 @@ from typing import Annotated, Any, Final
 
 import attrs
 
-from stereos_proto import ConnectError, ConnectionLost, Health, LifecycleState, NotReady, RequestTimeout
+from stereos_proto import (
+    ConnectError,
+    ConnectionLost,
+    Health,
+    LifecycleState,
+    NotReady,
+    RequestTimeout,
+    StereosError,
+)
 from stereos_proto.dialogues import READY_STATES, WaitProgress
+from stereos_proto_io._errors import is_nobody_there
 
 from ._console import clean, say
 from ._contact import Contact
@@ -25,6 +34,9 @@ from ._targets import DEFAULT_GUESTS, Guests, Target
 
 #: Seconds between two looks at a guest that is to go away, and at one that is not yet as it should be.
 _LOOK_AGAIN: Final = 0.25
+#: Connections in a row that end without an answer, after which nobody listens in the guest: QEMU's user network accepts
+#: also while the guest is off. A single one may have ended for another reason.
+_SILENT: Final = 3
 #: What the library's sentence repeats of what `--for` says: which agents are wanted, and that all of them are missing.
 _WANTED: Final = re.compile(r"; waited for .*?(?=; the guest reports |$)", re.DOTALL)
 _NONE_LISTED: Final = re.compile(r"; (?:(?!; ).)* (?:is|are) not listed: an agent", re.DOTALL)
@@ -155,15 +167,18 @@ async def _until(contact: Contact, condition: _Condition) -> Health:
 
 
 async def until_gone(contact: Contact, *, heard: bool = False) -> Health | None:
-    """Look until the guest does not answer any more; with `heard`, or until it says that it shuts down: that report."""
+    """Look until nobody is there any more; with `heard`, or until the guest says that it shuts down: that report."""
     progress = WaitProgress()
     target = contact.target
+    silent = 0
+    error: StereosError
     with contact.show_wait(f"{target.name} to go away", target) as show:
         while True:
             try:
                 await contact.dial()
                 while True:
                     report = await contact.get_health()
+                    silent = 0
                     contact.tell(step="waiting for it to go")
                     progress = WaitProgress(progress.tries + 1, report)
                     show(progress)
@@ -172,16 +187,26 @@ async def until_gone(contact: Contact, *, heard: bool = False) -> Health | None:
                     if not contact.deadline.left:
                         raise _still_there(target, progress)
                     await contact.sleep(_LOOK_AGAIN)
-            except (ConnectError, ConnectionLost) as exc:
-                if isinstance(exc, ConnectError) and not exc.retryable:
+            except ConnectError as exc:
+                if not exc.retryable:
                     raise
-                if not contact.deadline.left:
-                    raise RequestTimeout("nothing is known about the guest: the time was up") from None
-                return None
+                # This process may have no descriptor left, or the network may be down: that says nothing of the guest.
+                gone, silent, error = is_nobody_there(target.reached(), exc), 0, exc
+            except ConnectionLost as exc:
+                silent += 1
+                gone, error = silent == _SILENT, exc
             except RequestTimeout as exc:
                 if progress.health is None:
                     raise
                 raise _still_there(target, progress) from exc
+            if gone:
+                contact.tell(error="")
+                return None
+            contact.tell(step="waiting for it to go", error=contact.sentence(error))
+            await contact.sleep(_LOOK_AGAIN)
+            if not contact.deadline.left:
+                text = f"the time was up before it was known whether {target.name} is gone: {error}"
+                raise RequestTimeout(text) from error
 
 
 def _still_there(target: Target, progress: WaitProgress) -> RequestTimeout:
