@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from cli_harness import COMMAND, LIMITED_ENV, PATIENCE, run_cli
-from stereos_proto_io import TCP
+from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.testing import simulated_guest
 
 WAIT = ("wait", "--for", "shutdown")
@@ -138,3 +138,30 @@ def test_a_connection_that_ends_once_is_not_the_end_of_the_guest(monkeypatch):
     with Accepting(answers_after=1) as port:
         result = run_cli(monkeypatch, *WAIT, port.address, "--timeout", "0.7")
         assert (result.code, "is still there (" in result.err) == (124, True), result
+
+
+# ------------------------------------------------------------------------------------------------ shutdown
+
+
+@pytest.mark.parametrize("options", [(), ("--wait",)])
+def test_no_shutdown_is_sent_to_a_guest_that_is_not_there(options, monkeypatch):
+    with Accepting() as port:
+        result = run_cli(monkeypatch, "shutdown", port.address, "--json", *options)
+    assert result.code == 3, result
+    error = json.loads(result.out)
+    assert (error["kind"], error["sent"]) == ("ConnectionLost", None)
+    assert "ping" in error["error"]
+
+
+def test_no_shutdown_is_sent_to_those_of_many_that_are_not_there(monkeypatch):
+    with Accepting() as port, simulated_guest() as guest:
+        result = run_cli(monkeypatch, "shutdown", port.address, str(guest.address), "--json")
+        assert [request.type for request in guest.simulator.requests] == ["ping", "shutdown"]
+    assert result.code == 3, result
+    assert [row["code"] for row in json.loads(result.out)] == [3, 0]
+
+
+def test_a_guest_that_answered_and_went_powers_off(tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g"), faults=["drop@shutdown", "power-off@shutdown"]) as guest:
+        result = run_cli(monkeypatch, "shutdown", str(guest.address))
+    assert (result.code, "the guest went before it answered" in result.out) == (0, True), result

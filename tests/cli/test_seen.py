@@ -10,13 +10,14 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from cli.fleets import Flapping, keep_guest, keep_state, reporting
 from cli.test_commands import check
 from cli_harness import piped, plain, run_cli
-from stereos_proto import Ack, AgentStatus, CustomRequest, Health, encode
+from stereos_proto import Ack, AgentStatus, CustomRequest, Health, Pong, encode
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.cli._console import console, error_console
 from stereos_proto_io.cli._machines import config_folder
@@ -188,40 +189,49 @@ def error_of(document):
     return document
 
 
-def test_a_shutdown_without_a_reply_may_have_been_carried_out(tmp_path, monkeypatch):
-    with socket.socket(socket.AF_UNIX) as deaf:
-        deaf.bind(str(tmp_path / "deaf"))
-        deaf.listen()
-        words = ("shutdown", f"unix://{tmp_path}/deaf", "--timeout", "0.3", "--json")
-        one, many = run_cli(monkeypatch, *words), run_cli(monkeypatch, *words, f"unix://{tmp_path}/./deaf")
-    assert (one.code, many.code) == (5, 5)
-    for error in (json.loads(one.out), *(each["error"] for each in json.loads(many.out))):
-        assert error["sent"] is True
-        assert "did not answer shutdown in time; it may still be carried out" in error["error"]
+class Deaf(socketserver.StreamRequestHandler):
+    """A guest that answers nothing but a ping."""
 
-
-class Stays(socketserver.StreamRequestHandler):
-    """A guest that acknowledges a shutdown, and goes on answering."""
+    replies: ClassVar = {"ping": Pong()}
 
     def handle(self):
         for line in self.rfile:
-            shutdown = json.loads(line)["type"] == "shutdown"
-            self.wfile.write(encode(Ack("shutdown", True) if shutdown else UP))
+            if reply := self.replies.get(json.loads(line)["type"]):
+                self.wfile.write(encode(reply))
 
 
-def test_a_shutdown_that_was_acknowledged_was_sent(monkeypatch):
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Stays) as server:
+class Stays(Deaf):
+    """A guest that acknowledges a shutdown, and goes on answering."""
+
+    replies: ClassVar = {**Deaf.replies, "shutdown": Ack("shutdown", True), "get_health": UP}
+
+
+def shut_down(monkeypatch, guest, *options):
+    """What `shutdown` prints of one such guest, and of two."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), guest) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         port = server.server_address[1]
-        words = ("shutdown", f"tcp://127.0.0.1:{port}", "--wait", "--timeout", "0.5", "--json")
+        words = ("shutdown", f"tcp://127.0.0.1:{port}", *options, "--json")
         one, two = run_cli(monkeypatch, *words), run_cli(monkeypatch, *words, f"tcp://localhost:{port}")
         server.shutdown()
         thread.join()
-    assert (one.code, two.code) == (124, 124), (one, two)
-    documents = [json.loads(one.out), *(each["error"] for each in json.loads(two.out))]
-    assert [(each["kind"], each["sent"]) for each in documents] == [("RequestTimeout", True)] * 3
+    return (one.code, two.code), [json.loads(one.out), *(each["error"] for each in json.loads(two.out))]
+
+
+def test_a_shutdown_without_a_reply_may_have_been_carried_out(monkeypatch):
+    codes, errors = shut_down(monkeypatch, Deaf, "--timeout", "1")
+    assert codes == (5, 5), errors
+    for error in errors:
+        assert error["sent"] is True
+        assert "did not answer shutdown in time; it may still be carried out" in error["error"]
+
+
+def test_a_shutdown_that_was_acknowledged_was_sent(monkeypatch):
+    codes, errors = shut_down(monkeypatch, Stays, "--wait", "--timeout", "0.5")
+    assert codes == (124, 124), errors
+    assert [(each["kind"], each["sent"]) for each in errors] == [("RequestTimeout", True)] * 3
 
 
 @pytest.mark.parametrize(
