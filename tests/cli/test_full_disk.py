@@ -86,25 +86,61 @@ def test_the_doctor_minds_the_state(tmp_path, monkeypatch):
 def test_a_trace_that_cannot_be_written_loses_no_result(names, stderr, code, tmp_path):
     words = [word for name in names for word in ("--vm", name)]
     with fleet(tmp_path, {name: {} for name in names}) as guests:
-        read, write = os.pipe()
-        os.close(read)
-        target = write if stderr == "closed" else os.open(stderr, os.O_WRONLY)
-        try:
-            done = subprocess.run(
-                [*COMMAND, "mount", "share0", "/work", *words, "--fs", "9p", "-v", "--json"],
-                stdout=subprocess.PIPE,
-                stderr=target,
-                env={**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)},
-                timeout=PATIENCE,
-                check=False,
-            )
-        finally:
-            os.close(write)
-            if stderr != "closed":
-                os.close(target)
+        done = without_stderr(stderr, ["mount", "share0", "/work", *words, "--fs", "9p", "-v", "--json"], tmp_path)
         assert [len(guest.simulator.mounts) for guest in guests.values()] == [1] * len(names)
     results = json.loads(done.stdout)
     assert all(each["ok"] for each in (results if names[1:] else [results]))
+    assert done.returncode == code
+
+
+def without_stderr(stderr, words, folder):
+    """Run a command whose standard error is full, or closed by its reader."""
+    read, write = os.pipe()
+    os.close(read)
+    target = write if stderr == "closed" else os.open(stderr, os.O_WRONLY)
+    try:
+        return subprocess.run(
+            [*COMMAND, *words],
+            stdout=subprocess.PIPE,
+            stderr=target,
+            env={**CLEAN_ENV, "MB_CONFIG_DIR": str(folder)},
+            timeout=PATIENCE,
+            check=False,
+        )
+    finally:
+        os.close(write)
+        if stderr != "closed":
+            os.close(target)
+
+
+@pytest.mark.parametrize(("stderr", "code"), [("/dev/full", 2), ("closed", 141)])
+def test_progress_that_cannot_be_written_ends_no_conversation(stderr, code, tmp_path):
+    (tmp_path / "j.toml").write_text('[[shared]]\nhost = "."\nguest = "/workspace"\n')
+    with fleet(tmp_path, {"a": {}, "b": {}}) as guests:
+        done = without_stderr(stderr, ["provision", str(tmp_path / "j.toml"), "--all", "-o", "json"], tmp_path)
+        assert ["set_config" in {each.type for each in guest.simulator.requests} for guest in guests.values()] == [
+            True
+        ] * 2
+    assert [each["ok"] for each in json.loads(done.stdout)] == [True, True]
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", "closed"])
+def test_the_exit_code_of_a_guest_counts_more_than_progress_that_cannot_be_written(stderr, tmp_path):
+    with fleet(tmp_path, {"a": {"faults": ["fail@mount"]}, "b": {}}):
+        done = without_stderr(stderr, ["mount", "t", "/w", "--fs", "9p", "--all", "-o", "json"], tmp_path)
+    assert [each["code"] for each in json.loads(done.stdout)] == [1, 0]
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("stderr", "code"), [("/dev/full", 2), ("closed", 141)])
+def test_a_wait_that_cannot_be_shown_goes_on(stderr, code, tmp_path):
+    guests = []
+    # Its time is the number of requests: it is booting when it is asked first, and second.
+    with simulated_guest(boot_time=3, clock=lambda: float(len(guests and guests[0].simulator.requests))) as guest:
+        guests.append(guest)
+        done = without_stderr(stderr, ["wait", str(guest.address), "-o", "json"], tmp_path)
+    assert json.loads(done.stdout)["health"]["state"] in ("ready", "healthy")
     assert done.returncode == code
 
 

@@ -160,6 +160,20 @@ def print_lines(lines: Iterable[str]) -> None:
         sys.stdout.flush()
 
 
+def show_beside(target: Output, text: Text) -> None:
+    """Show on stderr what goes on, while the result is still to come. It raises nothing.
+
+    Where it cannot be written, that is no reason to give up a guest that was sent something: the command goes on
+    without it, and its exit code tells of it (`output_lost`).
+    """
+    if is_output_lost():
+        return
+    try:
+        target.print(text, soft_wrap=True)
+    except (BrokenOutput, OutputFailed) as exc:
+        output_lost(exc)
+
+
 def say(text: str, *, style: str = "") -> None:
     """Tell the person at the terminal something that is no result."""
     error_console().print(Text(clean(text), style))

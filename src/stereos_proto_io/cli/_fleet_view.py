@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ._console import clean, console, error_console
+from ._console import clean, console, error_console, show_beside
 from ._contact import Row
 from ._output import brief, duration, short, state_text
 from ._signals import drawing
@@ -136,7 +136,7 @@ def shown(rows: Sequence[Row], *, changes: bool, traced: bool) -> Iterator[Calla
         now = (row.step, row.health and row.health.state, row.error, row.code)
         if changes and seen.get(row.name) != now:
             seen[row.name] = now
-            target.print(Text("  ").join(_cells(row)), soft_wrap=True)
+            show_beside(target, Text("  ").join(_cells(row)))
 
     yield note
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from stereos_proto import LifecycleState, StereosError
 
 from . import plain_interrupts
-from ._console import clean, console, say, say_error
+from ._console import clean, console, error_console, say, say_error, show_beside
 from ._contact import Contact, OnProgress, Row
 from ._deadline import ASK_SECONDS, Deadline
 from ._documents import Document
@@ -365,7 +365,9 @@ def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
         _write_table(outcomes, job, wide=kind == "wide")
     counts = Counter(_word(outcome) for outcome in outcomes)
     words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
-    say(f"{len(outcomes)} {'guest' if len(outcomes) == 1 else 'guests'}: {words or 'none'}")
+    # Not `say`: that stderr is full does not hide the exit code of a guest.
+    count = f"{len(outcomes)} {'guest' if len(outcomes) == 1 else 'guests'}"
+    show_beside(error_console(), Text(f"{count}: {words}" if outcomes else "no guests"))
 
 
 def write_documents(documents: Sequence[Document], out: Out) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from rich.console import Console
 from rich.text import Text
 
 from stereos_proto.dialogues import WaitProgress
 
-from ._console import clean, error_console
+from ._console import Output, clean, error_console, show_beside
 from ._output import brief, state_text
 from ._signals import drawing
 from ._targets import Target
@@ -72,7 +71,7 @@ def waiting(subject: str, target: Target, *, traced: bool = False) -> Iterator[R
         yield report
 
 
-def _line_per_change(shown: _Waiting, console: Console) -> Report:
+def _line_per_change(shown: _Waiting, console: Output) -> Report:
     last: object = None
     waits: Text | None = None
 
@@ -80,7 +79,7 @@ def _line_per_change(shown: _Waiting, console: Console) -> Report:
         nonlocal last, waits
         if waits is not None:
             # Only now it is known that the wait went on: a guest that is ready at once is no news.
-            console.print(waits, soft_wrap=True)
+            show_beside(console, waits)
             waits = None
         shown.progress = progress
         seen = (progress.state, type(progress.error))

@@ -9,8 +9,7 @@ from rich.text import Text
 
 from stereos_proto import Role
 
-from ._console import clean, error_console, is_output_lost, output_lost
-from ._errors import BrokenOutput, OutputFailed
+from ._console import clean, error_console, is_output_lost, show_beside
 from ._redact import LineTap, Redactor
 
 ARROWS: Final[dict[Role, tuple[str, str]]] = {Role.HOST: ("→", "cyan"), Role.GUEST: ("←", "magenta")}
@@ -28,11 +27,7 @@ def wire_line(sender: Role, line: bytes, when: str) -> Text:
 
 
 class Tracer:
-    """The `trace` of a client: shows each line that goes over the wire. One for each connection.
-
-    A line that cannot be shown is no reason to give up a request that has left: then the command goes on without a
-    trace, and its exit code tells of it (`output_lost`).
-    """
+    """The `trace` of a client: shows each line that goes over the wire. One for each connection."""
 
     def __init__(self, name: str, redactor: Redactor, *, many: bool) -> None:
         self._name = name
@@ -44,16 +39,10 @@ class Tracer:
 
     def __call__(self, sender: Role, data: bytes | memoryview) -> None:
         """Show what was sent. It raises nothing."""
-        try:
-            self._show(sender, data)
-        except (BrokenOutput, OutputFailed) as exc:
-            output_lost(exc)
-
-    def _show(self, sender: Role, data: bytes | memoryview) -> None:
         if is_output_lost():
             return
         when = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
         head = Text(f"{clean(self._name)}  " if self._many else "", "bold")
         for line in self._taps[sender].feed(data):
             shown = wire_line(sender, self._redactor.line(sender, line), when)
-            self._console.print(Text.assemble(head, shown), soft_wrap=True)
+            show_beside(self._console, Text.assemble(head, shown))
