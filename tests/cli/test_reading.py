@@ -1,16 +1,21 @@
-"""Files and standard input that never end: they are read within bounds."""
+"""Files and standard input that never end are read within bounds, and what comes late is waited for."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
 import subprocess
+import termios
+import time
 from pathlib import Path
 
 import pytest
 
-from cli_harness import COMMAND, LIMITED_ENV, PATIENCE
+from cli_harness import COMMAND, LIMITED_ENV, PATIENCE, piped
 from stereos_proto import MAX_LINE_SIZE
 from stereos_proto_io.cli._reading import MOST_READ, TooLong, read_at_most
+from stereos_proto_io.testing import simulated_guest
 
 SENT = f"{MAX_LINE_SIZE} bytes, which is the most that can be sent"
 READ = f"{MOST_READ} bytes, which is the most that can be read"
@@ -84,3 +89,58 @@ def test_as_much_as_fits_is_read(tmp_path):
     assert read_at_most(path, 100) == b"x" * 100
     with pytest.raises(TooLong):
         read_at_most(path, 99)
+
+
+# ------------------------------------------------------------------- an input that does not wait (O_NONBLOCK)
+
+
+def wait_until_read(process):
+    """Wait until the process has read all that was written to it."""
+    end = time.monotonic() + PATIENCE
+    while any(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+
+
+def with_input_that_does_not_wait(*words):
+    return piped(*words, preexec_fn=lambda: os.set_blocking(0, False))
+
+
+def fed_in_halves(first, second, *words):
+    """Run a command that reads the first half before the second one is written."""
+    with with_input_that_does_not_wait(*words) as process:
+        process.stdin.write(first)
+        process.stdin.flush()
+        wait_until_read(process)
+        out, err = process.communicate(second, timeout=PATIENCE)
+    assert process.returncode == 0, (out, err)
+    return out
+
+
+def test_a_secret_that_comes_in_halves_is_sent_whole():
+    with simulated_guest() as guest:
+        fed_in_halves("first,", "second\n", "secret", "set", "A", str(guest.address))
+        assert guest.simulator.secrets["A"].value == "first,second"
+
+
+def test_a_jcard_that_comes_in_halves_is_sent_whole():
+    with simulated_guest() as guest:
+        first, second = '[[shared]]\nhost = "."\nguest = "/a"\n', '[[shared]]\nhost = "."\nguest = "/b"\n'
+        fed_in_halves(first, second, "provision", "-", str(guest.address))
+        assert [mount.guest_path for mount in guest.simulator.mounts] == ["/a", "/b"]
+
+
+def test_a_shell_waits_for_its_lines():
+    with simulated_guest() as guest:
+        out = fed_in_halves("pi", "ng\nping\n", "shell", str(guest.address))
+    assert out.count("pong") == 2
+
+
+def test_a_simulator_that_is_attached_lasts_as_long_as_its_input():
+    with with_input_that_does_not_wait("simulate", "--attached", "-q") as process:
+        assert process.stdout.readline().startswith("tcp://")
+        process.stdin.write("x")
+        process.stdin.flush()
+        wait_until_read(process)
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from contextlib import nullcontext, suppress
@@ -16,7 +15,7 @@ from rich.text import Text
 from stereos_proto import AgentStatus, Reply, Request
 
 from ._commands_give import refuse_input_of_shell
-from ._console import clean, say, say_error
+from ._console import clean, read_when_there_is, say, say_error
 from ._contact import Row
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import REFUSED, USAGE, UsageError
@@ -145,7 +144,7 @@ def _guest(
 def _until_stdin_ends(stop: threading.Event) -> None:
     # Below Python's own buffer: a thread that waits in that one keeps the interpreter from ending cleanly.
     with suppress(OSError):
-        while os.read(0, 4096):
+        while read_when_there_is(0, 4096):
             pass
     stop.set()
 

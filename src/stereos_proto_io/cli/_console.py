@@ -5,8 +5,10 @@ What a guest sends is not trusted: a control character in an agent's name must n
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -118,6 +120,47 @@ def open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  (open until the end)
+
+
+class _Waiting(io.RawIOBase):
+    """A descriptor whose readers wait, also where that is switched off (O_NONBLOCK), as some programs do with a pipe.
+
+    To switch it on again would be felt by all that share the descriptor.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = read_when_there_is(self._number, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def read_when_there_is(number: int, most: int) -> bytes:
+    """What a descriptor has next, b"" at its end. It waits for it, also where the descriptor does not."""
+    while True:
+        try:
+            return os.read(number, most)
+        except BlockingIOError:
+            select.select([number], [], [])
+
+
+def let_input_wait() -> None:
+    """Let standard input wait for what is still to come. Else a gap in it would be taken for its end."""
+    with suppress(OSError, ValueError, AttributeError):  # a stand-in for it, without a descriptor
+        number = sys.stdin.fileno()
+        if not os.get_blocking(number) and not isinstance(getattr(sys.stdin.buffer, "raw", None), _Waiting):
+            sys.stdin = io.TextIOWrapper(io.BufferedReader(_Waiting(number)), encoding=sys.stdin.encoding)
 
 
 def console() -> Output:
