@@ -45,7 +45,7 @@ class AsyncContact(Contact):
         await self.close()
         address = self.target.reached()
         late = ConnectError(f"cannot connect to {address}: it did not answer in time")
-        self._client = await _bounded(connect(address, **self._tracing()), deadline.left, late)
+        self._client = await _bounded(lambda: connect(address, **self._tracing()), deadline.left, late)
 
     async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None:
         await self.close()
@@ -62,10 +62,14 @@ class AsyncContact(Contact):
         return tracing(self.target, self.redactor, trace=self.trace, many=True)
 
     async def _ask(self, request: Request, seconds: float) -> Reply:
-        return await _bounded(self.client.request(request), seconds, self._late(request))
+        return await _bounded(lambda: self.client.request(request), seconds, self._late(request, seconds))
 
-    def _late(self, request: Request) -> RequestTimeout:
+    def _late(self, request: Request, seconds: float) -> RequestTimeout:
+        """What to raise where `seconds` have passed before the reply."""
         # The words of the library.
+        if seconds <= 0:
+            text = f"{request.type} was not sent to {self.target.address} in time, so it is safe to repeat"
+            return RequestTimeout(text, request=request, sent=False)
         what = "; it may still be carried out" if changes_guest(request) else ""
         return RequestTimeout(
             f"{self.target.address} did not answer {request.type} in time{what}", request=request, sent=True
@@ -85,13 +89,15 @@ class AsyncContact(Contact):
             return await task
 
     async def _shutdown(self, reason: str) -> Ack | None:
-        return await _bounded(self.client.shutdown(reason), self.deadline.left, self._late(Shutdown(reason)))
+        left = self.deadline.left
+        return await _bounded(lambda: self.client.shutdown(reason), left, self._late(Shutdown(reason), left))
 
     async def next_push(self, seconds: float) -> Notification | None:
         """What the guest pushes next, None where nothing came in time."""
         silent = RequestTimeout("nothing was pushed")
         try:
-            return await _bounded(anext(self.client.notifications(), None), self.deadline.within(seconds), silent)
+            notifications = self.client.notifications()
+            return await _bounded(lambda: anext(notifications, None), self.deadline.within(seconds), silent)
         except RequestTimeout as exc:
             if exc is not silent:
                 raise
@@ -113,12 +119,17 @@ class AsyncContact(Contact):
             await client.aclose()
 
 
-async def _bounded(work: Awaitable[Result], seconds: float, late: Exception) -> Result:
-    """Await `work`. Raises `late` when `seconds` have passed first."""
+async def _bounded(begin: Callable[[], Awaitable[Result]], seconds: float, late: Exception) -> Result:
+    """Await what `begin` returns. Raises `late` when `seconds` have passed first, and at once where none are left.
+
+    asyncio itself looks at the time only once what was begun waits for something: then a request has left.
+    """
+    if seconds <= 0:
+        raise late
     scope = asyncio.timeout(seconds)
     try:
         async with scope:
-            return await work
+            return await begin()
     except TimeoutError:
         if not scope.expired():
             raise
