@@ -259,7 +259,7 @@ def _sentence(error: Exception, arguments: Sequence[str]) -> str:
     if arguments[:1] and arguments[0] in _WITH_SECRETS and not isinstance(error, MissingArgumentError):
         # The parser quotes what it does not understand, and that may be a secret in the wrong place.
         return f"these arguments do not fit (secrets never stand among them); see: {where}"
-    text = _without_far_fetched(" ".join(str(error).split()))
+    text = _without_far_fetched(" ".join(str(error).split()).replace(STDIN, "-"))
     lacking = _LACKING.fullmatch(text)
     if lacking and not any(word.partition("=")[0] == lacking[1] for word in arguments):
         # The parser says the same of an option without a value and of an option that is not there.

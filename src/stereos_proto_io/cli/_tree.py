@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any, Final
 
+import attrs
 from cyclopts import App, Group, Parameter
 
 from . import plain_interrupts
-from ._console import help_console, our_version
+from ._console import STDIN, help_console, our_version
 from ._errors import EXIT_CODES
 
 _HELP = """\
@@ -116,6 +118,33 @@ def _default(value: Any) -> str | None:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+#: Parameters that may be standard input and have the type of a text. That of the others is Path.
+_READ: Final = frozenset({"file", "payload"})
+
+
+def _with_dashes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, with `-` for each text that was typed as `-`: the parser is given STDIN for it (`_app`)."""
+
+    @wraps(command)
+    def run(*values: Any, **options: Any) -> Any:
+        given = inspect.signature(command).bind(*values, **options)
+        for name, value in given.arguments.items():
+            if name not in _READ:
+                given.arguments[name] = _as_typed(value)
+        return command(*given.args, **given.kwargs)
+
+    return run
+
+
+def _as_typed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_as_typed, value))
+    if attrs.has(type(value)):
+        members = {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
+        return attrs.evolve(value, **{name: _as_typed(member) for name, member in members.items()})
+    return "-" if value == STDIN else value
+
+
 #: What holds for every argument: an option that is off has no name for being off.
 DEFAULT_PARAMETER: Final = Parameter(negative=(), show_default=_default)
 
@@ -149,7 +178,7 @@ def make_app(only: str | None = None) -> App:
             with plain_interrupts():
                 command = getattr(import_module(module, __package__), function)
             usage = _usage(name, command)
-            groups[above].command(command, help=_help(command), usage=usage, help_epilogue="", **shown)
+            groups[above].command(_with_dashes(command), help=_help(command), usage=usage, help_epilogue="", **shown)
         else:
             groups[above].command(f"{__package__}{place}", help=summary, **shown)
     for name in GROUPS:
