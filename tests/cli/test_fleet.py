@@ -84,7 +84,7 @@ def test_guests_are_named_in_every_way(words, names, guests, cli):
     ("words", "text"),
     [
         ("--vm nowhere --vm db", "there is no virtual machine 'nowhere'"),
-        ("--vm no*", "matches 'no*'; there is: db, old, web-1, web-2"),
+        ("--vm no*", "matches 'no*'; there are: db, old, web-1, web-2"),
         ("--vm db --parallel 0", "--parallel must be 1 at least"),
         ("--vm db --timeout 5x", "--timeout takes a duration such as 1.5, 30s, 2m or 1h30m, not '5x'"),
         ("--vm db --total-timeout 0", "--total-timeout must be more than 0 seconds"),
@@ -151,7 +151,7 @@ def test_one_guest_that_fails_hides_nothing_of_the_others(guests, cli, tmp_path)
     assert [rows[name][0] for name in ("db", "web-1", "web-2", "gone", "broken")] == ["✓", "✓", "✓", "!", "!"]
     assert "1 of 2 agents running; not: tester" in rows["db"]
     assert "nobody listens there yet" in rows["gone"]
-    assert "it is no JSON" in rows["broken"]
+    assert "it is not JSON" in rows["broken"]
     assert result.code == 2
     assert "5 guests: 3 done, 1 not usable, 1 unreachable" in result.err
 
@@ -679,7 +679,7 @@ def test_ls_goes_on_watching_and_prints_names(guests, cli, tmp_path):
         assert it.end() == 0
 
 
-THERE = "there is: db, old, web-1, web-2"
+THERE = "there are: db, old, web-1, web-2"
 
 
 @pytest.mark.parametrize(
@@ -705,7 +705,7 @@ def test_a_list_of_names_is_short(tmp_path, cli):
         keep_state(tmp_path, f"web-{number}", {"backend": "qemu"})
     first = ", ".join(f"web-{number}" for number in range(1, 11))
     for words in (["ls", "nope"], ["ping", "--vm", "nope"], ["ls", "no*"], ["ping", "--vm", "no*"]):
-        assert cli(*words).err.endswith(f"; there is: {first} and 10 more\n"), words
+        assert cli(*words).err.endswith(f"; there are: {first} and 10 more\n"), words
 
 
 def test_ls_says_why_it_lists_nothing(tmp_path, cli):

@@ -106,7 +106,7 @@ def test_names_are_sorted_as_people_count(tmp_path, monkeypatch):
         for words in (["ls"], ["ping", "--all"], ["ping", "--vm", "web-*"]):
             result = run_cli(monkeypatch, *words, "-o", "name", env=env)
             assert result.out.split() == ["web-1", "web-2", "web-10"]
-        assert "there is: web-1, web-2, web-10" in run_cli(monkeypatch, "ping", "--vm", "x", env=env).err
+        assert "there are: web-1, web-2, web-10" in run_cli(monkeypatch, "ping", "--vm", "x", env=env).err
         with terminal("watch", "--all", "-i", "0.05", env=env) as it:
             it.wait_for("web-10")
             it.type("q")

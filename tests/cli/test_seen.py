@@ -16,7 +16,7 @@ import pytest
 
 from cli.fleets import Flapping, keep_guest, keep_state, reporting
 from cli.test_commands import check
-from cli_harness import piped, plain, run_cli
+from cli_harness import piped, plain, run_cli, run_process
 from stereos_proto import Ack, AgentStatus, CustomRequest, Health, Pong, encode
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.cli._console import console, error_console
@@ -449,6 +449,25 @@ def test_the_configuration_folder_is_mbs(tmp_path):
     assert config_folder({**env, "MB_CONFIG_DIR": "/from/env"}, flag="/from/flag") == Path("/from/flag")
     (home / "mb" / "config.toml").write_text("config-dir = 5\n")
     assert config_folder(env) == home / "mb"
+
+
+def test_a_config_toml_that_is_nested_too_deeply_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "mb").mkdir()
+    (tmp_path / "mb" / "config.toml").write_text(f"config-dir = {'[' * 3000}")
+    result = run_cli(monkeypatch, "ls", env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert (result.code, result.err) == (
+        2,
+        f"stereosctl: cannot read {tmp_path}/mb/config.toml: its values are nested too deeply\n",
+    )
+
+
+def test_a_list_of_faults_without_docstrings_says_why_it_is_short():
+    result = run_process("simulate", "--list-faults", env={"PYTHONOPTIMIZE": "2"})
+    heading, *rows = result.out.splitlines()
+    assert (result.code, heading.split()) == (0, ["FAULT", "EXAMPLE"])
+    assert [row.split()[0] for row in rows] == [row.form for row in fault_table()]
+    assert "without docstrings" in result.err
+    assert result.err.count("\n") == 1
 
 
 def test_a_broken_config_toml_is_a_sentence(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def test_ls_asks_every_machine(tmp_path, monkeypatch):
     assert set(rows) == {"GUEST", "alive", "apple", "broken", "dead", "unstarted"}
     for name, why in (
         ("apple", "its backend, applevirt, lets in only the process that started it"),
-        ("broken", "it is no JSON"),
+        ("broken", "it is not JSON"),
         ("dead", "nobody listens there yet"),
     ):
         assert any(line.startswith(f"{name}: ") and why in line for line in table.err.splitlines()), table.err

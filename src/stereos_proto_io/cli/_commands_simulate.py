@@ -103,8 +103,15 @@ def simulate(
 def _faults_table() -> Table:
     from stereos_proto_io.guest.faults import fault_table  # noqa: PLC0415
 
+    rows = fault_table()
+    if not any(row.effect for row in rows):
+        say("what each fault does is not shown: Python runs without docstrings (-OO, PYTHONOPTIMIZE=2)", style="yellow")
+        table = columns("FAULT", "EXAMPLE")
+        for row in rows:
+            table.add_row(Text(row.form), Text(row.example))
+        return table
     table = columns("FAULT", "WHAT HAPPENS", "EXAMPLE")
-    for row in fault_table():
+    for row in rows:
         table.add_row(*map(Text, (row.form, row.effect.replace("`", ""), row.example)))
     return table
 

@@ -54,6 +54,8 @@ def config_folder(env: Mapping[str, str] = os.environ, *, flag: str | None = Non
         raise UsageError(f"cannot read {file}: {exc.strerror}") from None
     except ValueError as exc:
         raise UsageError(f"cannot read {file}: {exc}") from None
+    except RecursionError:
+        raise UsageError(f"cannot read {file}: its values are nested too deeply") from None
     if isinstance(chosen, str) and "\0" in chosen:
         raise UsageError(
             f"config-dir in {file} names no folder: it has a NUL character; fix it, or give --config-dir DIR"
@@ -140,7 +142,8 @@ _SUGGESTED: Final = 3
 def nothing_named(name: str, folder: Path, known: Sequence[str]) -> str:
     """What to say of a name or a pattern that no machine has, where the machines in `folder` are `known`."""
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    there = f"there is: {', '.join(known[:_LISTED])}{more}" if known else "there is none at all"
+    are = "is" if len(known) == 1 else "are"
+    there = f"there {are}: {', '.join(known[:_LISTED])}{more}" if known else "there is none at all"
     if is_pattern(name):
         return f"no virtual machine in {folder} matches {name!r}; {there}"
     folded = {each.casefold(): each for each in known}
@@ -158,8 +161,10 @@ def _machine(folder: Path, name: str) -> Machine:
     except OSError as exc:
         problem = exc.strerror or type(exc).__name__
     except (json.JSONDecodeError, UnicodeDecodeError):
-        problem = "it is no JSON"
-    except (ValueError, RecursionError) as exc:
+        problem = "it is not JSON"
+    except RecursionError:
+        problem = "its values are nested too deeply"
+    except ValueError as exc:
         problem = str(exc)
     return Machine(name, problem=f"{path}: {problem}")
 
@@ -173,7 +178,7 @@ class _Stopped(Exception):
 
 def _address(state: Any) -> Address:
     if not isinstance(state, dict):
-        raise ValueError("it holds no JSON object")  # noqa: TRY004  (all that is wrong with the file is a ValueError)
+        raise ValueError("it does not hold a JSON object")  # noqa: TRY004  (all that is wrong with the file is a ValueError)
     cid, port, backend = state.get("vsock_cid") or 0, state.get("vsock_port") or 0, state.get("backend")
     if cid:
         return Vsock(cid)
