@@ -48,6 +48,21 @@ def test_a_warning_of_a_fault_is_one_plain_line():
     assert err.splitlines()[0].endswith("did you mean 'mount'?")
 
 
+@pytest.mark.parametrize("words", [["simulate"], ["record", "t.ndjson", "tcp://127.0.0.1:1"]])
+def test_a_place_to_listen_at_that_is_none_is_repeated(words, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = cli(*words, "--listen", "vsockk://3")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("stereosctl: --listen: 'vsockk://3' is not an address; one looks like tcp://HOST:PORT")
+    assert "tcp://127.0.0.1:23701?" in cli(*words, "--listen", "127.0.0.1:23701").err
+
+
+def test_no_guest_at_all_is_said_so(cli, tmp_path):
+    keep_state(tmp_path, "off", {"backend": "qemu"})
+    result = cli("ping", "--all")
+    assert (result.code, result.err) == (0, "left out, as stopped: off\nno guests\n")
+
+
 # ------------------------------------------------------------------------------------------------------ replay
 
 
@@ -78,7 +93,7 @@ def test_replay_names_the_type_of_what_it_skips(tmp_path, cli):
     assert result.out.splitlines() == [
         "– inject_secret  skipped: its secret was redacted",
         "– ?  skipped: its content was left out of the recording",
-        "– ?  skipped: it is no request that can be read",
+        "– ?  skipped: it is not a request that can be read",
     ]
     check(document, "replay")
     assert [row["request"] for row in document["requests"]] == ["inject_secret", "?", "?"]

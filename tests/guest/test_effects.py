@@ -348,7 +348,7 @@ def test_a_signal_that_does_not_interrupt_the_wait_ends_the_agent_all_the_same(t
     ("arguments", "error"),
     [
         (["nowhere"], "is no guest address"),
-        (["tcp://127.0.0.1:0", "--fault", "oops"], "is no fault"),
+        (["tcp://127.0.0.1:0", "--fault", "oops"], "is not a fault"),
         (["unix:///dev/null/x"], "Not a directory"),
         (["serial:///nowhere/x"], "No such file"),
     ],

@@ -20,11 +20,12 @@ from ._contact import Row
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import REFUSED, USAGE, UsageError
 from ._jobs import interruption_told, load_driver
+from ._listen import listening_address
 from ._options import DURATION, Json, option, refuse_what_is_no_utf8, repeated
 from ._output import columns, print_result, write_json
 from ._request_log import RequestLog
 from ._signals import signals_as_event
-from ._targets import DEFAULT_PLACE, Place, about, address_of, checked_seconds, listening_at
+from ._targets import DEFAULT_PLACE, Place, about, checked_seconds, listening_at
 
 #: A free port of this machine only.
 _ANYWHERE: Final = "tcp://127.0.0.1:0"
@@ -83,7 +84,7 @@ def simulate(
     if attached:
         refuse_input_of_shell("--attached cannot wait for its end: leave it out")
     refuse_what_is_no_utf8({"--agent": "".join(agent), "--fault": "".join(fault)})
-    addresses = [address_of(text) for text in listen]
+    addresses = [listening_address(text) for text in listen]
     off = False
     with signals_as_event() as stop, RequestLog(stop, quiet=quiet) as requests:
         guest = _guest(fault, agent, boot_time, poll_interval, requests)

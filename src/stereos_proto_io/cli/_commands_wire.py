@@ -18,12 +18,13 @@ from ._commands_give import read_bytes
 from ._console import clean, console, say, say_error
 from ._documents import error_document
 from ._errors import BROKEN, UsageError
+from ._listen import listening_address
 from ._options import JsonLines, option
 from ._output import print_result, write_json
 from ._reading import MOST_READ
 from ._redact import REDACTED, Redactor
 from ._signals import ended_by_signals
-from ._targets import DEFAULT_PLACE, Place, address_of, listening_at
+from ._targets import DEFAULT_PLACE, Place, listening_at
 from ._trace import ARROWS, wire_line
 from ._transcript import DIRECTIONS, Entry, Recorder, is_transcript, read_transcript
 
@@ -141,7 +142,7 @@ def record(
     from ._proxy import Proxy  # noqa: PLC0415  (sockets and threads are loaded where they are used)
 
     address = guest.target().reached()
-    place = address_of(listen)
+    place = listening_address(listen)
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals(interrupt=True))
         with listening_at(place):

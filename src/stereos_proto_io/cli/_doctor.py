@@ -65,7 +65,10 @@ _BY_CLASS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (UsageError, TRY_THESE),
     (ConnectError, "see that the virtual machine runs, and that its hypervisor offers this address"),
     (ConnectionLost, f"the way to the guest is there, but {_NOBODY_YET}"),
-    (RemoteProtocolError, "what answers there is no StereOS guest: look at the port, and at the kind of the address"),
+    (
+        RemoteProtocolError,
+        "what answers there is not a StereOS guest: look at the port, and at the kind of the address",
+    ),
     (RequestFailed, "it is an old guest, which has no health reports; `stereosctl ping` works"),
 )
 

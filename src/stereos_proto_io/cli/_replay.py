@@ -155,7 +155,7 @@ def _why_skipped(entry: Entry) -> str:
     mark = REDACTED.encode()
     if entry.data.startswith(mark):
         return "its content was left out of the recording"
-    return "its secret was redacted" if mark in entry.data else "it is no request that can be read"
+    return "its secret was redacted" if mark in entry.data else "it is not a request that can be read"
 
 
 def _message(entry: Entry) -> Message | None:

@@ -92,7 +92,7 @@ def _request(type_: str, payload: str | None) -> Request:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            raise UsageError(f"the payload of {type_} is no JSON") from None
+            raise UsageError(f"the payload of {type_} is not JSON") from None
         members = [field.name for field in attrs.fields(cls)] if cls is not None else None
         if members == [] and value not in (None, {}):
             raise UsageError(f"{type_} takes no payload: leave it out (send {type_})")

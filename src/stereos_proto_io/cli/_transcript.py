@@ -111,7 +111,7 @@ def read_transcript(data: bytes, source: str, *, cut: bool = False) -> tuple[dic
     """
     lines = data.split(b"\n")
     if not is_transcript(data):
-        raise UsageError(f"{source} is no transcript: its first line is not one of meta; see `stereosctl record`")
+        raise UsageError(f"{source} is not a transcript: its first line is not one of meta; see `stereosctl record`")
     last = lines.pop()
     if last.strip() and not (cut and _json(last) is None):
         lines.append(last)

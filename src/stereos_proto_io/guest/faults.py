@@ -154,7 +154,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{text!r} is no time; one looks like 2s or 0.25s")
+        raise ValueError(f"{text!r} is not a time; one looks like 2s or 0.25s")
     return seconds
 
 
@@ -164,7 +164,7 @@ _LONGEST: Final = 1_000_000_000
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r} is no number of bytes")
+        raise ValueError(f"{text!r} is not a number of bytes")
     return int(text)
 
 
@@ -506,9 +506,9 @@ def parse_fault(text: str) -> Fault:
     name, colon, argument = (rest if at else type_).partition(":")
     cls = FAULTS.get(name)
     if cls is None:
-        raise ValueError(f"{text!r} is no fault; there are {', '.join(FAULTS)}, as in late:2s@ping or drop@mount#2")
+        raise ValueError(f"{text!r} is not a fault; there are {', '.join(FAULTS)}, as in late:2s@ping or drop@mount#2")
     if hash_ and not (number.isascii() and number.isdigit()):
-        raise ValueError(f"{text!r}: {number!r} is no number")
+        raise ValueError(f"{text!r}: {number!r} is not a number")
     try:
         return cls(
             type=unquote(type_) if at else None,
