@@ -305,9 +305,10 @@ def test_a_full_disk_is_one_sentence(command, tmp_path):
 @pytest.mark.parametrize(
     ("command", "closed", "code"),
     [
-        ("health @", ">&-", 0),
+        ("health @", ">&-", 2),
+        ("health @", "<&- >&-", 2),
         ("health @", "2>&-", 0),
-        ("health @", "<&- >&- 2>&-", 0),
+        ("health @", "<&- >&- 2>&-", 2),
         ("ping nobody", "2>&-", 3),
         ("secret set A @", "<&-", 2),
         ("provision - @", "<&-", 2),

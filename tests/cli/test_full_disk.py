@@ -144,6 +144,47 @@ def test_a_wait_that_cannot_be_shown_goes_on(stderr, code, tmp_path):
     assert done.returncode == code
 
 
+def without_stdout(*words):
+    """Run a command whose standard output is closed."""
+    return subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" </dev/null >&-', "sh", *COMMAND, *words],
+        stderr=subprocess.PIPE,
+        env=CLEAN_ENV,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("health", "@", "--json"),
+        ("health", "@"),
+        ("health", "@", "tcp://127.0.0.1:1", "--json"),
+        ("ping", "@", "-o", "template={name}"),
+        ("mount", "a", "/b", "@", "--fs", "9p"),
+        ("send", "ping", "@", "--json"),
+        ("wait", "@", "--json"),
+        ("doctor", "@"),
+        ("health", "unix:///no/such/socket", "--json"),
+        ("version",),
+        ("--version",),
+        ("--help",),
+        ("ping", "--help"),
+        ("completion", "bash"),
+        ("simulate", "--list-faults"),
+        ("__complete", "words", "he"),
+    ],
+)
+def test_a_result_that_has_nowhere_to_go_is_not_lost_in_silence(words, tmp_path):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        words = [word.replace("@", str(guest.address)) for word in words]
+        done = without_stdout(*words)
+    assert done.returncode == 2, done
+    assert done.stderr.splitlines()[-1] == "stereosctl: the output cannot be written: Bad file descriptor"
+
+
 # ------------------------------------------------------------------------------------------------ simulate
 
 

@@ -115,11 +115,19 @@ def leave_what_fails() -> None:
 
 
 def open_closed_streams() -> None:
-    """Give those standard streams that the process was started without (`>&-`) a file that leads nowhere."""
+    """Give those standard streams that the process was started without (`>&-`) a file that leads nowhere.
+
+    Writing to that of standard output fails: a result that nobody gets is an error.
+    """
     # They keep the number of the stream they stand for, or the next socket would get it.
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name, mode, flag in (
+        ("stdin", "r", os.O_RDONLY),
+        ("stdout", "w", os.O_RDONLY),
+        ("stderr", "w", os.O_WRONLY),
+    ):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  (open until the end)
+            number = os.open(os.devnull, flag)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  (open until the end)
 
 
 class _Waiting(io.RawIOBase):
