@@ -54,6 +54,10 @@ def machines(tmp_path, monkeypatch):
         ("ls w", {"web-1", "web-2"}),
         ("watch --all --look d", {"db"}),
         ("ping --all --state heal", {"healthy"}),
+        ("health --state ", {"booting", "ready", "healthy", "degraded", "shutdown"}),
+        ("ls --state ", {"booting", "ready", "healthy", "degraded", "shutdown", "stopped", "unreachable"}),
+        ("list --state s", {"shutdown", "stopped"}),
+        ("help ls --state s", {"shutdown", "stopped"}),
         ("health -o js", {"json", "jsonl"}),
         ("wait --for ", {"agent=", "shutdown", *(f"state={s}" for s in ("booting", "degraded", "healthy", "ready"))}
          | {"state=shutdown"}),

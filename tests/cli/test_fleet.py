@@ -679,6 +679,14 @@ def test_ls_goes_on_watching_and_prints_names(guests, cli, tmp_path):
         assert it.end() == 0
 
 
+@pytest.mark.parametrize("state", ["stopped", "unreachable"])
+def test_a_state_that_only_ls_knows_is_answered_with_ls(state, tmp_path, monkeypatch):
+    with fleet(tmp_path, {"dev": {}}):
+        result = run_cli(monkeypatch, "health", "--all", "--state", state, env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert (result.code, result.out) == (2, "")
+    assert result.err.endswith(f"shutdown; `stereosctl ls --state {state}` lists these\n")
+
+
 THERE = "there are: db, old, web-1, web-2"
 
 

@@ -16,7 +16,7 @@ from ._documents import error_document, health_document
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import FIELDS, Job, ask_health, check_states, interruption_told, limits_of, merged, run_fleet
-from ._machines import Machine, machines, machines_folder, no_machines, nothing_named
+from ._machines import STATES_OF_MACHINES, Machine, machines, machines_folder, no_machines, nothing_named
 from ._options import DURATION, MANY, ConfigDir, option, repeated, whole_number
 from ._output import CELL_SIZE, agent_text, brief, duration, print_result, short, write_json
 from ._targets import AT_ONCE, Guests, Target, checked_seconds, looks_like_address
@@ -83,7 +83,7 @@ def ls(
     with interruption_told(out.write_document if out.is_json else None, row):
         seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
     states = [_state(*each) for each in seen]
-    check_states(state, (*LifecycleState, *_STATES_OF_MACHINES), states)
+    check_states(state, (*LifecycleState, *STATES_OF_MACHINES), states)
     seen = [each for each, its in zip(seen, states, strict=True) if not state or its in state]
     if seen or out.kind not in ("", "wide"):
         _write(seen, out)
@@ -98,7 +98,7 @@ def ls(
 
 
 #: What stands in the column STATE of a machine whose guest reports none.
-_STOPPED, _NO_ADDRESS, _UNREACHABLE = _STATES_OF_MACHINES = ("stopped", "no address", "unreachable")
+_STOPPED, _NO_ADDRESS, _UNREACHABLE = STATES_OF_MACHINES
 
 
 def _refuse_for_watch(states: Sequence[str], timeout: float | None, out: Out) -> None:
@@ -111,7 +111,7 @@ def _refuse_for_watch(states: Sequence[str], timeout: float | None, out: Out) ->
             "`stereosctl watch --all --timeout DURATION` ends when its time is up"
         )
     for state in states:
-        if state in _STATES_OF_MACHINES:
+        if state in STATES_OF_MACHINES:
             option_ = f"--state '{state}'" if " " in state else f"--state {state}"
             raise UsageError(
                 f"{option_} is for machines whose guest does not answer, and ls -w watches guests: "

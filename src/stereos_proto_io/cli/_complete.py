@@ -184,6 +184,14 @@ def _jcards(typed: Words) -> Found:
     return Found(tuple(f"{name}=" for name in _machines(typed).words))
 
 
+def _states(typed: Words) -> Found:
+    from ._machines import STATES_OF_MACHINES  # noqa: PLC0415
+
+    command = next((word for word in typed.begun if word != HELP), "")
+    # Machines whose guests do not answer are listed, and that is all that can be done with them.
+    return _matching((*_STATES, *(STATES_OF_MACHINES if ALIASES.get(command, command) == "ls" else ())), typed.text)
+
+
 def _one_of(*words: str) -> Callable[[Words], Found]:
     return lambda typed: _matching(words, typed.text)
 
@@ -193,7 +201,7 @@ _VALUES: Final[dict[str, Callable[[Words], Found]]] = {
     "--vm": _machines,
     "--look": _machines,
     "PATTERN": _machines,
-    "--state": _one_of(*_STATES, "stopped", "unreachable"),
+    "--state": _states,
     "--for": _conditions,
     "--fault": _faults,
     "--jcard": _jcards,

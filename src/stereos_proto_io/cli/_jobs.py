@@ -33,6 +33,7 @@ from ._errors import (
     worst,
 )
 from ._formats import Out
+from ._machines import STATES_OF_MACHINES
 from ._output import CELL_SIZE, brief, duration, print_result, short
 from ._signals import hold, keeping_results, nothing
 from ._targets import Guest, Guests, Target, about
@@ -304,6 +305,9 @@ def check_states(wanted: Iterable[str], known: Sequence[str], reported: Iterable
         if state not in known and state not in reported:
             more = sorted(reported.difference(known))
             says = f"; these guests also report {', '.join(short(each, CELL_SIZE) for each in more)}" if more else ""
+            if state in STATES_OF_MACHINES:
+                written = f"'{state}'" if " " in state else state
+                says += f"; `stereosctl ls --state {written}` lists these"
             raise UsageError(f"--state {state}: no guest reports this state; it is one of {', '.join(known)}{says}")
 
 

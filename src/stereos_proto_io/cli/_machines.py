@@ -20,6 +20,10 @@ from ._errors import UsageError
 from ._reading import MOST_READ, read_at_most
 
 
+#: What `ls` says of a machine whose guest does not answer.
+STATES_OF_MACHINES: Final = ("stopped", "no address", "unreachable")
+
+
 @attrs.frozen(eq=False, repr=False)
 class Machine:
     """A virtual machine of mb's."""
