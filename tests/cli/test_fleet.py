@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -608,6 +609,30 @@ def test_keys_choose_sort_and_look_into_a_guest(guests, tmp_path):
     assert it.seen.rindex("\x1b[?25h") > it.seen.rindex("\x1b[?25l"), "and the cursor"
     rest = plain(it.seen[it.seen.rindex("\x1b[?1049l") :])
     assert "web-1" in rest, "what was seen stays on the terminal"
+
+
+@pytest.mark.parametrize(
+    ("columns", "sort", "headings"),
+    [
+        (50, "name", "GUEST STATE AGENTS LAST CHANGE"),
+        (58, "name", "GUEST STATE AGENTS RTT LAST CHANGE"),
+        (58, "pushes", "GUEST STATE AGENTS PUSHES LAST CHANGE"),
+        (100, "name", "GUEST STATE AGENTS RTT PUSHES LAST CHANGE"),
+    ],
+)
+def test_the_last_change_of_a_fleet_has_room_on_a_narrow_terminal(columns, sort, headings, tmp_path):
+    agents = [AgentStatus("coder", True)]
+    with fleet(tmp_path, {"web-1": {"agents": agents}, "web-2": {"agents": agents}}):
+        words = ("watch", "--all", "-i", "0.05", "--sort", sort)
+        with terminal(*words, env={"MB_CONFIG_DIR": str(tmp_path)}, columns=columns) as it:
+            it.wait_for("2 healthy")
+            it.type("q")
+            assert it.end() == 0
+    rest = plain(it.seen[it.seen.rindex("\x1b[?1049l") :])
+    assert headings.split() in [line.split() for line in rest.splitlines()]
+    rows = [line for line in rest.splitlines() if " 1/1 " in line]
+    assert len(rows) == 2
+    assert all(re.search("[0-9]{2}:[0-9]{2}:[0-9]{2}  (ready|healthy)", row) for row in rows), rows
 
 
 def test_a_fleet_fits_a_small_terminal_and_fills_a_large_one(tmp_path):

@@ -19,7 +19,6 @@ from stereos_proto_io.addresses import TCP, Address, Vsock
 from ._errors import UsageError
 from ._reading import MOST_READ, read_at_most
 
-
 #: What `ls` says of a machine whose guest does not answer.
 STATES_OF_MACHINES: Final = ("stopped", "no address", "unreachable")
 

@@ -143,11 +143,14 @@ class FleetScreen:
         at = next((n for n, each in enumerate(everyone) if each.target.name == self._chosen), 0)
         first = min(max(at - room // 2, 0), max(len(everyone) - room, 0))
         rows = everyone[first : first + room]
-        headers = ("", "GUEST", "STATE", "AGENTS", "RTT", "PUSHES", "LAST CHANGE")
-        table = one_line_table(*headers, grows="LAST CHANGE", names=[each.target.name for each in rows])
-        for each in rows:
+        cells = {header: [make(each) for each in rows] for header, make in _COLUMNS.items()}
+        for header in sorted(_GIVING_WAY, key=lambda header: header.lower() == self._sort):
+            if self._console.width - _width(cells) < _LEAST_CHANGE:
+                del cells[header]
+        table = one_line_table("", *cells, grows=_CHANGE, names=[each.target.name for each in rows])
+        for each, *row in zip(rows, *cells.values(), strict=True):
             chosen = each.target.name == self._chosen
-            table.add_row(Text("▸" if chosen else " ", "cyan"), *_cells(each), style="reverse" if chosen else "")
+            table.add_row(Text("▸" if chosen else " ", "cyan"), *row, style="reverse" if chosen else "")
         return table
 
     # -------------------------------------------------------------------------------------------------- keys
@@ -175,14 +178,45 @@ class FleetScreen:
 _STEPS: Final = {"\x1b[A": -1, "k": -1, "\x1b[B": 1, "j": 1, "\x1b[5~": -10, "\x1b[6~": 10}
 
 
-def _cells(watched: Watched) -> list[Text]:
-    row, last = watched.row, watched.last
-    state = row_state(row) if isinstance(last, Health) else Text(watched.state, "yellow")
-    pushes = f"{watched.pushes}" + (f" -{watched.dropped}" if watched.dropped else "")
-    newest = watched.recent[-1] if watched.recent else Text("")
+def _state(watched: Watched) -> Text:
+    return row_state(watched.row) if isinstance(watched.last, Health) else Text(watched.state, "yellow")
+
+
+def _pushes(watched: Watched) -> Text:
+    return Text(f"{watched.pushes}" + (f" -{watched.dropped}" if watched.dropped else ""))
+
+
+def _last_change(watched: Watched) -> Text:
+    last = watched.last
     if last is not None and not isinstance(last, Health):
-        newest = Text(short(brief(watched.target.sentence(last), watched.target.name), 200), "yellow")
-    return [name_text(watched.target.name), state, agents_count(row), row_rtt(row), Text(pushes), newest]
+        return Text(short(brief(watched.target.sentence(last), watched.target.name), 200), "yellow")
+    return watched.recent[-1] if watched.recent else Text("")
+
+
+_CHANGE: Final = "LAST CHANGE"
+#: The columns, and what each holds.
+_COLUMNS: Final[dict[str, Callable[[Watched], Text]]] = {
+    "GUEST": lambda watched: name_text(watched.target.name),
+    "STATE": _state,
+    "AGENTS": lambda watched: agents_count(watched.row),
+    "RTT": lambda watched: row_rtt(watched.row),
+    "PUSHES": _pushes,
+    _CHANGE: _last_change,
+}
+#: Those that are left out where the last change has not the room for a time and a state. That by which the guests are
+#: sorted comes last.
+_GIVING_WAY: Final = ("PUSHES", "RTT")
+_LEAST_CHANGE: Final = len("00:00:00  degraded")
+#: Characters between two columns.
+_GAP: Final = 2
+
+
+def _width(cells: dict[str, list[Text]]) -> int:
+    """Characters of a line that a table takes besides the last change."""
+    texts = [
+        [len(header), *(cell.cell_len for cell in column)] for header, column in cells.items() if header != _CHANGE
+    ]
+    return sum(max(lengths) + _GAP for lengths in ([1], *texts))
 
 
 #: One key of what is read, which may be several: those of a cursor key come in one piece, Esc alone is Esc.
