@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,7 +16,7 @@ import attrs
 from cyclopts import Parameter
 
 from stereos_proto import RemoteProtocolError, StereosError
-from stereos_proto_io.addresses import SCHEMES, Address, VirtioSerial, parse_address
+from stereos_proto_io.addresses import SCHEMES, TCP, Address, HybridVsock, UnixSocket, VirtioSerial, parse_address
 
 from ._console import say
 from ._deadline import ASK_SECONDS, FOREVER, Deadline
@@ -307,7 +308,53 @@ class Guests:
             found += _running(folder())
         if not found and not self.all:
             found = [_default()]
-        return list({target.name: target for target in found}.values())
+        return _each_once(found)
+
+
+#: The addresses that `localhost` stands for.
+_LOCALHOST: Final = ("127.0.0.1", "::1")
+
+
+def _each_once(found: Iterable[Target]) -> list[Target]:
+    """The guests, each once. One that is named by an address, too, keeps the name of its machine, or its first address.
+
+    `localhost` gives way to a loopback address with the same port. Two machines of mb's stay two.
+    """
+    named = list({target.name: target for target in found}.values())
+    by_address = {target.name: target.address for target in named if target.name == str(target.address)}
+    taken = {_place(target.address) for target in named if target.address and target.name not in by_address}
+    everyone = taken | {_place(address) for address in by_address.values() if address}
+    kept: list[Target] = []
+    for target in named:
+        address = by_address.get(target.name)
+        if address is not None:
+            place = _place(address)
+            if place in taken or not everyone.isdisjoint(_other_places(address)):
+                continue
+            taken.add(place)
+        kept.append(target)
+    return kept
+
+
+def _place(address: Address) -> Hashable:
+    """A value that is the same for addresses which certainly lead to the same guest."""
+    if isinstance(address, TCP):
+        try:
+            return TCP, str(ip_address(address.host)), address.port
+        except ValueError:
+            return TCP, address.host.lower(), address.port
+    if isinstance(address, (UnixSocket, VirtioSerial, HybridVsock)):
+        # As bytes: Python may read file names in another encoding than UTF-8.
+        path = os.path.realpath(address.path.encode("utf-8", "surrogateescape"))
+        return type(address), path, getattr(address, "port", None)
+    return address
+
+
+def _other_places(address: Address) -> set[Hashable]:
+    """The places that a name of this machine stands for, none for any other address."""
+    if isinstance(address, TCP) and address.host.lower() == "localhost":
+        return {_place(TCP(host, address.port)) for host in _LOCALHOST}
+    return set()
 
 
 def _matching(pattern: str, folder: Path) -> list[Target]:
