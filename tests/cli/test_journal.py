@@ -406,6 +406,108 @@ def test_a_label_that_no_step_has_is_refused(tmp_path, cli):
     )
 
 
+# ------------------------------------------------------------------------------------------- mounts over one another
+
+
+def shared(*paths):
+    return "".join(f'[[shared]]\nhost = "."\nguest = "{path}"\n' for path in paths)
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_mount_that_would_hide_another_one_is_warned_of(names, tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    (tmp_path / "j.toml").write_text(shared("/data", "/data/sub"))
+    guests = [word for name in names for word in ("--vm", name)]
+    warning = "mount share0 at /data would hide what is mounted below it: mount share1 at /data/sub\n"
+    with fleet(tmp_path, {name: {"faults": ["deny:no@mount#1"]} for name in names}):
+        first = cli(*guests, "--journal", str(book), "--on-refusal", "continue")
+        assert (first.code, warning in first.err) == (1, False)
+        dry = cli("--resume", str(book), "--dry-run")
+        second = cli("--resume", str(book))
+    for result in (dry, second):
+        assert result.code == 0, result
+        for name in names:
+            assert result.err.count(f"{name}: {warning}") == 1, result
+
+
+def test_a_mount_of_an_earlier_try_is_hidden_no_less(tmp_path, cli):
+    """The jcard.toml does not have it any more."""
+    book = tmp_path / "first.jsonl"
+    (tmp_path / "j.toml").write_text(shared("/data/sub", "/b"))
+    with fleet(tmp_path, {"a": {}}):
+        assert cli("--vm", "a", "--journal", str(book), "--skip-mounts").code == 0
+        book.write_text(
+            book.read_text() + '{"guest": "a", "booted": null, "steps": {"mount x at /data/sub": "done"}}\n'
+        )
+        (tmp_path / "j.toml").write_text(shared("/data"))
+        again = cli("--vm", "a", "--resume", str(book))
+    assert again.code == 0
+    assert "a: mount share0 at /data would hide what is mounted below it: mount x at /data/sub\n" in again.err
+
+
+@attrs.frozen
+class Moved:
+    """The folders of a first try, of which the guest does not take the second one at once; and of a second try."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    #: The mount that is left to do, that of the first try, and what they share. "": the second try sends what is left.
+    left: str = ""
+    before: str = ""
+    same: str = ""
+    fault: str = "deny:no@mount#2"
+
+
+MOVED = {
+    "inserted at the top": Moved(("/a", "/b"), ("/new", "/a", "/b"), "share0 at /new", "share0 at /a", "tag"),
+    "the first one is gone": Moved(("/a", "/b"), ("/b",), "share0 at /b", "share0 at /a", "tag"),
+    "the one before it is gone": Moved(("/a", "/b", "/c"), ("/a", "/c/"), "share1 at /c/", "share2 at /c", "path"),
+    "the outcome is unknown": Moved(
+        ("/a", "/b"), ("/a", "/new", "/b"), "share1 at /new", "share1 at /b", "tag", fault="stall@mount#2"
+    ),
+    "put after the others": Moved(("/a", "/b"), ("/a", "/b", "/new")),
+    "two at one place": Moved(("/a", "/a"), ("/a", "/a")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MOVED.values(), ids=MOVED)
+def test_a_folder_whose_tag_has_changed_is_not_mounted_again(case, tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    (tmp_path / "j.toml").write_text(shared(*case.first))
+    with fleet(tmp_path, {"a": {"faults": [case.fault]}}) as guests:
+        assert cli("--vm", "a", "--journal", str(book), "--timeout", "1").code
+        before, mounts = book.read_bytes(), len(taken(guests["a"], "mount"))
+        (tmp_path / "j.toml").write_text(shared(*case.second))
+        dry, again, named, as_json = (
+            cli("--resume", str(book), *words)
+            for words in (["--dry-run"], [], ["--vm", "a", "--unknown-mounts", "repeat"], ["--vm", "a", "--json"])
+        )
+        if case.left:
+            assert (book.read_bytes(), len(taken(guests["a"], "mount"))) == (before, mounts), "nothing was done"
+    sentence = (
+        f"a: mount {case.left} is left to do, and has the {case.same} of mount {case.before}, which an earlier try"
+    )
+    for result in (dry, again, named):
+        assert (sentence in result.err) is bool(case.left), result
+        assert (result.code == 2) is bool(case.left), result
+    if case.left:
+        assert "put new [[shared]] folders after the others" in again.err
+        assert sentence in json.loads(as_json.out)["error"]
+
+
+def test_a_step_whose_folder_has_moved_says_so(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    (tmp_path / "j.toml").write_text(shared("/a", "/b"))
+    with fleet(tmp_path, {"a": {"faults": ["deny:no@mount#2"]}}):
+        assert cli("--vm", "a", "--journal", str(book)).code == 1
+        (tmp_path / "j.toml").write_text(shared("/a", "/new", "/b"))
+        again = cli("--resume", str(book))
+    assert again.code == 1
+    cure = "the jcard.toml has its [[shared]] in another place, as share2: put it back"
+    assert f"this plan does not have the step: {cure}\n" in again.out
+    assert f"mount share1 at /b ({cure})" in again.err
+
+
 # --------------------------------------------------------------------------------------- what is said without a journal
 
 

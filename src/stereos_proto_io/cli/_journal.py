@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -190,14 +191,18 @@ class Journal:
     def rest(self, name: str, plan: ProvisionPlan, unknown_mounts: UnknownMounts | None) -> Rest:
         """What is left to do of a plan.
 
-        Raises OutcomeUnknown where a mount may have been carried out, unless `unknown_mounts` says what to do with it.
+        Raises UsageError where a mount of an earlier try is in the way of one that is left to do, and OutcomeUnknown
+        where a mount may have been carried out, unless `unknown_mounts` says what to do with it.
         """
         known = self._known.get(name, _Known()).steps
         steps: list[ProvisionStep] = []
         for request in plan.requests:
             label = ProvisionStep(request, StepStatus.NOT_SENT).label
             steps.append(ProvisionStep(request, known.get(label, StepStatus.NOT_SENT)))
-        report = ProvisionReport(tuple(steps), plan.agents)
+        earlier = self._earlier_mounts(name, plan)
+        _refuse_moved(name, [step for step in steps if step.status is not StepStatus.DONE], earlier)
+        # With those that only an earlier try had: a mount may hide one of these, too.
+        report = ProvisionReport((*steps, *(step for step in earlier if step.status is StepStatus.DONE)), plan.agents)
         try:
             rest = report.remaining_plan(unknown_mounts=unknown_mounts or "raise")
         except OutcomeUnknown as exc:
@@ -214,6 +219,17 @@ class Journal:
             ProvisionStep(step.request, StepStatus.DONE) for step in steps if step.request not in rest.requests
         )
         return Rest(rest, done, self.lacking(name, plan))
+
+    def _earlier_mounts(self, name: str, plan: ProvisionPlan) -> list[ProvisionStep]:
+        """The mounts that were carried out in a guest, or may have been, and that the plan does not have."""
+        labels = {ProvisionStep(request, StepStatus.NOT_SENT).label for request in plan.mounts}
+        known = self._known.get(name, _Known()).steps
+        steps = (
+            ProvisionStep(request_of(label), status)
+            for label, status in known.items()
+            if status in _MAYBE_DONE and label not in labels
+        )
+        return [step for step in steps if isinstance(step.request, Mount)]
 
     def lacking(self, name: str, plan: ProvisionPlan) -> tuple[ProvisionStep, ...]:
         """The steps that are not done in a guest, and that the plan does not have."""
@@ -274,6 +290,32 @@ class Journal:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
+
+
+def _refuse_moved(name: str, left: Iterable[ProvisionStep], earlier: Sequence[ProvisionStep]) -> None:
+    """Raise UsageError for a mount that is left to do with the tag or the path of an earlier one of another label.
+
+    Tags go by the order of the folders in the jcard.toml, so a folder before the others gives each of them another tag.
+    """
+    for step in left:
+        for before in earlier:
+            same = _same(step.request, before.request)
+            if same:
+                did = "carried out" if before.status is StepStatus.DONE else "may have carried out"
+                raise UsageError(
+                    f"{name}: {step.label} is left to do, and has the {same} of {before.label}, which an earlier try "
+                    f"{did}; put new [[shared]] folders after the others in the jcard.toml, or reboot the guest, which "
+                    "undoes mounts and secrets, and provision it without --resume"
+                )
+
+
+def _same(request: Request, other: Request) -> str:
+    """What two mounts have in common that only one may have, "" where there is nothing."""
+    if not (isinstance(request, Mount) and isinstance(other, Mount)):
+        return ""
+    if request.tag == other.tag:
+        return "tag"
+    return "path" if posixpath.normpath(request.guest_path) == posixpath.normpath(other.guest_path) else ""
 
 
 def _check_content(file: BinaryIO, known: bytes) -> None:

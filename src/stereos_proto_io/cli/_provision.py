@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -137,7 +137,7 @@ def provision(
         rest = book.rest(contact.target.name, plan, unknown_mounts)
         book.begin(contact.target.name, rest, await _met(contact, rest))
         new = await _send(contact, rest) if rest.plan.requests else ()
-        lacking = _lacking(rest, cure_of)
+        lacking = _lacking(rest, plan, cure_of)
         if shows:
             print_result(*map(step_line, lacking))
         report = ProvisionReport((*rest.done, *new, *lacking), plan.agents)
@@ -158,7 +158,9 @@ def provision(
 
     @contextmanager
     def around(targets: Sequence[Target]) -> Iterator[None]:
-        with book.writing({target.name: plans[target.name] for target in targets}, new=resume is None):
+        those = {target.name: plans[target.name] for target in targets}
+        _look_ahead(book, those, unknown_mounts)
+        with book.writing(those, new=resume is None):
             try:
                 yield
             finally:
@@ -245,20 +247,38 @@ _CURES: Final[dict[type[Request], str]] = {
 }
 
 
-def _cure(request: Request, *, user: str, skip_mounts: bool) -> str:
-    if isinstance(request, Mount) and skip_mounts:
-        return "leave out --skip-mounts"
+def _cure(request: Request, plan: ProvisionPlan, *, user: str, skip_mounts: bool) -> str:
+    if isinstance(request, Mount):
+        if skip_mounts:
+            return "leave out --skip-mounts"
+        for mount in plan.mounts:
+            if mount.guest_path == request.guest_path:
+                return f"the jcard.toml has its [[shared]] in another place, as {mount.tag}: put it back"
     cure = _CURES.get(type(request), "the jcard.toml does not give it")
     return f"{cure} --user {request.user}" if isinstance(request, InjectSSHKey) and request.user != user else cure
 
 
-#: Says what would give a request to this try.
-CureOf = Callable[[Request], str]
+#: Says what would give a request to this try, which has a plan.
+CureOf = Callable[[Request, ProvisionPlan], str]
 
 
-def _lacking(rest: Rest, cure_of: CureOf) -> tuple[ProvisionStep, ...]:
+def _lacking(rest: Rest, plan: ProvisionPlan, cure_of: CureOf) -> tuple[ProvisionStep, ...]:
     """The steps that only an earlier try had, with errors that say what would give them to this one."""
-    return tuple(attrs.evolve(step, error=_lack(step, cure_of(step.request))) for step in rest.lacking)
+    return tuple(attrs.evolve(step, error=_lack(step, cure_of(step.request, plan))) for step in rest.lacking)
+
+
+def _look_ahead(book: Journal, plans: Mapping[str, ProvisionPlan], unknown_mounts: UnknownMounts | None) -> None:
+    """Warn of what the rests of the plans would do, before anything is written or sent. Raises UsageError."""
+    for name, plan in plans.items():
+        # A mount of unknown outcome concerns this guest alone, and is told when it is its turn.
+        with suppress(OutcomeUnknown):
+            _warn(name, book.rest(name, plan, unknown_mounts))
+
+
+def _warn(name: str, rest: Rest) -> None:
+    """Say what the user should know before the rest of a plan is carried out in a guest."""
+    for warning in rest.plan.warnings:
+        say(f"{name}: {warning}", style="yellow")
 
 
 def _lack(step: ProvisionStep, cure: str) -> StereosError:
@@ -292,8 +312,9 @@ def _show_rest(
             say_error(f"{name}: {exc}")
             code = worst((code, exit_code(exc) or REFUSED))
             continue
+        _warn(name, rest)
         left = [ProvisionStep(request, StepStatus.NOT_SENT) for request in rest.plan.requests]
-        lacking = _lacking(rest, cure_of)
+        lacking = _lacking(rest, plan, cure_of)
         code = worst((code, _code(ProvisionReport(lacking))))
         reports[name] = ProvisionReport((*rest.done, *left, *lacking))
     _show_reports(reports, out, many=many, names=True)
@@ -338,8 +359,8 @@ def _say_what_is_left(book: Journal, path: Path | None, plans: Mapping[str, Prov
     names = book.names
     if names and path is not None:
         guests = "1 guest has" if len(names) == 1 else f"{len(names)} guests have"
-        lacking = {step.label: step for name, plan in plans.items() for step in book.lacking(name, plan)}
-        needs = ", ".join(f"{label} ({cure_of(step.request)})" for label, step in lacking.items())
+        lacking = {step.label: (step, plan) for name, plan in plans.items() for step in book.lacking(name, plan)}
+        needs = ", ".join(f"{label} ({cure_of(step.request, plan)})" for label, (step, plan) in lacking.items())
         more = f", with what this plan does not have: {needs}" if needs else ""
         say(f"{guests} steps left: `stereosctl provision … --resume {path}` sends only these{more}")
     elif any(book.mounted(name) for name in names):
