@@ -24,7 +24,11 @@ from stereos_proto import (
     StereosError,
     encode,
 )
+from stereos_proto_io.addresses import parse_address
+from stereos_proto_io.cli._contact_blocking import BlockingContact
+from stereos_proto_io.cli._deadline import Deadline
 from stereos_proto_io.cli._redact import REDACTED, LineTap, Redactor, redactor_of, with_sentence
+from stereos_proto_io.cli._targets import Target
 
 SECRET = "hunter22"
 
@@ -272,3 +276,92 @@ def test_an_error_that_is_made_of_more_than_its_sentence_keeps_it():
     assert with_sentence(plain, "one") is plain
     assert with_sentence(plain, "two").args == ("two",)
     assert plain.args == ("one",)
+
+
+# ---------------------------------------------------------------------------------------------- what the user typed
+
+NAME, ADDRESS = "web-server-01", "tcp://127.0.0.1:1"
+CONFIG = SetConfig(f'name = "{NAME}"\n[agents.env]\nPROXY = "http://127.0.0.1:8080"\n')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"cannot connect to {NAME}: nobody listens there yet",
+        f"cannot connect to {ADDRESS}: nobody listens there yet",
+        f"{NAME}: {ADDRESS}: {NAME}",
+        f"({NAME})",
+    ],
+)
+def test_what_the_user_typed_stays(text):
+    redactor = redactor_of([CONFIG])
+    assert REDACTED in redactor.text(text)
+    assert redactor.text(text, (NAME, ADDRESS)) == text
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        f"{NAME}-s3cr3t",
+        f"pass-{NAME}",
+        f"x{NAME}y",
+        f"{NAME}{NAME}",
+        f"{NAME}, {ADDRESS}",
+        f"01-{ADDRESS}",
+        f"http+{ADDRESS}/?key=5",
+        "server-01xx",
+        "s3cr3t-web-se",
+        "01: it is",
+    ],
+)
+@pytest.mark.parametrize("how", ["known", "sent", "both"])
+def test_a_secret_with_a_public_word_in_it_stays_hidden(secret, how):
+    known = [CONFIG, InjectSecret("A", secret)]
+    redactor = Redactor() if how == "sent" else redactor_of(known if how == "known" else known[:1])
+    if how != "known":
+        redactor.line(Role.HOST, encode(known[1]))
+    text = f"{NAME}: it is {secret}, not {secret.swapcase()}server-01xx s3cr3t-web-server-01 at {ADDRESS}"
+    shown = redactor.text(text, (NAME, ADDRESS))
+    assert secret in text
+    assert secret not in shown
+    assert len(shown) > len(REDACTED)
+
+
+@given(st.data())
+def test_no_secret_is_shown_that_is_no_part_of_a_public_word(data):
+    some = st.text("ab0-:/.%\\ ", max_size=20) | st.text("ab", min_size=14, max_size=20)
+    public = tuple(word.strip() for word in data.draw(st.lists(some.filter(str.strip), min_size=1, max_size=2)))
+    word = data.draw(st.sampled_from(public))
+    cut = data.draw(st.integers(0, len(word)))
+    part = st.sampled_from([word, word[:cut], word[cut:]])
+    secret = st.tuples(some, part, some).map("".join) | some
+    secrets = data.draw(st.lists(secret, min_size=1, max_size=3))
+    text = "".join(data.draw(st.lists(st.sampled_from([*secrets, *public]) | part | some, max_size=8)))
+    redactor = redactor_of([InjectSecret("A", each) for each in secrets[1:]])
+    redactor.line(Role.HOST, encode(InjectSecret("A", secrets[0])))
+    shown = redactor.text(text, public)
+    for each in secrets:
+        each = each.strip()
+        if len(each) >= 4 and not any(each in word for word in public):
+            assert each not in shown
+
+
+@given(st.from_regex(r"[a-z]{1,9}-[a-z0-9-]{0,30}[0-9]", fullmatch=True))
+def test_the_name_of_a_guest_is_shown(name):
+    redactor = redactor_of([SetConfig(f'name = "{name}"\n'), InjectSecret("A", name)])
+    text = f"NAME <{name}>: not <{name}>!"
+    assert redactor.text(text, (name,)) == text
+
+
+def test_a_text_full_of_names_is_read_once():
+    shown = redactor_of([CONFIG]).text(f"{NAME} " * 1000, (NAME,))
+    assert shown.startswith(f"{NAME} {NAME} ")
+    assert shown.endswith(f"{NAME} {REDACTED} {REDACTED} " + f"{REDACTED} " * 990)
+
+
+def test_a_secret_with_the_address_in_it_is_found_before_a_name_takes_its_place():
+    secret = f"key-{ADDRESS}-abcdef"
+    contact = BlockingContact(Target("dup", parse_address(ADDRESS)), Deadline.after(1), None, None)
+    contact.redactor = redactor_of([InjectSecret("A", secret)])
+    error = StereosError(f"{ADDRESS} said {secret}")
+    assert contact.sentence(error) == f"dup said {REDACTED}"

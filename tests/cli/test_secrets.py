@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.fleets import keep_state
 from cli_harness import plain, run_cli, terminal
 from stereos_proto import CustomRequest, InjectSecret, Kind, Role, SetConfig, decode, encode
 from stereos_proto._registry import REGISTRY
@@ -299,3 +300,36 @@ def test_a_secret_from_a_pipe_loses_one_line_end(given, stored, monkeypatch):
         result = run_cli(monkeypatch, "secret", "set", "A", str(guest.address), stdin=given)
         assert result.code == 0
         assert guest.simulator.secrets["A"].value == stored
+
+
+# -------------------------------------------------------------------------------------- what the user typed is public
+
+
+@pytest.mark.parametrize("names", [["web-server-01"], ["web-server-01", "web-server-02"], ["tcp://127.0.0.1:1"]])
+def test_provision_calls_the_guest_as_the_user_does(names, tmp_path, monkeypatch):
+    """Although its name, and a part of its address, stand in the config, which is a secret as a whole."""
+    (tmp_path / "j.toml").write_text(
+        'name = "web-server-01"\n[[agents]]\nname = "x"\nharness = "custom"\n'
+        '[agents.env]\nPROXY = "http://127.0.0.1:8080"\nOTHER = "web-server-02"\n'
+    )
+    for name in ("web-server-01", "web-server-02"):
+        keep_state(tmp_path, name, {"backend": "qemu", "vsock_port": 1})
+    guests = [each for word in names for each in ([word] if "://" in word else ["--vm", word])]
+    words = ("provision", str(tmp_path / "j.toml"), *guests, "--timeout", "2")
+    result = run_cli(monkeypatch, *words, env={"MB_CONFIG_DIR": str(tmp_path)})
+    assert result.code == 124
+    assert REDACTED not in result.all
+    for name in names:
+        assert f"cannot connect to {name}: nobody listens there yet" in result.all
+
+
+def test_a_report_calls_the_guest_as_the_user_does(tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text('name = "web-server-01"\n[secrets]\nA = "web-server-01-s3cr3t"\n')
+    with simulated_guest(faults=["close@inject_secret"]) as guest:
+        keep_state(tmp_path, "web-server-01", {"backend": "qemu", "vsock_port": guest.address.port})
+        words = ("provision", str(tmp_path / "j.toml"), "--vm", "web-server-01")
+        result = run_cli(monkeypatch, *words, env={"MB_CONFIG_DIR": str(tmp_path)})
+    # It depends on the moment whether the config had left.
+    assert result.code in (3, 5)
+    assert "web-server-01" in result.out
+    assert REDACTED not in result.all

@@ -32,6 +32,7 @@ from stereos_proto import (
     RequestTimeout,
     Shutdown,
     StepStatus,
+    StereosError,
     changes_guest,
 )
 from stereos_proto.dialogues import READY_STATES, WaitProgress
@@ -116,7 +117,11 @@ class Contact(ABC):
 
     def sentence(self, error: BaseException) -> str:
         """The text of an error about this guest, with the name that the user typed, and without secrets."""
-        return self.redactor.text(self.target.sentence(error))
+        return self.target.sentence(error, lambda text: self.redactor.text(text, self.target.public))
+
+    def without_secrets(self, error: StereosError) -> StereosError:
+        """An error about this guest, without secrets. What the user typed is none."""
+        return self.redactor.error(error, self.target.public)
 
     def tell(self, **changes: Any) -> None:
         """Change the guest's row, where it is shown."""
@@ -146,7 +151,7 @@ class Contact(ABC):
                 shown = attrs.evolve(
                     progress,
                     health=progress.health and self.redactor.message(progress.health),
-                    error=progress.error and self.redactor.error(progress.error),
+                    error=progress.error and self.without_secrets(progress.error),
                 )
                 self.tell(step="connected" if over else "waiting", health=shown.health, error=error)
                 report(shown)

@@ -480,7 +480,7 @@ def _said(step: ProvisionStep, *, contact: Contact) -> ProvisionStep:
     """The step, with the guest called as the user calls it, and without what it quoted of the plan's secrets."""
     if step.error is None:
         return step
-    error = contact.redactor.error(step.error)
+    error = contact.without_secrets(step.error)
     sentence = contact.target.sentence(error)
     if contact.interrupted and getattr(error, "closed_here", False):
         # It was closed for that.

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Any, Final, TypeVar, cast
 
 import attrs
@@ -40,6 +41,12 @@ REDACTED: Final = stereos_proto.REDACTED
 
 #: Characters of requests that are remembered for certain, to be redacted should the guest quote them.
 _REMEMBERED: Final = 1024 * 1024
+
+#: Public words in one text that stay.
+_NAMED: Final = 8
+#: Characters on both sides of a public word in which a secret is looked for that extends into it: more than any piece
+#: has that is looked for (`stereos_proto.Redactor`), each of its characters an escape of an escape.
+_AROUND: Final = 512
 
 #: The texts of a line, also one that is cut off.
 _TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?$)', re.DOTALL)
@@ -82,11 +89,40 @@ class Redactor:
         shown = self._request(body) if sender is Role.HOST else self._answer(body)
         return line if shown is body else shown + ending
 
-    def text(self, text: str) -> str:
-        """`text` with the secrets redacted that were in the requests so far, or are known from elsewhere."""
-        if self._known is not None:
-            text = self._known.redact(text)
-        return self._older.redact(self._younger.redact(text))
+    def text(self, text: str, public: Collection[str] = ()) -> str:
+        """`text` with the secrets redacted that were in the requests so far, or are known from elsewhere.
+
+        What is `public` stays, even where it is in a secret as well: the config often has the guest's name. But it is
+        redacted where it stands in a text as a part of a secret.
+        """
+        redacted = self._redacted(text)
+        if redacted == text or not any(public):
+            return redacted
+        kept, end = [], 0
+        words = "|".join(re.escape(word) for word in sorted(filter(None, public), key=len, reverse=True))
+        # As many as a sentence of ours has: a guest may write any number of them.
+        for found in islice(re.finditer(words, text), _NAMED):
+            if self._stands_alone(text, *found.span()):
+                kept += [self._redacted(text[end : found.start()]), found[0]]
+                end = found.end()
+        return "".join([*kept, self._redacted(text[end:])])
+
+    def _redacted(self, text: str) -> str:
+        for redactor in self._redactors:
+            text = redactor.redact(text)
+        return text
+
+    def _stands_alone(self, text: str, start: int, end: int) -> bool:
+        """Whether no secret in `text` extends over an end of this part of it: to cut it out takes no secret apart."""
+        parts = text[max(start - _AROUND, 0) : start], text[start:end], text[end : end + _AROUND]
+        around = "".join(parts)
+        # Each by itself: what one of them has redacted could hide from the next what it knows.
+        return all(each.redact(around) == "".join(map(each.redact, parts)) for each in self._redactors)
+
+    @property
+    def _redactors(self) -> list[stereos_proto.Redactor]:
+        known = [] if self._known is None else [self._known]
+        return [*known, self._younger, self._older]
 
     def message(self, message: M) -> M:
         """A message of the guest, less the secrets that it quotes. The protocol's own words stay."""
@@ -97,11 +133,11 @@ class Redactor:
         shown = self.line(Role.GUEST, line)
         return message if shown is line else cast("M", decode(shown.rstrip(b"\n"), sender=Role.GUEST))
 
-    def error(self, error: StereosError) -> StereosError:
-        """An error, less the secrets in its sentence."""
+    def error(self, error: StereosError, public: Collection[str] = ()) -> StereosError:
+        """An error, less the secrets in its sentence. What is `public` stays, as in `text`."""
         if isinstance(error, RequestFailed):
-            return RequestFailed(error.request, self.text(error.error))
-        return with_sentence(error, self.text(str(error)))
+            return RequestFailed(error.request, self.text(error.error, public))
+        return with_sentence(error, self.text(str(error), public))
 
     def _request(self, body: bytes) -> bytes:
         if (seen := self._seen + len(body)) > _REMEMBERED:

@@ -54,9 +54,17 @@ class Target:
             raise UsageError(f"{self.name}: {self.problem}")
         return self.address
 
-    def sentence(self, error: BaseException) -> str:
-        """The text of an error about this guest, with the name that the user typed."""
-        text = str(error)
+    @property
+    def public(self) -> tuple[str, str]:
+        """What is no secret, even where a secret has it: what the user typed, and what `stereosctl ls` shows."""
+        return self.name, str(self.address or "")
+
+    def sentence(self, error: BaseException, clean: Callable[[str], str] = str) -> str:
+        """The text of an error about this guest, with the name that the user typed. `clean` takes out the secrets.
+
+        They are taken out first: a secret may have the address in it, and would not be found with a name in its place.
+        """
+        text = clean(str(error))
         if self.address is not None:
             text = text.replace(str(self.address), self.name)
         if isinstance(self.address, VirtioSerial) and isinstance(error, RemoteProtocolError):
