@@ -67,7 +67,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "ConnectionLost": Remedy(
         "The connection ended before the reply came, or before the request could be sent.",
-        "Dial again. What changes nothing in the guest can be asked again; see `OutcomeUnknown` for the rest.",
+        "Dial again. What changes nothing in the guest can be asked again; see `OutcomeUnknown` for the rest: it is "
+        "a `ConnectionLost`, so catch it first.",
     ),
     "OutcomeUnknown": Remedy(
         "The connection ended between a request that changes something and its reply. It may have been carried out.",
@@ -79,7 +80,8 @@ REMEDIES: dict[str, Remedy] = {
         "Do what the words say. `unknown message type` means that the guest is older than the request.",
     ),
     "RequestTimeout": Remedy(
-        "The reply did not come in time. With `sent`, the guest may still carry the request out.",
+        "The reply did not come in time. With `sent`, the guest may still carry the request out. It is Python's "
+        "`TimeoutError`, too.",
         "The connection stays usable, and a late reply is swallowed. If it happens again, the guest is paused or "
         "overloaded: look at it with `stereosctl watch`.",
     ),

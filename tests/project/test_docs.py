@@ -30,8 +30,10 @@ from stereos_proto import (
     GUEST_PORT,
     MAX_LINE_SIZE,
     MAX_PENDING,
+    ConnectionLost,
     JcardError,
     LifecycleState,
+    OutcomeUnknown,
     State,
     StereosError,
     load_jcard,
@@ -41,7 +43,7 @@ from stereos_proto._registry import REGISTRY
 from stereos_proto._state import TRANSITIONS, Happening
 from stereos_proto.dialogues import Backoff
 from stereos_proto_io._files import MAX_PROMPT_SIZE
-from stereos_proto_io.addresses import HYBRID_VSOCK_PATIENCE, RESYNC_MAX_PATIENCE, RESYNC_PATIENCE
+from stereos_proto_io.addresses import HYBRID_VSOCK_PATIENCE, RESYNC_MAX_PATIENCE, RESYNC_PATIENCE, TCP
 from stereos_proto_io.driver import READY_TIMEOUT, PollClient
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest.faults import fault_table
@@ -463,6 +465,32 @@ NUMBERS = [
     ("protocol.md", f"up to {MAX_NESTING:,} levels of nesting"),
     ("protocol.md", f"nest {MAX_KEPT_NESTING} levels at most"),
 ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/integrate.md", "docs/errors.md"])
+def test_what_may_be_repeated_is_told_from_what_may_not(page):
+    """Who catches the base class repeats a mount."""
+    assert issubclass(OutcomeUnknown, ConnectionLost)
+    text = " ".join((ROOT / page).read_text().split())
+    assert "`OutcomeUnknown` is a `ConnectionLost`: catch it first, or test for it" in text
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name_of)
+def test_code_that_takes_notifications_minds_those_that_nobody_knows(page):
+    """A newer guest may send a message that has neither state nor message."""
+    blocks = [body for language, body in FENCE.findall(page.read_text()) if language in ("python", "py")]
+    takes = [body for body in blocks if re.search(r"\.notifications\(", body)]
+    assert all("isinstance(message, Lifecycle)" in body for body in takes)
+
+
+def test_a_closed_client_dials_no_more():
+    client = PollClient(TCP("127.0.0.1", 1))
+    client.close()
+    for task in (client.wait_ready(timeout=1), client.connect()):
+        list(client.events())
+        with pytest.raises(ConnectionLost):
+            task.result()
+    assert "| `wait_ready`, `connect`, after `client.close()` |" in (DOCS / "integrate.md").read_text()
 
 
 @pytest.mark.parametrize(("page", "sentence"), NUMBERS)
