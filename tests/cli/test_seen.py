@@ -9,6 +9,7 @@ import socketserver
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -208,15 +209,18 @@ class Stays(Deaf):
 
 def shut_down(monkeypatch, guest, *options):
     """What `shutdown` prints of one such guest, and of two."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), guest) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        port = server.server_address[1]
-        words = ("shutdown", f"tcp://127.0.0.1:{port}", *options, "--json")
-        one, two = run_cli(monkeypatch, *words), run_cli(monkeypatch, *words, f"tcp://localhost:{port}")
-        server.shutdown()
-        thread.join()
+    with ExitStack() as stack:
+        places = []
+        for _ in range(2):
+            server = stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), guest))
+            server.daemon_threads = True
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            places.append(f"tcp://127.0.0.1:{server.server_address[1]}")
+        words = ("shutdown", places[0], *options, "--json")
+        one, two = run_cli(monkeypatch, *words), run_cli(monkeypatch, *words, places[1])
     return (one.code, two.code), [json.loads(one.out), *(each["error"] for each in json.loads(two.out))]
 
 

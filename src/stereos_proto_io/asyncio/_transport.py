@@ -124,14 +124,12 @@ class SessionProtocol(asyncio.BufferedProtocol):
         session = self.session
         if self._gone is not None:
             session.write_failed(self._gone)
-            self.pump()
-            return
-        more = True
+        more = self._gone is None
         while more and not self._full and (data := session.data_to_send()):
             more = session.data_sent(len(data))
             self.transport.write(data)
+        # Writing has failed, or a request could not be written after all.
         if session.owes_events:
-            # A request could not be written after all, and its caller waits to be told.
             self.pump()
 
     def abort(self) -> None:
