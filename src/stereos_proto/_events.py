@@ -14,7 +14,7 @@ from ._registry import BY_TYPE, Role
 
 
 class Need(Enum):
-    """The type of `NEED_DATA`. An enum, so that type checkers can tell it from an event."""
+    """The type of `NEED_DATA` (§3). An enum, so that type checkers can tell it from an event."""
 
     DATA = "data"
 

@@ -42,8 +42,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._pull = turns.pump
         # Whether the transport's buffer is full, and whether the pump goes on in a later turn.
-        self._full = False
-        self._behind = False
+        self._full = self._behind = False
         # Why nothing can be written any more.
         self._gone: Exception | None = None
 
@@ -90,7 +89,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on writing, in a later turn: a write that fails in here would end the transport twice."""
         self._full = False
-        self._loop.call_soon(self.flush)
+        self._loop.call_soon(self.pump)
 
     # -- the pump --------------------------------------------------------------------------------------------
 
@@ -106,6 +105,9 @@ class SessionProtocol(asyncio.BufferedProtocol):
             return
         if self.session.wants_write:
             self.flush()
+            # A request that had waited could not be written after all.
+            if self.session.owes_events:
+                self.pump()
 
     def _catch_up(self) -> None:
         self._behind = False
@@ -122,15 +124,13 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Hand whole lines to the transport, which buffers what the system does not take."""
         session = self.session
+        more = self._gone is None
         if self._gone is not None:
             session.write_failed(self._gone)
-        more = self._gone is None
+            self.pump()
         while more and not self._full and (data := session.data_to_send()):
             more = session.data_sent(len(data))
             self.transport.write(data)
-        # Writing has failed, or a request could not be written after all.
-        if session.owes_events:
-            self.pump()
 
     def abort(self) -> None:
         """Close the transport without waiting for its buffer."""

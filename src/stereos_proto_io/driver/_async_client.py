@@ -271,6 +271,7 @@ class AsyncClient(AsyncVerbs):
         """Send `messages`, wait for all outcomes, for `limit` seconds at most, and report each as it settles."""
         self._check_loop()
         calls = self._session.request_many(messages)
+        self._look()
         deadline = self._now() + limit
         late = False
         try:
@@ -285,6 +286,9 @@ class AsyncClient(AsyncVerbs):
             forget_locals(exc)
             raise
         return [call.outcome for call in calls]  # type: ignore[misc]
+
+    def _look(self) -> None:
+        """Read what has come on an idle connection before a change is written. For drivers that read only on demand."""
 
     async def _is_done(self, call: Call[Any], deadline: float) -> bool:
         """Wait for `call` until `deadline` at most; return whether it is done."""

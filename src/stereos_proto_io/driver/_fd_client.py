@@ -24,7 +24,7 @@ from stereos_proto_io.addresses import Address
 from ._async_client import AsyncClient
 from ._async_dial import open_stream
 from ._dialling import WRITE, Dialling, lookup
-from ._outcomes import look, needs_a_look
+from ._outcomes import QUESTIONS, look, needs_a_look
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, closed_on_error
 from ._verbs import Limits, Result
 
@@ -142,12 +142,14 @@ class FdClient(AsyncClient):
 
     # -- the loop ------------------------------------------------------------------------------------------
 
-    async def _wait(self, waiter: Waiter | Call[Any]) -> None:
+    async def _wait(self, waiter: Waiter | Call[Any]) -> None:  # noqa: C901  (in one piece: calls are what it costs)
         turns, session = self._turns, self._session
         waited = False
         try:
             if not waiter.done:
-                await self._begin(waiter)
+                await self.checkpoint_if_cancelled()
+                if isinstance(waiter, Call) and type(waiter.request) not in QUESTIONS:
+                    self._look()
             while True:
                 if self._behind:
                     self._behind = turns.pump(waiter, EVENTS_PER_TURN)
@@ -177,43 +179,32 @@ class FdClient(AsyncClient):
         if not waited:
             await self.sleep(0)
 
-    async def _begin(self, waiter: Waiter | Call[Any]) -> None:
-        await self.checkpoint_if_cancelled()
-        if isinstance(waiter, Call) and not self._behind and needs_a_look(self._session.pending):
-            look(self._receive)
+    def _look(self) -> None:
+        if not self._behind and needs_a_look(self._session.pending):
+            look(self._session, self._stream.recv)
             self._behind = self._turns.pump()
 
     async def _read(self) -> None:
         """Read once, for everybody."""
+        session = self._session
         try:
             await self.readable(self._stream)
-            self._receive()
+            data = self._stream.recv(READ_SIZE)
+        except BlockingIOError:
+            return
         except Exception as exc:
             # After the end: what a runtime raises in a task that waits for a stream which another task closes.
-            if self._session.ended is None:
+            if session.ended is None:
                 if not isinstance(exc, (OSError, self.closed_error)):
                     raise
                 self._behind = True
-                self._session.read_failed(exc)
-
-    def _receive(self) -> bool:
-        """Take what has come; return whether there was something, and not the end."""
-        session = self._session
-        try:
-            data = self._stream.recv(READ_SIZE)
-        except BlockingIOError:
-            return False
-        except OSError as exc:
-            if session.ended is None:
-                self._behind = True
                 session.read_failed(exc)
-            return False
+            return
         self._behind = True
         if data:
             session.receive_data(data)
         else:
             session.receive_eof()
-        return bool(data)
 
     async def _write(self) -> None:
         if self._writing is not None:

@@ -6,7 +6,9 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from stereos_proto import Call, Reply, StereosError, changes_guest
+from stereos_proto import Call, GetHealth, HostSession, Ping, Reply, StereosError
+
+from ._streams import READ_SIZE
 
 Error = TypeVar("Error", bound=StereosError)
 
@@ -37,6 +39,8 @@ def shown(client: Any) -> str:
     return f"<{name} {session.label} {'closed' if session.ended else 'open'}>"
 
 
+#: What can be asked again, since it changes nothing. A set of classes costs a request no call.
+QUESTIONS: Final = frozenset({Ping, GetHealth})
 #: Reads that a look makes at most, so that a guest that never stops sending holds nobody.
 _LOOKS: Final = 8
 
@@ -48,11 +52,20 @@ def needs_a_look(calls: Iterable[Call[Any]]) -> bool:
     same: a change would be reported as sent. A question can be asked again, so none needs the look.
     """
     calls = [*calls]
-    return any(changes_guest(call.request) for call in calls) and not any(call.sent for call in calls)
+    return any(type(call.request) not in QUESTIONS for call in calls) and not any(call.sent for call in calls)
 
 
-def look(read: Callable[[], bool]) -> None:
-    """Read until nothing is left. `read` returns whether there may be more; the end may be behind notifications."""
+def look(session: HostSession, receive: Callable[[int], bytes]) -> None:
+    """Read what has come on an idle connection: its end may be behind notifications."""
     for _ in range(_LOOKS):
-        if not read():
+        try:
+            data = receive(READ_SIZE)
+        except BlockingIOError:
             return
+        except OSError as exc:
+            session.read_failed(exc)
+            return
+        if not data:
+            session.receive_eof()
+            return
+        session.receive_data(data)

@@ -33,14 +33,13 @@ from stereos_proto import (
     StereosError,
     Turns,
     Waiter,
-    changes_guest,
     forget_locals,
     seconds,
 )
 
 from ._dialling import READ, WRITE
 from ._log import log_for
-from ._outcomes import again, look, needs_a_look, replies, shown
+from ._outcomes import QUESTIONS, again, look, needs_a_look, replies, shown
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
 from ._sync_dial import LONGEST_WAIT
 from ._verbs import ReplyT, Result, SyncVerbs
@@ -234,7 +233,7 @@ class SyncClient(SyncVerbs):
         calls.append(call)
         if limit <= 0:
             self._session.cancel(call, timed_out=True)
-        elif changes_guest(message) and needs_a_look(self._session.pending):
+        elif type(message) not in QUESTIONS and needs_a_look(self._session.pending):
             self._look()
         elif not self._behind:
             step = self._turns.step(call, wants_write=self._write())
@@ -325,7 +324,18 @@ class SyncClient(SyncVerbs):
         """Read and write what can be without waiting; return the next step. One that is done has left then."""
         session, turns = self._session, self._turns
         if ready & READ and session.ended is None:
-            self._read()
+            self._behind = True
+            try:
+                data = self._stream.recv(READ_SIZE)
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                session.read_failed(exc)
+            else:
+                if data:
+                    session.receive_data(data)
+                else:
+                    session.receive_eof()
         if self._behind:
             self._behind = turns.pump(waiter, EVENTS_PER_TURN)
         # Once this waiter is done, the next waiter writes what there is room for: it is woken when this one leaves.
@@ -352,25 +362,8 @@ class SyncClient(SyncVerbs):
 
     # -- the stream, under the lock --------------------------------------------------------------------------
 
-    def _read(self) -> bool:
-        """Read once; return whether there was something, and not the end."""
-        self._behind = True
-        try:
-            data = self._stream.recv(READ_SIZE)
-        except BlockingIOError:
-            return False
-        except OSError as exc:
-            self._session.read_failed(exc)
-            return False
-        if data:
-            self._session.receive_data(data)
-        else:
-            self._session.receive_eof()
-        return bool(data)
-
     def _look(self) -> None:
-        """Read what has come on an idle connection: its end may be behind notifications."""
-        look(self._read)
+        look(self._session, self._stream.recv)
         self._behind = self._turns.pump()
 
     def _write(self) -> bool:
