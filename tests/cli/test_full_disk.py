@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -376,6 +377,28 @@ def test_a_recording_goes_on_when_a_descriptor_is_free_again(tmp_path):
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "Traceback" not in err
+
+
+BEFORE_THREADS = {
+    "record": "Proxy(TCP('127.0.0.1', 0), TCP('127.0.0.1', 1), report=print); found = DIALS in sys.modules",
+    "doctor": "[found] = side_by_side([None], 1, lambda _target: DIALS in sys.modules)",
+}
+
+
+@pytest.mark.parametrize("command", BEFORE_THREADS)
+def test_what_dials_is_loaded_before_threads_need_it(command):
+    """Where no descriptor is free, threads that load it at once were told of a deadlock."""
+    script = f"""
+import sys
+from stereos_proto_io import TCP
+from stereos_proto_io.cli._doctor import side_by_side
+from stereos_proto_io.cli._proxy import Proxy
+DIALS = "stereos_proto_io.blocking._dial"
+assert DIALS not in sys.modules
+{BEFORE_THREADS[command]}
+assert found
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
 
 
 def redactors():

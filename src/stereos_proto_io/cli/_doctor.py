@@ -208,6 +208,9 @@ def side_by_side(targets: list[Target], parallel: int, examine: Callable[[Target
 
     Raises what the first `examine` that fails raises; it waits for none of the others.
     """
+    from ._private import load_what_dials  # noqa: PLC0415  (loaded where a guest is dialled)
+
+    load_what_dials()
     answers: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
     room = threading.Semaphore(parallel)
 

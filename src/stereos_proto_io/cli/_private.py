@@ -63,6 +63,15 @@ class _Connected(Address):
         return self.whole.preambles()
 
 
+def load_what_dials() -> None:
+    """Load what `open_stream` and `run_preamble` need, before threads do.
+
+    Where no descriptor is free, a module cannot be read: of several threads that load it then, one may be told of a
+    deadlock instead.
+    """
+    from stereos_proto_io.blocking import _dial  # noqa: F401
+
+
 def open_stream(address: Address, by: float) -> Any:
     """Open a stream, without its preamble, before a time of the monotonic clock. Raises ConnectError."""
     from stereos_proto_io.blocking import _dial

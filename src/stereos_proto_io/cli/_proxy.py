@@ -16,7 +16,7 @@ from stereos_proto_io.addresses import Address, HybridVsock
 
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import BrokenOutput, OutputFailed, UsageError
-from ._private import bind, open_stream, run_preamble
+from ._private import bind, load_what_dials, open_stream, run_preamble
 from ._transcript import Recorder
 
 _CHUNK: Final = 64 * 1024
@@ -34,6 +34,7 @@ class Proxy:
     _recorder: Recorder
 
     def __init__(self, listen: Address, target: Address, *, report: Callable[[str], None]) -> None:
+        load_what_dials()
         self._endpoint = bind(listen)
         if self._endpoint.sock is None:
             self._endpoint.close()
