@@ -371,8 +371,7 @@ def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
     words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     # Not `say`: that stderr is full does not hide the exit code of a guest.
     count = f"{len(outcomes)} {'guest' if len(outcomes) == 1 else 'guests'}"
-    # Why each of them is left out was said before.
-    show_beside(error_console(), Text(f"{count}: {words}" if outcomes else "no guest is left"))
+    show_beside(error_console(), Text(f"{count}: {words}" if outcomes else "no guests"))
 
 
 def write_documents(documents: Sequence[Document], out: Out) -> None:
