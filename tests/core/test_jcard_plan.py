@@ -367,6 +367,13 @@ def test_no_prompt_file(path):
             "[[shared]]\nguest='/a/b/c'\n[[shared]]\nguest='/aa'\n[[shared]]\nguest='/a/b-'\n[[shared]]\nguest='/a/b'\n",
             ["8: shared[3].guest lies above the path of an earlier folder, which this mount would hide"],
         ),
+        *(
+            (
+                f"[[shared]]\nguest='{first}'\n[[shared]]\nguest='/m/n'\n[[shared]]\nguest='/m'\n",
+                ["6: shared[2].guest lies above the path of an earlier folder, which this mount would hide"],
+            )
+            for first in ("/b", "/z")
+        ),
         ("[[shared]]\nguest='/a'\n[[shared]]\nguest='/a/b'\n[[shared]]\nguest='/b/a'\n", []),
         # The least and the most that the reference takes.
         ("[resources]\ncpus=1\n[[network.forwards]]\nhost=1\nguest=65535", []),

@@ -233,6 +233,8 @@ def test_all_mounts_of_unknown_outcome_are_named():
         ("/x/../a", "/a/b", True),
         ("/a", "/x/../a/./b", True),
         ("/", "/a", True),
+        ("/a/b/../c", "/a/c/d", True),
+        ("/../a", "/a/b", True),
     ],
 )
 def test_a_mount_that_would_hide_another_is_named(path, below, hidden):
