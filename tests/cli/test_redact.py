@@ -346,6 +346,16 @@ def test_no_secret_is_shown_that_is_no_part_of_a_public_word(data):
             assert each not in shown
 
 
+def test_a_secret_at_the_very_beginning_stays_hidden():
+    secret = f"x{NAME}"
+    assert redactor_of([InjectSecret("A", secret)]).text(secret, (NAME,)) == REDACTED
+
+
+def test_of_public_words_the_longest_stays():
+    redactor = redactor_of([InjectSecret("A", "vm-s3cr3t-01")])
+    assert redactor.text("vm-s3cr3t-01 is gone", ("vm", "vm-s3cr3t-01")) == "vm-s3cr3t-01 is gone"
+
+
 @given(st.from_regex(r"[a-z]{1,9}-[a-z0-9-]{0,30}[0-9]", fullmatch=True))
 def test_the_name_of_a_guest_is_shown(name):
     redactor = redactor_of([SetConfig(f'name = "{name}"\n'), InjectSecret("A", name)])

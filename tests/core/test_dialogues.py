@@ -647,10 +647,12 @@ def test_an_error_of_on_step_is_told_once_and_says_what_was_done():
 
 def test_a_timeout_that_on_step_raises_says_nothing_about_the_steps():
     """It is not that of the flight: the mount after it may have been sent."""
-    mine = RequestTimeout("of another client")
+    mine, steps = RequestTimeout("of another client"), []
 
-    def on_step(_step):
-        raise mine
+    def on_step(step):
+        steps.append(step)
+        if len(steps) == 1:
+            raise mine
 
     dialogue = provision(PLAN, on_step=on_step)
     action = next(dialogue)
@@ -659,6 +661,7 @@ def test_a_timeout_that_on_step_raises_says_nothing_about_the_steps():
     with pytest.raises(RequestTimeout) as ended:
         dialogue.throw(caught.value)
     assert ended.value is mine
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize(

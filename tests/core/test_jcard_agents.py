@@ -185,10 +185,13 @@ def test_more_agents_than_health_can_name(replicas):
     assert names({"harness": "h", "replicas": MAX_AGENTS - 1}, {"harness": "g"})[1] == []
 
 
+def test_how_many_agents_a_health_report_can_name():
+    assert MAX_AGENTS == 34_952
+
+
 def test_a_health_report_of_the_most_agents_does_not_fit():
     from stereos_proto import AgentStatus, Health, LocalProtocolError, encode
 
-    assert MAX_AGENTS == 34_952
     agents = tuple(AgentStatus(f"a-{number}", True) for number in range(MAX_AGENTS))
     with pytest.raises(LocalProtocolError):
         encode(Health("healthy", agents))

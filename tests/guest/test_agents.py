@@ -7,7 +7,7 @@ import tomli_w
 
 from stereos_proto import Ack, AgentStatus, GetHealth, InjectSecret, NotReady, SetConfig, load_jcard
 from stereos_proto_io.blocking import connect_when_ready
-from stereos_proto_io.guest import GuestSimulator
+from stereos_proto_io.guest import GuestSimulator, _agents
 from stereos_proto_io.guest._agents import Age, AgentDaemon, ConfigDropped, read_config
 from stereos_proto_io.testing import simulated_guest
 from vectors import JCARD, JCARD_DIFFERENCES, reader_of, toml_of
@@ -405,6 +405,10 @@ def test_a_reboot_starts_the_agents_of_the_config_anew():
 def test_there_are_two_ages():
     with pytest.raises(ValueError, match="ancient"):
         GuestSimulator(age="ancient")
+
+
+def test_how_many_agents_a_report_can_name():
+    assert _agents._MOST_AGENTS == 34_952
 
 
 def test_a_config_may_ask_for_as_many_agents_as_a_report_can_name():
