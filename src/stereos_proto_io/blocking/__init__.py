@@ -16,7 +16,6 @@ from typing import Any, Final, Self, Unpack
 
 from stereos_proto import DEFAULT_TIMEOUT, ConnectionLost
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
-from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver import (
     READ,
@@ -30,7 +29,7 @@ from stereos_proto_io.driver import (
     ready_wait,
     seconds,
 )
-from stereos_proto_io.driver._streams import check_usable, closed_on_error
+from stereos_proto_io.driver._streams import check_usable, handed_over
 
 from ._dial import dial
 from ._transport import pollers
@@ -156,8 +155,5 @@ def connect_when_ready(
 
 def _connect(address: Address, limit: float, timeout: float, limits: Limits) -> Client:
     stream, early = dial(address, limit)
-    try:
-        with closed_on_error(stream):
-            return Client(stream, label=str(address), timeout=timeout, early=early, **limits)
-    except OSError as exc:
-        raise connect_error(address, exc) from exc
+    with handed_over(stream, address):
+        return Client(stream, label=str(address), timeout=timeout, early=early, **limits)

@@ -18,14 +18,13 @@ from math import inf
 from typing import Any, ClassVar, Protocol, Self, Unpack
 
 from stereos_proto import Call, Step, Waiter
-from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address
 
 from ._async_client import AsyncClient
 from ._async_dial import open_stream
 from ._dialling import WRITE, Dialling, lookup
-from ._outcomes import QUESTIONS, look, needs_a_look
-from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, closed_on_error
+from ._outcomes import QUESTIONS, look
+from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, handed_over
 from ._verbs import Limits, Result
 
 
@@ -180,9 +179,7 @@ class FdClient(AsyncClient):
             await self.sleep(0)
 
     def _look(self) -> None:
-        if not self._behind and needs_a_look(self._session.pending):
-            look(self._session, self._stream.recv)
-            self._behind = self._turns.pump()
+        look(self._session, self._stream.recv, self._turns.pump)
 
     async def _read(self) -> None:
         """Read once, for everybody."""
@@ -268,11 +265,8 @@ class FdClient(AsyncClient):
             next_moment=cls._next_moment,
             closing=cls.closing,
         )
-        try:
-            with closed_on_error(stream):
-                return cls(stream, label=str(address), early=early, **limits)
-        except OSError as exc:
-            raise connect_error(address, exc) from exc
+        with handed_over(stream, address):
+            return cls(stream, label=str(address), early=early, **limits)
 
     @classmethod
     async def _next_moment(cls, dialling: Dialling) -> None:

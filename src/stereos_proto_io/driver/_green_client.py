@@ -9,11 +9,10 @@ from typing import Any, Self, Unpack
 
 from stereos_proto import DEFAULT_TIMEOUT, seconds
 from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
-from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import READ, WRITE
-from ._streams import closed_on_error
+from ._streams import handed_over
 from ._sync_client import Event, SyncClient
 from ._sync_dial import dial
 from ._sync_runner import SyncRunner
@@ -177,11 +176,8 @@ class GreenClient(SyncClient):
     @classmethod
     def _connect(cls, address: Address, limit: float, timeout: float, limits: Limits) -> Self:
         stream, early = dial(address, limit, cls._look_up, cls._ready)
-        try:
-            with closed_on_error(stream):
-                return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
-        except OSError as exc:
-            raise connect_error(address, exc) from exc
+        with handed_over(stream, address):
+            return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
 
     @classmethod
     def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from stereos_proto import Call, GetHealth, HostSession, Ping, Reply, StereosError
+from stereos_proto import GetHealth, HostSession, Ping, Reply, StereosError
 
 from ._streams import READ_SIZE
 
@@ -41,31 +41,30 @@ def shown(client: Any) -> str:
 
 #: What can be asked again, since it changes nothing. A set of classes costs a request no call.
 QUESTIONS: Final = frozenset({Ping, GetHealth})
-#: Reads that a look makes at most, so that a guest that never stops sending holds nobody.
+#: Reads before a change at most: a guest that sends without pause must not delay the request for ever.
 _LOOKS: Final = 8
 
 
-def needs_a_look(calls: Iterable[Call[Any]]) -> bool:
-    """Whether to read what has come before `calls`, which are all that are open, are written.
+def look(session: HostSession, receive: Callable[[int], bytes], pump: Callable[[], object]) -> None:
+    """Read what has come on an idle connection, before a change is written to it.
 
-    A guest may have ended a connection on which nothing was asked for long, and TCP takes what is written to it all the
-    same: a change would be reported as sent. A question can be asked again, so none needs the look.
+    The guest may have ended the connection long ago, and its end may be behind notifications. TCP takes what is written
+    to such a connection all the same, so the change would be reported as sent. A question can be asked again: it needs
+    no look.
     """
-    calls = [*calls]
-    return any(type(call.request) not in QUESTIONS for call in calls) and not any(call.sent for call in calls)
-
-
-def look(session: HostSession, receive: Callable[[int], bytes]) -> None:
-    """Read what has come on an idle connection: its end may be behind notifications."""
+    calls = session.pending
+    if any(call.sent for call in calls) or all(type(call.request) in QUESTIONS for call in calls):
+        return
     for _ in range(_LOOKS):
         try:
             data = receive(READ_SIZE)
         except BlockingIOError:
-            return
+            break
         except OSError as exc:
             session.read_failed(exc)
-            return
+            break
         if not data:
             session.receive_eof()
-            return
+            break
         session.receive_data(data)
+    pump()

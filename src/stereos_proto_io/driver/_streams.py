@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+from stereos_proto_io._errors import connect_error
+from stereos_proto_io.addresses import Address
+
 #: Bytes that one read asks for.
 READ_SIZE: Final = 64 * 1024
 
@@ -107,6 +110,19 @@ def closed_on_error(stream: Any) -> Iterator[None]:
         # A stream of trio's has `aclose` only, and nothing here can await that.
         getattr(stream, "close", bool)()
         raise
+
+
+@contextmanager
+def handed_over(stream: Any, address: Address) -> Iterator[None]:
+    """Close `stream`, which a dial to `address` gave, when the block cannot make a client of it.
+
+    Raises ConnectError for an OSError: the stream broke between the dial and the client.
+    """
+    try:
+        with closed_on_error(stream):
+            yield
+    except OSError as exc:
+        raise connect_error(address, exc) from exc
 
 
 def make_raw(sock: socket.socket) -> None:

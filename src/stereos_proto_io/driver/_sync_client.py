@@ -39,7 +39,7 @@ from stereos_proto import (
 
 from ._dialling import READ, WRITE
 from ._log import log_for
-from ._outcomes import QUESTIONS, again, look, needs_a_look, replies, shown
+from ._outcomes import QUESTIONS, again, look, replies, shown
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
 from ._sync_dial import LONGEST_WAIT
 from ._verbs import ReplyT, Result, SyncVerbs
@@ -233,12 +233,13 @@ class SyncClient(SyncVerbs):
         calls.append(call)
         if limit <= 0:
             self._session.cancel(call, timed_out=True)
-        elif type(message) not in QUESTIONS and needs_a_look(self._session.pending):
-            self._look()
-        elif not self._behind:
-            step = self._turns.step(call, wants_write=self._write())
-            if step is not Step.DONE:
-                return step
+        else:
+            if type(message) not in QUESTIONS:
+                self._look()
+            if not self._behind:
+                step = self._turns.step(call, wants_write=self._write())
+                if step is not Step.DONE:
+                    return step
         return self._turn(call, 0)
 
     def _ask_many(
@@ -263,8 +264,7 @@ class SyncClient(SyncVerbs):
     def _begin_many(self, calls: list[Call[Any]], messages: Sequence[Request], limit: float) -> None:
         calls += self._session.request_many(messages)
         if limit > 0:
-            if needs_a_look(self._session.pending):
-                self._look()
+            self._look()
             self._write()
         else:
             for call in calls:
@@ -363,8 +363,7 @@ class SyncClient(SyncVerbs):
     # -- the stream, under the lock --------------------------------------------------------------------------
 
     def _look(self) -> None:
-        look(self._session, self._stream.recv)
-        self._behind = self._turns.pump()
+        look(self._session, self._stream.recv, self._turns.pump)
 
     def _write(self) -> bool:
         """Write what the stream takes without waiting; return whether there is more, for when it is writable."""
