@@ -31,7 +31,7 @@ _MEANINGS: Final[dict[int, tuple[str, bool]]] = {
     errno.EAFNOSUPPORT: ("this system does not know this kind of address", False),
     errno.EPROTOTYPE: ("this is a socket of another type", False),
 }
-#: Those that are seen only where nobody is there. All others may be of a guest that is there and cannot be reached.
+#: Errors that mean that no guest listens. With any other error the guest may be running, and out of reach.
 _NOBODY: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOENT, errno.ENODEV})
 #: What is not known may pass by itself; the deadline bounds the tries.
 _UNKNOWN: Final = ("the system refused it", True)
@@ -76,8 +76,8 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
     return error.about(str(address))
 
 
-def is_nobody_there(address: Address, error: ConnectError) -> bool:
-    """Whether a dial to `address` failed since nobody is there, as after a guest has powered off.
+def nobody_listens(address: Address, error: ConnectError) -> bool:
+    """Return whether a dial to `address` failed because no guest listens there, as after a power-off.
 
     False where the guest may be there all the same: this process has no descriptor left, the name cannot be looked up,
     the network is down, a queue is full, or nothing came in time.

@@ -52,22 +52,7 @@ def test_the_doctor_refuses_a_deadline_before_it_prints(guests, option, tmp_path
 @pytest.mark.parametrize(("stderr", "code"), [("/dev/full", 2), ("closed", 141)])
 def test_a_doctor_that_cannot_trace_many_guests_ends(stderr, code, tmp_path):
     with fleet(tmp_path, {"a": {}, "b": {}}):
-        read, write = os.pipe()
-        os.close(read)
-        target = write if stderr == "closed" else os.open(stderr, os.O_WRONLY)
-        try:
-            done = subprocess.run(
-                [*COMMAND, "doctor", "--all", "-v"],
-                stdout=subprocess.DEVNULL,
-                stderr=target,
-                env={**CLEAN_ENV, "MB_CONFIG_DIR": str(tmp_path)},
-                timeout=PATIENCE,
-                check=False,
-            )
-        finally:
-            os.close(write)
-            if stderr != "closed":
-                os.close(target)
+        done = without_stderr(stderr, ["doctor", "--all", "-v"], tmp_path)
     assert done.returncode == code
 
 

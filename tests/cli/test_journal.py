@@ -14,7 +14,8 @@ import pytest
 from cli.fleets import fleet, keep_state
 from cli.test_commands import check
 from cli_harness import CLEAN_ENV, COMMAND, run_cli, terminal
-from stereos_proto import ProvisionStep, StepStatus
+from stereos_proto import Mount, ProvisionStep, StepStatus
+from stereos_proto_io.cli import _journal
 from stereos_proto_io.cli._errors import UsageError
 from stereos_proto_io.cli._journal import Journal, request_of
 
@@ -630,3 +631,10 @@ def test_a_journal_that_was_written_since_it_was_read_is_refused(tmp_path, cli):
     with pytest.raises(UsageError, match="is written by another process"), journal.writing({}, new=False):
         pass
     assert book.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "other", "same"), [("/a", "//a", "path"), ("/a/", "/b/../a", "path"), ("/a", "/a/b", "")]
+)
+def test_paths_are_compared_as_the_guest_reads_them(path, other, same):
+    assert _journal._same(Mount("share0", path, "9p"), Mount("share1", other, "9p")) == same

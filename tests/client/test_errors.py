@@ -24,7 +24,7 @@ from stereos_proto import (
     encode,
 )
 from stereos_proto_io import TCP, HybridVsock, UnixSocket, VirtioSerial, Vsock
-from stereos_proto_io._errors import connect_error, is_nobody_there
+from stereos_proto_io._errors import connect_error, nobody_listens
 from stereos_proto_io.driver import attempts
 
 from .guests import PING, PONG, lines, scripted
@@ -65,26 +65,26 @@ NOBODY = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOENT, errno
 def test_only_some_errors_say_that_nobody_is_there(number):
     for address in (ADDRESS, TCP("localhost", 1), Vsock(3)):
         gone = number in NOBODY or (number == errno.ETIMEDOUT and isinstance(address, Vsock))
-        assert is_nobody_there(address, connect_error(address, OSError(number, os.strerror(number)))) == gone
+        assert nobody_listens(address, connect_error(address, OSError(number, os.strerror(number)))) == gone
 
 
 def test_a_name_error_never_says_that_nobody_is_there():
     """Its numbers are a name space of their own: on some systems they overlap with errno's."""
     for number in (socket.EAI_NONAME, socket.EAI_AGAIN, errno.ENOENT):
-        assert not is_nobody_there(ADDRESS, connect_error(ADDRESS, socket.gaierror(number, "no")))
+        assert not nobody_listens(ADDRESS, connect_error(ADDRESS, socket.gaierror(number, "no")))
 
 
 @pytest.mark.parametrize("failure", PreambleFailure)
 def test_a_preamble_says_that_nobody_is_there_by_its_end(failure):
     error = connect_error(ADDRESS, PreambleError("no", failure=failure))
-    assert is_nobody_there(ADDRESS, error) == (failure in (PreambleFailure.NOBODY_LISTENS, PreambleFailure.CUT))
+    assert nobody_listens(ADDRESS, error) == (failure in (PreambleFailure.NOBODY_LISTENS, PreambleFailure.CUT))
 
 
 @pytest.mark.parametrize("cause", [None, TimeoutError("no answer in time")])
 def test_an_error_without_a_number_does_not_say_that_nobody_is_there(cause):
     error = ConnectError("late")
     error.__cause__ = cause
-    assert not is_nobody_there(Vsock(3), error)
+    assert not nobody_listens(Vsock(3), error)
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode), ids=errno.errorcode.get)

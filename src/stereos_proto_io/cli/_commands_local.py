@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -112,7 +113,7 @@ def _refuse_for_watch(states: Sequence[str], timeout: float | None, out: Out) ->
         )
     for state in states:
         if state in STATES_OF_MACHINES:
-            option_ = f"--state '{state}'" if " " in state else f"--state {state}"
+            option_ = f"--state {shlex.quote(state)}"
             raise UsageError(
                 f"{option_} is for machines whose guest does not answer, and ls -w watches guests: "
                 f"`stereosctl ls {option_}` lists them once, and ls -w takes one of {', '.join(LifecycleState)}"

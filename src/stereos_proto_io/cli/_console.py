@@ -117,7 +117,8 @@ def leave_what_fails() -> None:
 def open_closed_streams() -> None:
     """Give those standard streams that the process was started without (`>&-`) a file that leads nowhere.
 
-    Writing to that of standard output fails: a result that nobody gets is an error.
+    The file for standard output is opened for reading, so that writing to it fails: the result is lost, and that is an
+    error.
     """
     # They keep the number of the stream they stand for, or the next socket would get it.
     for name, mode, flag in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -306,8 +307,7 @@ def check_states(wanted: Iterable[str], known: Sequence[str], reported: Iterable
             more = sorted(reported.difference(known))
             says = f"; these guests also report {', '.join(short(each, CELL_SIZE) for each in more)}" if more else ""
             if state in STATES_OF_MACHINES:
-                written = f"'{state}'" if " " in state else state
-                says += f"; `stereosctl ls --state {written}` lists these"
+                says += f"; `stereosctl ls --state {shlex.quote(state)}` lists these"
             raise UsageError(f"--state {state}: no guest reports this state; it is one of {', '.join(known)}{says}")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from stereos_proto import (
 
 from ._errors import UsageError
 from ._numbers import finite
+from ._private import clean_path
 from ._reading import MOST_READ, TooLong, read_at_most
 
 UnknownMounts = Literal["repeat", "skip"]
@@ -315,7 +315,7 @@ def _same(request: Request, other: Request) -> str:
         return ""
     if request.tag == other.tag:
         return "tag"
-    return "path" if posixpath.normpath(request.guest_path) == posixpath.normpath(other.guest_path) else ""
+    return "path" if clean_path(request.guest_path) == clean_path(other.guest_path) else ""
 
 
 def _check_content(file: BinaryIO, known: bytes) -> None:

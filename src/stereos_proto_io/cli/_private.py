@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from stereos_proto import Preamble
+from stereos_proto import ConnectError, Preamble
 from stereos_proto_io.addresses import Address, Attempt
 
 # ruff: noqa: PLC0415
@@ -91,3 +91,17 @@ def bind(address: Address) -> Any:
     from stereos_proto_io.guest import _listen
 
     return _listen.bind_all(address)[0]
+
+
+def nobody_listens(address: Address, error: ConnectError) -> bool:
+    """Return whether a dial to `address` failed because no guest listens there, as after a power-off."""
+    from stereos_proto_io import _errors
+
+    return _errors.nobody_listens(address, error)
+
+
+def clean_path(path: str) -> str:
+    """Return a path as the guest reads it."""
+    from stereos_proto_io.guest import _go
+
+    return _go.clean_path(path)

@@ -19,7 +19,6 @@ from stereos_proto import (
     StereosError,
 )
 from stereos_proto.dialogues import READY_STATES, WaitProgress
-from stereos_proto_io._errors import is_nobody_there
 
 from ._console import clean, say
 from ._contact import Contact
@@ -30,12 +29,13 @@ from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, perform
 from ._options import refuse_what_is_no_utf8, repeated
 from ._output import agents_summary, health_line, print_result
+from ._private import nobody_listens
 from ._targets import DEFAULT_GUESTS, Guests, Target
 
 #: Seconds between two looks at a guest that is to go away, and at one that is not yet as it should be.
 _LOOK_AGAIN: Final = 0.25
-#: Connections in a row that end without an answer, after which nobody listens in the guest: QEMU's user network accepts
-#: also while the guest is off. A single one may have ended for another reason.
+#: So many connections in a row that end without a reply mean that the guest is off: QEMU's user network accepts
+#: connections then, too. A single connection may end for another reason.
 _SILENT: Final = 3
 #: What the library's sentence repeats of what `--for` says: which agents are wanted, and that all of them are missing.
 _WANTED: Final = re.compile(r"; waited for .*?(?=; the guest reports |$)", re.DOTALL)
@@ -167,7 +167,10 @@ async def _until(contact: Contact, condition: _Condition) -> Health:
 
 
 async def until_gone(contact: Contact, *, heard: bool = False) -> Health | None:
-    """Look until nobody is there any more; with `heard`, or until the guest says that it shuts down: that report."""
+    """Poll the guest until nothing listens there, and return None.
+
+    With `heard`, a report of the state `shutdown` ends the wait as well, and is returned.
+    """
     progress = WaitProgress()
     target = contact.target
     silent = 0
@@ -191,7 +194,7 @@ async def until_gone(contact: Contact, *, heard: bool = False) -> Health | None:
                 if not exc.retryable:
                     raise
                 # This process may have no descriptor left, or the network may be down: that says nothing of the guest.
-                gone, silent, error = is_nobody_there(target.reached(), exc), 0, exc
+                gone, silent, error = nobody_listens(target.reached(), exc), 0, exc
             except ConnectionLost as exc:
                 silent += 1
                 gone, error = silent == _SILENT, exc
