@@ -78,7 +78,7 @@ def kept(name: str) -> list[bytes]:
 
 
 def found(name: str) -> list[bytes]:
-    """The corpus of a harness that runs under atheris have made here, which is not kept."""
+    """The corpus that runs of a harness under atheris have made here. It is not kept."""
     return [path.read_bytes() for path in sorted((BUILD / name / "corpus").glob("*"))]
 
 

@@ -195,7 +195,7 @@ class _Tracing:
 
 
 class _Limit:
-    """Until when a process may take, as it says itself: `time.monotonic`, in memory that it shares with its parent."""
+    """The deadline that a process sets for itself, by `time.monotonic`, in memory that it shares with its parent."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _MOMENT.size)
@@ -311,7 +311,7 @@ def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[
         executing = executing.union(
             *(traced.lines.get(f"{module}.py", {}).get(line, ()) for traced in traces for line in lines)
         )
-    # Of what is executed outside of any test, too, such as a function that makes a class, any test may depend.
+    # Any test may also depend on code that runs outside of any test, such as a function that makes a class.
     everywhere = not executing or OUTSIDE in executing
     asked_of = seconds if everywhere else executing.intersection(seconds) or seconds
     names = sorted(asked_of, key=lambda name: (name not in executing, seconds[name]))

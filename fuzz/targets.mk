@@ -25,10 +25,10 @@ soak: $(DEV) ## hold random conversations with faults against the simulator, and
 	@set -e; for driver in $(DRIVER); do \
 		$(BIN)/python -m fuzz.soak --driver $$driver --minutes $(MINUTES) --seed $(SEED) $(ARGS); done
 
-mutation: $(DEV) ## change the core bit by bit, and see that a test fails each time
+mutation: $(DEV) ## change the code bit by bit, and see that a test fails each time
 	@$(BIN)/python -m fuzz.mutation $(ARGS)
 
-planted: $(FUZZ) ## put deliberate faults into the core, and see which tool finds them
+planted: $(FUZZ) ## put deliberate faults into the code, and see which tool finds them
 	@$(BIN)/python -m fuzz.planted $(ARGS)
 
 oracle: $(DEV) ## read 460,000 changed lines beside the oracle, in some minutes

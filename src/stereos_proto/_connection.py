@@ -174,7 +174,7 @@ class Connection:
         self._conversation.end(self.our_role)
 
     def send_failed(self) -> None:
-        """Say that bytes from `send` were not, or not wholly, written. No more can be sent: the peer would
+        """Record that bytes from `send` were not written, or only in part. No more can be sent: the peer would
         see two lines as one (§1).
         """
         self._conversation.fail(self.our_role)

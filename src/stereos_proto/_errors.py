@@ -255,7 +255,7 @@ class ConnectionLost(StereosError):
     `unanswered` are the requests that were still waiting, oldest first. `closed_here` tells that this end has ended the
     connection, and not the guest or the network: that says nothing about what the guest did.
 
-    `OutcomeUnknown` is one, too, and is not safe to repeat: catch it first, or test for it.
+    `OutcomeUnknown` is a subclass, and its request is not safe to repeat: catch it first, or test for it.
     """
 
     def __init__(self, text: str, *, unanswered: Sequence[Message] = (), closed_here: bool = False) -> None:
@@ -307,7 +307,7 @@ class RequestFailed(StereosError):
 
 
 class RequestTimeout(StereosError, TimeoutError):
-    """The reply did not come in time (§3). It is a `TimeoutError`, the one of Python, as well.
+    """The reply did not come in time (§3). It is also a subclass of Python's `TimeoutError`.
 
     `sent` tells whether the request had left: if it had, the guest may still carry it out, and the reply, if
     it comes, is swallowed. If it had not, nothing happened.

@@ -101,14 +101,14 @@ class ConnectionClosed:
 
 @attrs.frozen(slots=False)
 class CallDone:
-    """A session: `call` has its outcome (§3). Handed out once for each call that was not cancelled."""
+    """Event of a session: `call` has settled (§3). Handed out once for each call that was not cancelled."""
 
     call: Call[Any]
 
 
 @attrs.frozen
 class SessionEnded:
-    """A session: the conversation is over (§1). The last event, handed out once.
+    """Event of a session: it has ended (§1). The last event, handed out once.
 
     `error` says why; it is a ConnectionLost, too, where the session was closed from here. None: a guest's session
     has ended in order.

@@ -255,8 +255,8 @@ class GuestSession:
                 self._flush()
 
     def push(self, lifecycle: Lifecycle) -> bool:
-        """Send a notification after what waits to be written. False, and nothing is sent, when too much waits already
-        or the session ends.
+        """Queue a notification. Returns False, and sends nothing, when too many bytes wait to be written or the
+        session ends.
 
         Raises LocalProtocolError, and sends nothing, when it cannot be sent as it is (§1, §5).
         """

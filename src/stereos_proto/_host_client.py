@@ -116,19 +116,21 @@ class Task(Generic[ResultT]):
 
 @attrs.frozen
 class TaskDone:
-    """A client: the dialogue of `task` is over (§3)."""
+    """Event of a client: the dialogue of `task` is over (§3)."""
 
     task: Task[Any]
 
 
 @attrs.frozen
 class DialWanted:
-    """A client: dial (§8), then call `connected` or `dial_failed`. The previous connection has ended: close its stream.
+    """Event of a client: dial (§8), then call `connected` or `dial_failed`.
+
+    The previous connection has ended: close its stream.
 
     `deadline` is a number of the client's clock; None: use a default of your own. You have to end the dial: when its
-    deadline has passed, close its stream and call `dial_failed(ConnectError(..., timed_out=True))`. A second later, or
-    at their own deadline if this one is None, the dialogues that wait for it stop waiting. Requests go on waiting, and
-    no other dial is wanted.
+    deadline has passed, close its stream and call `dial_failed(ConnectError(..., timed_out=True))`. If you do not, the
+    dialogues that wait for it stop waiting at their own deadlines, or up to one second later. Requests go on waiting,
+    and no other dial is wanted.
     """
 
     deadline: float | None
@@ -230,7 +232,7 @@ class HostClient:
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
         """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over.
 
-        Raises TypeError when it is no generator: a function has to be called for one.
+        Raises TypeError when `dialogue` is not a generator: call the generator function first.
         """
         task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), seconds(timeout, 0.0)))
         if self._closed:
@@ -242,7 +244,7 @@ class HostClient:
         return task
 
     def connect(self, *, timeout: float | None = None, context: Any = None) -> Task[None]:
-        """Dial, after closing the connection that there may be. The task raises ConnectError;
+        """Close the connection, if there is one, and dial. The task raises ConnectError;
         `TimeUp` where `timeout` is 0, ConnectionLost where the client was closed.
         """
         return self.run(_connect(timeout), timeout=timeout, context=context)
@@ -262,7 +264,7 @@ class HostClient:
 
         It uses the existing connection first. With `redial` it dials if there is none, and dials again whenever the
         connection is lost or a try fails; requests of other callers on that connection then end. A probe over a
-        connection that was there before may take 5 seconds, or half of `timeout`.
+        connection that was there before may take 5 seconds, and at most half of `timeout`.
 
         The task raises NotReady when `timeout` seconds have passed (None: no bound), or the guest shuts down;
         RemoteProtocolError when the guest breaks the protocol; ConnectError when another dial would not help
@@ -421,7 +423,7 @@ class HostClient:
         self._ready.append((task, error))
 
     def next_deadline(self) -> float | None:
-        """Return when to call `expire` and pull events next, on the client's clock; None: not by itself."""
+        """Return when to call `expire` and pull events next, on the client's clock; None: there is no deadline."""
         if (
             self._ready
             or self._wanted
@@ -443,7 +445,10 @@ class HostClient:
             yield event
 
     def next_event(self) -> ClientEvent | Literal[Need.DATA]:
-        """Return what happened next, or NEED_DATA. Raises nothing.
+        """Return what happened next, or NEED_DATA.
+
+        Raises no Exception. What is none, such as KeyboardInterrupt, is raised again when it comes from a dialogue or
+        its callbacks.
 
         These are the events of the session, except for the calls of dialogues; `TaskDone`; and `DialWanted`, after the
         `SessionEnded` of the previous connection.

@@ -141,7 +141,7 @@ class HostSession:
         self._waiting_bytes = 0
         # Calls that were handed out, in step with `connection.pending`; settled ones keep their place.
         self._in_flight: deque[Call[Any]] = deque()
-        # What is handed out and not wholly written: lines that are joined, and where they stand in all bytes.
+        # The chunk that is handed out, and the numbers of bytes handed out and written since the session began.
         self._outgoing = b""
         self._queued = 0
         self._written = 0
@@ -239,7 +239,7 @@ class HostSession:
     def cancel(self, call: Call[Any], *, timed_out: bool = False) -> None:
         """Give up `call`. It settles at once, with a RequestTimeout and without an event.
 
-        `timed_out` says why, for the text of the error: a timer of your own has ended the call, and not its caller.
+        Pass `timed_out=True` if a timer of your own has ended the call, and not its caller: the error's text says so.
 
         Its place is kept if bytes of it were handed out, and its reply will be swallowed; otherwise it is
         withdrawn, and will not be sent. Other calls are not affected. A call that is done stays as it is.
@@ -343,8 +343,8 @@ class HostSession:
         """Record that the first `size` bytes of `data_to_send` are written. Returns True if `data_to_send` has more
         bytes.
 
-        If your write takes everything and fails later (`transport.write`), say it before you write: if the
-        write raises in between, the outcome is then unknown, and not wrongly "not sent".
+        If your write takes everything and fails later (`transport.write`), call this before you write: if the
+        write raises, the outcome is then reported as unknown, not wrongly as "not sent".
 
         Ignored once the session has ended or writing has failed. Raises ValueError, and counts nothing, when `size`
         is negative or more than was handed out.
@@ -420,7 +420,7 @@ class HostSession:
 
     @property
     def owes_events(self) -> bool:
-        """Whether `next_event` has something to tell whatever the guest sent: calls that settled, or the end.
+        """Whether `next_event` has events that do not depend on data from the guest: calls that settled, or the end.
 
         A driver that stops pulling early has to pull these first: another caller may be waiting for any of them.
         """
@@ -449,7 +449,7 @@ class HostSession:
             lines = self.connection._lines
             while not self._events and self.ended is None:
                 if lines._start == len(lines._buffer) and not lines._eof and self._read_error is None:
-                    return NEED_DATA  # what most questions end in, without asking further down
+                    return NEED_DATA  # the most frequent case: return without calling the connection
                 try:
                     event = self.connection.next_event()
                 except RemoteProtocolError as exc:

@@ -88,9 +88,9 @@ class Mailbox:
         return message
 
     def listen(self, waiter: Waiter, *, after: int | None = None) -> None:
-        """Let `waiter` be done at the next notification, or at the end (`wake_all`). Say `ignore` afterwards.
+        """Mark `waiter` done at the next notification, or at the end (`wake_all`). Call `ignore` afterwards.
 
-        With `after`, a notification counts that came since `heard` had that value.
+        With `after`, it is done at once if a notification came since `heard` had that value.
         """
         waiter.done = after is not None and self.heard > after
         self._listening.append(waiter)

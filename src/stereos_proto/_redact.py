@@ -8,7 +8,7 @@ lines of the wire.
 `PART` consecutive characters are found, wherever they begin; so are its lines, and those of its words that have at
 least `WORD` characters and do not look like ordinary words. The last rule is there because a config holds prompts
 and paths: without it, "no such file or directory" would lose its end to a prompt that speaks of a directory. Secrets
-are found as they are, and behind the escapes of JSON, Go's `%q`, C, Python, the shell and URLs, also where one is
+are found as they are, and behind the escapes of JSON, Go's `%q`, C, Python, the shell, URLs and HTML, also where one is
 inside another. What overlaps is replaced as one, so a short secret cannot cut a longer one in two.
 
 **What is not found.** Anything that was transformed otherwise (encoded as base64, reversed, spelled out) and shorter

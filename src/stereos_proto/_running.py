@@ -2,8 +2,8 @@
 
 A runner asks for the first action with `resume(None, now)`, carries each action out, and gives back what came of it
 with `resume`. The whole time of the dialogue is bounded here: an action that the dialogue yields after its deadline is
-not carried out, so nothing is sent too late; TimeUp is thrown into the dialogue at that place instead. So is `ended`,
-once a runner has set that.
+not carried out, so nothing is sent too late; TimeUp is thrown into the dialogue at that place instead. If a
+runner has set `ended`, that error is thrown in the same way.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ lock, and wait outside it.
 
 **The two lanes.** Reading and writing are two lanes, with one waiter in each at most. The leader has the reading
 lane, and also waits until the stream is writable if there is something to write (READ_WRITE). A leader that waits
-already cannot be told that there is something to write since, so the waiter whose line the stream did not take
-waits for that by itself: the *writer* (WRITE). It only writes. If it read, too, it could leave with its reply at the
-moment at which there is room in flight for another request, and the leader, which sleeps, would not know.
+already cannot be told that there is now something to write. So the waiter whose line the stream did not take waits
+until the stream is writable: it is the *writer* (WRITE). It only writes. If it read, too, it could leave with its
+reply at the moment at which there is room in flight for another request, and the leader, which sleeps, would not know.
 
 **Interleavings that this guards against.** `tests/explore` explores them all.
 

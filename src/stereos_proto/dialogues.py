@@ -10,7 +10,7 @@ it yields           the driver                                            and re
                     preamble
 `Send(request)`     sends, waits for the reply                            the reply, a refusal included
 `SendMany(...)`     sends all without waiting, in order                   one reply or error per request
-`Sleep(seconds)`    waits, less long when a notification comes            None
+`Sleep(seconds)`    waits; a notification ends it early                   None
 =================== ===================================================== ================================
 
 Where the whole dialogue has a deadline, the driver throws `TimeUp` into it, at whatever it yielded, once that has
@@ -271,7 +271,7 @@ class ReadyWait:
 
     It is over when the guest reports one of `states`; or, where `agents` are named, when all of these run,
     in whatever state (§6: a guest's state does not tell whether its agents run). `attempt_timeout` bounds one try,
-    in seconds; the first ones wait less long. `on_progress` is called after each try. `progress` is where the wait
+    in seconds; the first tries get less time. `on_progress` is called after each try. `progress` is where the wait
     stands.
     """
 
@@ -389,7 +389,7 @@ def wait_ready(wait: ReadyWait | None = None, *, redial: bool = False) -> Genera
     return (wait or ReadyWait()).run(redial=redial)
 
 
-#: What a config does when a mount or a secret is not in place: wait for another try, or go all the same.
+#: What happens to the config when a mount or a secret failed: "stop" holds it back, "continue" sends it all the same.
 OnRefusal = Literal["stop", "continue"]
 
 

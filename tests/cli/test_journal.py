@@ -233,7 +233,7 @@ def test_ctrl_c_leaves_a_journal_and_says_how_to_go_on(tmp_path, cli):
         words = ("provision", str(tmp_path / "j.toml"), "--all", "--journal", str(book))
         env = {"MB_CONFIG_DIR": str(tmp_path), "FLEET_TOKEN": SECRET}
         with terminal(*words, env=env) as it:
-            it.wait_for("1 of 2 guests are through")
+            it.wait_for("1 of 2 guests are done")
             it.interrupt()
             assert it.end() == -signal.SIGINT
         assert "1 guest has steps left" in it.seen

@@ -670,7 +670,7 @@ def test_the_only_hook_may_be_left_as_it_is():
 def test_a_subclass_may_not_hide_what_the_client_needs(names):
     """With a callback called `ready`, the loop never rested."""
     own = {**dict.fromkeys(names), "watch": None, "helper": None, "__doc__": "Fine."}
-    with pytest.raises(TypeError, match=f"^Mine defines {', '.join(names)}, which LoopClient has for itself"):
+    with pytest.raises(TypeError, match=f"^Mine defines {', '.join(names)}, which LoopClient uses itself"):
         type("Mine", (Callbacks,), own)
 
 

@@ -6,6 +6,7 @@ import pickle
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -87,7 +88,10 @@ def test_the_client_that_is_found_is_of_the_kind_that_was_dialled(driver):
             async with attached(driver, ours) as client:
                 runner = runner_of(driver, client=client)
                 assert runner.found(driver.Client) is client
-                with pytest.raises(TypeError, match="this is no Client"):
+                with pytest.raises(
+                    TypeError,
+                    match=rf"a \S+{driver.name.replace('uvloop', 'asyncio')}\.Client, not a \S+{other.name}\.Client",
+                ):
                     runner.found(other.Client)
 
     run(driver, main)
@@ -136,6 +140,33 @@ def test_what_an_action_ends_in_is_thrown_into_the_dialogue_or_returned(driver):
                     await running(driver, runner, asks())
 
     run(driver, main)
+
+
+@each_driver
+def test_a_connection_is_dropped_once(driver, caplog):
+    """Whoever dials for the third time has no connection any more that could be dropped."""
+
+    def dials():
+        for _ in range(3):
+            with suppress(ConnectError):
+                yield Connect(1.0)
+
+    def fails(*_limit):
+        raise ConnectError("nobody is there")
+
+    async def fails_too():
+        fails()
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            async with attached(driver, ours) as client:
+                runner = runner_of(driver, client=client, dial=fails if driver is BLOCKING else fails_too)
+                await running(driver, runner, dials())
+
+    with caplog.at_level("DEBUG", logger="stereos_proto_io"):
+        run(driver, main)
+    assert caplog.text.count("the connection is dropped, to dial again") == 1
 
 
 @each_driver

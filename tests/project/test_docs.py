@@ -452,7 +452,7 @@ NUMBERS = [
     ("howto/transports.md", f"waits up to {HYBRID_VSOCK_PATIENCE:g} s for `OK`"),
     ("howto/fleets.md", f"tried after {_BACKOFF.first * 1000:g} ms, then after twice as long each time"),
     ("howto/fleets.md", f"up to {_BACKOFF.maximum:g} s. One that answers"),
-    ("howto/fleets.md", f"is asked every {_BACKOFF.answering * 1000:g} ms"),
+    ("howto/fleets.md", f"is asked again after at most {_BACKOFF.answering * 1000:g} ms"),
     ("howto/from-mb.md", f"a regular file of at most {MAX_PROMPT_SIZE // 1024} KiB"),
     (
         "howto/from-mb.md",

@@ -215,7 +215,7 @@ def secret_set(
     except ValueError:
         raise UsageError("--mode takes octal permission bits, such as 0600") from None
     if not value:
-        raise UsageError(f"the value of {name} is empty; if it is to be: `stereosctl send inject_secret -`")
+        raise UsageError(f"the value of {name} is empty; to store an empty one, use `stereosctl send inject_secret -`")
     return _give(guest, InjectSecret(name, value, bits), f"secret {name}", out)
 
 

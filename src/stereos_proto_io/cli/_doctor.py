@@ -129,8 +129,8 @@ _DEFAULT_OUT: Final = DocumentOut()
 def doctor(guest: Guests = DEFAULT_GUESTS, *, out: DocumentOut = _DEFAULT_OUT) -> int:
     """Find out why guests cannot be reached.
 
-    It looks at this machine, then goes the way to each guest step by step. Nothing
-    in a guest is changed. The exit code is that of the first step that failed.
+    It checks this machine, then each step on the way to each guest. It changes
+    nothing in a guest. The exit code is that of the first step that failed.
 
     For example:
 
@@ -314,7 +314,7 @@ def _preamble(address: Address, stream: Any, deadline: Deadline) -> str:
     if isinstance(address, HybridVsock):
         return f"CONNECT {address.port} was answered with OK in {took:.1f} ms"
     if isinstance(address, VirtioSerial):
-        return f"the stream is in step with the guest, after {took:.1f} ms"
+        return f"the stream is synchronised with the guest, after {took:.1f} ms"
     return "none is needed"
 
 

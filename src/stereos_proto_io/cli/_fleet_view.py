@@ -107,7 +107,7 @@ class _Table:
         more = len(self._rows) - len(rows)
         done = sum(row.code is not None for row in self._rows)
         rest = f"; {more} more are not shown" if more else ""
-        return Group(table, Text(f"{done} of {len(self._rows)} guests are through{rest}", "dim"))
+        return Group(table, Text(f"{done} of {len(self._rows)} guests are done{rest}", "dim"))
 
 
 def _urgency(row: Row) -> int:

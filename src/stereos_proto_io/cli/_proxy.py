@@ -190,5 +190,5 @@ def _shake_hands(host: socket.socket) -> None:
     """Answer a hybrid-vsock host's CONNECT (`docs/protocol.md` §8)."""
     line = host.recv(_LONGEST_CONNECT)
     if not line.startswith(b"CONNECT ") or not line.endswith(b"\n"):
-        raise ConnectionAbortedError(f"no CONNECT came first, but {len(line)} other bytes")
+        raise ConnectionAbortedError(f"expected CONNECT first, got {len(line)} other bytes")
     host.sendall(b"OK 1024\n")

@@ -40,7 +40,7 @@ from stereos_proto_io.addresses import Address
 
 from ._async_dial import Connecting
 from ._log import log_for, logger
-from ._outcomes import again, replies, shown
+from ._outcomes import again, expect, replies, shown
 from ._verbs import AsyncVerbs, Limits, ReplyT, Result, check_limits, ready_wait
 
 Client = TypeVar("Client", bound="AsyncClient")
@@ -215,7 +215,7 @@ class AsyncClient(AsyncVerbs):
         return replies(await self._ask_many(tuple(messages), lambda _index, _outcome: None))
 
     def notifications(self) -> AsyncIterator[Notification]:
-        """Yield what the guest tells unasked, as it comes, until the client is closed.
+        """Yield the notifications of the guest as they arrive, until the client is closed.
 
         That is a `Lifecycle`, or an `UnknownMessage` where its type has no class here (§4): look at the class first.
 
@@ -425,7 +425,4 @@ class AsyncRunner:
 
     def found(self, driver: type[Client]) -> Client:
         """Return the client that the dialogue ended with. Raises TypeError when it is no `driver`."""
-        client = self._current()
-        if not isinstance(client, driver):
-            raise TypeError(f"this is no {driver.__name__}")
-        return client
+        return expect(self._current(), driver)

@@ -21,8 +21,8 @@ class DeviceTransport(asyncio.Transport):
     """Moves the bytes of a device to and from `protocol`, which is told `connection_made` at once.
 
     With `waits_for_peer` (the guest's end) the stream has no end: while the other end is away, reading and writing are
-    tried again by the clock, and only `close` and `abort` end it. Without it (the host's end) an other end that is away
-    is the end of the stream: the transport closes and tells `connection_lost(None)`.
+    tried again by the clock, and only `close` and `abort` end it. Without it (the host's end) the stream ends when the
+    other end is away: the transport closes and calls `connection_lost(None)`.
     """
 
     def __init__(

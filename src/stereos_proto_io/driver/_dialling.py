@@ -191,7 +191,7 @@ class Dialling:
             self._fail(ConnectError(f"the dial to {self.address} was cancelled"))
 
     def _attempt(self, now: float) -> None:
-        """Begin to connect to the next place; the first one that fails or answers at once is done with here."""
+        """Begin to connect to the next place. Skip places that fail at once; finish with one that connects at once."""
         self._next_attempt = None
         for family, target in self._attempts:
             logger.debug("%s: dialling %s", self.address, target)
@@ -236,7 +236,7 @@ class Dialling:
                 return
             self._patience = now + patience
             logger.debug("%s: sending %s", self.address, type(self._preamble).__name__)
-            # A pipe that is full already will take the opening of the next preamble.
+            # If the stream is full, this opening is not sent; the next preamble sends its own.
             with suppress(BlockingIOError):
                 self._stream.send(self._preamble.data_to_send())
         except OSError as exc:

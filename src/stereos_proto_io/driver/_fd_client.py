@@ -96,7 +96,7 @@ class FdClient(AsyncClient):
     @staticmethod
     @abstractmethod
     async def thread(function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function that blocks in a thread, and return its result. Cancelled, leave the thread alone."""
+        """Run a blocking function in a thread, and return its result. On cancellation, leave the thread running."""
 
     @staticmethod
     @abstractmethod

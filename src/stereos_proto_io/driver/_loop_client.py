@@ -49,8 +49,8 @@ class LoopClient(PollClient):
         hidden = [name for name, own in vars(cls).items() if name in _TAKEN and not getattr(own, "__override__", False)]
         if hidden:
             raise TypeError(
-                f"{cls.__name__} defines {', '.join(hidden)}, which LoopClient has for itself: choose other names, or "
-                "mark a method with typing.override if it is to take the place of the client's"
+                f"{cls.__name__} defines {', '.join(hidden)}, which LoopClient uses itself: choose other names, or "
+                "mark a method with typing.override if it is meant to replace the client's"
             )
 
     def __init__(
@@ -85,7 +85,7 @@ class LoopClient(PollClient):
 
     @abstractmethod
     def set_timer(self, seconds: float | None) -> None:
-        """Call `on_timer` once in `seconds`, not before; None: not at all. It replaces the timer before."""
+        """Call `on_timer` once after `seconds`, not before; None: not at all. Replaces the previous timer."""
 
     @abstractmethod
     def call_soon(self, function: Callable[[], object]) -> None:

@@ -11,6 +11,7 @@ from stereos_proto import GetHealth, HostSession, Ping, Reply, StereosError
 from ._streams import READ_SIZE
 
 Error = TypeVar("Error", bound=StereosError)
+Client = TypeVar("Client")
 
 
 def again(error: Error) -> Error:
@@ -37,6 +38,14 @@ def shown(client: Any) -> str:
     if session is None:
         return f"<{name}, not made>"
     return f"<{name} {session.label} {'closed' if session.ended else 'open'}>"
+
+
+def expect(client: object, wanted: type[Client]) -> Client:
+    """Return `client`. Raises TypeError when it is no `wanted`."""
+    if isinstance(client, wanted):
+        return client
+    found, wants = (f"{kind.__module__}.{kind.__qualname__}" for kind in (type(client), wanted))
+    raise TypeError(f"the client is a {found}, not a {wants}; dial with the driver that runs the dialogue")
 
 
 #: What can be asked again, since it changes nothing. A set of classes costs a request no call.

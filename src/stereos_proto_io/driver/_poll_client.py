@@ -117,9 +117,9 @@ class PollClient(HostClient):
         super().expire()
 
     def next_deadline(self) -> float | None:
-        """Return when to call `expire` and pull events next, on the client's clock; None: not by itself.
+        """Return when to call `expire` and pull events next, on the client's clock; None: there is no deadline.
 
-        That is a day from now at most, which every loop can wait for: then there may be nothing to do yet.
+        It is a day from now at most, since not every loop can wait for longer: there may be nothing to do yet then.
         """
         own = self._dialler.next_deadline() if self._dialler else self._deadline if self._lookup else None
         ends = [end for end in (own, super().next_deadline()) if end is not None]
@@ -155,7 +155,10 @@ class PollClient(HostClient):
         return {self._stream: READ | WRITE * waits}
 
     def next_event(self) -> ClientEvent | Literal[Need.DATA]:
-        """Return what happened next, or NEED_DATA. Raises nothing. `DialWanted` is not told: the client dials."""
+        """Return what happened next, or NEED_DATA; raises as `HostClient.next_event` does.
+
+        There is no `DialWanted` event: the client dials.
+        """
         while True:
             event = super().next_event()
             if type(event) is DialWanted:

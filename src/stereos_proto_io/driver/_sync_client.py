@@ -181,7 +181,7 @@ class SyncClient(SyncVerbs):
         return replies(self._ask_many(tuple(messages), seconds(timeout, self._timeout), _ignore))
 
     def notifications(self, *, timeout: float | None = None) -> Iterator[Notification]:
-        """Yield what the guest tells unasked, as it comes, until the client is closed.
+        """Yield the notifications of the guest as they arrive, until the client is closed.
 
         That is a `Lifecycle`, or an `UnknownMessage` where its type has no class here (§4): look at the class first.
 
@@ -321,7 +321,7 @@ class SyncClient(SyncVerbs):
         return True
 
     def _turn(self, waiter: Waiter | Call[Any], ready: int) -> Step:
-        """Read and write what can be without waiting; return the next step. One that is done has left then."""
+        """Read and write without waiting; return the next step. A waiter that is done has left the turns by then."""
         session, turns = self._session, self._turns
         if ready & READ and session.ended is None:
             self._behind = True

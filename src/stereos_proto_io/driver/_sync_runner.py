@@ -12,6 +12,7 @@ from stereos_proto import Dialogue, Running, StereosError, Waiter
 from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
 
 from ._log import logger
+from ._outcomes import expect
 from ._sync_client import SyncClient
 from ._sync_dial import LONGEST_WAIT, left
 from ._verbs import Result
@@ -109,11 +110,9 @@ class SyncRunner:
     def close(self) -> None:
         """Close the client that there is."""
         if self.client is not None:
-            self.client.close()
+            client, self.client = self.client, None
+            client.close()
 
     def found(self, driver: type[Client]) -> Client:
         """Return the client that the dialogue ended with. Raises TypeError when it is no `driver`."""
-        client = self._current()
-        if not isinstance(client, driver):
-            raise TypeError(f"this is no {driver.__name__}")
-        return client
+        return expect(self._current(), driver)

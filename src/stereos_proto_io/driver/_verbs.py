@@ -181,8 +181,8 @@ class SyncVerbs(ABC):
 class AsyncVerbs(ABC):
     """The verbs of the asynchronous clients (§3). Each `timeout` is in seconds.
 
-    Bound them with the runtime's own timeout or cancel scope. Those that have something to tell when the time is up,
-    `wait_ready` and `provision`, have a `timeout`.
+    `wait_ready`, `provision` and `run` take a `timeout`. Bound the others with the runtime's own timeout or cancel
+    scope.
 
     Each raises RequestFailed when the guest refuses, ConnectionLost when the connection is gone
     (OutcomeUnknown where the request may have been carried out), RemoteProtocolError when the guest broke the
