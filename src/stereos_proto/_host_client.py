@@ -34,7 +34,6 @@ from ._running import Running
 from ._timeouts import seconds
 from .dialogues import (
     ATTEMPT_TIMEOUT,
-    READY_STATES,
     Action,
     Backoff,
     Connect,
@@ -251,7 +250,7 @@ class HostClient:
 
     def wait_ready(
         self,
-        states: Collection[str] = READY_STATES,
+        states: Collection[str] | None = None,
         *,
         agents: Collection[str] = (),
         backoff: Backoff | None = None,
@@ -260,7 +259,9 @@ class HostClient:
         timeout: float | None = 60.0,
         context: Any = None,
     ) -> Task[Health]:
-        """Wait until the guest is in one of `states`, or the named `agents` run (§6, §7).
+        """Wait until the guest is in one of `states` and the named `agents` run (§6, §7); see `ReadyWait`.
+
+        By default it is until the guest is ready or, with `agents`, until these run in whatever state.
 
         It uses the existing connection first. With `redial` it dials if there is none, and dials again whenever the
         connection is lost or a try fails; requests of other callers on that connection then end. A probe over a

@@ -151,8 +151,11 @@ def _several(name: str, values: Collection[str]) -> tuple[str, ...]:
     return values
 
 
-def _states(values: Collection[str]) -> Collection[str]:
-    return _several("states", values)
+def _states(values: Collection[str] | None) -> Collection[str] | None:
+    states = values if values is None else _several("states", values)
+    if states == ():
+        raise ValueError("states must name at least one state, or be None: the wait would never end")
+    return states
 
 
 def _agents(values: Collection[str]) -> Collection[str]:
@@ -269,13 +272,15 @@ def _cut(text: str) -> str:
 class ReadyWait:
     """The conditions of a wait for a guest, and the wait itself.
 
-    It is over when the guest reports one of `states`; or, where `agents` are named, when all of these run,
-    in whatever state (§6: a guest's state does not tell whether its agents run). `attempt_timeout` bounds one try,
-    in seconds; the first tries get less time. `on_progress` is called after each try. `progress` is where the wait
-    stands.
+    It is over when one health report names one of `states`, and all of `agents` run in it. `states` None: with
+    `agents` any state will do, since a guest's state does not tell whether its agents run (§6); without them it is
+    `READY_STATES`. `attempt_timeout` bounds one try, in seconds; the first tries get less time. `on_progress` is called
+    after each try. `progress` is where the wait stands.
+
+    Raises ValueError for empty `states`.
     """
 
-    states: Collection[str] = attrs.field(default=READY_STATES, converter=_states)
+    states: Collection[str] | None = attrs.field(default=None, converter=_states)
     agents: Collection[str] = attrs.field(default=(), converter=_agents)
     backoff: Backoff = attrs.field(factory=Backoff)
     attempt_timeout: float = attrs.field(default=ATTEMPT_TIMEOUT, validator=_positive)
@@ -367,12 +372,15 @@ class ReadyWait:
             self.on_progress(self.progress)
 
     def _over(self, health: Health) -> bool:
-        if health.state == LifecycleState.SHUTDOWN and health.state not in self.states:
+        if health.state == LifecycleState.SHUTDOWN and health.state not in (self.states or ()):
             raise self.progress.not_ready("it is shutting down")
-        if self.agents:
-            running = {agent.name for agent in health.agents if agent.running}
-            return running.issuperset(self.agents)
-        return health.state in self.states
+        return self.is_met_by(health)
+
+    def is_met_by(self, health: Health) -> bool:
+        """Whether one report meets all conditions."""
+        states = self.states if self.states is not None or self.agents else READY_STATES
+        running = {agent.name for agent in health.agents if agent.running}
+        return (states is None or health.state in states) and running.issuperset(self.agents)
 
 
 def _silent(error: StereosError) -> bool:

@@ -239,6 +239,23 @@ def test_agents_and_states_may_come_from_any_iterable(agents):
     assert error.agents_wanted == ("b",)
 
 
+@pytest.mark.parametrize("states", [None, {"ready"}, {"booting"}, {"healthy", "booting"}])
+@pytest.mark.parametrize("agents", [(), ("a",), ("a", "b")])
+def test_a_wait_is_over_when_one_report_meets_all_conditions(states, agents):
+    """States were ignored where agents were named."""
+    wait = ReadyWait(states, agents)
+    for state in LifecycleState:
+        for running in [(), ("a",), ("b",), ("a", "b")]:
+            health = Health(state, [AgentStatus(name, name in running) for name in "ab"], 1)
+            by_state = state in states if states else bool(agents) or state in ("ready", "healthy")
+            assert wait.is_met_by(health) is (by_state and set(agents) <= set(running))
+
+
+def test_a_wait_needs_a_state():
+    with pytest.raises(ValueError, match="states must name at least one state, or be None: the wait would never end"):
+        ReadyWait(states=[])
+
+
 def test_a_guest_that_shuts_down_will_not_run_its_agents():
     _, error = run(ReadyWait(agents=["b"]).run(redial=False), [BOOTING, None, DOWN])
     assert isinstance(error, NotReady)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, Self, Unpack
 
 from stereos_proto import DEFAULT_TIMEOUT, ConnectionLost
-from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto.dialogues import Backoff, WaitProgress
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver import (
     READ,
@@ -125,7 +125,7 @@ def connect_when_ready(
     address: Address,
     *,
     timeout: float | None = READY_TIMEOUT,
-    states: Collection[str] = READY_STATES,
+    states: Collection[str] | None = None,
     agents: Collection[str] = (),
     backoff: Backoff | None = None,
     on_progress: Callable[[WaitProgress], None] | None = None,

@@ -15,7 +15,7 @@ from rich.text import Text
 from stereos_proto import AgentStatus, Reply, Request
 
 from ._commands_give import refuse_input_of_shell
-from ._console import clean, read_when_there_is, say, say_error
+from ._console import clean, read_when_there_is, say, say_error, write_at_once
 from ._contact import Row
 from ._deadline import ASK_SECONDS, Deadline
 from ._errors import REFUSED, USAGE, UsageError
@@ -226,14 +226,10 @@ def conformance(
             say(report.summary)
         if file is not None:
             try:
-                file.write(report.as_junit())
-                file.flush()
+                write_at_once(file, report.as_junit())
             except OSError as exc:
                 # The results have been shown: another document would be one too many.
                 say_error(f"cannot write {junit}: {exc.strerror}")
-                # What is left in the buffer would fail once more when the file is closed.
-                with suppress(OSError):
-                    file.close()
                 return USAGE
     return 0 if report.ok else REFUSED
 

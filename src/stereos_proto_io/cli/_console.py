@@ -12,7 +12,7 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TextIO
+from typing import IO, Any, AnyStr, Final, TextIO
 
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
@@ -234,6 +234,20 @@ def say(text: str, *, style: str = "") -> None:
 def say_error(text: str) -> None:
     """Tell what went wrong, in one line."""
     error_console().print(Text.assemble(("stereosctl: ", "bold red"), clean(text)))
+
+
+def write_at_once(file: IO[AnyStr], data: AnyStr) -> None:
+    """Write and flush.
+
+    After an OSError the file is closed: what is left in its buffer would fail once more when the caller closes it.
+    """
+    try:
+        file.write(data)
+        file.flush()
+    except OSError:
+        with suppress(OSError):
+            file.close()
+        raise
 
 
 def our_version() -> str:

@@ -35,7 +35,7 @@ from stereos_proto import (
     StereosError,
     changes_guest,
 )
-from stereos_proto.dialogues import READY_STATES, WaitProgress
+from stereos_proto.dialogues import ReadyWait, WaitProgress
 
 from ._deadline import Deadline
 from ._redact import Redactor
@@ -76,13 +76,6 @@ def tracing(target: Target, redactor: Redactor, *, trace: bool, many: bool) -> d
 
 #: Shows a wait for something, with a guest, for the length of a `with`; what that yields is told of each try.
 ShowWait = Callable[[str, Target], AbstractContextManager[OnProgress]]
-
-
-def _meets(report: Health, states: Collection[str], agents: Collection[str]) -> bool:
-    """Whether a report ends the wait for these states, or for these agents where there are any."""
-    if agents:
-        return {agent.name for agent in report.agents if agent.running}.issuperset(agents)
-    return report.state in states
 
 
 class Contact(ABC):
@@ -135,10 +128,11 @@ class Contact(ABC):
         await self._dial(self.deadline if within is None else self.deadline.or_in(within))
 
     async def dial_when_ready(
-        self, *, states: Collection[str] = READY_STATES, agents: Collection[str] = (), subject: str = ""
+        self, *, states: Collection[str] | None = None, agents: Collection[str] = (), subject: str = ""
     ) -> Health:
         """Connect to a guest that may still boot, and return the report that ended the wait. Raises NotReady."""
         last = WaitProgress()
+        condition = ReadyWait(states, agents)
         self.row.sent = self.row.sent or None
         self.tell(step="waiting")
         with self.show_wait(subject or self.target.name, self.target) as report:
@@ -147,7 +141,7 @@ class Contact(ABC):
                 nonlocal last
                 last = progress
                 error = "" if progress.error is None else self.sentence(progress.error)
-                over = not error and progress.health is not None and _meets(progress.health, states, agents)
+                over = not error and progress.health is not None and condition.is_met_by(progress.health)
                 shown = attrs.evolve(
                     progress,
                     health=progress.health and self.redactor.message(progress.health),
@@ -228,7 +222,9 @@ class Contact(ABC):
     async def _dial(self, deadline: Deadline) -> None: ...
 
     @abstractmethod
-    async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None: ...
+    async def _dial_when_ready(
+        self, states: Collection[str] | None, agents: Collection[str], note: OnProgress
+    ) -> None: ...
 
     @abstractmethod
     async def _ask(self, request: Request, seconds: float) -> Reply: ...

@@ -47,7 +47,7 @@ class AsyncContact(Contact):
         late = ConnectError(f"cannot connect to {address}: it did not answer in time")
         self._client = await _bounded(lambda: connect(address, **self._tracing()), deadline.left, late)
 
-    async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None:
+    async def _dial_when_ready(self, states: Collection[str] | None, agents: Collection[str], note: OnProgress) -> None:
         await self.close()
         self._client = await connect_when_ready(
             self.target.reached(),

@@ -52,7 +52,7 @@ class BlockingContact(Contact):
         await self.close()
         self._client = dial(self.target, deadline, self.redactor, trace=self.trace)
 
-    async def _dial_when_ready(self, states: Collection[str], agents: Collection[str], note: OnProgress) -> None:
+    async def _dial_when_ready(self, states: Collection[str] | None, agents: Collection[str], note: OnProgress) -> None:
         await self.close()
         self._client = connect_when_ready(
             self.target.reached(),

@@ -32,6 +32,7 @@ from stereos_proto import (
     StepStatus,
 )
 
+from ._console import write_at_once
 from ._errors import UsageError
 from ._numbers import finite
 from ._private import clean_path
@@ -278,12 +279,9 @@ class Journal:
             "steps": {label: status.value for label, status in news.items()},
         }
         try:
-            self._file.write(f"{json.dumps(record)}\n".encode())
-            self._file.flush()
+            write_at_once(self._file, f"{json.dumps(record)}\n".encode())
         except OSError as exc:
             self._failure = f"cannot write {self._path}: {exc.strerror}"
-            # What is left in the buffer would fail once more when the file is closed.
-            self._close()
             raise UsageError(self._failure) from None
 
     def _close(self) -> None:

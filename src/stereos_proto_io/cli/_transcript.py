@@ -11,14 +11,13 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import Any, Final, TextIO
 
 import attrs
 
 from stereos_proto import Role
 
-from ._console import say
+from ._console import say, write_at_once
 from ._errors import UsageError
 from ._numbers import finite
 from ._redact import LineTap, Redactor
@@ -85,13 +84,9 @@ class Recorder:
         if self._failure is not None:
             raise self._failure
         try:
-            self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
-            self._file.flush()
+            write_at_once(self._file, json.dumps(document, separators=(",", ":")) + "\n")
         except OSError as exc:
             self._failure = UsageError(f"cannot write {self._file.name}: {exc.strerror}; the recording ends here")
-            # What is left in the buffer would fail once more when the file is closed.
-            with suppress(OSError):
-                self._file.close()
             raise self._failure from None
         except ValueError:
             # Closed: the recording has ended, and a connection is still heard.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 import attrs
@@ -79,11 +78,6 @@ class _Condition:
             raise UsageError("--for shutdown stands alone: a guest that is gone has no state and no agents")
         return cls(texts, frozenset(states), tuple(agents), gone)
 
-    def met_by(self, report: Health) -> bool:
-        """Whether one report says all of it."""
-        running = {agent.name for agent in report.agents if agent.running}
-        return (not self.states or report.state in self.states) and running.issuperset(self.agents)
-
     def ended(self, error: NotReady) -> NotReady:
         """The error, with what was waited for, and whether the deadline or the guest ended the wait."""
         why = str(error).removeprefix("the guest is not ready: ")
@@ -122,7 +116,7 @@ def wait(
         try:
             if condition.gone:
                 return await until_gone(contact, heard=_SHUTDOWN in for_)
-            return await _until(contact, condition)
+            return await contact.dial_when_ready(states=condition.states or None, agents=condition.agents)
         except NotReady as exc:
             raise condition.ended(exc) from exc
 
@@ -136,34 +130,6 @@ def wait(
         return agents_summary(report) if report else "gone"
 
     return perform(guest, Job(converse, document, show, said, seconds=WAIT_SECONDS, waits=True), out)
-
-
-async def _until(contact: Contact, condition: _Condition) -> Health:
-    """Wait until one report meets the condition, and return that report. Raises NotReady."""
-    seconds = contact.deadline.tenths
-    tries = 0
-    while True:
-        states: Collection[str] = condition.states or READY_STATES
-        report = await contact.dial_when_ready(states=states, agents=condition.agents)
-        subject = f"the agents {', '.join(condition.agents)} and the state"
-        with contact.show_wait(subject, contact.target) as show:
-            try:
-                # The library waits for states or for agents. For both, one report has to say both.
-                while not condition.met_by(report):
-                    tries += 1
-                    progress = WaitProgress(tries, report, agents=condition.agents)
-                    show(progress)
-                    await contact.sleep(_LOOK_AGAIN)
-                    if not contact.deadline.left:
-                        raise progress.not_ready(f"{seconds:g} s have passed")
-                    report = await contact.get_health(within=contact.deadline.left)
-            except (ConnectionLost, RequestTimeout) as exc:
-                if not contact.deadline.left:
-                    progress = WaitProgress(tries, report, exc, condition.agents)
-                    raise progress.not_ready(f"{seconds:g} s have passed") from exc
-                contact.tell(error=str(exc))
-                continue
-        return report
 
 
 async def until_gone(contact: Contact, *, heard: bool = False) -> Health | None:

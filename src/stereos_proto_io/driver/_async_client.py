@@ -34,7 +34,7 @@ from stereos_proto import (
     forget_locals,
     seconds,
 )
-from stereos_proto.dialogues import READY_STATES, Action, Backoff, Connect, Send, SendMany, Sleep, WaitProgress
+from stereos_proto.dialogues import Action, Backoff, Connect, Send, SendMany, Sleep, WaitProgress
 from stereos_proto_io._errors import no_answer
 from stereos_proto_io.addresses import Address
 
@@ -128,7 +128,7 @@ class AsyncClient(AsyncVerbs):
         address: Address,
         *,
         timeout: float | None = None,
-        states: Collection[str] = READY_STATES,
+        states: Collection[str] | None = None,
         agents: Collection[str] = (),
         backoff: Backoff | None = None,
         on_progress: Callable[[WaitProgress], None] | None = None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Self, Unpack
 
 from stereos_proto import DEFAULT_TIMEOUT, seconds
-from stereos_proto.dialogues import READY_STATES, Backoff, WaitProgress
+from stereos_proto.dialogues import Backoff, WaitProgress
 from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import READ, WRITE
@@ -151,7 +151,7 @@ class GreenClient(SyncClient):
         address: Address,
         *,
         timeout: float | None = READY_TIMEOUT,
-        states: Collection[str] = READY_STATES,
+        states: Collection[str] | None = None,
         agents: Collection[str] = (),
         backoff: Backoff | None = None,
         on_progress: Callable[[WaitProgress], None] | None = None,

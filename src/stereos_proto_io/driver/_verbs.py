@@ -28,7 +28,7 @@ from stereos_proto import (
     Role,
     SetConfig,
 )
-from stereos_proto.dialogues import READY_STATES, Backoff, OnRefusal, ReadyWait, WaitProgress, provision, shut_down
+from stereos_proto.dialogues import Backoff, OnRefusal, ReadyWait, WaitProgress, provision, shut_down
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
@@ -72,12 +72,15 @@ def check_limits(
 
 
 def ready_wait(
-    states: Collection[str],
+    states: Collection[str] | None,
     agents: Collection[str],
     backoff: Backoff | None,
     on_progress: Callable[[WaitProgress], None] | None,
 ) -> ReadyWait:
-    """The wait that the arguments of `wait_ready` and `connect_when_ready` describe (§6). Raises TypeError."""
+    """The wait that the arguments of `wait_ready` and `connect_when_ready` describe (§6).
+
+    Raises TypeError, ValueError.
+    """
     return ReadyWait(states, agents, backoff or Backoff(), on_progress=on_progress)
 
 
@@ -161,14 +164,16 @@ class SyncVerbs(ABC):
 
     def wait_ready(
         self,
-        states: Collection[str] = READY_STATES,
+        states: Collection[str] | None = None,
         *,
         agents: Collection[str] = (),
         backoff: Backoff | None = None,
         on_progress: Callable[[WaitProgress], None] | None = None,
         timeout: float | None = READY_TIMEOUT,
     ) -> Health:
-        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
+        """Wait until the guest is in one of `states` and the named `agents` run, and return its health (§6).
+
+        By default it is until the guest is ready or, with `agents`, until these run in whatever state.
 
         Raises NotReady, with the last state and error, when `timeout` seconds have passed (None: the client's
         own timeout) or the guest shuts down; ConnectionLost when the connection ends; RemoteProtocolError when the
@@ -261,14 +266,16 @@ class AsyncVerbs(ABC):
 
     async def wait_ready(
         self,
-        states: Collection[str] = READY_STATES,
+        states: Collection[str] | None = None,
         *,
         agents: Collection[str] = (),
         backoff: Backoff | None = None,
         on_progress: Callable[[WaitProgress], None] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  (a scope of the caller's cannot put the last state into its error)
     ) -> Health:
-        """Wait until the guest is in one of `states`, or until the named `agents` run, and return its health (§6).
+        """Wait until the guest is in one of `states` and the named `agents` run, and return its health (§6).
+
+        By default it is until the guest is ready or, with `agents`, until these run in whatever state.
 
         Raises NotReady, with the last state and error, when `timeout` seconds have passed (None: no bound) or the
         guest shuts down; ConnectionLost when the connection ends; RemoteProtocolError when the guest breaks the
