@@ -124,8 +124,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "the lead is not handed over": Fault(
         f"{CORE}/_turns.py",
-        "            if self._leader is None:\n                self._wake_first(self._followers)\n",
-        "",
+        "            self._wake_a_reader()\n",
+        "            pass\n",
         "",
         _TURNS,
     ),

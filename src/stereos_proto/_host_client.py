@@ -231,7 +231,8 @@ class HostClient:
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None, context: Any = None) -> Task[Result]:
         """Run a dialogue, within `timeout` seconds. A `TaskDone` tells when it is over.
 
-        Raises TypeError when `dialogue` is not a generator: call the generator function first.
+        Raises TypeError when `dialogue` is not a generator: call the generator function first. Raises ValueError when
+        it was begun before.
         """
         task: Task[Result] = Task(context, running=Running(dialogue, self._after(timeout), seconds(timeout, 0.0)))
         if self._closed:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator
 from contextlib import suppress
+from inspect import GEN_CREATED, getgeneratorstate
 from math import inf
+from types import GeneratorType
 from typing import Any, Final, Generic
 
 import attrs
@@ -30,11 +32,17 @@ _PATIENCE: Final = 3
 def _is_generator(_running: object, _attribute: object, dialogue: object) -> None:
     if not isinstance(dialogue, Generator):
         raise TypeError(f"a dialogue is a generator, not {type(dialogue).__name__}; a function has to be called")
+    # Another kind of `Generator` cannot be asked.
+    if isinstance(dialogue, GeneratorType) and getgeneratorstate(dialogue) != GEN_CREATED:
+        raise ValueError("this dialogue was begun before: call the generator function again for a new one")
 
 
 @attrs.define(eq=False)
 class Running(Generic[Result]):
-    """A dialogue and its deadline (§3). `resume` returns the next action, or None when `result` is there."""
+    """A dialogue and its deadline (§3). `resume` returns the next action, or None when `result` is there.
+
+    Raises TypeError when the dialogue is not a generator, ValueError when it was begun before.
+    """
 
     # The generator.
     dialogue: Dialogue[Result] = attrs.field(validator=_is_generator)

@@ -25,6 +25,9 @@ reply at the moment at which there is room in flight for another request, and th
 - *The writer leaves with half a line unwritten.* A follower with unwritten bytes of its own takes the lane. Where
   there is none, the line is finished by the next caller, or by the leader when it waits again: no one's reply
   depends on it, since the guest answers in order.
+- *The leader leaves, and only the writer is left.* The writer is woken and takes the reading lane. If it slept on until
+  the stream is writable, no one would read, and a guest that writes before it reads on would wait for the host, and the
+  host for the guest.
 - *The session ends while others wait.* Every call settles, which wakes its follower; the driver wakes the two that
   wait for the stream by shutting it down, and gives the descriptor back only when `idle`: otherwise it could be
   another file's while a thread still polls it.
@@ -33,8 +36,7 @@ reply at the moment at which there is room in flight for another request, and th
   not be woken by anyone, so `step` and `leave` pull all that the session owes (`HostSession.owes_events`), whatever
   the limit of a turn is.
 
-One sleep is longer than it has to be. The writer waits for the stream only. If another waiter completes its line and
-the reply comes before the stream takes bytes again, the writer learns that when the stream does, or at its deadline.
+A driver of threads cannot wake a writer that polls the stream, so this one steps again every 50 ms.
 
 What was tried: a wake-up pipe for each client, so that one leader could do all the waiting. It costs two
 descriptors for each guest and two system calls for each request that meets a waiting leader.
@@ -60,7 +62,8 @@ class Step(Enum):
     READ = "read"
     #: Wait until the stream is readable or writable; read or write, and `step` again.
     READ_WRITE = "read or write"
-    #: Wait until the stream is writable, write, and `step` again. Another waiter reads.
+    #: Wait until the stream is writable, write, and `step` again. Another waiter reads. Set `context` to what ends the
+    #: wait early, or `step` again every now and then: when the one that reads leaves, this waiter has to read.
     WRITE = "write"
     #: Set `context` to what wakes it, sleep until that is called, and `step` again.
     FOLLOW = "follow"
@@ -124,16 +127,19 @@ class Turns(Pump):
             self._leader = None
         if self._writer is waiter:
             self._leave_writing(waiter)
-        if self._followers:
-            if self._leader is None:
-                self._wake_first(self._followers)
-            if self._writer is None and session.wants_write:
-                self._wake_a_writer()
+        if self._leader is None and (self._followers or self._writer is not None):
+            self._wake_a_reader()
+        if self._followers and self._writer is None and session.wants_write:
+            self._wake_a_writer()
 
     def _leave_writing(self, waiter: Waiter | Call[Any]) -> None:
         if self._writer is waiter:
             self._writer = None
             self._wake_a_writer()
+
+    def _wake_a_reader(self) -> None:
+        """Wake the follower that leads next; where there is none, the writer: somebody has to read."""
+        self._wake_first((*self._followers, *(() if self._writer is None else (self._writer,))))
 
     def _wake_a_writer(self) -> None:
         self._wake_first(follower for follower in self._followers if self._has_to_write(follower))

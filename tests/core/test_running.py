@@ -1,6 +1,7 @@
 """A dialogue that is being run."""
 
 import inspect
+from collections.abc import Generator
 from contextlib import suppress
 from math import inf, nan
 
@@ -219,6 +220,31 @@ def test_a_request_that_took_all_the_time_of_the_dialogue_ends_it(now, kind):
 def test_what_is_no_dialogue(dialogue):
     with pytest.raises(TypeError, match=rf"^a dialogue is a generator, not {type(dialogue).__name__}; "):
         Running(dialogue)
+
+
+@pytest.mark.parametrize("how", ["begun", "over", "closed"])
+def test_a_dialogue_runs_once(how):
+    """A second run returned None, which reads like a result."""
+    dialogue = dialogue_of(Sleep(1))
+    for _ in range({"begun": 1, "over": 2, "closed": 0}[how]):
+        next(dialogue, None)
+    if how == "closed":
+        dialogue.close()
+    with pytest.raises(ValueError, match="this dialogue was begun before: call"):
+        Running(dialogue)
+
+
+def test_another_kind_of_generator_is_a_dialogue():
+    class Mine(Generator):
+        def send(self, _value):
+            raise StopIteration("result")
+
+        def throw(self, *_error):
+            raise AssertionError
+
+    running = Running(Mine())
+    assert running.resume(None, 0.0) is None
+    assert running.result == "result"
 
 
 def test_a_dialogue_that_cannot_be_closed_does_not_hide_what_ended_it():

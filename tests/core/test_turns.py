@@ -126,6 +126,24 @@ def test_one_that_leaves_wakes_a_writer():
     assert woken == ["one"]
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_the_writer_is_woken_to_read_when_nobody_else_is_left(done):
+    """It waited for room that a guest which writes before it reads never made, and no one read."""
+    session, turns, (leader, writer, follower) = shared(3, written=False)
+    woken = []
+    assert turns.step(leader, wants_write=True) is Step.READ_WRITE
+    assert turns.step(writer, wants_write=True) is Step.WRITE
+    writer.context = lambda: woken.append("writer")
+    follow(turns, follower, woken, "follower", wants_write=True)
+    if done:
+        session.cancel(follower)
+    turns.leave(leader)
+    assert woken == ["writer" if done else "follower"]
+    turns.leave(follower)
+    assert woken[-1] == "writer"
+    assert turns.step(writer, wants_write=True) is Step.READ_WRITE
+
+
 def test_the_writer_may_become_the_leader():
     session, turns, (leader,) = shared(1)
     turns.step(leader, wants_write=False)

@@ -26,12 +26,14 @@ def test_the_state_covers_all_that_turns_hold():
 
 #: Name: (what stands in the source, what takes its place, where it is found).
 TWO = Config(2, False, 2, 2, 1)
+TWO_HALF_LATE = Config(2, False, 2, 1, 1)
 THREE = Config(3, False, 2, 1, 0)
 THREE_LATE = Config(3, False, 2, 2, 1)
 LISTENS = Config(3, True, 2, 1, 1)
 FAULTS = {
     "a settled follower is not removed": ("        waiter.context = None\n        self._followers.pop(waiter, None)\n        if self._leader is waiter:", "        waiter.context = None\n        if self._leader is waiter:", THREE_LATE),
-    "only a leader hands over": ("            self._leader = None\n        if self._writer is waiter:\n            self._leave_writing(waiter)\n        if self._followers:\n            if self._leader is None:", "            self._leader = None\n            led = True\n        else:\n            led = False\n        if self._writer is waiter:\n            self._leave_writing(waiter)\n        if self._followers:\n            if led:", THREE_LATE),
+    "only a leader hands over": ("            self._leader = None\n        if self._writer is waiter:\n            self._leave_writing(waiter)\n        if self._leader is None and (", "            self._leader = None\n            led = True\n        else:\n            led = False\n        if self._writer is waiter:\n            self._leave_writing(waiter)\n        if led and (", THREE_LATE),
+    "the writer is not woken to read": ("(() if self._writer is None else (self._writer,))", "()", TWO_HALF_LATE),
     "the leader does not let go": ("        if self._leader is waiter:\n            self._leader = None\n", "", TWO),
     "the writer does not let go": ("            self._writer = None\n            self._wake_a_writer()", "            self._wake_a_writer()", THREE),
     "the writer does not hand over": ("            self._writer = None\n            self._wake_a_writer()", "            self._writer = None", Config(3, False, 3, 1, 0)),

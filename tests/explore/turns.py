@@ -16,14 +16,10 @@ and so on. A step of the search is one of these:
 The threads are alike, so the search lets them begin in the order of their numbers only.
 
 The specification: no two threads wait for the stream to be readable, nor for it to be writable only; the written bytes
-are whole lines in the order of asking; a thread does not sleep while its call is done; where a thread's line is not
-written and could be, one waits for the stream to take it; the lanes are free when the threads that had them are gone;
-no thread spins; and when nothing can happen any more but a disturbance, no thread waits for a reply, and one of those
-that listen reads.
-
-One sleep is allowed that a stricter specification would not: the writer (`Step.WRITE`) waits for the stream only. If
-another thread completes its line and the reply comes before the stream takes bytes again, it learns that when the
-stream does.
+are whole lines in the order of asking; a thread does not sleep while its call is done; while threads wait, one reads or
+is about to; where a thread's line is not written and could be, one waits for the stream to take it; the lanes are free
+when the threads that had them are gone; no thread spins; and when nothing can happen any more but a disturbance, no
+thread waits for a reply, and one of those that listen reads.
 """
 
 from __future__ import annotations
@@ -175,7 +171,7 @@ class World:
             yield "readable"
         if thread.step in (Step.READ_WRITE, Step.WRITE) and (self.outbound < self.size or self.broken or self.shut):
             yield "writable"
-        if thread.step is Step.FOLLOW and thread.event:
+        if thread.step in (Step.FOLLOW, Step.WRITE) and thread.event:
             yield "event"
         if thread.late:
             yield "late"
@@ -268,7 +264,7 @@ class World:
             # Where there is work left, a client does not sleep, but lets others in.
             phase = "woken" if self.behind and step in POLLS_TO_READ else "waits"
             thread.phase, thread.step, thread.event = phase, step, False
-            waiter.context = thread.wake if step is Step.FOLLOW else None
+            waiter.context = thread.wake if step in (Step.FOLLOW, Step.WRITE) else None
         thread.reason = ""
         if session.ended is not None:
             # Wakes those that wait for the stream.
@@ -389,7 +385,7 @@ def check(world: World, operation: tuple[Any, ...], before: object) -> None:
     assert world.turns.idle == (not readers and not writers), "`idle` is wrong"
     assert (LINE * len(world.threads)).startswith(world.written), "the bytes written are no whole lines"
     for thread in waiting:
-        if thread.phase == "waits" and thread.waiter.done and thread.step is not Step.WRITE:
+        if thread.phase == "waits" and thread.waiter.done:
             awake = list(world.reasons(thread))
             assert awake, "a thread sleeps, although what it waits for has happened"
     unwritten = [
@@ -397,6 +393,8 @@ def check(world: World, operation: tuple[Any, ...], before: object) -> None:
         for thread in waiting
         if isinstance(thread.waiter, Call) and not (thread.waiter.done or world.session.is_written(thread.waiter))
     ]
+    roused = [thread for thread in waiting if thread.phase == "woken" or any(world.reasons(thread))]
+    assert readers or roused or not waiting, "no one reads, and a guest that writes before it reads waits for us"
     if unwritten and world.session.wants_write:
         awake = [thread for thread in waiting if thread.phase == "woken" or thread.event]
         assert awake or writers or readers[0].step is Step.READ_WRITE, "no one waits to write what a waiter needs"

@@ -141,7 +141,7 @@ class FdClient(AsyncClient):
 
     # -- the loop ------------------------------------------------------------------------------------------
 
-    async def _wait(self, waiter: Waiter | Call[Any]) -> None:  # noqa: C901  (in one piece: calls are what it costs)
+    async def _wait(self, waiter: Waiter | Call[Any]) -> None:
         turns, session = self._turns, self._session
         waited = False
         try:
@@ -163,12 +163,11 @@ class FdClient(AsyncClient):
                     await self.sleep(0)
                 elif step is Step.READ:
                     await self._read()
-                elif step is Step.FOLLOW:
+                elif step in (Step.FOLLOW, Step.WRITE):
                     event = self.event()
                     waiter.context = partial(self.set, event)
-                    await event.wait()
-                elif step is Step.WRITE:
-                    await self._write()
+                    # The writer is woken when the one that reads leaves: it has to read then.
+                    await (event.wait() if step is Step.FOLLOW else self.race(self._write, event.wait))
                 else:
                     await self.race(self._read, self._write)
         finally:

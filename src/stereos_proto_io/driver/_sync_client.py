@@ -51,6 +51,8 @@ _MASKS = {Step.READ: READ, Step.READ_WRITE: READ | WRITE, Step.WRITE: WRITE}
 
 #: Seconds between checks whether a stream was closed, for streams without `shutdown`, which would end the wait.
 _LOOK_AGAIN = 0.5
+#: Seconds between checks of one that waits to write whether another still reads. Nothing else tells it.
+_WRITER_LOOKS = 0.05
 
 
 class Event(Protocol):
@@ -304,6 +306,8 @@ class SyncClient(SyncVerbs):
             left = deadline - time.monotonic()
             late = left <= 0
             pause = 0 if late else min(left, self._glance)
+            if now is Step.WRITE:
+                pause = min(pause, _WRITER_LOOKS)
             if now is not Step.FOLLOW:
                 behind = self._behind and now is not Step.WRITE
                 # Where there is work left the poll only lets other threads have the lock.

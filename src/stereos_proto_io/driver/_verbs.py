@@ -106,7 +106,10 @@ class SyncVerbs(ABC):
 
     @abstractmethod
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:
-        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`, §3)."""
+        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`, §3).
+
+        Raises what the dialogue raises; TypeError when it is not a generator, ValueError when it was begun before.
+        """
 
     def ping(self, *, timeout: float | None = None) -> Pong:
         """Ask whether the guest is there (§2)."""
@@ -209,7 +212,10 @@ class AsyncVerbs(ABC):
 
     @abstractmethod
     async def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:  # noqa: ASYNC109
-        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`, §3)."""
+        """Run a dialogue over this connection and return its result (`stereos_proto.dialogues`, §3).
+
+        Raises what the dialogue raises; TypeError when it is not a generator, ValueError when it was begun before.
+        """
 
     async def ping(self) -> Pong:
         """Ask whether the guest is there (§2)."""
