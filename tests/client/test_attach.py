@@ -372,6 +372,64 @@ def test_tls_whose_handshake_has_not_been_made_with_a_silent_peer(driver):
         assert theirs.recv(1 << 16)
 
 
+def test_a_call_that_is_cancelled_leaves_the_handshake_alone():
+    """trio makes it in the first read: cancelled together with that, the connection was of no use any more."""
+
+    def serve():
+        with theirs:
+            assert cancelled.wait(PATIENCE)
+            with suppress(OSError), anonymous(ssl.PROTOCOL_TLS_SERVER).wrap_socket(theirs, server_side=True) as guest:
+                for _ in guest.makefile("rb"):
+                    guest.sendall(PONG)
+
+    async def main():
+        async with attached(TRIO, TLS[TRIO](ours)) as client:
+            with trio.move_on_after(0.05) as scope:
+                await client.ping()
+            assert scope.cancelled_caught
+            cancelled.set()
+            assert await client.ping() == Pong()
+        tasks = trio.lowlevel.current_root_task().child_nurseries[0].child_tasks
+        assert not [task for task in tasks if "StreamTransport" in task.name]
+
+    cancelled = threading.Event()
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    run(TRIO, main)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("end", [b"", b"no TLS at all"], ids=["gone", "no TLS"])
+def test_a_handshake_that_fails_ends_the_connection(end):
+    async def main():
+        async with attached(TRIO, TLS[TRIO](ours)) as client:
+            theirs.sendall(end)
+            theirs.shutdown(socket.SHUT_WR)
+            with pytest.raises(ConnectionLost):
+                await client.ping()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(TRIO, main)
+
+
+def test_a_stream_of_trio_is_the_callers_when_a_limit_is_refused():
+    async def main():
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        with pytest.raises(ValueError, match="max_pending"):
+            TRIO.Client.attach(stream, max_pending=0)
+        await stream.send_all(b"x")
+        assert theirs.recv(10) == b"x"
+        await stream.aclose()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(TRIO, main)
+
+
 @pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
 def test_what_has_arrived_over_tls_was_sent(driver):
     """OpenSSL takes several records, and does not say how many have left when the socket is full."""

@@ -1,15 +1,18 @@
 """Peers that are slow: what piles up on our side stays small."""
 
 import gc
+import select
 import socket
 import threading
 import tracemalloc
 from contextlib import contextmanager
 
-from stereos_proto import MAX_LINE_SIZE, Lifecycle, Pong, SetConfig, encode
+import pytest
 
-from .guests import lines, scripted
-from .harness import BLOCKING, PATIENCE, attached, each_driver, result
+from stereos_proto import MAX_LINE_SIZE, Lifecycle, Ping, Pong, SetConfig, encode
+
+from .guests import LONG, PING, PONG, lines, scripted
+from .harness import BLOCKING, PATIENCE, attached, company, each_driver, result, run, until
 
 #: Bytes: half of the twenty megabytes that are moved. Most runs need two; the rest is for asyncio's debug mode,
 #: which formats a traceback for whatever a busy machine makes slow.
@@ -89,3 +92,46 @@ def test_a_host_that_reads_slowly(driver):
     flood.join(PATIENCE)
     assert not flood.is_alive()
     assert most[0] < HALF
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["answered", "given up"])
+@each_driver
+def test_whoever_waits_to_write_reads_once_nobody_else_does(driver, given_up):
+    """The one that reads leaves, and the guest writes two megabytes before it reads on: each waited for the other."""
+    news = encode(Lifecycle("flood", "x" * 10_000)) * 200
+
+    def script(sock):
+        assert sock.recv(len(PING)) == PING
+        # Some of the long line is there: the rest waits for room.
+        assert select.select([sock], [], [], PATIENCE)[0]
+        if given_up:
+            assert left.wait(PATIENCE)
+            sock.sendall(news)
+        else:
+            sock.sendall(PONG + news)
+        took = sock.makefile("rb").readline()
+        assert len(took) == len(encode(LONG))
+        sock.sendall((PONG if given_up else b"") + DONE)
+        sock.recv(1)
+
+    left = threading.Event()
+
+    async def ping():
+        try:
+            return await result(driver.within(client, Ping(), 0.5) if given_up else client.request(Ping()))
+        finally:
+            left.set()
+
+    async def main():
+        nonlocal client
+        async with attached(driver, ours, **({"timeout": PATIENCE} if driver is BLOCKING else {})) as client:
+            async with company(driver) as begin:
+                pinged = begin(ping)
+                await until(driver, lambda: client.connection.pending)
+                stored = begin(lambda: client.request(LONG))
+            assert isinstance(pinged[0], TimeoutError) if given_up else pinged == [Pong()]
+            assert [reply.ok for reply in stored] == [True]
+
+    client = None
+    with scripted(script) as ours:
+        run(driver, main)

@@ -4,6 +4,9 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import tty
 
@@ -253,6 +256,57 @@ def test_closing_from_a_real_signal_handler_at_any_time(end):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+INTERRUPTED_WAIT = """
+    import socket, sys, threading
+    from stereos_proto import ConnectionLost, RequestTimeout
+    from stereos_proto_io.blocking import Client
+
+    def closed_at(place):
+        left = place
+
+        def trace(frame, event, _argument):
+            nonlocal left
+            if event == "line" and any(code == "wait" for code in names(frame)):
+                left -= 1
+                if not left:
+                    sys.settrace(None)
+                    client.close()
+            return trace
+
+        ours, theirs = socket.socketpair()
+        client = Client.attach(ours, timeout=0.5)
+        leader = threading.Thread(target=lambda: list(client.notifications()))
+        leader.start()
+        while client._turns._leader is None:
+            pass
+        sys.settrace(trace)
+        try:
+            client.ping()
+        except (ConnectionLost, RequestTimeout):
+            sys.settrace(None)
+        client.close()
+        leader.join()
+        theirs.close()
+        return left <= 0
+
+    def names(frame):
+        while frame is not None:
+            yield frame.f_code.co_name
+            frame = frame.f_back
+
+    place = 1
+    while closed_at(place):
+        place += 1
+    print(place - 1)
+"""
+
+
+def test_closing_from_a_signal_handler_wherever_a_follower_waits():
+    """`threading.Event` has a lock of its own, which the thread that was interrupted may hold: `close` hung."""
+    words = (sys.executable, "-c", textwrap.dedent(INTERRUPTED_WAIT))
+    assert int(subprocess.run(words, check=True, timeout=60, stdout=subprocess.PIPE).stdout) > 0
 
 
 def test_closing_from_a_finalizer():

@@ -16,6 +16,7 @@ from stereos_proto_io import HybridVsock, UnixSocket, VirtioSerial
 
 from .guests import DONE, LONG, PING, PONG, echo, lines, scripted
 from .harness import BLOCKING, PATIENCE, attached, each_driver, entered, result
+from .loops import EXAMPLES
 
 FORK = """
     import os, socket, threading
@@ -69,6 +70,34 @@ def test_a_child_that_was_forked_leaves_the_connection_to_its_parent():
     subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(FORK)], check=True, timeout=60
     )
+
+
+GREEN_FORK = """
+    import os, socket, sys, threading
+    sys.path.insert(0, sys.argv[1])
+    from loop_gevent import Client
+    from stereos_proto import Ping, Pong, encode
+
+    ours, theirs = socket.socketpair()
+    client = Client.attach(ours, timeout=20)
+    if not (child := os.fork()):
+        client.close()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def answer():
+        assert theirs.recv(100) == encode(Ping())
+        theirs.sendall(b'{"type":"pong"}\\n')
+    threading.Thread(target=answer).start()
+    assert client.ping() == Pong()
+    client.close()
+"""
+
+
+def test_a_child_closes_its_copy_of_a_client_for_green_threads():
+    """It shut the connection down, which is its parent's, too."""
+    words = (sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(GREEN_FORK), EXAMPLES)
+    subprocess.run(words, check=True, timeout=60)
 
 
 @each_driver

@@ -1,14 +1,15 @@
 """What a guest tells unasked."""
 
 import socket
+import threading
 
 import pytest
 
-from stereos_proto import ConnectionLost, Lifecycle, MalformedLine, Pong, RequestTimeout, encode
+from stereos_proto import Ack, ConnectionLost, Lifecycle, MalformedLine, Pong, RequestTimeout, encode
 from stereos_proto_io.driver import EVENTS_PER_TURN
 
-from .guests import PING, PONG, pair, scripted
-from .harness import BLOCKING, PATIENCE, attached, each_driver, result, run
+from .guests import MOUNT, PING, PONG, pair, scripted
+from .harness import BLOCKING, PATIENCE, attached, company, each_driver, result, run, some_turns, until
 
 
 @each_driver
@@ -120,6 +121,66 @@ def test_the_next_one_can_be_waited_for_after_a_timeout():
         assert next(client.notifications(timeout=PATIENCE)) == Lifecycle("ready")
         client.close()
         assert next(news, "ended") == "ended"
+
+
+def test_the_wait_for_one_is_bounded_although_others_take_what_comes():
+    """The time began anew with each notification: the one that waits was woken for all, and found none."""
+
+    def script(sock):
+        for _ in range(100 * PATIENCE):
+            if over.wait(0.01):
+                break
+            sock.sendall(encode(Lifecycle("ready")))
+
+    class Robbed(BLOCKING.Client):
+        def _take(self, waiter):
+            news, ended = super()._take(waiter)
+            return (None, ended) if news is None else super()._take(waiter)
+
+    over = threading.Event()
+    with scripted(script) as ours, Robbed.attach(ours, max_notifications=1) as client:
+        with pytest.raises(RequestTimeout):
+            next(client.notifications(timeout=0.5))
+        assert not over.is_set()
+        over.set()
+
+
+@each_driver
+def test_a_change_takes_no_notification_from_one_that_listens(driver):
+    """What is read before a change is written was taken from a waiter that slept on until the guest sent more."""
+
+    def script(sock):
+        assert sock.recv(1000) == encode(MOUNT)
+        assert heard.wait(PATIENCE)
+        sock.sendall(b'{"type":"ack","payload":{"reply_to":"mount","ok":true}}\n')
+        sock.recv(1)
+
+    async def listen():
+        news = client.notifications()
+        found = await anext(news) if hasattr(news, "__anext__") else next(news)
+        heard.set()
+        return found
+
+    async def main():
+        nonlocal client
+        async with attached(driver, ours) as client, company(driver) as begin:
+            found = begin(listen)
+            await until(driver, lambda: client._mailbox._listening)
+            await some_turns(driver)
+            theirs.sendall(encode(Lifecycle("degraded")))
+            assert await result(client.request(MOUNT)) == Ack("mount", True)
+            await until(driver, lambda: found)
+            assert found == [Lifecycle("degraded")]
+
+    heard = threading.Event()
+    client = None
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    guest = threading.Thread(target=script, args=(theirs,))
+    guest.start()
+    with theirs:
+        run(driver, main)
+        guest.join(PATIENCE)
 
 
 @each_driver

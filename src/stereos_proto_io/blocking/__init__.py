@@ -6,15 +6,14 @@ own reply (leader and followers, `stereos_proto.Turns`).
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 import time
-import weakref
 from collections.abc import Callable, Collection
-from typing import Any, Final, Self, Unpack
+from contextlib import suppress
+from typing import Any, Self, Unpack
 
-from stereos_proto import DEFAULT_TIMEOUT, ConnectionLost
+from stereos_proto import DEFAULT_TIMEOUT
 from stereos_proto.dialogues import Backoff, WaitProgress
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.driver import (
@@ -37,6 +36,28 @@ from ._transport import pollers
 __all__ = ["Client", "connect", "connect_when_ready"]
 
 
+class _Wakeup:
+    """What wakes one follower once.
+
+    `threading.Event` will not do: its lock is not reentrant. A signal handler that closes the client may interrupt
+    `wait` in this very thread while that holds the lock, and `set` would then wait for it for ever.
+    """
+
+    def __init__(self) -> None:
+        # Locked until it is set.
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Let `wait` return. Twice is fine."""
+        with suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, timeout: float, /) -> None:
+        """Wait until it is set, or for `timeout` seconds."""
+        self._lock.acquire(timeout=timeout)
+
+
 class Client(SyncClient):
     """A connection to a guest. Threads may share it; each gets its own replies (§3).
 
@@ -48,13 +69,12 @@ class Client(SyncClient):
 
     @classmethod
     def _event(cls) -> Event:
-        return threading.Event()
+        return _Wakeup()
 
     def __init__(self, stream: Any, **options: Any) -> None:
         check_usable(stream)
         self._pollers = pollers(stream)
         super().__init__(stream, **options)
-        _CLIENTS.add(self)
 
     def _poll(self, mask: int, seconds: float) -> int:
         for _, events in self._pollers[mask](seconds * 1000):
@@ -79,33 +99,6 @@ class Client(SyncClient):
         Raises TypeError when `stream` is no stream, OSError when it is closed.
         """
         return cls(stream, label=label, timeout=timeout, **limits)
-
-    def _disown(self) -> None:
-        """Let go of the stream, in a child that was forked: the connection goes on, and is the parent's.
-
-        The threads that held or wanted the lock are not in the child, so it gets a lock of its own, and no waiter is
-        woken.
-        """
-        self._lock = self._make_lock()
-        self._inside = self._close_wanted = False
-        self._turns.forget()
-        self._stream.close()
-        self._session.end(
-            ConnectionLost(f"the connection to {self._session.label} belongs to the process that made it")
-        )
-
-
-#: Those of this process. A child that was forked has copies, and one stream has one reader.
-_CLIENTS: Final[weakref.WeakSet[Client]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for client in tuple(_CLIENTS):
-        client._disown()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def connect(address: Address, *, timeout: float | None = DEFAULT_TIMEOUT, **limits: Unpack[Limits]) -> Client:

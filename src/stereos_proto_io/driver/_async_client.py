@@ -414,6 +414,8 @@ class AsyncRunner:
             await self._driver._bounded(limit, client._listen, Waiter(), self._heard)
         except RequestTimeout:
             return
+        # A notification ends one Sleep, not all that follow.
+        self._heard = client._mailbox.heard
         least = min(action.least, limit)
         await self._driver._sleep(start + least - self._driver._now())
 

@@ -8,11 +8,13 @@ replies filling the buffers of both ends, host and guest would block each other 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import attrs
 
@@ -21,6 +23,7 @@ from stereos_proto import (
     MAX_PENDING,
     Call,
     Connection,
+    ConnectionLost,
     Dialogue,
     HostSession,
     Mailbox,
@@ -109,6 +112,7 @@ class SyncClient(SyncVerbs):
             self._turns.pump()
             if session.ended is not None:
                 self._hang_up()
+        _CLIENTS.add(self)
 
     # -- what a driver brings ------------------------------------------------------------------------------
 
@@ -196,6 +200,8 @@ class SyncClient(SyncVerbs):
         return _Notifications(self, seconds(timeout))
 
     def _next_notification(self, limit: float) -> Notification:
+        # Another thread may take what this one was woken for: the limit is for all of it.
+        deadline = time.monotonic() + limit
         while True:
             waiter = Waiter()
             news: Notification | None
@@ -203,7 +209,7 @@ class SyncClient(SyncVerbs):
             if news is not None:
                 return news
             if ended is None:
-                if not self._listen(waiter, time.monotonic() + limit):
+                if not self._listen(waiter, deadline):
                     raise RequestTimeout(f"{self._session.label} sent no notification within {limit:g} s")
             elif self._session.closed:
                 raise StopIteration
@@ -367,7 +373,9 @@ class SyncClient(SyncVerbs):
     # -- the stream, under the lock --------------------------------------------------------------------------
 
     def _look(self) -> None:
-        look(self._session, self._stream.recv, self._turns.pump)
+        # One that waits to read sees the end for itself, and would sleep on if the bytes were taken from it.
+        if self._turns.idle:
+            look(self._session, self._stream.recv, self._turns.pump)
 
     def _write(self) -> bool:
         """Write what the stream takes without waiting; return whether there is more, for when it is writable."""
@@ -396,6 +404,20 @@ class SyncClient(SyncVerbs):
         if self._turns.idle:
             # Not earlier: a thread that still polls the descriptor could then poll another file.
             self._stream.close()
+
+    def _disown(self) -> None:
+        """Let go of the stream, in a child that was forked: the connection goes on, and is the parent's.
+
+        The threads that held or wanted the lock are not in the child, so it gets a lock of its own, and no waiter is
+        woken.
+        """
+        self._lock = self._make_lock()
+        self._inside = self._close_wanted = False
+        self._turns.forget()
+        self._stream.close()
+        self._session.end(
+            ConnectionLost(f"the connection to {self._session.label} belongs to the process that made it")
+        )
 
     # -- the lock --------------------------------------------------------------------------------------------
 
@@ -450,3 +472,16 @@ class _Notifications(Iterator[Notification]):
 
     def __next__(self) -> Notification:
         return self.client._next_notification(self.limit)
+
+
+#: Those of this process. A child that was forked has copies, and one stream has one reader.
+_CLIENTS: Final[weakref.WeakSet[SyncClient]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in tuple(_CLIENTS):
+        client._disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

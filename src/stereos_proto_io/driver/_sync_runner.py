@@ -99,6 +99,8 @@ class SyncRunner:
         waiter = Waiter()
         client._locked(partial(client._mailbox.listen, waiter, after=self._heard))
         client._listen(waiter, start + limit)
+        # A notification ends one Sleep, not all that follow.
+        self._heard = client._mailbox.heard
         self._sleep(start + min(action.least, limit))
 
     def _sleep(self, deadline: float) -> None:

@@ -18,7 +18,7 @@ except ModuleNotFoundError:
     raise missing(__name__, "trio", "trio") from None
 
 from stereos_proto import RequestTimeout
-from stereos_proto_io.driver import FdClient, Limits
+from stereos_proto_io.driver import FdClient, Limits, check_limits
 
 from ._transport import StreamTransport, adopt
 
@@ -34,6 +34,8 @@ class Client(FdClient):
     """
 
     def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
+        # Before the stream is taken: it is still the caller's if a limit is refused.
+        check_limits(**limits)
         super().__init__(adopt(stream), label=label, early=early, **limits)
         if isinstance(self._stream, StreamTransport):
             # A stream waits by itself.

@@ -47,6 +47,19 @@ class StreamTransport:
         self._reading: trio.CancelScope | None = None
         self._last_read = math.inf
         self._aborted = False
+        # Set once the handshake of TLS is over; None: there is none to wait for.
+        self._shaken: trio.Event | None = None
+        if isinstance(stream, trio.SSLStream):
+            self._shaken = trio.Event()
+            trio.lowlevel.spawn_system_task(self._shake_hands, stream, self._shaken)
+
+    @staticmethod
+    async def _shake_hands(stream: trio.SSLStream[Any], over: trio.Event) -> None:
+        """Make the handshake, which the first read would do: that is cancelled together with its caller."""
+        # The first read or write raises what this raised.
+        with suppress(Exception):
+            await stream.do_handshake()
+        over.set()
 
     def fileno(self) -> int:
         """Return -1 when it is closed; the descriptor of a stream is unknown."""
@@ -61,6 +74,8 @@ class StreamTransport:
         if self._received is not None:
             return
         with trio.CancelScope(deadline=self._last_read) as self._reading:
+            if self._shaken is not None:
+                await self._shaken.wait()
             try:
                 self._received = bytes(await self._stream.receive_some(READ_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -87,6 +102,8 @@ class StreamTransport:
 
     async def _send(self, data: bytes, idle: trio.Event) -> None:
         try:
+            if self._shaken is not None:
+                await self._shaken.wait()
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._failure = _reset(exc)
