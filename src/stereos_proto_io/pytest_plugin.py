@@ -66,9 +66,10 @@ def stereos_guest(request: pytest.FixtureRequest) -> Iterator[SimulatedGuest]:
     `@pytest.mark.stereos_guest(faults=["drop@mount#2"])`; its arguments are those of
     `stereos_proto_io.testing.simulated_guest`.
 
-    Markers of module, class and test are combined. Their faults are concatenated, those of the module first; for every
-    other argument the nearest marker wins. A test that is marked itself, and does not use this fixture, fails at its
-    set-up; markers of a module or a class may cover tests without a guest.
+    Markers of module, class and test are combined. Their faults are concatenated, those of the module first: of faults
+    that exclude each other, that of the nearest marker happens. For every other argument the nearest marker wins. A
+    test that is marked itself, and does not use this fixture, fails at its set-up; markers of a module or a class may
+    cover tests without a guest.
 
     A fault whose request or connection does not come never happens. The test passes all the same, unless the marker
     says `strict=True`: then it fails, and the text names the fault.

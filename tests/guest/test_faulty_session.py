@@ -1,6 +1,7 @@
 """A session to which faults happen, without a server: what it hands out, and what becomes of the session inside."""
 
 import json
+from itertools import product
 
 import pytest
 
@@ -10,14 +11,15 @@ from stereos_proto import (
     Ack,
     CustomRequest,
     GuestSession,
+    Health,
     Lifecycle,
     Ping,
     Pong,
     Shutdown,
     encode,
 )
-from stereos_proto_io.guest._faulty_session import FaultySession
-from stereos_proto_io.guest._orders import Close, PowerOff, Reboot
+from stereos_proto_io.guest._faulty_session import Denied, FaultySession
+from stereos_proto_io.guest._orders import Close, Pause, PowerOff, Reboot
 from stereos_proto_io.guest.faults import FaultPlan
 
 
@@ -160,3 +162,140 @@ def test_closing_a_stream_without_connections_forgets_what_was_received():
     faulty.reply(faulty.next_event(), Pong())
     assert written(faulty) == b""
     assert faulty.next_event() is NEED_DATA
+
+
+# ----------------------------------------------------------------------------------- faults that meet at one request
+
+#: The line of the reply to a ping → how `specified` calls it.
+CALLED = {
+    encode(Pong()): "pong",
+    encode(Health("ready")): "health",
+    encode(Ack("ping", False, "no")): "refusal",
+    encode(Ack("ping", False, "never")): "denial",
+    encode(Lifecycle("degraded")): "push",
+    b"{}\n": "nothing in it",
+    b"\n": "empty",
+    b"\r\n": "empty",
+}
+
+#: The faults of a request, each at the first one, and with arguments whose traces differ.
+AT_ONE = [
+    "delay:1s#1",
+    "late:2s#1",
+    "stall#1",
+    "drop#1",
+    "duplicate#1",
+    "swap#1",
+    "push:degraded#1",
+    "half#1",
+    "garbage#1",
+    "blank#1",
+    "over-long#1",
+    "wrong-type#1",
+    "fail:no#1",
+    "deny:never#1",
+    "omit:type#1",
+    "close#1",
+    "power-off#1",
+    "reboot:3s#1",
+]
+
+
+def named(line):
+    """How `specified` calls a line, which may be half of one."""
+    if len(line) > 1000:
+        whole = "over-long" if b'"type"' in line else "less"
+        return whole if line.endswith(b"\n") else f"half of {whole}"
+    halves = {whole[: len(whole) // 2]: name for whole, name in CALLED.items() if whole.strip()}
+    if line.endswith(b"\n"):
+        return "garbage" if line.startswith(b"[") else CALLED.get(line, "less")
+    return f"half of {halves.get(line, 'less')}"
+
+
+def happened(texts):
+    """What becomes of two pings: who is asked when, what leaves, the last order, and what is unused."""
+    plan = FaultPlan(texts)
+    faulty = FaultySession(GuestSession(), plan)
+    faulty.receive_data(encode(Ping()) * 2)
+    done = []
+    while (event := faulty.next_event()) is not NEED_DATA:
+        if isinstance(event, Pause):
+            done.append(f"delayed {event.seconds:g}")
+            faulty.resume(event)
+            continue
+        denied = isinstance(event, Denied)
+        done.append("denied" if denied else "carried out")
+        pending = event.pending if denied else event
+        faulty.reply(pending, Ack("ping", False, event.text) if denied else Pong())
+    while True:
+        order = faulty.next_order()
+        if isinstance(order, Pause):
+            done.append(f"late {order.seconds:.0f}")
+            faulty.resume(order)
+        elif order is not None:
+            done.append(order)
+        elif data := bytes(faulty.data_to_send()):
+            done.extend(named(line) for line in data.splitlines(keepends=True))
+            faulty.data_sent(len(data))
+        else:
+            return done, [str(fault) for fault in plan.unused]
+
+
+def specified(texts):
+    """The same, by what the pages say. Written apart from the code."""
+    names = [text.partition("#")[0].partition(":")[0] for text in texts]
+
+    def only(*alternatives):
+        """Which of the alternatives happens: the last one of the list."""
+        return next((name for name in reversed(names) if name in alternatives), None)
+
+    content = only("over-long", "wrong-type", "fail", "deny")
+    amount = only("stall", "drop", "half")
+    end = only("close", "power-off", "reboot")
+    unused = {name for name in ("over-long", "wrong-type", "fail", "deny") if name != content}
+    unused |= {name for name in ("stall", "drop", "half") if name != amount}
+    unused |= {name for name in ("close", "power-off", "reboot") if name != end}
+    unused |= {None: set(), "half": {"duplicate"}}.get(
+        amount, {"over-long", "wrong-type", "fail", "omit", "duplicate"} | ({"swap"} if amount == "drop" else set())
+    )
+
+    asked = ["delayed 1"] if "delay" in names else []
+    asked += ["denied" if content == "deny" else "carried out", "carried out"]
+    reply = {None: "pong", "over-long": "over-long", "wrong-type": "health", "fail": "refusal", "deny": "denial"}[
+        content
+    ]
+    if "omit" in names:
+        reply = "less" if content else "nothing in it"
+    own = {None: [reply], "half": [f"half of {reply}", "SILENCE"], "drop": [], "stall": ["SILENCE"]}[amount]
+    before = {"late": ["late 2"], "push": ["push"], "garbage": ["garbage"], "blank": ["empty"] * 3}
+    for name in names:
+        if name == "duplicate" and name not in unused:
+            own = own * 2
+        own = before.get(name, []) + own
+    if end:
+        own = [*own, {"close": Close(), "power-off": PowerOff(), "reboot": Reboot(3.0)}[end]]
+    swapped = "swap" in names and "swap" not in unused
+    written, silent = [], False
+    for step in ["pong", *own] if swapped else [*own, "pong"]:
+        silent = silent or step == "SILENCE"
+        if not isinstance(step, str):
+            written.append(step)
+            break
+        if not silent:
+            written.append(step)
+    return asked + written, [text for text, name in zip(texts, names, strict=True) if name in unused]
+
+
+@pytest.mark.parametrize("first", AT_ONE)
+@pytest.mark.parametrize("second", AT_ONE)
+def test_no_fault_silently_undoes_another(first, second):
+    """All pairs, in both orders. One that cannot happen beside the other is reported as unused."""
+    texts = [first] if first == second else [first, second]
+    assert happened(texts) == specified(texts)
+
+
+@pytest.mark.parametrize("last", AT_ONE)
+def test_three_faults_that_meet(last):
+    for texts in product(AT_ONE, AT_ONE, [last]):
+        if len({*texts}) == 3 and "over-long#1" not in texts:
+            assert happened(texts) == specified(texts), texts

@@ -63,10 +63,6 @@ Step = bytes | Silence | Order
 Steps = list[Step]
 
 
-def _without(member: str, steps: Steps) -> Steps:
-    return [_line_without(member, step) if isinstance(step, bytes) else step for step in steps]
-
-
 def _line_without(member: str, line: bytes) -> bytes:
     try:
         value = json.loads(line, object_pairs_hook=lambda pairs: dict(pair for pair in pairs if pair[0] != member))
@@ -75,9 +71,8 @@ def _line_without(member: str, line: bytes) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _half(steps: Steps) -> Steps:
-    line = b"".join(step for step in steps if isinstance(step, bytes))
-    return [line[: len(line) // 2], Silence()]
+def _lines(steps: Steps, change: Callable[[bytes], bytes]) -> Steps:
+    return [change(step) if isinstance(step, bytes) else step for step in steps]
 
 
 def _refusal(request: Request, text: str) -> bytes:
@@ -88,28 +83,39 @@ def _refusal(request: Request, text: str) -> bytes:
         return encode(Ack("", False, text[:1000]))
 
 
-#: Fault of a request → what it makes of the steps that its reply has come to so far.
-_REWRITE: Final[dict[type[Fault], Callable[[Any, Steps, Request], Steps]]] = {
-    faults.Late: lambda fault, steps, _: [Pause(fault.seconds, writing=True), *steps],
-    faults.Stall: lambda _fault, _steps, _: [Silence()],
-    faults.Drop: lambda _fault, _steps, _: [],
-    faults.Duplicate: lambda _fault, steps, _: steps + steps,
-    faults.Push: lambda fault, steps, _: [encode(Lifecycle(fault.state, fault.message)), *steps],
-    faults.Half: lambda _fault, steps, _: _half(steps),
-    faults.Garbage: lambda _fault, steps, _: [b"[    0.000000] \xffkernel: not a message\n", *steps],
-    faults.Blank: lambda _fault, steps, _: [b"\n\r\n\n", *steps],
-    # A good message but for its length.
-    faults.OverLong: lambda _fault, _steps, _: [b'{"type":"pong","padding":"%b"}\n' % (b"x" * MAX_LINE_SIZE)],
-    faults.WrongType: lambda _fault, _steps, request: [
-        encode(Health("ready") if isinstance(request, Ping) else Pong()),
-    ],
-    faults.Fail: lambda fault, _steps, request: [_refusal(request, fault.text)],
-    faults.Deny: lambda fault, _steps, request: [_refusal(request, fault.text)],
-    faults.Omit: lambda fault, steps, _: _without(fault.member, steps),
-    faults.CloseAfter: lambda _fault, steps, _: [*steps, Close()],
-    faults.PowerLoss: lambda _fault, steps, _: [*steps, PowerOff()],
-    faults.Restart: lambda fault, steps, _: [*steps, Reboot(fault.seconds)],
-}
+#: Stage by stage: fault of a request → what it makes of the steps that its reply has come to so far. A reply begins as
+#: its line. What a fault adds is never undone by another, since all that replace something come in the stages before.
+_STAGES: Final[tuple[dict[type[Fault], Callable[[Any, Steps, Request], Steps]], ...]] = (
+    {  # what the reply is
+        # A good message but for its length.
+        faults.OverLong: lambda _fault, _steps, _: [b'{"type":"pong","padding":"%b"}\n' % (b"x" * MAX_LINE_SIZE)],
+        faults.WrongType: lambda _fault, _steps, request: [
+            encode(Health("ready") if isinstance(request, Ping) else Pong()),
+        ],
+        faults.Fail: lambda fault, _steps, request: [_refusal(request, fault.text)],
+        faults.Deny: lambda fault, _steps, request: [_refusal(request, fault.text)],
+    },
+    {  # what it lacks
+        faults.Omit: lambda fault, steps, _: _lines(steps, lambda line: _line_without(fault.member, line)),
+    },
+    {  # how much of it is sent
+        faults.Stall: lambda _fault, _steps, _: [Silence()],
+        faults.Drop: lambda _fault, _steps, _: [],
+        faults.Half: lambda _fault, steps, _: [*_lines(steps, lambda line: line[: len(line) // 2]), Silence()],
+    },
+    {  # what comes before it, or again
+        faults.Late: lambda fault, steps, _: [Pause(fault.seconds, writing=True), *steps],
+        faults.Push: lambda fault, steps, _: [encode(Lifecycle(fault.state, fault.message)), *steps],
+        faults.Garbage: lambda _fault, steps, _: [b"[    0.000000] \xffkernel: not a message\n", *steps],
+        faults.Blank: lambda _fault, steps, _: [b"\n\r\n\n", *steps],
+        faults.Duplicate: lambda _fault, steps, _: steps + steps,
+    },
+    {  # what ends after it
+        faults.CloseAfter: lambda _fault, steps, _: [*steps, Close()],
+        faults.PowerLoss: lambda _fault, steps, _: [*steps, PowerOff()],
+        faults.Restart: lambda fault, steps, _: [*steps, Reboot(fault.seconds)],
+    },
+)
 
 
 class FaultySession:
@@ -211,8 +217,8 @@ class FaultySession:
     def _strike(self, pending: PendingRequest) -> PendingRequest | Denied | Pause:
         struck = self._plan.on_request(pending.request)
         self._struck.append((pending.request, struck))
-        texts = [fault.text for fault in struck if isinstance(fault, faults.Deny)]
-        event = Denied(pending, texts[-1]) if texts else pending
+        text = next((fault.text for fault in struck if isinstance(fault, faults.Deny)), None)
+        event = pending if text is None else Denied(pending, text)
         seconds = sum(fault.seconds for fault in struck if isinstance(fault, faults.Delay))
         if not seconds:
             return event
@@ -321,9 +327,10 @@ class FaultySession:
     def _emit_reply(self, line: bytes) -> None:
         request, struck = self._struck.popleft()
         steps: Steps = [line]
-        for fault in struck:
-            if rewrite := _REWRITE.get(type(fault)):
-                steps = rewrite(fault, steps, request)
+        for stage in _STAGES:
+            for fault in struck:
+                if rewrite := stage.get(type(fault)):
+                    steps = rewrite(fault, steps, request)
         held, self._held = self._held, []
         if any(isinstance(fault, faults.Swap) for fault in struck):
             self._held, steps = steps, []

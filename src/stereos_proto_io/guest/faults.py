@@ -11,7 +11,15 @@ writes it; `fault_table` lists all faults.
 Numbers count from 1 over the whole life of the guest, all its connections together: requests for a fault of a
 request, connections for a fault of a connection. A line that could not be read is a request of the type "". What a
 client asks by itself counts, too: `connect_when_ready` and `wait_ready` send `get_health` until the guest is ready.
-Faults that meet at one request apply in the order of the list.
+
+Faults that meet at one request all happen, whatever their order in the list. First come those that say what the reply
+is (`over-long`, `wrong-type`, `fail`, `deny`), then `omit`, then how much of it is sent (`stall`, `drop`, `half`), what
+comes before it or again (`late`, `push`, `garbage`, `blank`, `duplicate`), and what ends after it (`close`,
+`power-off`, `reboot`). The order of the list counts among those that come before it or again.
+
+Of faults that exclude each other, the last one of the list happens: what the reply is, how much of it is sent, what
+ends after it. The others do not happen there, and neither do faults that change nothing, such as `fail` beside `drop`.
+`FaultPlan.unused` are those that have happened nowhere.
 
 In arguments and types, `%40`, `%23` and `%25` stand for `@`, `#` and `%`. A colon ends an argument, but not the last
 one of a fault; in the others, `%3A` stands for a colon. An argument counts even when it is empty: `fail:` is a refusal
@@ -31,7 +39,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import quote, unquote
 
 import attrs
@@ -452,6 +460,37 @@ FAULTS: Final[dict[str, type[Fault]]] = {
 }
 
 
+#: Faults of which only one can happen at a request, or to a connection: the last one of the list.
+_EXCLUSIVE: Final[tuple[frozenset[type[Fault]], ...]] = (
+    frozenset({OverLong, WrongType, Fail, Deny}),  # what the reply is
+    frozenset({Stall, Drop, Half}),  # how much of it is sent
+    frozenset({CloseAfter, PowerLoss, Restart}),  # what ends after it
+    frozenset({Reset, HangUp}),
+)
+
+#: Fault → those that change nothing beside it. `deny` is never among them: what it denies is not carried out.
+_MOOT: Final[dict[type[Fault], frozenset[type[Fault]]]] = {
+    Stall: frozenset({OverLong, WrongType, Fail, Omit, Duplicate}),
+    Drop: frozenset({OverLong, WrongType, Fail, Omit, Duplicate, Swap}),
+    Half: frozenset({Duplicate}),
+}
+
+FaultT = TypeVar("FaultT", bound=Fault)
+
+
+def _that_happen(meeting: Iterable[FaultT]) -> tuple[FaultT, ...]:
+    """Those of the faults that meet at one place which happen there."""
+    happen: list[FaultT] = []
+    taken: set[frozenset[type[Fault]]] = set()
+    for fault in reversed([*meeting]):
+        groups = {group for group in _EXCLUSIVE if type(fault) in group}
+        if not groups & taken:
+            taken |= groups
+            happen.insert(0, fault)
+    moot = {cls for fault in happen for cls in _MOOT.get(type(fault), ())}
+    return tuple(fault for fault in happen if type(fault) not in moot)
+
+
 @attrs.frozen
 class FaultRow:
     """What a list of faults says of one of them."""
@@ -585,10 +624,10 @@ class FaultPlan:
         return sum(fault.seconds for fault in self.faults if isinstance(fault, SlowBoot))
 
     def on_connection(self) -> tuple[ConnectionFault, ...]:
-        """Count a connection, and return the faults that strike it."""
+        """Count a connection, and return the faults that happen to it."""
         with self._lock:
             self._connections += 1
-            struck = tuple(
+            struck = _that_happen(
                 fault
                 for fault in self.faults
                 if isinstance(fault, ConnectionFault) and fault.number in (None, self._connections)
@@ -597,7 +636,7 @@ class FaultPlan:
         return struck
 
     def on_request(self, request: Request) -> tuple[RequestFault, ...]:
-        """Count a request, and return the faults that strike it."""
+        """Count a request, and return the faults that happen to it."""
         if not self.faults:
             return ()
         with self._lock:
@@ -605,7 +644,7 @@ class FaultPlan:
             if request.type in self._of_type:
                 self._of_type[request.type] += 1
             of_type, of_all = self._of_type[request.type], self._requests
-            struck = tuple(
+            struck = _that_happen(
                 fault
                 for fault in self.faults
                 if isinstance(fault, RequestFault)
