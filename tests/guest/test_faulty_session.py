@@ -164,6 +164,26 @@ def test_closing_a_stream_without_connections_forgets_what_was_received():
     assert faulty.next_event() is NEED_DATA
 
 
+@pytest.mark.parametrize(
+    ("texts", "order"),
+    [
+        (["swap"], "badc"),  # the fifth waits for a sixth
+        (["swap#1"], "bacde"),
+        (["swap#2"], "acbde"),
+        (["swap#1", "swap#2"], "bacde"),
+        (["swap#1", "swap#3"], "badce"),
+        (["swap", "drop#2"], "caed"),
+        (["swap", "drop#1"], "cbed"),
+        (["swap#5"], "abcd"),
+    ],
+)
+def test_swapped_replies_change_their_places_in_pairs(texts, order):
+    faulty = session(*texts)
+    for name in "abcde":
+        asked(faulty, CustomRequest(name), Ack(name, True))
+    assert "".join(json.loads(line)["payload"]["reply_to"] for line in written(faulty).splitlines()) == order
+
+
 # ----------------------------------------------------------------------------------- faults that meet at one request
 
 #: The line of the reply to a ping → how `specified` calls it.

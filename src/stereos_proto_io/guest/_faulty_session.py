@@ -331,10 +331,12 @@ class FaultySession:
             for fault in struck:
                 if rewrite := stage.get(type(fault)):
                     steps = rewrite(fault, steps, request)
-        held, self._held = self._held, []
-        if any(isinstance(fault, faults.Swap) for fault in struck):
+        if self._held and steps:
+            # Also where this one is to be swapped: it is, with the one that is held.
+            steps, self._held = [*steps, *self._held], []
+        elif any(isinstance(fault, faults.Swap) for fault in struck):
             self._held, steps = steps, []
-        self._emit([*steps, *held])
+        self._emit(steps)
 
     def _emit(self, steps: Iterable[Step]) -> None:
         for step in steps:

@@ -324,7 +324,10 @@ class Duplicate(RequestFault):
 
 
 class Swap(RequestFault):
-    """`swap` - the reply is sent after the next one."""
+    """`swap` - the reply is sent after the next one, or not at all where none follows.
+
+    With each reply struck, pairs are swapped: the second, the first, the fourth, the third.
+    """
 
     name = "swap"
     example = "swap@mount#1"
