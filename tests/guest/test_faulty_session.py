@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 
+from guest.test_faults import Clock
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
@@ -23,8 +24,8 @@ from stereos_proto_io.guest._orders import Close, Pause, PowerOff, Reboot
 from stereos_proto_io.guest.faults import FaultPlan
 
 
-def session(*texts, has_connections=True, ports=None):
-    return FaultySession(GuestSession(has_connections=has_connections), FaultPlan(texts), ports)
+def session(*texts, has_connections=True, ports=None, **options):
+    return FaultySession(GuestSession(has_connections=has_connections), FaultPlan(texts), ports, **options)
 
 
 def asked(faulty, request, reply):
@@ -164,6 +165,77 @@ def test_closing_a_stream_without_connections_forgets_what_was_received():
     assert faulty.next_event() is NEED_DATA
 
 
+def waited(faulty, clock):
+    """When each line leaves, in seconds by the clock; and the last order."""
+    done = []
+    while True:
+        order = faulty.next_order()
+        if isinstance(order, Pause):
+            assert order.writing
+            clock.now += order.seconds
+            faulty.resume(order)
+        elif order is not None:
+            return [*done, order]
+        elif line := bytes(faulty.data_to_send()):
+            faulty.data_sent(len(line))
+            done.append((line, clock.now - 1000.0))
+        else:
+            return done
+
+
+@pytest.mark.parametrize(
+    ("texts", "times"),
+    [
+        (["late:5s"], [5, 6, 7]),
+        (["late:5s@ping#1"], [5, 5, 5]),
+        (["late:5s@ping#2"], [2, 6, 6]),
+        (["late:1s#1", "late:3s#2"], [2, 4, 4]),  # the three came at 0, 1 and 2, and are answered at 2
+        (["late:0s", "late:1s#1"], [2, 2, 2]),
+        (["late:2s#1", "late:3s#1"], [5, 5, 5]),
+    ],
+)
+def test_a_late_reply_leaves_so_long_after_its_request_came(texts, times):
+    """So requests that are sent together are answered together."""
+    clock = Clock()
+    faulty = session(*texts, clock=clock)
+    pending = []
+    for moment in range(3):
+        clock.now = 1000.0 + moment
+        faulty.receive_data(encode(Ping()))
+        pending.append(faulty.next_event())
+    for request in pending:
+        faulty.reply(request, Pong())
+    assert waited(faulty, clock) == [(encode(Pong()), time) for time in times]
+
+
+def test_of_a_flight_with_one_latency_nothing_adds_up():
+    clock = Clock()
+    faulty = session("late:0.2s@ping", clock=clock)
+    for _ in range(5):
+        asked(faulty, Ping(), Pong())
+    assert [time for _, time in waited(faulty, clock)] == [pytest.approx(0.2)] * 5
+
+
+def test_a_request_that_is_delayed_comes_when_it_is_carried_out():
+    clock = Clock()
+    faulty = session("delay:3s", "late:2s", clock=clock)
+    faulty.receive_data(encode(Ping()))
+    pause = faulty.next_event()
+    clock.now += pause.seconds
+    faulty.resume(pause)
+    faulty.reply(faulty.next_event(), Pong())
+    assert waited(faulty, clock) == [(encode(Pong()), 5.0)]
+
+
+def test_the_refusal_of_a_line_that_cannot_be_read_may_be_late():
+    clock = Clock()
+    faulty = session("late:2s@", clock=clock)
+    faulty.receive_data(b"nonsense\n" + encode(Ping()))
+    faulty.next_event()
+    faulty.reply(faulty.next_event(), Pong())
+    assert [time for _, time in waited(faulty, clock)] == [2.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("texts", "order"),
     [
@@ -235,7 +307,7 @@ def named(line):
 def happened(texts):
     """What becomes of two pings: who is asked when, what leaves, the last order, and what is unused."""
     plan = FaultPlan(texts)
-    faulty = FaultySession(GuestSession(), plan)
+    faulty = FaultySession(GuestSession(), plan, clock=Clock())
     faulty.receive_data(encode(Ping()) * 2)
     done = []
     while (event := faulty.next_event()) is not NEED_DATA:
@@ -250,7 +322,8 @@ def happened(texts):
     while True:
         order = faulty.next_order()
         if isinstance(order, Pause):
-            done.append(f"late {order.seconds:.0f}")
+            done.append(f"late {order.seconds:g}")
+            faulty._clock.now += order.seconds
             faulty.resume(order)
         elif order is not None:
             done.append(order)

@@ -12,8 +12,9 @@ that is also outside the session.
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -59,7 +60,25 @@ class Silence:
     """Write nothing more, and keep the connection open."""
 
 
-Step = bytes | Silence | Order
+@attrs.frozen
+class Until:
+    """Write nothing until `time`, by the session's clock. It becomes a Pause as soon as it is the next step."""
+
+    time: float
+
+
+@attrs.define
+class Owed:
+    """A request that is owed its reply."""
+
+    request: Request
+    #: The faults that happen to it.
+    struck: tuple[RequestFault, ...]
+    #: When it was handed out, by the session's clock.
+    came: float
+
+
+Step = bytes | Silence | Until | Order
 Steps = list[Step]
 
 
@@ -73,6 +92,16 @@ def _line_without(member: str, line: bytes) -> bytes:
 
 def _lines(steps: Steps, change: Callable[[bytes], bytes]) -> Steps:
     return [change(step) if isinstance(step, bytes) else step for step in steps]
+
+
+def _timed(steps: Steps, came: float) -> Iterator[Step]:
+    """The steps, with the pauses counted from the moment when the request came."""
+    for step in steps:
+        if isinstance(step, Pause):
+            came += step.seconds
+            yield Until(came)
+        else:
+            yield step
 
 
 def _refusal(request: Request, text: str) -> bytes:
@@ -125,7 +154,15 @@ class FaultySession:
     `next_order`, which takes the place of `SessionEnded`: the last order is a Close, PowerOff or Reboot.
     """
 
-    def __init__(self, session: GuestSession, plan: FaultPlan, ports: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        session: GuestSession,
+        plan: FaultPlan,
+        ports: Collection[int] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self.has_connections: bool = session.has_connections
         self._session = session
         self._plan = plan
@@ -139,7 +176,7 @@ class FaultySession:
                 self._emit([Close(reset=isinstance(fault, faults.Reset))])
 
     def _begin(self) -> None:
-        self._struck: deque[tuple[Request, tuple[RequestFault, ...]]] = deque()  # owed replies, and their faults
+        self._owed: deque[Owed] = deque()
         self._steps: deque[Step] = deque()  # to be done, in order
         self._offset = 0  # bytes of the first step that are written
         self._held: Steps = []  # a swapped reply, which waits for the next
@@ -204,19 +241,23 @@ class FaultySession:
             if any(not pause.writing for pause in self._waits):
                 return NEED_DATA
             delayed, self._delayed = self._delayed, None
+            self._owed[-1].came = self._clock()
             return delayed
         event = self._session.next_event()
         if isinstance(event, PendingRequest):
             return self._strike(event)
         if isinstance(event, MalformedReceived):
-            request = CustomRequest(event.reply.reply_to)
-            self._struck.append((request, self._plan.on_request(request)))
+            self._owe(CustomRequest(event.reply.reply_to))
         # The end is told by `next_order`, when all steps are done.
         return NEED_DATA if isinstance(event, SessionEnded) else event
 
+    def _owe(self, request: Request) -> tuple[RequestFault, ...]:
+        struck = self._plan.on_request(request)
+        self._owed.append(Owed(request, struck, self._clock()))
+        return struck
+
     def _strike(self, pending: PendingRequest) -> PendingRequest | Denied | Pause:
-        struck = self._plan.on_request(pending.request)
-        self._struck.append((pending.request, struck))
+        struck = self._owe(pending.request)
         text = next((fault.text for fault in struck if isinstance(fault, faults.Deny)), None)
         event = pending if text is None else Denied(pending, text)
         seconds = sum(fault.seconds for fault in struck if isinstance(fault, faults.Delay))
@@ -311,30 +352,43 @@ class FaultySession:
 
     def _advance(self) -> None:
         """Advance until the first step is bytes or an order, if there is any."""
-        while not self._steps:
-            data = bytes(self._session.data_to_send())
-            if not data:
-                if self._session.ended and not self._last:
-                    self._emit([PowerOff() if self._session.shut_down else Close()])
+        while True:
+            step = self._steps[0] if self._steps else None
+            if isinstance(step, Until):
+                if (left := step.time - self._clock()) > 0:
+                    self._steps[0] = Pause(left, writing=True)
+                else:
+                    self._steps.popleft()
+            elif step is not None or not self._take_line():
                 return
-            line = data[: data.index(b"\n") + 1]
-            self._session.data_sent(len(line))
-            if line.startswith(_PUSH):
-                self._emit([line])
-            else:
-                self._emit_reply(line)
+
+    def _take_line(self) -> bool:
+        """Take the next line of the session below; return whether there was one."""
+        data = bytes(self._session.data_to_send())
+        if not data:
+            if self._session.ended and not self._last:
+                self._emit([PowerOff() if self._session.shut_down else Close()])
+            return False
+        line = data[: data.index(b"\n") + 1]
+        self._session.data_sent(len(line))
+        if line.startswith(_PUSH):
+            self._emit([line])
+        else:
+            self._emit_reply(line)
+        return True
 
     def _emit_reply(self, line: bytes) -> None:
-        request, struck = self._struck.popleft()
+        owed = self._owed.popleft()
         steps: Steps = [line]
         for stage in _STAGES:
-            for fault in struck:
+            for fault in owed.struck:
                 if rewrite := stage.get(type(fault)):
-                    steps = rewrite(fault, steps, request)
+                    steps = rewrite(fault, steps, owed.request)
+        steps = [*_timed(steps, owed.came)]
         if self._held and steps:
             # Also where this one is to be swapped: it is, with the one that is held.
             steps, self._held = [*steps, *self._held], []
-        elif any(isinstance(fault, faults.Swap) for fault in struck):
+        elif any(isinstance(fault, faults.Swap) for fault in owed.struck):
             self._held, steps = steps, []
         self._emit(steps)
 

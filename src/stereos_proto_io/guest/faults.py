@@ -3,7 +3,7 @@
 A fault has a text form, for command lines: `NAME[:ARGUMENT][@TYPE][#NUMBER]`. `parse_fault` reads it and `str`
 writes it; `fault_table` lists all faults.
 
-* `late:2s@ping` - every reply to a `ping` leaves 2 seconds late
+* `late:2s@ping` - every reply to a `ping` leaves 2 seconds after the `ping` came
 * `drop@mount#2` - the second `mount` gets no reply
 * `reset#1` - the first connection is accepted and reset
 * `garbage#3` - a line of garbage comes before the reply to the third request, of whatever type
@@ -286,7 +286,10 @@ class Cut(ConnectionFault):
 
 @attrs.frozen(kw_only=True)
 class Delay(RequestFault):
-    """`delay:SECONDS` - the request is carried out and answered SECONDS later; the requests after it wait."""
+    """`delay:SECONDS` - the request is carried out and answered SECONDS later; the requests after it wait.
+
+    Those that are delayed too wait one after the other, so their times add up.
+    """
 
     name = "delay"
     example = "delay:2s@mount"
@@ -295,7 +298,10 @@ class Delay(RequestFault):
 
 @attrs.frozen(kw_only=True)
 class Late(RequestFault):
-    """`late:SECONDS` - the request is carried out at once; its reply, and all after it, are sent SECONDS later."""
+    """`late:SECONDS` - the request is carried out at once; its reply, and all after it, are held SECONDS from then.
+
+    So replies to requests that came together leave together, as over a slow line. With `delay`, times add up.
+    """
 
     name = "late"
     example = "late:2s@ping"
