@@ -15,6 +15,7 @@ from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, ask_patiently, 
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
+    Ack,
     AgentStatus,
     CustomRequest,
     GetHealth,
@@ -399,7 +400,7 @@ def test_faults_compose_in_their_order():
     assert exchange(["half", "close"], Ping(), Ping())[0] == [pong[: len(pong) // 2], Close()]
     assert exchange(["power-off#1"], Ping(), Ping())[0] == [pong, PowerOff()]
     assert exchange(["reboot:2s#2"], Ping(), Ping())[0] == [pong + pong, Reboot(2.0)]
-    assert exchange(["stall@shutdown"], Shutdown(), Ping())[0] == [PowerOff()]
+    assert exchange(["stall@shutdown"], Shutdown(), Ping())[0] == []
     assert exchange(["garbage", "omit:type"], Ping())[0][0].endswith(b"{}\n")
 
 
@@ -705,6 +706,23 @@ def test_a_denied_shutdown_leaves_the_guest_up(kind):
         assert ask(guest.address, Shutdown(), Ping()) == [ack("shutdown", "busy"), PONG]
         assert ask(guest.address, Shutdown("now")) == [ack("shutdown")]
     assert simulator.shutdown_reason == "now"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["stall@shutdown#1", "half@shutdown#1"])
+def test_a_guest_that_hangs_while_it_shuts_down(kind, text):
+    """The connection stays open, and the guest goes on with the others, until the host that asked hangs up."""
+    with running(kind, None, GuestSimulator(faults=[text])) as guest:
+        with Host(guest.address) as host:
+            host.send(Shutdown())
+            sent = encode(Ack("shutdown", True)) if text.startswith("half") else b""
+            assert host.read(len(sent) // 2) == sent[: len(sent) // 2]
+            assert host.is_silent()
+            assert ask(guest.address, Ping()) == [PONG]
+            host.end()
+            assert host.rest() == b""  # it closes, as with any host that sends no more
+        assert ask(guest.address, Shutdown()) == [ack("shutdown")]
+        guest.join()
 
 
 def test_a_request_can_be_denied_late():

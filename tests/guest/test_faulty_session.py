@@ -236,6 +236,40 @@ def test_the_refusal_of_a_line_that_cannot_be_read_may_be_late():
     assert [time for _, time in waited(faulty, clock)] == [2.0, 2.0]
 
 
+@pytest.mark.parametrize("text", ["stall@shutdown", "half@shutdown"])
+@pytest.mark.parametrize("has_connections", [True, False])
+def test_a_guest_may_hang_while_it_shuts_down(text, has_connections):
+    faulty = session(text, has_connections=has_connections)
+    asked(faulty, Shutdown(), ack := Ack("shutdown", True))
+    assert written(faulty) == (b"" if "stall" in text else encode(ack)[: len(encode(ack)) // 2])
+    assert faulty.next_order() is None
+    assert not faulty.ended
+    assert faulty.wants_data  # or nobody would notice that the host goes
+    faulty.receive_data(encode(Ping()))
+    assert faulty.next_event() is NEED_DATA
+    faulty.receive_eof()
+    assert faulty.next_order() == (Close() if has_connections else None)
+    assert faulty.ended is has_connections
+    assert not faulty.push(Lifecycle("shutdown"))
+
+
+def test_a_guest_that_hangs_may_reboot():
+    faulty = session("stall@shutdown", has_connections=False)
+    asked(faulty, Shutdown(), Ack("shutdown", True))
+    assert written(faulty) == b""
+    faulty.restart()
+    asked(faulty, Ping(), Pong())
+    assert written(faulty) == encode(Pong())
+
+
+@pytest.mark.parametrize(("text", "order"), [("power-off@shutdown", PowerOff()), ("reboot@shutdown", Reboot(0.0))])
+def test_a_guest_that_falls_silent_may_lose_its_power(text, order):
+    faulty = session("stall@shutdown", text)
+    asked(faulty, Shutdown(), Ack("shutdown", True))
+    assert written(faulty) == b""
+    assert faulty.next_order() == order
+
+
 @pytest.mark.parametrize(
     ("texts", "order"),
     [

@@ -201,7 +201,12 @@ class FaultySession:
     @property
     def wants_data(self) -> bool:
         """Whether to read on."""
-        return self._delayed is None and not self._last and self._session.wants_data
+        return self._delayed is None and not self._last and (self._session.wants_data or self._hangs)
+
+    @property
+    def _hangs(self) -> bool:
+        """Whether the guest hangs while it shuts down. It reads on, and drops what it reads, to see the host go."""
+        return self._silent and self._session.shut_down
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the host."""
@@ -212,6 +217,8 @@ class FaultySession:
     def receive_eof(self) -> None:
         """Record that the host sends no more."""
         self._session.receive_eof()
+        if self._hangs and self.has_connections:
+            self._emit([Close()])
 
     def _shake_hands(self, data: bytes, ports: Collection[int]) -> bytes:
         # A CONNECT that comes in pieces is closed at once: real muxers read no second time.
@@ -366,7 +373,7 @@ class FaultySession:
         """Take the next line of the session below; return whether there was one."""
         data = bytes(self._session.data_to_send())
         if not data:
-            if self._session.ended and not self._last:
+            if self._session.ended and not (self._last or self._hangs):
                 self._emit([PowerOff() if self._session.shut_down else Close()])
             return False
         line = data[: data.index(b"\n") + 1]

@@ -309,7 +309,10 @@ class Late(RequestFault):
 
 
 class Stall(RequestFault):
-    """`stall` - the request is carried out, and nothing more is sent; the connection stays open."""
+    """`stall` - the request is carried out, and nothing more is sent; the connection stays open.
+
+    `stall@shutdown` is a guest that hangs while it shuts down, and so is `half@shutdown`: it does not power off.
+    """
 
     name = "stall"
     example = "stall@mount#1"
