@@ -54,7 +54,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     guest = item.stash.get(_STRICT, None)
     if guest is not None and (unused := guest.simulator.faults.unused):
         texts = ", ".join(str(fault) for fault in unused)
-        pytest.fail(f"their request or connection did not come, so these faults never happened: {texts}", pytrace=False)
+        pytest.fail(
+            "these faults never happened, because their request or connection did not come, or because they changed "
+            f"nothing there: {texts}",
+            pytrace=False,
+        )
     return result
 
 
@@ -71,8 +75,9 @@ def stereos_guest(request: pytest.FixtureRequest) -> Iterator[SimulatedGuest]:
     test that is marked itself, and does not use this fixture, fails at its set-up; markers of a module or a class may
     cover tests without a guest.
 
-    A fault whose request or connection does not come never happens. The test passes all the same, unless the marker
-    says `strict=True`: then it fails, and the text names the fault.
+    A fault whose request or connection does not come, or that changes nothing there, never happens. The test passes
+    all the same, unless the marker says `strict=True`: then it fails, and the text names the fault.
+    `FaultPlan.unused` says what counts.
 
     A test that needs two guests makes the second one with `simulated_guest`.
     """

@@ -298,9 +298,10 @@ def test_connections_are_counted():
 
 def test_faults_that_never_struck_are_unused():
     texts = ["drop@mount#2", "blank#3", "garbage@shutdown", "reset#2", "cut:5", "drop@mount#2"]
-    plan = FaultPlan([*texts, "slow-boot:1s", "refuse:0s"])
+    plan = FaultPlan([*texts, "refuse:0s"])
     assert [str(fault) for fault in plan.unused] == texts
-    plan.on_connection()
+    for cut in plan.on_connection():
+        plan.note(cut)
     for request in (MOUNT, Ping(), Ping()):
         plan.on_request(request)
     assert [str(fault) for fault in plan.unused] == ["drop@mount#2", "garbage@shutdown", "reset#2", "drop@mount#2"]
@@ -314,6 +315,100 @@ def test_a_test_can_see_that_a_fault_never_struck():
     with running("blocking", None, simulator) as guest:
         assert ask(guest.address, Ping(), MOUNT) == [ack("mount")]
     assert [str(fault) for fault in simulator.faults.unused] == ["fail:no@mount#2"]
+
+
+#: Faults → whether they happened, after a ping, a question for the health and another ping on one connection. The
+#: health has an agent.
+HAPPENED = {
+    "cut:16": True,  # a pong has 16 bytes
+    "cut:100000": False,
+    "cut:5#2": False,
+    "omit:restarts@get_health": True,
+    "omit:restart@get_health": False,
+    "omit:restarts@ping": False,
+    "omit:type": True,
+    "late:0s": True,
+    "delay:0s": True,
+    "swap@get_health": True,
+    "slow-boot:5s": True,
+    "never-ready": True,
+    "reset#2": False,
+    "hang-up": True,
+    "close": True,
+}
+
+
+@pytest.mark.parametrize("text", HAPPENED)
+def test_a_fault_that_has_changed_nothing_is_unused(text):
+    simulator = GuestSimulator(faults=[text], agents=[AgentStatus("a", running=True)], clock=lambda: 0.0)
+    with running("blocking", None, simulator) as guest, Host(guest.address) as host, suppress(OSError):
+        host.send(Ping(), GetHealth(), Ping())
+        host.end()
+        host.rest()
+    assert simulator.faults.unused == (() if HAPPENED[text] else (parse_fault(text),))
+
+
+@pytest.mark.parametrize("text", ["slow-boot:5s", "never-ready"])
+@pytest.mark.parametrize(
+    ("options", "happens"),
+    [
+        ({}, True),
+        ({"uptime": 4}, True),
+        ({"uptime": 100}, False),
+        ({"boot_time": 1000}, True),
+    ],
+)
+def test_a_boot_that_no_host_has_heard_of_is_unused(text, options, happens):
+    """A guest that is up already has booted. It says so again after a reboot."""
+    simulator = GuestSimulator(faults=[text], clock=lambda: 0.0, **options)
+    [fault] = simulator.faults.faults
+    assert simulator.state == ("booting" if happens or text == "never-ready" else "ready")
+    simulator.handle(Ping())
+    assert simulator.faults.unused == (fault,)
+    assert simulator.handle(GetHealth()).state == simulator.state
+    assert simulator.faults.unused == (() if simulator.state == "booting" else (fault,))
+    simulator.reboot()
+    simulator.handle(GetHealth())
+    assert simulator.faults.unused == ()
+
+
+@pytest.mark.parametrize("forced", ["booting", "degraded"])
+def test_a_state_that_is_forced_is_no_slow_boot(forced):
+    simulator = GuestSimulator(faults=["slow-boot:5s"], clock=lambda: 0.0)
+    simulator.state = forced
+    assert simulator.handle(GetHealth()).state == forced
+    assert simulator.faults.unused == simulator.faults.faults
+
+
+def test_beside_never_ready_a_slow_boot_is_unused():
+    simulator = GuestSimulator(faults=["slow-boot:5s", "never-ready"])
+    simulator.handle(GetHealth())
+    assert [str(fault) for fault in simulator.faults.unused] == ["slow-boot:5s"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["reset#1", "hang-up#1", "close@ping#1", "power-off@ping#1", "cut:5"])
+def test_where_there_are_no_connections_none_is_ended(kind, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    simulator = GuestSimulator(faults=[text])
+    with running(kind, VirtioSerial("p"), simulator) as guest, Host(guest.address) as host:
+        host.send(Ping())
+        assert host.read(5) == b'{"typ'
+    ends = text.startswith(("power-off", "cut"))  # half a line is left, of which the host sees no end
+    assert simulator.faults.unused == (() if ends else (parse_fault(text),))
+
+
+@pytest.mark.parametrize(
+    ("texts", "unused"), [(["cut:9", "cut:5"], ["cut:9"]), (["reset", "hang-up", "cut:1"], ["reset", "cut:1"])]
+)
+def test_of_faults_that_end_a_connection_one_happens(texts, unused):
+    plan = FaultPlan(texts)
+    session = FaultySession(GuestSession(), plan)
+    session.receive_data(encode(Ping()))
+    with suppress(AttributeError):
+        session.reply(session.next_event(), Pong())
+    output(session)
+    assert [str(fault) for fault in plan.unused] == unused
 
 
 def test_questions_whether_the_guest_is_ready_count_as_requests():

@@ -83,9 +83,14 @@ Steps = list[Step]
 
 
 def _line_without(member: str, line: bytes) -> bytes:
-    try:
-        value = json.loads(line, object_pairs_hook=lambda pairs: dict(pair for pair in pairs if pair[0] != member))
-    except ValueError:
+    left_out: list[str] = []
+
+    def leave_out(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        left_out.extend(name for name, _ in pairs if name == member)
+        return {name: value for name, value in pairs if name != member}
+
+    value = json.loads(line, object_pairs_hook=leave_out)
+    if not left_out:
         return line
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
@@ -167,13 +172,12 @@ class FaultySession:
         self._session = session
         self._plan = plan
         self._ports = ports  # those that a host may ask the muxer for; None once it has, or without a muxer
-        self._cut: int | None = None  # bytes after which the connection is closed
+        self._cut: faults.Cut | None = None  # what closes the connection after so many bytes
         self._begin()
-        for fault in plan.on_connection():
-            if isinstance(fault, faults.Cut):
-                self._cut = fault.size
-            else:
-                self._emit([Close(reset=isinstance(fault, faults.Reset))])
+        struck = plan.on_connection(has_connections=self.has_connections)
+        cuts = [fault for fault in struck if isinstance(fault, faults.Cut)]
+        self._cut = min(cuts, key=lambda cut: cut.size, default=None)
+        self._emit(Close(reset=isinstance(fault, faults.Reset)) for fault in struck if fault not in cuts)
 
     def _begin(self) -> None:
         self._owed: deque[Owed] = deque()
@@ -184,7 +188,7 @@ class FaultySession:
         self._waits: set[Pause] = set()  # those that the server was told of
         self._silent = False
         self._cut = None
-        self._emitted = 0  # bytes that became steps
+        self._emitted = 0  # bytes of the guest that became steps
         self._last = False  # whether the last order stands in the steps, or was handed out
         self._over = False  # whether it was handed out
 
@@ -231,8 +235,7 @@ class FaultySession:
             return b""
         # Firecracker names a port of its own here, so a host cannot take the number for the one that it asked for.
         answer = b"OK 1073741824\n"
-        if self._cut is not None:
-            self._cut += len(answer)  # the muxer writes it, and not the guest
+        self._emitted -= len(answer)  # the muxer writes it, and not the guest
         self._emit([answer])
         return rest
 
@@ -259,7 +262,7 @@ class FaultySession:
         return NEED_DATA if isinstance(event, SessionEnded) else event
 
     def _owe(self, request: Request) -> tuple[RequestFault, ...]:
-        struck = self._plan.on_request(request)
+        struck = self._plan.on_request(request, has_connections=self.has_connections)
         self._owed.append(Owed(request, struck, self._clock()))
         return struck
 
@@ -390,7 +393,9 @@ class FaultySession:
         for stage in _STAGES:
             for fault in owed.struck:
                 if rewrite := stage.get(type(fault)):
-                    steps = rewrite(fault, steps, owed.request)
+                    before, steps = steps, rewrite(fault, steps, owed.request)
+                    if isinstance(fault, faults.Omit) and steps != before:
+                        self._plan.note(fault)
         steps = [*_timed(steps, owed.came)]
         if self._held and steps:
             # Also where this one is to be swapped: it is, with the one that is held.
@@ -415,13 +420,14 @@ class FaultySession:
                 self._emit_bytes(step) if isinstance(step, bytes) else self._steps.append(step)
 
     def _emit_bytes(self, data: bytes) -> None:
-        cut = self._cut is not None and self._emitted + len(data) >= self._cut
-        if cut:
-            data = data[: (self._cut or 0) - self._emitted]
+        cut = self._cut if self._cut is not None and self._emitted + len(data) >= self._cut.size else None
+        if cut is not None:
+            self._plan.note(cut)
+            data = data[: cut.size - self._emitted]
         self._emitted += len(data)
         if data:
             self._steps.append(data)
-        if cut:
+        if cut is not None:
             self._emit([Close()])
 
 

@@ -241,7 +241,10 @@ class Refuse(GuestFault):
 
 @attrs.frozen(kw_only=True)
 class SlowBoot(GuestFault):
-    """`slow-boot:SECONDS` - the guest reports the state `booting` for SECONDS longer."""
+    """`slow-boot:SECONDS` - the guest reports the state `booting` for SECONDS longer.
+
+    A guest that has been up for long enough (`uptime`) has booted, and takes so long at its next reboot.
+    """
 
     name = "slow-boot"
     example = "slow-boot:5s"
@@ -418,7 +421,10 @@ class Omit(RequestFault):
 
 
 class CloseAfter(RequestFault):
-    """`close` - the connection is closed after the reply."""
+    """`close` - the connection is closed after the reply.
+
+    A serial port has no connections (§8): what the host has sent after the request is lost there.
+    """
 
     name = "close"
     example = "close@ping#1"
@@ -486,6 +492,12 @@ _MOOT: Final[dict[type[Fault], frozenset[type[Fault]]]] = {
     Drop: frozenset({OverLong, WrongType, Fail, Omit, Duplicate, Swap}),
     Half: frozenset({Duplicate}),
 }
+
+#: Faults that may strike and change nothing. Who carries them out says when they do: `FaultPlan.note`.
+_NOTED: Final[frozenset[type[Fault]]] = frozenset({Cut, Omit})
+
+#: Faults that change nothing on a stream without connections (§8).
+_OF_CONNECTIONS: Final[frozenset[type[Fault]]] = frozenset({Reset, HangUp, CloseAfter})
 
 FaultT = TypeVar("FaultT", bound=Fault)
 
@@ -613,15 +625,28 @@ class FaultPlan:
 
     @property
     def unused(self) -> tuple[Fault, ...]:
-        """The faults whose request or connection has not come yet.
+        """The faults that have not happened yet.
 
         A test that ends with an unused fault did not test it: most often the type is misspelt, or the number is too
-        high. Faults of the guest as a whole are never among them, since the guest has started.
+        high. A fault is used when its request or its connection comes, with these exceptions:
+
+        * `cut` when it cuts, and `omit` when it leaves something out;
+        * `slow-boot` and `never-ready` when a host is told that the guest is booting;
+        * `refuse` always, since nobody hears of a host that is refused;
+        * `reset`, `hang-up` and `close` only on connections, which a serial port has not (§8);
+        * a fault that cannot happen beside another one when it happens elsewhere.
         """
         with self._lock:
-            return tuple(
-                fault for fault in self.faults if not isinstance(fault, GuestFault) and fault not in self._struck
-            )
+            return tuple(fault for fault in self.faults if not isinstance(fault, Refuse) and fault not in self._struck)
+
+    def note(self, fault: Fault) -> None:
+        """Record that `fault` has changed something. Only for faults that may strike and change nothing."""
+        with self._lock:
+            self._struck.add(fault)
+
+    def _count(self, struck: Iterable[Fault], *, has_connections: bool) -> None:
+        uncounted = _NOTED if has_connections else _NOTED | _OF_CONNECTIONS
+        self._struck.update(fault for fault in struck if type(fault) not in uncounted)
 
     @property
     def refuse_time(self) -> float:
@@ -635,8 +660,16 @@ class FaultPlan:
             return math.inf
         return sum(fault.seconds for fault in self.faults if isinstance(fault, SlowBoot))
 
-    def on_connection(self) -> tuple[ConnectionFault, ...]:
-        """Count a connection, and return the faults that happen to it."""
+    def on_booting(self) -> None:
+        """Record that a host was told that the guest is booting."""
+        cls = NeverReady if self.boot_time == math.inf else SlowBoot
+        with self._lock:
+            self._struck.update(fault for fault in self.faults if isinstance(fault, cls))
+
+    def on_connection(self, *, has_connections: bool = True) -> tuple[ConnectionFault, ...]:
+        """Count a connection, and return the faults that happen to it. With `has_connections=False` it is a stream
+        without connections.
+        """
         with self._lock:
             self._connections += 1
             struck = _that_happen(
@@ -644,11 +677,13 @@ class FaultPlan:
                 for fault in self.faults
                 if isinstance(fault, ConnectionFault) and fault.number in (None, self._connections)
             )
-            self._struck.update(struck)
+            self._count(struck, has_connections=has_connections)
         return struck
 
-    def on_request(self, request: Request) -> tuple[RequestFault, ...]:
-        """Count a request, and return the faults that happen to it."""
+    def on_request(self, request: Request, *, has_connections: bool = True) -> tuple[RequestFault, ...]:
+        """Count a request, and return the faults that happen to it. With `has_connections=False` it came on a stream
+        without connections.
+        """
         if not self.faults:
             return ()
         with self._lock:
@@ -663,7 +698,7 @@ class FaultPlan:
                 and fault.type in (None, request.type)
                 and fault.number in (None, of_all if fault.type is None else of_type)
             )
-            self._struck.update(struck)
+            self._count(struck, has_connections=has_connections)
         return struck
 
 

@@ -384,7 +384,10 @@ class GuestSimulator:
 
     def _get_health(self, _request: GetHealth) -> Health:
         agents: Any = self.agents  # mypy reads `converter=tuple` as a tuple of a free type variable
-        return Health(self.state, agents, int(self.uptime))
+        state = self.state
+        if state == LifecycleState.BOOTING and self._forced_state is None:
+            self.faults.on_booting()
+        return Health(state, agents, int(self.uptime))
 
     def _set_config(self, request: SetConfig) -> None:
         self._effects.store_config(request.content)
