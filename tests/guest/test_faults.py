@@ -106,7 +106,7 @@ def test_times_may_be_written_without_their_unit():
         ("cut:", "'' is not a number of bytes"),
         ("cut:-1", "'-1' is not a number of bytes"),
         ("omit", "it needs member: `omit:MEMBER`"),
-        ("refuse:1s#1", "does not strike at a request"),
+        ("refuse:1s#1", "refuse is of the guest as a whole, and takes no number"),
         ("never-ready@ping", "does not strike at a request"),
         ("reset@ping", "does not strike at a request"),
     ],
@@ -164,17 +164,34 @@ def test_an_empty_argument_counts(text, line):
     [
         (faults.Drop, {"number": 0}, "number must be a whole number from 1 on, not 0"),
         (faults.Drop, {"number": 2.5}, "number must be a whole number from 1 on, not 2.5"),
+        (faults.Drop, {"number": True}, "number must be a whole number from 1 on, not True"),
+        (faults.Cut, {"size": True}, "size must be a whole number from 0 on, not True"),
+        (faults.NeverReady, {"number": 1}, "never-ready is of the guest as a whole, and takes no number"),
         (faults.Cut, {"size": 2.5}, "size must be a whole number from 0 on, not 2.5"),
         (faults.Cut, {"size": -1}, "size must be a whole number from 0 on, not -1"),
         (faults.Fail, {"text": "\ud800"}, "text holds a lone surrogate, which has no UTF-8"),
         (faults.Drop, {"type": "\udfff"}, "type holds a lone surrogate, which has no UTF-8"),
         (faults.NeverReady, {"type": "ping"}, "never-ready does not strike at a request"),
-        (faults.Refuse, {"seconds": 1, "number": 1}, "refuse does not strike at a request"),
+        (faults.Refuse, {"seconds": 1, "number": 1}, "refuse is of the guest as a whole, and takes no number"),
         (faults.Reset, {"type": "ping"}, "reset does not strike at a request"),
     ],
 )
 def test_what_has_no_text_is_no_fault(cls, values, why):
     with pytest.raises(ValueError, match=why):
+        cls(**values)
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "words"),
+    [
+        (faults.Drop, {"type": Ping}, "type must be a str, not type"),
+        (faults.Fail, {"text": 5}, "text must be a str, not int"),
+        (faults.Deny, {"text": b"no"}, "text must be a str, not bytes"),
+        (faults.Push, {"state": None}, "state must be a str, not NoneType"),
+    ],
+)
+def test_texts_are_texts(cls, values, words):
+    with pytest.raises(TypeError, match=f"^{words}$"):
         cls(**values)
 
 

@@ -35,7 +35,7 @@ from stereos_proto import (
     Shutdown,
     encode,
 )
-from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, Effects, GuestSimulator, RequestRefused
+from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, Effects, GuestSimulator, RequestRefused, faults
 from stereos_proto_io.guest._go import base_name, clean_path, quote
 
 KEY = "ssh-ed25519 AAAA me@host"
@@ -306,7 +306,8 @@ def test_secrets_are_replaced_and_never_shown():
         ({"keep_requests": -1}, 1),
         ({"faults": "drop@mount"}, 1),
         ({"age": "x"}, 1),
-        ({"clock": 5}, 2),
+        ({"clock": 5}, 1),
+        ({"clock": str}, 2),
     ],
     ids=str,
 )
@@ -787,6 +788,80 @@ def test_effects_that_fail_leave_no_half_state(what):
 def test_options_that_make_no_guest(options, error):
     with pytest.raises(error, match=next(iter(options))):
         GuestSimulator(**options)
+
+
+NO_AGENTS = [
+    (["coder"], TypeError, "agents takes AgentStatus, such as AgentStatus('coder', running=True), not str"),
+    ([AgentStatus("a", running=True), None], TypeError, "agents takes AgentStatus, .* not NoneType"),
+    ([AgentStatus], TypeError, "agents takes AgentStatus, .* not type"),
+    ("coder", TypeError, "agents takes several AgentStatus, such as a list, not str"),
+    (AgentStatus("a", running=True), TypeError, "agents takes several AgentStatus, such as a list, not AgentStatus"),
+    (5, TypeError, "agents takes several AgentStatus, such as a list, not int"),
+    ([AgentStatus(5, running=True)], ValueError, r"agents cannot be reported: .*agents\[0\].name"),
+    ([AgentStatus("a", running="yes")], ValueError, r"agents cannot be reported: .*agents\[0\].running"),
+    ([AgentStatus("\ud800", running=True)], ValueError, "agents cannot be reported: .* a lone surrogate"),
+    ([AgentStatus("a" * MAX_LINE_SIZE, running=True)], ValueError, "agents cannot be reported: "),
+]
+
+
+@pytest.mark.parametrize(("agents", "error", "words"), NO_AGENTS)
+def test_agents_that_no_guest_reports_are_refused_where_they_are_set(agents, error, words):
+    """Not by a refusal of the guest, when a host asks for its health."""
+    with pytest.raises(error, match=words.replace("('", r"\('").replace("True)", r"True\)")):
+        GuestSimulator(agents=agents)
+    simulator = GuestSimulator(agents=[AgentStatus("b", running=False)])
+    with pytest.raises(error):
+        simulator.agents = agents
+    assert simulator.agents == (AgentStatus("b", running=False),)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        *(
+            (name, "5", f"{name} takes a number, such as 2.5, not str")
+            for name in ("boot_time", "uptime", "poll_interval")
+        ),
+        *((name, True, f"{name} takes a number, .* not bool") for name in ("boot_time", "uptime", "poll_interval")),
+        *((name, None, f"{name} takes a number, .* not NoneType") for name in ("boot_time", "uptime", "poll_interval")),
+        *((name, 5, f"{name} takes several strings, such as a tuple, not int") for name in ("types", "users", "files")),
+        *((name, [5], f"{name} takes strings, not int") for name in ("types", "users", "files")),
+        ("types", [Ping], "types takes strings, not type"),
+        ("types", b"ping", "types takes strings, not int"),
+        ("effects", Effects, r"effects takes an object, such as Effects\(\), not the class"),
+        ("effects", 5, "effects takes an object such as Effects.., and int has no store_secret"),
+        ("clock", 5, "clock takes a function that returns the time in seconds, not int"),
+        ("faults", 5, "faults takes several faults, such as a tuple of them, not int"),
+        ("faults", faults.Drop(), "faults takes several faults, such as a tuple of them, not Drop"),
+        ("faults", [5], "faults takes faults and their texts, not int"),
+        ("faults", [faults.Drop], "faults takes faults and their texts, not type"),
+    ],
+)
+def test_options_of_a_wrong_type(option, value, words):
+    with pytest.raises(TypeError, match=f"^{words}"):
+        GuestSimulator(**{option: value})
+
+
+def test_options_that_may_be_taken_once():
+    simulator = GuestSimulator(
+        types=iter(["ping"]), users=iter(["me"]), agents=iter([AgentStatus("a", running=True)]), faults=iter(["drop"])
+    )
+    assert simulator.handle(Ping()) == Pong()
+    assert simulator.handle(GetHealth()) == Ack("get_health", False, "unknown message type: get_health")
+    assert len(simulator.agents) == len(simulator.faults.faults) == 1
+
+
+def test_keeping_true_requests_is_no_number():
+    with pytest.raises(ValueError, match="keep_requests must be a whole number, at least 0, not True"):
+        GuestSimulator(keep_requests=True)
+
+
+@pytest.mark.parametrize(("state", "error"), [(5, TypeError), (b"ready", TypeError), ("\ud800", ValueError)])
+def test_states_that_no_guest_reports(state, error):
+    simulator = GuestSimulator()
+    with pytest.raises(error, match=r"^state "):
+        simulator.state = state
+    assert simulator.state == "ready"
 
 
 def test_how_much_is_kept_for_tests_to_look_at():

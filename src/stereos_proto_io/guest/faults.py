@@ -91,13 +91,15 @@ _PLAIN_BEFORE_COLON: Final = _PLAIN.replace(":", "")
 
 
 def _is_text(_fault: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be a str, not {type(value).__name__}")
     if any("\ud800" <= char <= "\udfff" for char in value):
         raise ValueError(f"{attribute.name} holds a lone surrogate, which has no UTF-8")
 
 
 def _whole_from(least: int) -> Callable[[Any, attrs.Attribute[Any], int], None]:
     def check(_fault: Any, attribute: attrs.Attribute[Any], value: int) -> None:
-        if not (isinstance(value, int) and value >= least):
+        if isinstance(value, bool) or not (isinstance(value, int) and value >= least):
             raise ValueError(f"{attribute.name} must be a whole number from {least} on, not {value!r}")
 
     return check
@@ -121,8 +123,10 @@ class Fault:
     def __attrs_post_init__(self) -> None:
         """Refuse a place where such a fault cannot strike."""
         given = {place for place in ("type", "number") if getattr(self, place) is not None}
-        if given - self._places:
+        if "type" in given - self._places:
             raise ValueError(f"{self.name} does not strike at a request")
+        if given - self._places:
+            raise ValueError(f"{self.name} is of the guest as a whole, and takes no number")
 
     def __str__(self) -> str:
         """The text that `parse_fault` reads."""
@@ -603,12 +607,15 @@ class FaultPlan:
         """`faults` are faults, or their texts. `types` are the request types that the guest knows: a fault of a type
         that looks like one of them misspelt gets a warning, since it would never strike.
 
-        Raises ValueError when a text is not that of a fault, TypeError when one text is given for several.
+        Raises ValueError when a text is not that of a fault, TypeError when one text is given for several, or what is
+        neither a fault nor a text.
         """
         if isinstance(faults, str):
             raise TypeError("faults takes several strings, such as a tuple of them, not one string")
+        if not isinstance(faults, Iterable):
+            raise TypeError(f"faults takes several faults, such as a tuple of them, not {type(faults).__name__}")
         self.faults: tuple[Fault, ...] = tuple(
-            parse_fault(fault) if isinstance(fault, str) else fault for fault in faults
+            parse_fault(fault) if isinstance(fault, str) else _checked(fault) for fault in faults
         )
         for fault in self.faults:
             if fault.type and fault.type not in types:
@@ -700,6 +707,12 @@ class FaultPlan:
             )
             self._count(struck, has_connections=has_connections)
         return struck
+
+
+def _checked(fault: Fault) -> Fault:
+    if not isinstance(fault, Fault):
+        raise TypeError(f"faults takes faults and their texts, not {type(fault).__name__}")
+    return fault
 
 
 def _warn_of_type(fault: Fault, type_: str, types: Collection[str]) -> None:

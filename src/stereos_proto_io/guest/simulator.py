@@ -9,8 +9,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
+from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
@@ -97,6 +98,9 @@ class Effects:
         """Lose what a reboot loses: the secrets, which live in memory."""
 
 
+_EFFECTS: Final = tuple(name for name in vars(Effects) if not name.startswith("_"))
+
+
 @attrs.define(eq=False)
 class _Kept:
     """A request that is kept, but for the value of a secret: that is kept as long as the guest has it."""
@@ -160,34 +164,35 @@ class GuestSimulator:
           Older requests are dropped, and counted in `dropped_requests`.
 
         Raises ValueError when `boot_time` or `keep_requests` is below 0, `uptime` is below 0 or not finite,
-        `poll_interval` is not above 0, `age` is not one of the two, or a text is not that of a fault; TypeError when
-        one string is given for several.
+        `poll_interval` is not above 0, `age` is not one of the two, an agent cannot be reported (§5), or a text is not
+        that of a fault; TypeError for an argument of a wrong type, such as one string for several.
         """
-        if not isinstance(keep_requests, int) or keep_requests < 0:
+        if not isinstance(keep_requests, int) or isinstance(keep_requests, bool) or keep_requests < 0:
             raise ValueError(f"keep_requests must be a whole number, at least 0, not {keep_requests!r}")
+        for name, number in (("boot_time", boot_time), ("uptime", uptime), ("poll_interval", poll_interval)):
+            _check_number(name, number)
         if not boot_time >= 0:
             raise ValueError(f"boot_time must be at least 0, not {boot_time!r}")
         if not 0 <= uptime < inf:
             raise ValueError(f"uptime must be at least 0, and finite, not {uptime!r}")
         if not 0 < poll_interval < inf:
             raise ValueError(f"poll_interval must be more than 0, and finite, not {poll_interval!r}")
-        for name, several in (("types", types), ("users", users), ("files", files)):
-            if isinstance(several, str):
-                raise TypeError(f"{name} takes several strings, such as a tuple, not one string")
+        if not callable(clock):
+            raise TypeError(f"clock takes a function that returns the time in seconds, not {type(clock).__name__}")
+        self._types = _texts("types", types)
+        self._users = _texts("users", users)
+        self._files = _texts("files", files)
         self._lock = threading.RLock()  # held while the guest changes
         # Held while it looks at its config. An effect runs under the other lock and may set `agents` or reboot, so this
         # one is taken second, and what is done under it takes no lock.
         self._poll_lock = threading.RLock()
-        self.faults: FaultPlan = FaultPlan(faults, types=FORK_TYPES | frozenset(types))
+        self.faults: FaultPlan = FaultPlan(faults, types=FORK_TYPES | self._types)
         self._boot_time = boot_time + self.faults.boot_time
-        self._fixed_agents = None if agents is None else tuple(agents)
-        self._types = frozenset(types)
-        self._users = frozenset(users)
-        self._effects = effects or Effects()
+        self._fixed_agents = None if agents is None else _reportable(agents)
+        self._effects = Effects() if effects is None else _checked_effects(effects)
         self._clock = clock
         self._poll_interval = poll_interval
         self._age = Age(age)
-        self._files = frozenset(files)
         self._journal: deque[str] = deque(maxlen=_JOURNAL_LINES)
         self._keep_requests = keep_requests
         self._requests: deque[_Kept] = deque()
@@ -269,7 +274,10 @@ class GuestSimulator:
 
     @property
     def state(self) -> str:
-        """The lifecycle state now (§6). Set it to force one, such as `degraded`, until the next reboot."""
+        """The lifecycle state now (§6). Set it to force one, such as `degraded`, until the next reboot.
+
+        Setting it raises TypeError when it is not a string, ValueError when it cannot be sent (§5).
+        """
         self._look()
         if self._shutdown_reason is not None:
             return LifecycleState.SHUTDOWN
@@ -282,19 +290,26 @@ class GuestSimulator:
 
     @state.setter
     def state(self, state: str) -> None:
+        if not isinstance(state, str):
+            raise TypeError(f"state takes a string, such as 'degraded', not {type(state).__name__}")
+        _check_sendable("state", Health(state))
         self._forced_state = state
 
     @property
     def agents(self) -> tuple[AgentStatus, ...]:
-        """The agents that it reports. When they are set, it reports these until they are set again."""
+        """The agents that it reports. When they are set, it reports these until they are set again.
+
+        Setting them raises TypeError and ValueError as the argument `agents` does.
+        """
         self._look()
         return self._agents
 
     @agents.setter
     def agents(self, agents: Iterable[AgentStatus]) -> None:
+        fixed = _reportable(agents)
         with self._poll_lock:
             self._poll()
-            self._agents = self._fixed_agents = tuple(agents)
+            self._agents = self._fixed_agents = fixed
 
     def _look(self) -> None:
         """Poll, where that is due. Reading a config may take long, so only one thread does: the others go on with what
@@ -436,6 +451,51 @@ class GuestSimulator:
 
     def _shut_down(self, request: Shutdown) -> None:
         self._shutdown_reason = request.reason
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} takes a number, such as 2.5, not {type(value).__name__}")
+
+
+def _texts(name: str, several: Iterable[str]) -> frozenset[str]:
+    if isinstance(several, str) or not isinstance(several, Iterable):
+        given = "one string" if isinstance(several, str) else type(several).__name__
+        raise TypeError(f"{name} takes several strings, such as a tuple, not {given}")
+    texts = tuple(several)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} takes strings, not {type(text).__name__}")
+    return frozenset(texts)
+
+
+def _reportable(agents: Iterable[AgentStatus]) -> tuple[AgentStatus, ...]:
+    if isinstance(agents, str) or not isinstance(agents, Iterable):
+        raise TypeError(f"agents takes several AgentStatus, such as a list, not {type(agents).__name__}")
+    statuses: Any = tuple(agents)  # mypy reads `converter=tuple` as a tuple of a free type variable
+    for status in statuses:
+        if not isinstance(status, AgentStatus):
+            raise TypeError(
+                f"agents takes AgentStatus, such as AgentStatus('coder', running=True), not {type(status).__name__}"
+            )
+    _check_sendable("agents", Health(LifecycleState.READY, statuses))
+    return cast("tuple[AgentStatus, ...]", statuses)
+
+
+def _check_sendable(name: str, health: Health) -> None:
+    try:
+        encode(health)
+    except LocalProtocolError as exc:
+        raise ValueError(f"{name} cannot be reported: {exc}") from None
+
+
+def _checked_effects(effects: Effects) -> Effects:
+    if isinstance(effects, type):
+        raise TypeError(f"effects takes an object, such as {effects.__name__}(), not the class")
+    for name in _EFFECTS:
+        if not callable(getattr(effects, name, None)):
+            raise TypeError(f"effects takes an object such as Effects(), and {type(effects).__name__} has no {name}")
+    return effects
 
 
 def _size(request: Request) -> int:
