@@ -440,6 +440,111 @@ def test_agents_come_from_the_config_at_the_next_poll(clock, config, names):
     assert simulator.config == config
 
 
+TWO_AGENTS = """
+[[agents]]
+name = "coder"
+harness = "claude-code"
+[[agents]]
+name = "tester"
+harness = "opencode"
+"""
+
+
+def test_an_agent_that_fails_later(clock):
+    """It stays in the health, as one that has exited does (§10), and the other one goes on."""
+    simulator = GuestSimulator(clock=clock)
+    simulator.handle(SetConfig(TWO_AGENTS))
+    clock.now += 5
+    coder, tester = simulator.handle(GetHealth()).agents
+    simulator.end_agent("coder", "exit status 1")
+    failed = attrs.evolve(coder, running=False, error="exit status 1")
+    for _ in range(3):
+        assert simulator.handle(GetHealth()) == Health("healthy", (failed, tester), int(simulator.uptime))
+        clock.now += 5
+    assert simulator.journal[-1] == "agent coder exited: exit status 1"
+    simulator.end_agent("coder")
+    assert simulator.agents == (attrs.evolve(coder, running=False), tester)
+    assert simulator.journal[-1] == "agent coder exited"
+
+
+@pytest.mark.parametrize(
+    ("requests", "runs"),
+    [
+        ([], False),
+        ([SetConfig(TWO_AGENTS)], False),
+        ([SetConfig(TWO_AGENTS + "# the same\n")], False),
+        ([SetConfig(TWO_AGENTS + 'workdir = "/w"\n')], False),  # of the other one
+        ([SetConfig(TWO_AGENTS.replace("claude-code", "opencode"))], True),
+        ([InjectSecret("a", "v")], True),
+        ([SetConfig("not [ toml")], False),
+    ],
+)
+def test_an_agent_that_has_failed_is_started_again_by_a_change(clock, requests, runs):
+    simulator = GuestSimulator(clock=clock)
+    simulator.handle(SetConfig(TWO_AGENTS))
+    clock.now += 5
+    assert len(simulator.agents) == 2
+    simulator.end_agent("coder", "exit status 1")
+    for request in requests:
+        simulator.handle(request)
+    clock.now += 5
+    assert [(agent.running, agent.error) for agent in simulator.agents] == [
+        (runs, "" if runs else "exit status 1"),
+        (True, ""),
+    ]
+
+
+def test_an_agent_that_is_taken_out_and_put_in_again_runs(clock):
+    simulator = GuestSimulator(clock=clock)
+    seen = []
+    for config in (TWO_AGENTS, "", TWO_AGENTS):
+        simulator.handle(SetConfig(config))
+        clock.now += 5
+        seen.append([agent.running for agent in simulator.agents])
+        if len(seen) == 1:
+            simulator.end_agent("coder")
+    assert seen == [[True, True], [], [True, True]]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_reboot_starts_an_agent_that_has_failed(clock, fixed):
+    agents = [AgentStatus("coder", running=True, session="agent-coder")] if fixed else None
+    simulator = GuestSimulator(clock=clock, agents=agents)
+    simulator.handle(SetConfig('[[agents]]\nname = "coder"\nharness = "custom"\n'))
+    clock.now += 5
+    before = simulator.agents
+    simulator.end_agent("coder", "gone")
+    clock.now += 5
+    assert simulator.agents == (attrs.evolve(before[0], running=False, error="gone"),)
+    simulator.reboot()
+    clock.now += 5
+    assert simulator.agents == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error", "words"),
+    [
+        ("nobody", "", ValueError, "there is no agent 'nobody'; those that have started: 'coder'"),
+        ("coder", 5, ValueError, r"agents cannot be reported: .*agents\[0\].error"),
+        ("coder", "\ud800", ValueError, "agents cannot be reported: .*a lone surrogate"),
+    ],
+)
+def test_agents_that_cannot_fail(name, text, error, words):
+    simulator = GuestSimulator(agents=[AgentStatus("coder", running=True)])
+    with pytest.raises(error, match=words):
+        simulator.end_agent(name, text)
+    assert simulator.agents == (AgentStatus("coder", running=True),)
+
+
+def test_without_agents_none_can_fail():
+    simulator = GuestSimulator()
+    simulator.handle(SetConfig(TWO_AGENTS))
+    with pytest.raises(
+        ValueError, match="there is no agent 'coder'; none has started, and the config is read every 5 s"
+    ):
+        simulator.end_agent("coder")
+
+
 def test_forced_states_hold_until_a_reboot(clock):
     simulator = GuestSimulator(clock=clock)
     simulator.state = "degraded"

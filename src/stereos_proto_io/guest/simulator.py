@@ -37,7 +37,7 @@ from stereos_proto import (
 from stereos_proto_io._old_names import OldNames, old_name
 from stereos_proto_io._ssh_keys import KEY_TYPES
 
-from ._agents import Age, AgentDaemon
+from ._agents import Age, Agent, AgentDaemon
 from ._dialects import FORK_TYPES, OLD_TYPES, REFERENCE_TYPES
 from ._go import base_name, clean_path, os_error, quote
 from .faults import Fault, FaultPlan
@@ -117,6 +117,27 @@ class _Kept:
         """The request as it came, or with NOT_KEPT for the value."""
         secret = self.secret() if self.secret is not None else None
         return self.message if secret is None else attrs.evolve(self.message, value=secret.value)  # type: ignore[call-arg]
+
+
+class _Daemon(AgentDaemon):
+    """An agent daemon whose agents may exit."""
+
+    def __init__(self, journal: Callable[[str], object], *, age: Age, has_file: Callable[[str], bool]) -> None:
+        super().__init__(journal, age=age, has_file=has_file)
+        #: The agents that have exited since they were started → with which error.
+        self.exited: dict[str, str] = {}
+
+    @property
+    def agents(self) -> tuple[AgentStatus, ...]:
+        """What health reports: one that has exited stays (§10)."""
+        return tuple(
+            attrs.evolve(agent, running=False, error=self.exited[agent.name]) if agent.name in self.exited else agent
+            for agent in super().agents
+        )
+
+    def _start(self, agent: Agent, said: str) -> None:
+        self.exited.pop(agent.name, None)
+        super()._start(agent, said)
 
 
 class GuestSimulator:
@@ -214,7 +235,7 @@ class GuestSimulator:
         self._secrets: dict[str, Secret] = {}
         self._mounts: list[Mount] = []
         self._unmounted = 0  # how many of them were unmounted, by a power-off
-        self._daemon = AgentDaemon(self._journal.append, age=self._age, has_file=self._files.__contains__)
+        self._daemon = _Daemon(self._journal.append, age=self._age, has_file=self._files.__contains__)
         self._agents = self._fixed_agents or ()
         self._forced_state: str | None = None
         self._seen_agents = False
@@ -297,7 +318,8 @@ class GuestSimulator:
 
     @property
     def agents(self) -> tuple[AgentStatus, ...]:
-        """The agents that it reports. When they are set, it reports these until they are set again.
+        """The agents that it reports. When they are set, it reports these until they are set again, whatever its config
+        says. `end_agent` lets a single one exit.
 
         Setting them raises TypeError and ValueError as the argument `agents` does.
         """
@@ -310,6 +332,28 @@ class GuestSimulator:
         with self._poll_lock:
             self._poll()
             self._agents = self._fixed_agents = fixed
+
+    def end_agent(self, name: str, error: str = "") -> None:
+        """Let the agent called `name` exit, at once: it stays in the health, with `running` false and `error` (§10).
+
+        It runs again after a reboot, and where the guest runs the agents of its config, when its entry or any secret
+        changes. The `restart` of its entry is not carried out.
+
+        Raises ValueError when no agent of that name has started, or `error` cannot be sent (§5).
+        """
+        with self._poll_lock:
+            self._poll()
+            names = [agent.name for agent in self._agents]
+            if name not in names:
+                started = f"those that have started: {', '.join(map(repr, names))}"
+                none = f"none has started, and the config is read every {self._poll_interval:g} s"
+                raise ValueError(f"there is no agent {name!r}; {started if names else none}")
+            self._agents = _reportable(
+                attrs.evolve(agent, running=False, error=error) if agent.name == name else agent
+                for agent in self._agents
+            )
+            self._daemon.exited[name] = error
+            self._journal.append(f"agent {name} exited" + (f": {error}" if error else ""))
 
     def _look(self) -> None:
         """Poll, where that is due. Reading a config may take long, so only one thread does: the others go on with what
