@@ -305,9 +305,9 @@ class Delay(RequestFault):
 
 @attrs.frozen(kw_only=True)
 class Late(RequestFault):
-    """`late:SECONDS` - the request is carried out at once; its reply, and all after it, are held SECONDS from then.
+    """`late:SECONDS` - the request is carried out at once; its reply leaves SECONDS later, and those after it wait.
 
-    So replies to requests that came together leave together, as over a slow line. With `delay`, times add up.
+    The time counts from the request, so replies to requests that came together leave together, as over a slow line.
     """
 
     name = "late"
