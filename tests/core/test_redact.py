@@ -123,7 +123,8 @@ def test_a_secret_is_found_in_each_of_its_forms(form, secret):
 
 @given(secrets, st.text(), st.text())
 def test_a_secret_is_found_wherever_it_stands(secret, before, after):
-    assert secret.strip() not in of(secret).redact(before + secret + after).replace(REDACTED, "\0")
+    # A surrogate, which no secret has: with another sign the mark and what follows it could be the secret again.
+    assert secret.strip() not in of(secret).redact(before + secret + after).replace(REDACTED, "\ud800")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=PART, max_size=200), st.data())
