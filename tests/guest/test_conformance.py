@@ -13,10 +13,17 @@ import attrs
 import pytest
 
 from guest_harness import PATIENCE, running
-from stereos_proto import MAX_LINE_SIZE, NEED_DATA, AgentStatus, GuestSession
+from stereos_proto import MAX_LINE_SIZE, NEED_DATA, AgentStatus, GuestSession, SetConfig
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
-from stereos_proto_io.conformance import CASES, Case, Need, Outcome, Report, Result, run
-from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, GuestSimulator, _blocking_transport, _faulty_session
+from stereos_proto_io.conformance import CASES, Case, Need, Outcome, Report, Result, _guest_case, run
+from stereos_proto_io.guest import (
+    FORK_TYPES,
+    OLD_TYPES,
+    REFERENCE_TYPES,
+    GuestSimulator,
+    _blocking_transport,
+    _faulty_session,
+)
 from stereos_proto_io.guest import asyncio as asyncio_guest
 
 EVERYTHING = {"allow_effects": True, "allow_shutdown": True}
@@ -67,6 +74,45 @@ def test_uvloop_conforms_and_ends(address, tmp_path, monkeypatch):
     assert report.ok, report.as_table()
 
 
+def test_agents_of_an_old_guest_need_no_restarts():
+    types = REFERENCE_TYPES - {"set_config", "inject_ssh_key"}
+    simulator = GuestSimulator(types=types, agents=[AgentStatus("a", running=True)], faults=["omit:restarts"])
+    with running("blocking", None, simulator) as guest:
+        report = run(guest.address, **EVERYTHING)
+    assert report.ok, report.as_table()
+
+
+@pytest.mark.parametrize(("age", "table"), [("today", "[[agents]]"), ("older", "[agent]")])
+def test_a_guest_with_agents_of_its_config_conforms(age, table):
+    simulator = GuestSimulator(age=age, poll_interval=0.001)
+    simulator.handle(SetConfig(f'{table}\nharness = "custom"\n'))
+    with running("blocking", None, simulator) as guest:
+        report = run(guest.address)
+    assert simulator.agents
+    assert report.ok, report.as_table()
+
+
+def test_notifications_before_each_reply_conform(monkeypatch):
+    notices = says_first(NOTICE[:-1] + b'\n{"type":"lifecycle","payload":{"state":"x","message":"y"}}')
+    monkeypatch.setattr(_faulty_session, "GuestSession", type("Session", (Tampered,), {"mutant": notices}))
+    with running("blocking", None, GuestSimulator()) as guest:
+        report = run(guest.address, **EVERYTHING)
+    assert report.ok, report.as_table()
+
+
+@pytest.mark.parametrize(("got", "want"), [(1, True), (1.0, True), (0, False), (1.0, 1), ("1", 1), (None, 0)])
+def test_equal_to_python_is_not_the_same_on_the_wire(got, want):
+    for wrap in (lambda x: x, lambda x: [x], lambda x: {"a": {"b": x}}):
+        assert _guest_case.same(wrap(want), wrap(want))
+        assert not _guest_case.same(wrap(got), wrap(want))
+
+
+@pytest.mark.parametrize(("got", "want"), [([1], [1, 1]), ({"a": 1}, {}), ({"a": 1}, {"b": 1}), ([], {})])
+def test_of_another_shape_is_not_the_same(got, want):
+    assert not _guest_case.same(got, want)
+    assert not _guest_case.same(want, got)
+
+
 def test_a_fork_conforms():
     with running("blocking", None, GuestSimulator(types=FORK_TYPES)) as guest:
         assert run(guest.address, **EVERYTHING).ok
@@ -113,6 +159,8 @@ class Mutant:
     faults: tuple = ()
     session: object = None
     chunk: int = 65536
+    #: What the reason has to say, a regular expression.
+    reason: str = ""
 
 
 def reads(old, new):
@@ -128,8 +176,18 @@ def says_in(old, new):
     return Mutant(say=lambda line: line.replace(old, new))
 
 
+def says_first(line):
+    """A guest that says `line` before each reply."""
+    return Mutant(say=lambda reply: line + b"\n" + reply)
+
+
 def with_faults(*faults):
     return Mutant(faults=faults)
+
+
+def because(reason, mutant):
+    """The mutant, for which the report has to say `reason`."""
+    return attrs.evolve(mutant, reason=re.escape(reason))
 
 
 class Tampered(GuestSession):
@@ -197,6 +255,18 @@ class TakesChunksForLines(Tampered):
         super().receive_data(data if data.endswith(b"\n") else data + b"\n")
 
 
+class GrowsYounger(Tampered):
+    """Says less of its age each time."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._age = 3
+
+    def _line(self, pending, reply):
+        self._age -= 1
+        return super()._line(pending, reply).replace(b'"uptime_seconds":0', b'"uptime_seconds":%d' % self._age)
+
+
 class Stays(Tampered):
     """Acks a shutdown, and goes on."""
 
@@ -255,6 +325,13 @@ MUTANTS = {
         # What `json.loads` reads, and a host need not (§4).
         says_in(b'{"type":"pong"}', b'\xef\xbb\xbf{"type":"pong"}'),
         says_in(b'{"type":"pong"}', b'{"type":"pong","payload":{},"payload":NaN}'),
+        # What may stand before any reply, and which a client reads too.
+        because("lifecycle with a payload that does not fit", says_first(b'{"type":"lifecycle","payload":5}')),
+        because("payload.state must be a string", says_first(b'{"type":"lifecycle","payload":{"state":5}}')),
+        because("the payload of a lifecycle is null, no object", says_first(b'{"type":"lifecycle"}')),
+        because("has no `state`", says_first(b'{"type":"lifecycle","payload":{}}')),
+        because("has an empty `message`", says_first(b'{"type":"lifecycle","payload":{"state":"x","message":""}}')),
+        because("stands more than once", says_in(b'"pong"', b'"ack","type":"pong"')),
     ],
     "`get_health` is answered by `health`.": [
         with_faults("wrong-type@get_health"),
@@ -262,6 +339,9 @@ MUTANTS = {
         with_faults("omit:uptime_seconds@get_health"),
         says_in(b'"uptime_seconds":0', b'"uptime_seconds":0.5'),
         with_faults("fail:no@get_health"),
+        because("`uptime_seconds` was -1", says_in(b'"uptime_seconds":0', b'"uptime_seconds":-1')),
+        because("payload.uptime_seconds must be", says_in(b'"uptime_seconds":0', b'"uptime_seconds":%d' % 2**63)),
+        because("`uptime_seconds` was 2, then 0", Mutant(session=GrowsYounger)),
     ],
     "An agent has a name, and says whether it runs.": [
         says_in(b'"running":true', b'"running":1'),
@@ -271,10 +351,19 @@ MUTANTS = {
         says_in(b'"agents":[', b'"agents":[],"more":['),
         says_in(b'"agents":[', b'"agents":[null,'),
         says_in(b'"agents":[', b'"agents":["name running",'),
+        because("payload.agents[0].restarts must be", says_in(b'"restarts":0', b'"restarts":%d' % 2**70)),
+        because("an agent has no `restarts`", with_faults("omit:restarts@get_health")),
+        because("an agent has an empty `session`", says_in(b'"restarts"', b'"session":"","restarts"')),
+        because("an agent has an empty `error`", says_in(b'"restarts":0', b'"restarts":0,"error":""')),
+        because("an agent has null as its `session`", says_in(b'"restarts"', b'"session":null,"restarts"')),
+        because("health has an empty `agents`", says_in(b'"agents":[', b'"agents":[],"more":[')),
     ],
     "Keys are emitted in the order of the table.": [
         Mutant(say=reversed_keys),
         Mutant(say=reversed_payload),
+        because(
+            "keys stand as running, name, restarts", says_in(b'"name":"a","running":true', b'"running":true,"name":"a"')
+        ),
         Mutant(say=lambda line: b"null\n" if b"conformance-order" in line else line),
         Mutant(say=lambda line: b"5\n" if b"health" in line else line),
     ],
@@ -397,7 +486,12 @@ MUTANTS = {
         reads_in(b'"/w/../etc/x"', b'"/w"'),
         says_in(b'\\"/etc\\"', b'\\"//etc\\"'),
     ],
-    "A secret is stored.": [with_faults("fail:disk full@inject_secret"), with_faults("fail:no@inject_secret#2")],
+    "A secret is stored.": [
+        because("payload.ok must be true or false", says_in(b'"ok":true', b'"ok":1')),
+        because("payload.ok must be true or false", says_in(b'"ok":true', b'"ok":1.0')),
+        with_faults("fail:disk full@inject_secret"),
+        with_faults("fail:no@inject_secret#2"),
+    ],
     "A key replaces the keys of a user.": [with_faults("fail:no such file@inject_ssh_key#3")],
     "A config is stored without being read.": [with_faults("fail:bad TOML@set_config#1")],
     "A mount succeeds, or fails with the status of mount(8).": [
@@ -436,6 +530,7 @@ def test_each_case_finds_its_fault(name, mutant, monkeypatch):
         report = run(guest.address, cases=[BY_NAME[name]], timeout=0.3, **EVERYTHING)
     assert [result.outcome for result in report.results] == [Outcome.FAILED]
     assert report.failed[0].reason
+    assert re.search(mutant.reason, report.failed[0].reason)
 
 
 def test_the_mutants_are_sound_but_for_their_fault(monkeypatch):
@@ -560,7 +655,7 @@ HOSTILE = {
     "no newline": (floods(b"x" * 65536), "it sent a line longer than 1 MiB"),
     "bytes, one at a time": (floods(b"x"), "it sent no reply for 0.3 s"),
     "replies without end": (floods(b"null\n" * 10_000), "it sent more than 10000 replies"),
-    "long replies without end": (floods(b'"' + b"x" * 1_000_000 + b'"\n'), "it sent more than 16 MiB"),
+    "long replies without end": (floods(b'{"type":"' + b"x" * 1_000_000 + b'"}\n'), "it sent more than 16 MiB"),
     "notifications without end": (floods(NOTICE * 1000), "it sent (no reply for 0.3 s|more than 16 MiB)"),
     "deep nesting": (answers_each_line(lambda _: DEEP), "it sent a line that nests too deeply to be read"),
     "a number of many digits": (
@@ -571,7 +666,7 @@ HOSTILE = {
     "no UTF-8": (answers_each_line(lambda _: b'{"type":"\xff"}\n'), "it sent a line that is no UTF-8"),
     "a reply to a list": (
         answers_each_line(lambda _: b'{"type":"ack","payload":{"reply_to":["x"],"error":{}}}\n'),
-        "it sent no reply for 0.3 s",
+        "the guest sent ack with a payload that does not fit: payload.reply_to must be a string",
     ),
 }
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import attrs
 
 from ._guest_peer import Deviation, Line, Peer
+from ._guest_text import short, shown
 
-#: The largest numbers of the wire (§2).
-I64_MAX: Final = 2**63 - 1
+#: The largest number of a secret's `mode` (§2).
 U32_MAX: Final = 2**32 - 1
 
 
@@ -71,29 +71,30 @@ def unknown(type_: str) -> dict[str, Any]:
     return ack(type_, f"unknown message type: {type_}")
 
 
+def same(got: Any, want: Any) -> bool:
+    """Whether two values of JSON are equal, and of the same types: to Python, 1 and 1.0 equal True."""
+    if type(got) is not type(want):
+        return False
+    if isinstance(want, dict):
+        return got.keys() == want.keys() and all(same(got[name], value) for name, value in want.items())
+    if isinstance(want, list):
+        return len(got) == len(want) and all(map(same, got, want))
+    return bool(got == want)
+
+
 def compare(got: Iterable[Line], expected: Iterable[Any], about: str = "it") -> None:
     """Raise Deviation unless those replies came, in that order."""
     values, wanted = [line.value for line in got], [*expected]
     if len(values) != len(wanted):
         raise Deviation(f"{about} was answered by {len(values)} replies, not {len(wanted)}")
     for value, want in zip(values, wanted, strict=True):
-        if value != want:
+        if not same(value, want):
             raise Deviation(f"{about} was answered by {short(value)}, not {short(want)}")
-
-
-def short(value: Any) -> str:
-    """Return a value as text that fits into a reason, and does nothing to a terminal."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return "a value that nests too deeply to be shown"
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:201])
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def answers(peer: Peer, line: bytes, *expected: Any) -> None:
     """Raise Deviation unless `line` gets those replies."""
-    compare(peer.ask(line), expected, short(line[:60].decode(errors="replace")))
+    compare(peer.ask(line), expected, shown(line[:60]))
 
 
 def refuses(peer: Peer, line: bytes, reply_to: str, start: str) -> None:
@@ -102,7 +103,7 @@ def refuses(peer: Peer, line: bytes, reply_to: str, start: str) -> None:
     error = reply.payload.get("error")
     refused = reply.type == "ack" and reply.payload.get("ok") is False and reply.payload.get("reply_to") == reply_to
     if not refused or not isinstance(error, str) or not error.startswith(start):
-        about = short(line[:60].decode(errors="replace"))
+        about = shown(line[:60])
         raise Deviation(f"{about} was answered by {short(reply.value)}, not by a refusal that begins with {start!r}")
 
 

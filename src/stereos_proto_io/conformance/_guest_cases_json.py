@@ -16,10 +16,10 @@ from ._guest_case import (
     malformed,
     refuses,
     request,
-    short,
     unknown,
 )
 from ._guest_peer import Deviation, Peer
+from ._guest_text import short
 
 # --------------------------------------------------------------------------------------- §4 reading JSON
 

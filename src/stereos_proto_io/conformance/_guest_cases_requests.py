@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ._guest_case import Need, ack, add, answers, compare, request, short
+from ._guest_case import Need, ack, add, answers, compare, request, same
 from ._guest_peer import Deviation, Peer
+from ._guest_text import short
 
 # --------------------------------------------------------------------------------- §6 what the guest does
 
@@ -99,10 +100,10 @@ def _(peer: Peer) -> None:
     reply = peer.ask_one(
         request("mount", {"tag": "conformance", "guest_path": "/tmp//conformance/", "fs_type": "9p"})  # noqa: S108
     )
-    if reply.value != ack("mount"):
+    if not same(reply.value, ack("mount")):
         error = str(reply.payload.get("error"))
         start = "mount conformance at /tmp/conformance: exit status "
-        if reply.value != ack("mount", error) or not error.startswith(start):
+        if not same(reply.value, ack("mount", error)) or not error.startswith(start):
             raise Deviation(f"it was answered by {short(reply.value)}")
 
 

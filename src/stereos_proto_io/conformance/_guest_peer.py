@@ -16,10 +16,12 @@ from typing import Any, Final, Never, Self
 
 import attrs
 
-from stereos_proto import MAX_LINE_SIZE
+from stereos_proto import MAX_LINE_SIZE, RemoteProtocolError, Role, decode
 from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking._dial import dial
 from stereos_proto_io.driver._sync_dial import LONGEST_WAIT
+
+from ._guest_text import LIFECYCLE, fault_of, shown
 
 _CHUNK: Final = 64 * 1024
 
@@ -116,16 +118,21 @@ class Peer:
     def line(self) -> Line | None:
         """Return the next line, None at the end of the stream. Notifications are passed over (§3).
 
-        Raises Deviation when no line is complete in time, notifications aside, or the guest sends too much.
+        Raises Deviation when no line is complete in time, notifications aside, when a host cannot read it, or when the
+        guest sends too much.
         """
         until = time.monotonic() + self._timeout
         while (raw := self._raw_line(until)) is not None:
             line = Line(raw, _parsed(raw))
-            if line.type != "lifecycle":
-                self._replies += 1
-                if self._replies > _MOST_REPLIES:
-                    raise Deviation(f"it sent more than {_MOST_REPLIES} replies")
-                return line
+            if line.type == "lifecycle":
+                fault = fault_of(line.value.get("payload"), LIFECYCLE, "the payload of a lifecycle")
+                if fault:
+                    raise Deviation(fault)
+                continue
+            self._replies += 1
+            if self._replies > _MOST_REPLIES:
+                raise Deviation(f"it sent more than {_MOST_REPLIES} replies")
+            return line
         return None
 
     def _raw_line(self, until: float) -> bytes | None:
@@ -164,16 +171,14 @@ class Peer:
             line = self.line()
             if line is None:
                 raise Deviation(f"it closed the connection after {len(answers)} replies")
-            type_ = line.payload.get("reply_to")
-            if type_ == mark:
-                return answers
-            if (
-                isinstance(type_, str)
-                and type_ in _NEWER
-                and line.payload.get("error") == f"unknown message type: {type_}"
-            ):
-                raise Unsupported(f"the guest does not know {type_}")
+            if line.payload.get("reply_to") == mark:
+                break
             answers.append(line)
+        for answer in answers:
+            type_ = answer.payload.get("reply_to")
+            if type_ in _NEWER and answer.payload.get("error") == f"unknown message type: {type_}":
+                raise Unsupported(f"the guest does not know {type_}")
+        return answers
 
     def ask_one(self, line: bytes) -> Line:
         """Send `line` and return the one reply to it."""
@@ -196,17 +201,39 @@ def _request(type_: str, payload: Any = None) -> bytes:
 
 
 def _parsed(raw: bytes) -> Any:
+    """Return the value of a line. Raises Deviation where a host would not read it, or would read something else."""
+    if not raw.removesuffix(b"\r"):
+        raise Deviation("it sent an empty line")
     try:
         # Given bytes, `json` would read UTF-16 as well, and pass over a byte order mark.
-        return json.loads(raw.decode(), parse_constant=_refuse_constant)
+        value = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_members)
+        decode(raw, sender=Role.GUEST)
     except UnicodeDecodeError:
-        raise Deviation("it sent a line that is no UTF-8") from None
+        fault = "it sent a line that is no UTF-8"
     except json.JSONDecodeError:
-        raise Deviation("it sent a line that is no JSON") from None
+        fault = "it sent a line that is no JSON"
+    except _MemberTwice:
+        fault = "it sent a line with a member that stands more than once"
     except ValueError:
-        raise Deviation("it sent a line with a number too long to be read") from None
+        fault = "it sent a line with a number too long to be read"
     except RecursionError:
-        raise Deviation("it sent a line that nests too deeply to be read") from None
+        fault = "it sent a line that nests too deeply to be read"
+    except RemoteProtocolError as exc:
+        fault = str(exc)
+    else:
+        return value
+    raise Deviation(f"{fault}: {shown(raw)}")
+
+
+class _MemberTwice(ValueError):
+    """An object has two members of one name. A guest writes each member of the table once (§2)."""
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _MemberTwice
+    return members
 
 
 def _refuse_constant(name: str) -> Never:
