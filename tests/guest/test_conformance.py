@@ -285,7 +285,16 @@ def reversed_payload(line):
     return json.dumps({**message, "payload": {key: payload[key] for key in reversed(payload)}}).encode() + b"\n"
 
 
+def as_plain_json(line):
+    """A line with members that stand more than once, as a plain JSON library reads it."""
+    try:
+        return json.dumps(json.loads(line)).encode() if line.count(b":") > 1 else line
+    except ValueError:
+        return line
+
+
 PING = b'{"type":"ping"}'
+PLAIN_JSON = Mutant(read=as_plain_json)
 LONG = MAX_LINE_SIZE - 1
 
 MUTANTS = {
@@ -410,15 +419,40 @@ MUTANTS = {
         reads(b'{"type":{}}', b"{}"),
     ],
     "Unknown members are ignored.": [reads_in(b'"id":7', b'"id":x'), reads_in(b'"more":[1]', b'"mode":[1]')],
-    "The last duplicate member wins.": [reads(b'{"type":"x","type":"ping"}', b'{"type":"x"}')],
+    "The last duplicate member wins.": [
+        reads(b'{"type":"x","type":"ping"}', b'{"type":"x"}'),
+        reads_in(b'"name":"a/b","name":""', b'"name":"a/b"'),
+    ],
+    "A later null leaves what stands before it.": [
+        because('not {"type": "pong"}', reads(b'{"type":"ping","type":null}', b'{"type":null}')),
+        because("secret name cannot be empty", reads_in(b'"name":"a/b","name":null', b'"name":null')),
+        reads_in(b'"n\\u0061me":null', b'"name":""'),
+        because('not {"type": "pong"}', PLAIN_JSON),
+    ],
+    "A wrong type is refused, also when a good value follows.": [
+        because("not by a refusal", reads(b'{"type":5,"type":"ping"}', PING)),
+        reads_in(b'"name":0,"name":""', b'"name":""'),
+        reads_in(b'"mode":"x","mode":1', b'"mode":1'),
+        reads_in(b'"mode":4294967296,"mode":1', b'"mode":1'),
+        because("not by a refusal", PLAIN_JSON),
+    ],
+    "Of several payloads only the last one is looked at.": [
+        because("invalid secret name", reads_in(b'{"name":"a/b"},"payload":{}', b'{"name":"a/b"}')),
+        reads_in(b'"payload":5,"payload":null', b'"payload":5'),
+        reads_in(b'"payload":{"name":""},"payload":[]', b'"payload":{"name":""}'),
+    ],
     "A missing member is the zero value.": [
         reads(b'{"type":"inject_secret","payload":{}}', b'{"type":"inject_secret"}'),
     ],
     "A member that is null is the zero value.": [
         reads_in(b'"name":null', b'"name":"None"'),
         reads_in(b'"mode":null', b'"mode":"None"'),
+        reads_in(b'"read_only":null', b'"read_only":"None"'),
     ],
-    "A payload that is null is all zero values.": [reads_in(b',"payload":null', b"")],
+    "A payload that is null is all zero values.": [
+        reads_in(b',"payload":null', b""),
+        reads(b'{"type":"mount","payload":null}', b'{"type":"mount"}'),
+    ],
     "An absent payload is an error where one is needed.": [
         reads(b'{"type":"%b"}' % type_, b'{"type":"%b","payload":{}}' % type_)
         for type_ in (b"set_config", b"inject_secret", b"inject_ssh_key", b"mount")
@@ -430,11 +464,13 @@ MUTANTS = {
         reads_in(b'"read_only":"true"', b'"read_only":true'),
         reads_in(b'"read_only":0', b'"read_only":false'),
         reads_in(b'"payload":[]', b'"payload":{}'),
+        reads_in(b'"fs_type":5', b'"fs_type":"5"'),
     ],
     "A number that is no integer in range is refused.": [
         reads_in(b'"mode":%b' % old, b'"mode":%b' % new)
         for old, new in ((b"-1", b"1"), (b"-0", b"0"), (b"3.0", b"3"), (b"1e2", b"100"), (b"4294967296", b"0"))
-    ],
+    ]
+    + [reads_in(b'"mode":4294967295', b'"mode":-1'), reads_in(b'"mode":0}', b'"mode":-1}')],
     "An invalid byte, and a lone surrogate, is U+FFFD.": [
         reads_in(b"\xff", b"?"),
         reads_in(b"\\ud800", b"?"),
@@ -452,6 +488,10 @@ MUTANTS = {
         reads_in(b"pi\tng", b"ping"),
         reads(PING + PING, PING),
         Mutant(read=lambda line: line.replace(b"\xff\xfe", b"").replace(b"\0", b"")),
+    ],
+    "A user or a key of the wrong type is refused.": [
+        reads_in(b'"user":5', b'"user":"5"'),
+        reads_in(b'"public_key":5', b'"public_key":"5"'),
     ],
     "`ping` and `get_health` ignore their payload.": [
         reads(b'{"type":"ping","payload":5}', b"x"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ._guest_case import (
     EMPTY_NAME,
@@ -21,6 +21,8 @@ from ._guest_case import (
 from ._guest_peer import Deviation, Peer
 from ._guest_text import short
 
+_EMPTY_TAG: Final = ack("mount", "mount tag cannot be empty")
+
 # --------------------------------------------------------------------------------------- §4 reading JSON
 
 
@@ -33,6 +35,35 @@ def _(peer: Peer) -> None:
 @add("§4", "The last duplicate member wins.")
 def _(peer: Peer) -> None:
     answers(peer, b'{"type":"x","type":"ping"}', PONG)
+    answers(peer, _members(b'"name":"a/b","name":""'), EMPTY_NAME)
+
+
+@add("§4", "A later null leaves what stands before it.")
+def _(peer: Peer) -> None:
+    answers(peer, b'{"type":"ping","type":null}', PONG)
+    invalid = ack("inject_secret", 'invalid secret name: "a/b" (must be a simple filename)')
+    answers(peer, _members(b'"name":"a/b","name":null'), invalid)
+    answers(peer, _members(rb'"name":"a/b","n\u0061me":null'), invalid)
+
+
+@add("§4", "A wrong type is refused, also when a good value follows.")
+def _(peer: Peer) -> None:
+    malformed(peer, b'{"type":5,"type":"ping"}')
+    for members in (b'"name":0,"name":""', b'"name":"","mode":"x","mode":1', b'"name":"","mode":4294967296,"mode":1'):
+        refuses(peer, _members(members), "inject_secret", "decode secret payload: ")
+
+
+@add("§4", "Of several payloads only the last one is looked at.")
+def _(peer: Peer) -> None:
+    answers(peer, b'{"type":"inject_secret","payload":{"name":"a/b"},"payload":{}}', EMPTY_NAME)
+    answers(peer, b'{"type":"inject_secret","payload":5,"payload":null}', EMPTY_NAME)
+    line = b'{"type":"inject_secret","payload":{"name":""},"payload":[]}'
+    refuses(peer, line, "inject_secret", "decode secret payload: ")
+
+
+def _members(members: bytes) -> bytes:
+    """Return a request whose payload has these members. None may be one that stores a secret."""
+    return b'{"type":"inject_secret","payload":{%b}}' % members
 
 
 @add("§4", "A missing member is the zero value.")
@@ -43,11 +74,13 @@ def _(peer: Peer) -> None:
 @add("§4", "A member that is null is the zero value.")
 def _(peer: Peer) -> None:
     answers(peer, request("inject_secret", {"name": None, "value": None, "mode": None}), EMPTY_NAME)
+    answers(peer, request("mount", {"tag": None, "read_only": None}), _EMPTY_TAG)
 
 
 @add("§4", "A payload that is null is all zero values.")
 def _(peer: Peer) -> None:
     answers(peer, b'{"type":"inject_secret","payload":null}', EMPTY_NAME)
+    answers(peer, b'{"type":"mount","payload":null}', _EMPTY_TAG)
 
 
 @add("§4", "An absent payload is an error where one is needed.")
@@ -64,6 +97,7 @@ def _(peer: Peer) -> None:
     wrong: list[tuple[str, Any]] = [("inject_secret", {"name": "", "mode": mode}) for mode in modes]
     wrong += [("inject_secret", {"name": name}) for name in names]
     wrong += [("mount", {"tag": "", "read_only": value}) for value in ("true", 1, 0)]
+    wrong += [("mount", {"tag": "", name: 5}) for name in ("guest_path", "fs_type")]
     for type_, payload in wrong:
         refuses(peer, request(type_, payload), type_, f"decode {NOUNS[type_]} payload: ")
     not_objects: tuple[Any, ...] = ([], "x", 5, True)
@@ -74,8 +108,9 @@ def _(peer: Peer) -> None:
 @add("§4", "A number that is no integer in range is refused.")
 def _(peer: Peer) -> None:
     for number in ("-1", "-0", "3.0", "1e2", str(U32_MAX + 1), "1" + "0" * 40):
-        line = b'{"type":"inject_secret","payload":{"name":"","mode":%b}}' % number.encode()
-        refuses(peer, line, "inject_secret", "decode secret payload: ")
+        refuses(peer, _members(b'"name":"","mode":%b' % number.encode()), "inject_secret", "decode secret payload: ")
+    for number in ("0", "1", str(U32_MAX)):
+        answers(peer, _members(b'"name":"","mode":%b' % number.encode()), EMPTY_NAME)
 
 
 @add("§4", "An invalid byte, and a lone surrogate, is U+FFFD.")
@@ -110,6 +145,12 @@ def _(peer: Peer) -> None:
         b'{"type":"ping"} //',
         PING.decode().encode("utf-16"),
     )
+
+
+@add("§4", "A user or a key of the wrong type is refused.")
+def _(peer: Peer) -> None:
+    for payload in ({"user": 5}, {"user": "", "public_key": 5}):
+        refuses(peer, request("inject_ssh_key", payload), "inject_ssh_key", "decode ssh key payload: ")
 
 
 @add("§4", "`ping` and `get_health` ignore their payload.")
