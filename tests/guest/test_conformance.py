@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from guest_harness import PATIENCE, running
-from stereos_proto import MAX_LINE_SIZE, NEED_DATA, AgentStatus, GuestSession, SetConfig
+from stereos_proto import MAX_LINE_SIZE, NEED_DATA, AgentStatus, GuestSession, PendingRequest, SetConfig
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket, VirtioSerial
 from stereos_proto_io.conformance import CASES, Case, Need, Outcome, Report, Result, _guest_case, run
 from stereos_proto_io.guest import (
@@ -543,7 +543,7 @@ MUTANTS = {
         with_faults("fail:busy@shutdown"),
         with_faults("drop@shutdown"),
         reads_in(b'"shutdown","payload":5', b'"shut_down","payload":5'),
-        Mutant(session=Stays),
+        because("it did not end the connection for 0.3 s", Mutant(session=Stays)),
     ],
 }
 
@@ -733,6 +733,75 @@ def test_a_flood_after_the_half_close_is_bounded():
         report = in_time(lambda: run(guest.address, cases=[case], timeout=0.3))
     assert report.failed[0].reason == "it sent more than 10000 replies"
 
+
+# ---------------------------------------------------------------------------- guests that do not go
+
+
+class Remains:
+    """Guests on a TCP port that stay in some way when they are shut down."""
+
+    def __init__(self, *, closes=False, says=b"", silent=False, answers=0):
+        self._closes, self._says, self._silent, self._answers = closes, says, silent, answers
+        self._simulator = GuestSimulator()
+        self._sockets = []
+        self._off = False
+
+    def serve(self, sock):
+        if self._off and not self._silent:
+            self._answers -= 1
+            if self._answers < 0:
+                return
+        self._sockets.append(sock)
+        session = GuestSession()
+        while not session.ended:
+            data = sock.recv(65536)
+            session.receive_data(data) if data else session.receive_eof()
+            if self._off and self._silent:
+                if not data:
+                    return
+                continue
+            for event in session.events():
+                if isinstance(event, PendingRequest):
+                    session.reply(event, self._simulator.handle(event.request))
+            while data := session.data_to_send():
+                session.data_sent(sock.send(data))
+            self._off = self._off or session.shut_down
+        if session.shut_down:
+            for other in self._sockets:
+                if other is not sock and self._says:
+                    other.sendall(self._says)
+                if self._closes:
+                    with suppress(OSError):
+                        other.shutdown(socket.SHUT_RDWR)
+
+
+SHUTDOWN = BY_NAME["A shutdown, even with a bad payload, is acked; then the guest goes."]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"answers": 1000}, "it did not end another connection for 0.3 s"),
+        ({"says": b'{"type":"pong"}\n'}, "another connection was answered after the shutdown"),
+        ({"closes": True, "answers": 1000}, "new connections were still answered 0.3 s after the shutdown"),
+        ({"closes": True, "silent": True}, "it did not end a new connection for 0.3 s"),
+    ],
+    ids=str,
+)
+def test_a_guest_that_stays_after_its_shutdown_fails(options, reason):
+    with Raw(Remains(**options).serve) as guest:
+        report = in_time(lambda: run(guest.address, cases=[SHUTDOWN], timeout=0.3, allow_shutdown=True))
+    assert [result.reason for result in report.failed] == [reason]
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+def test_a_guest_may_answer_until_its_power_is_off(answers):
+    with Raw(Remains(closes=True, answers=answers).serve) as guest:
+        report = in_time(lambda: run(guest.address, cases=[SHUTDOWN], timeout=PATIENCE, allow_shutdown=True))
+    assert report.ok, report.as_table()
+
+
+# ------------------------------------------------------------------------------------------- odd replies
 
 #: Replies that are JSON, and no more than that.
 ODD = [

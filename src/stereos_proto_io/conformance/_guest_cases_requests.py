@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ._guest_case import Need, ack, add, answers, compare, request, same
+from stereos_proto import StereosError
+
+from ._guest_case import PING, PONG, Need, ack, add, answers, compare, request, same
 from ._guest_peer import Deviation, Peer
 from ._guest_text import short
 
 # --------------------------------------------------------------------------------- §6 what the guest does
 
 _KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQgdGhlIHJlc3Q= conformance"
+#: Seconds between two looks at whether a guest has gone.
+_PAUSE: Final = 0.05
 _KEY_FORMAT: Final = "invalid SSH public key format: must start with a recognized key type (e.g., ssh-ed25519)"
 
 
@@ -109,8 +114,39 @@ def _(peer: Peer) -> None:
 
 @add("§6", "A shutdown, even with a bad payload, is acked; then the guest goes.", need=Need.SHUTDOWN)
 def _(peer: Peer) -> None:
+    if not peer.address.has_connections:
+        _shut_down(peer)
+        return
+    with peer.dial() as another:
+        answers(another, PING, PONG)
+        _shut_down(peer)
+        if not another.ends("another connection"):
+            raise Deviation("another connection was answered after the shutdown")
+    _nobody_is_there(peer)
+
+
+def _shut_down(peer: Peer) -> None:
     peer.send(b'{"type":"shutdown","payload":5}\n')
     line = peer.line()
     compare([line] if line else [], [ack("shutdown")], "a shutdown")
     if not peer.ends():
         raise Deviation("it went on talking after its shutdown")
+
+
+def _nobody_is_there(peer: Peer) -> None:
+    """Raise Deviation unless a new connection fails, or ends without a reply, in time.
+
+    Until the power is off a guest may answer (§6), and a host may accept what its guest no longer can (§8).
+    """
+    until = time.monotonic() + peer.timeout
+    while True:
+        try:
+            with peer.dial() as another:
+                another.send(PING + b"\n")
+                if another.ends("a new connection"):
+                    return
+        except (OSError, StereosError):
+            return
+        if time.monotonic() > until:
+            raise Deviation(f"new connections were still answered {peer.timeout:g} s after the shutdown")
+        time.sleep(_PAUSE)

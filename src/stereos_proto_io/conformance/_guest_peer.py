@@ -72,15 +72,15 @@ class Peer:
         """
         self.address = address
         # `poll` takes no more than 24 days.
-        self._timeout = min(timeout, LONGEST_WAIT)
+        self.timeout = min(timeout, LONGEST_WAIT)
         self._replies = 0
-        self._stream, early = dial(address, self._timeout)
+        self._stream, early = dial(address, self.timeout)
         self._buffer = bytearray(early)
         self._size = len(early)
 
     def dial(self) -> Peer:
         """Return another connection to the same guest."""
-        return Peer(self.address, self._timeout)
+        return Peer(self.address, self.timeout)
 
     def close(self) -> None:
         """Close the connection."""
@@ -96,7 +96,7 @@ class Peer:
 
     def send(self, data: bytes) -> None:
         """Write all of `data`."""
-        until = time.monotonic() + self._timeout
+        until = time.monotonic() + self.timeout
         left = memoryview(data)
         while left:
             self._wait(select.POLLOUT, until, "it did not read")
@@ -113,7 +113,7 @@ class Peer:
         poll = select.poll()
         poll.register(self._stream.fileno(), mask)
         if left <= 0 or not poll.poll(left * 1000):
-            raise Deviation(f"{what} for {self._timeout:g} s")
+            raise Deviation(f"{what} for {self.timeout:g} s")
 
     def line(self) -> Line | None:
         """Return the next line, None at the end of the stream. Notifications are passed over (§3).
@@ -121,8 +121,11 @@ class Peer:
         Raises Deviation when no line is complete in time, notifications aside, when a host cannot read it, or when the
         guest sends too much.
         """
-        until = time.monotonic() + self._timeout
-        while (raw := self._raw_line(until)) is not None:
+        return self._next_reply("it sent no reply")
+
+    def _next_reply(self, late: str) -> Line | None:
+        until = time.monotonic() + self.timeout
+        while (raw := self._raw_line(until, late)) is not None:
             line = Line(raw, _parsed(raw))
             if line.type == "lifecycle":
                 fault = fault_of(line.value.get("payload"), LIFECYCLE, "the payload of a lifecycle")
@@ -135,11 +138,11 @@ class Peer:
             return line
         return None
 
-    def _raw_line(self, until: float) -> bytes | None:
+    def _raw_line(self, until: float, late: str) -> bytes | None:
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0 and len(self._buffer) < MAX_LINE_SIZE:
             searched = len(self._buffer)
-            self._wait(select.POLLIN, until, "it sent no reply")
+            self._wait(select.POLLIN, until, late)
             with suppress(BlockingIOError):
                 if not self._receive():
                     return None
@@ -187,10 +190,13 @@ class Peer:
             raise Deviation(f"{len(answers)} replies came to one request")
         return answers[0]
 
-    def ends(self) -> bool:
-        """Wait for the end of the stream; whether it comes before any other line."""
+    def ends(self, which: str = "the connection") -> bool:
+        """Wait for the end of the stream; whether it comes before any other line.
+
+        Raises Deviation, which calls the connection `which`, when nothing comes in time.
+        """
         try:
-            return self.line() is None
+            return self._next_reply(f"it did not end {which}") is None
         except ConnectionResetError:
             return True
 
