@@ -25,6 +25,7 @@ from stereos_proto_io.guest import (
     _faulty_session,
 )
 from stereos_proto_io.guest import asyncio as asyncio_guest
+from stereos_proto_io.guest.effects import FolderEffects
 
 EVERYTHING = {"allow_effects": True, "allow_shutdown": True}
 BY_NAME = {case.name: case for case in CASES}
@@ -71,6 +72,16 @@ def test_uvloop_conforms_and_ends(address, tmp_path, monkeypatch):
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report = runner.run(main())
+    assert report.ok, report.as_table()
+
+
+@pytest.mark.parametrize("status", [0, 32])
+def test_a_guest_that_writes_files_conforms(status, tmp_path):
+    effects = FolderEffects(tmp_path, run=lambda _command: status)
+    (tmp_path / "home" / "admin").mkdir(parents=True)
+    (tmp_path / "tmp").mkdir()
+    with running("blocking", None, GuestSimulator(effects=effects)) as guest:
+        report = run(guest.address, **EVERYTHING)
     assert report.ok, report.as_table()
 
 
@@ -504,6 +515,12 @@ MUTANTS = {
         reads_in(b'"a..b"', b'"ab"'),
         says_in(b'\\"../a\\\\n\\"', b"'../a\\n'"),
     ],
+    "A name that no file can have is refused by what the file system says.": [
+        because('"ok": true', reads_in(b'"conformance\\u0000"', b'"conformance"')),
+        because('"ok": true', reads_in(b'"%b"' % (b"x" * 300), b'"x"')),
+        says_in(b"file name too long", b"too long"),
+        says_in(b"invalid argument", b"no such file or directory"),
+    ],
     "A key needs a user, a text and a known key type.": [
         says_in(b"recognized", b"known"),
         reads_in(b'" ssh-ed25519', b'"ssh-ed25519'),
@@ -514,6 +531,18 @@ MUTANTS = {
         says_in(b"unknown user", b"no user"),
         says_in(b"\\\\x00", b"\\\\u0000"),
         reads_in(b"conformance-nobody", b"admin"),
+    ],
+    "Every type of key is recognized.": [
+        because("invalid SSH public key format", reads_in(b'"%b AAAA"' % key_type, b'"x AAAA"'))
+        for key_type in (
+            b"ssh-ed25519",
+            b"ssh-rsa",
+            b"ecdsa-sha2-nistp256",
+            b"ecdsa-sha2-nistp384",
+            b"ecdsa-sha2-nistp521",
+            b"sk-ssh-ed25519@openssh.com",
+            b"sk-ecdsa-sha2-nistp256@openssh.com",
+        )
     ],
     "A mount is checked in the order of the table.": [
         says_in(b"virtiofs or 9p", b"9p or virtiofs"),
@@ -526,18 +555,40 @@ MUTANTS = {
         reads_in(b'"/w/../etc/x"', b'"/w"'),
         says_in(b'\\"/etc\\"', b'\\"//etc\\"'),
     ],
+    "A path with a NUL is refused last.": [
+        because('"ok": true', reads_in(b'"/conformance\\u0000"', b'"/conformance"')),
+        because("unsupported filesystem type", reads_in(b'"virtiofs"', b'"virtio"')),
+        because("cannot mount over system directory", reads_in(b"//etcetera", b"//etc/era")),
+        because("cannot mount over system directory", reads_in(b'"/etc\\u0000"', b'"/etc"')),
+        says_in(b"create mount point", b"make mount point"),
+    ],
+    "The names . and / cannot be stored.": [
+        because("invalid secret name", reads_in(b'"name":"."', b'"name":".."')),
+        because('"ok": true', reads_in(b'"name":"/"', b'"name":"x"')),
+    ],
     "A secret is stored.": [
+        with_faults("fail:too large@inject_secret#1"),
+        reads_in(b'"value":""', b'"value":5'),
         because("payload.ok must be true or false", says_in(b'"ok":true', b'"ok":1')),
         because("payload.ok must be true or false", says_in(b'"ok":true', b'"ok":1.0')),
         with_faults("fail:disk full@inject_secret"),
         with_faults("fail:no@inject_secret#2"),
     ],
-    "A key replaces the keys of a user.": [with_faults("fail:no such file@inject_ssh_key#3")],
-    "A config is stored without being read.": [with_faults("fail:bad TOML@set_config#1")],
+    "A key replaces the keys of a user.": [
+        with_faults("fail:no such file@inject_ssh_key#3"),
+        with_faults("fail:one line@inject_ssh_key#1"),
+    ],
+    "A config is stored without being read.": [
+        with_faults("fail:bad TOML@set_config#1"),
+        with_faults("fail:too large@set_config#2"),
+        reads_in(b'"content":5', b'"content":"5"'),
+    ],
     "A mount succeeds, or fails with the status of mount(8).": [
         with_faults("fail:no@mount"),
         with_faults("fail:mount conformance at /tmp//conformance/: exit status 32@mount"),
         with_faults("drop@mount"),
+        because("virtiofs", with_faults("fail:unsupported@mount#2")),
+        because("read_only", with_faults("fail:unsupported@mount#3")),
     ],
     "A shutdown, even with a bad payload, is acked; then the guest goes.": [
         with_faults("fail:busy@shutdown"),
@@ -753,26 +804,28 @@ class Remains:
                 return
         self._sockets.append(sock)
         session = GuestSession()
-        while not session.ended:
-            data = sock.recv(65536)
-            session.receive_data(data) if data else session.receive_eof()
-            if self._off and self._silent:
-                if not data:
-                    return
-                continue
-            for event in session.events():
-                if isinstance(event, PendingRequest):
-                    session.reply(event, self._simulator.handle(event.request))
-            while data := session.data_to_send():
-                session.data_sent(sock.send(data))
-            self._off = self._off or session.shut_down
+        while not session.ended and (data := sock.recv(65536)):
+            if not (self._off and self._silent):
+                session.receive_data(data)
+                self._answer(sock, session)
         if session.shut_down:
-            for other in self._sockets:
-                if other is not sock and self._says:
-                    other.sendall(self._says)
-                if self._closes:
-                    with suppress(OSError):
-                        other.shutdown(socket.SHUT_RDWR)
+            self._part(sock)
+
+    def _answer(self, sock, session):
+        for event in session.events():
+            if isinstance(event, PendingRequest):
+                session.reply(event, self._simulator.handle(event.request))
+        while data := session.data_to_send():
+            session.data_sent(sock.send(data))
+        self._off = self._off or session.shut_down
+
+    def _part(self, sock):
+        for other in self._sockets:
+            if other is not sock and self._says:
+                other.sendall(self._says)
+            if self._closes:
+                with suppress(OSError):
+                    other.shutdown(socket.SHUT_RDWR)
 
 
 SHUTDOWN = BY_NAME["A shutdown, even with a bad payload, is acked; then the guest goes."]

@@ -8,13 +8,23 @@ from typing import Any, Final
 
 from stereos_proto import StereosError
 
-from ._guest_case import PING, PONG, Need, ack, add, answers, compare, request, same
+from ._guest_case import PING, PONG, Need, ack, add, answers, compare, refuses, request, same
 from ._guest_peer import Deviation, Peer
 from ._guest_text import short
 
 # --------------------------------------------------------------------------------- §6 what the guest does
 
 _KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQgdGhlIHJlc3Q= conformance"
+#: The types of keys that a guest takes (§6).
+_KEY_TYPES: Final = (
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+)
 #: Seconds between two looks at whether a guest has gone.
 _PAUSE: Final = 0.05
 _KEY_FORMAT: Final = "invalid SSH public key format: must start with a recognized key type (e.g., ssh-ed25519)"
@@ -32,6 +42,19 @@ def _(peer: Peer) -> None:
     names = {"a/b": '"a/b"', "/a": '"/a"', "a/": '"a/"', "..": '".."', "a..b": '"a..b"', "../a\n": '"../a\\n"'}
     rows = [(name, f"invalid secret name: {quoted} (must be a simple filename)") for name, quoted in names.items()]
     _table(peer, "inject_secret", ("name",), [("", "secret name cannot be empty"), *rows])
+
+
+@add("§6", "A name that no file can have is refused by what the file system says.")
+def _(peer: Peer) -> None:
+    long = "x" * 300
+    rows = [
+        (name, f"write secret {quoted}: open /run/stereos/secrets/{name}.tmp: {error}")
+        for name, quoted, error in (
+            ("conformance\0", '"conformance\\x00"', "invalid argument"),
+            (long, f'"{long}"', "file name too long"),
+        )
+    ]
+    _table(peer, "inject_secret", ("name",), rows)
 
 
 @add("§6", "A key needs a user, a text and a known key type.")
@@ -53,6 +76,13 @@ def _(peer: Peer) -> None:
 def _(peer: Peer) -> None:
     users = {"conformance-nobody": '"conformance-nobody"', 'a"b\\': '"a\\"b\\\\"', "a\x00\u200b": '"a\\x00\\u200b"'}
     rows = [(user, _KEY, f"lookup user {quoted}: user: unknown user {user}") for user, quoted in users.items()]
+    _table(peer, "inject_ssh_key", ("user", "public_key"), rows)
+
+
+@add("§6", "Every type of key is recognized.")
+def _(peer: Peer) -> None:
+    user = "conformance-nobody"
+    rows = [(user, f"{type_} AAAA", f'lookup user "{user}": user: unknown user {user}') for type_ in _KEY_TYPES]
     _table(peer, "inject_ssh_key", ("user", "public_key"), rows)
 
 
@@ -82,34 +112,56 @@ def _(peer: Peer) -> None:
     _table(peer, "mount", ("tag", "guest_path", "fs_type"), rows)
 
 
+@add("§6", "A path with a NUL is refused last.")
+def _(peer: Peer) -> None:
+    # So these show, without an effect, that both types are taken, and what is no system directory.
+    paths = (("/conformance\0", "9p"), ("/conformance\0", "virtiofs"), ("/w/..//etcetera\0/", "9p"), ("/etc\0", "9p"))
+    rows = []
+    for path, fs_type in paths:
+        clean = path.replace("/w/../", "").removesuffix("/")
+        quoted = clean.replace("\0", "\\x00")
+        rows.append(("t", path, fs_type, f'create mount point "{quoted}": mkdir {clean}: invalid argument'))
+    _table(peer, "mount", ("tag", "guest_path", "fs_type"), rows)
+
+
+@add("§6", "The names . and / cannot be stored.", need=Need.EFFECTS)
+def _(peer: Peer) -> None:
+    # The reference writes a file beside its folder of secrets before it is refused.
+    error = "rename /run/stereos/secrets.tmp /run/stereos/secrets: file exists"
+    rows = [(name, f'rename secret "{name}": {error}') for name in (".", "/")]
+    _table(peer, "inject_secret", ("name",), rows)
+
+
 @add("§6", "A secret is stored.", need=Need.EFFECTS)
 def _(peer: Peer) -> None:
-    for payload in ({"mode": 384}, {"mode": 0}, {}):
+    for payload in ({"value": "é\0\n" * 10_000}, {"value": ""}, {"mode": 384}, {"mode": 0}, {}):
         answers(peer, request("inject_secret", {"name": "conformance", "value": "x", **payload}), ack("inject_secret"))
 
 
 @add("§6", "A key replaces the keys of a user.", need=Need.EFFECTS)
 def _(peer: Peer) -> None:
-    for key in (_KEY, f"{_KEY}\n\n", "sk-ssh-ed25519@openssh.com AAAA x"):
+    for key in (f"{_KEY}\n{_KEY}", f"{_KEY}\n\n", "sk-ssh-ed25519@openssh.com AAAA x", _KEY):
         answers(peer, request("inject_ssh_key", {"user": "admin", "public_key": key}), ack("inject_ssh_key"))
 
 
 @add("§6", "A config is stored without being read.", need=Need.EFFECTS)
 def _(peer: Peer) -> None:
-    for content in ("not [ toml", ""):
+    for content in ("not [ toml", "# long\n" * 100_000, ""):
         answers(peer, request("set_config", {"content": content}), ack("set_config"))
+    refuses(peer, request("set_config", {"content": 5}), "set_config", "decode config payload: ")
 
 
 @add("§6", "A mount succeeds, or fails with the status of mount(8).", need=Need.EFFECTS)
 def _(peer: Peer) -> None:
-    reply = peer.ask_one(
-        request("mount", {"tag": "conformance", "guest_path": "/tmp//conformance/", "fs_type": "9p"})  # noqa: S108
-    )
-    if not same(reply.value, ack("mount")):
+    for options in ({"fs_type": "9p"}, {"fs_type": "virtiofs"}, {"fs_type": "9p", "read_only": True}):
+        payload = {"tag": "conformance", "guest_path": "/tmp//conformance/", **options}  # noqa: S108
+        reply = peer.ask_one(request("mount", payload))
+        if same(reply.value, ack("mount")):
+            continue
         error = str(reply.payload.get("error"))
         start = "mount conformance at /tmp/conformance: exit status "
         if not same(reply.value, ack("mount", error)) or not error.startswith(start):
-            raise Deviation(f"it was answered by {short(reply.value)}")
+            raise Deviation(f"{short(payload)} was answered by {short(reply.value)}")
 
 
 @add("§6", "A shutdown, even with a bad payload, is acked; then the guest goes.", need=Need.SHUTDOWN)

@@ -30,8 +30,8 @@ def run(
 ) -> Report:
     """Examine the guest at `address`, and return what was found. Raises nothing because of the guest.
 
-    * `allow_effects`: also run the cases that change the guest. They replace its config and the keys of `admin`, and
-      leave a secret behind.
+    * `allow_effects`: also run the cases that change the guest. They replace its config and the keys of `admin`,
+      leave a secret behind, and may mount three times at one place.
     * `allow_shutdown`: also run the last case, which shuts the guest down.
     * `timeout`: seconds for each wait: for a connection, for a reply, and for the guest to read what a case sends.
     * `cases`: the cases to go through; None: all of them.
