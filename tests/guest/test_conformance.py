@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+import struct
 import threading
 import xml.etree.ElementTree as ElementTree
 from contextlib import suppress
@@ -192,6 +193,10 @@ def says_first(line):
     return Mutant(say=lambda reply: line + b"\n" + reply)
 
 
+def says_nothing_of(part):
+    return Mutant(say=lambda line: b"" if part in line else line)
+
+
 def with_faults(*faults):
     return Mutant(faults=faults)
 
@@ -309,6 +314,14 @@ PLAIN_JSON = Mutant(read=as_plain_json)
 LONG = MAX_LINE_SIZE - 1
 
 MUTANTS = {
+    "A request of a made-up type is an echo that every guest answers.": [
+        because("whose type no guest knows, after 0 replies", says_nothing_of(b"unknown message type")),
+        with_faults("reset#1"),
+        with_faults("stall"),
+        because("it sent an empty line", with_faults("blank")),
+        says_in(b'"reply_to":"conformance:', b'"reply_to":"'),
+        Mutant(say=lambda line: b'{"type":"pong"}\n' + line),
+    ],
     "An empty line is ignored.": [reads(b"", b"x"), reads(b"\r", b"x"), with_faults("blank")],
     "One trailing carriage return is stripped.": [Mutant(read=lambda line: b"x" if line[-1:] == b"\r" else line)],
     "A line of blanks only is malformed.": [
@@ -646,9 +659,11 @@ def test_nobody_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report = run(UnixSocket("nobody"))
     assert not report.ok
-    assert {result.outcome for result in report.failed} == {Outcome.FAILED}
-    assert len(report.failed) == sum(case.need is Need.NOTHING for case in CASES)
-    assert all("No such file" in result.reason for result in report.failed)
+    assert [result.name for result in report.failed] == [CASES[0].name]
+    assert "No such file" in report.failed[0].reason
+    reasons = [result.reason for result in report.results if result.reason.startswith("left out")]
+    assert {*reasons} == {f"left out, because the first case failed: {report.failed[0].reason}"}
+    assert len(reasons) == sum(case.need is Need.NOTHING for case in CASES) - 1
 
 
 def test_a_serial_port_that_stays_silent(tmp_path, monkeypatch):
@@ -738,6 +753,8 @@ def in_time(work):
     return done[0]
 
 
+#: What makes a socket reset its connection when it is closed.
+RESET = struct.pack("ii", 1, 0)
 NOTICE = b'{"type":"lifecycle","payload":{"state":"ready"}}\n'
 DEEP = b"[" * 100_000 + b"]" * 100_000 + b"\n"
 
@@ -766,10 +783,98 @@ HOSTILE = {
 def test_a_hostile_guest_fails_and_holds_nobody(kind):
     serve, reason = HOSTILE[kind]
     with Raw(serve) as guest:
-        report = in_time(lambda: run(guest.address, cases=CASES[:2], timeout=0.3))
+        report = in_time(lambda: run(guest.address, cases=CASES[1:3], timeout=0.3))
     assert [result.outcome for result in report.results] == [Outcome.FAILED] * 2
     for result in report.results:
         assert re.match(reason, result.reason)
+
+
+#: What a guest says to each line → what the report says of it.
+SAID = {
+    "an empty line": (b"\n", "it sent an empty line"),
+    "a carriage return": (b"\r\n", "it sent an empty line"),
+    "no JSON": (b"sshd: \x1b[2Jready\n", r"it sent a line that is no JSON: sshd: \x1b[2Jready"),
+    "a long line": (b"x" * 5000 + b"\n", "it sent a line that is no JSON: " + "x" * 200 + "…"),
+    "no UTF-8": (b'{"type":"\xff"}\n', r'it sent a line that is no UTF-8: {"type":"\xff"}'),
+    "no object": (b"5\n", "the guest sent a line that is no message: must be an object, not number: 5"),
+    "what another host sent": (
+        b'{"type":"inject_secret","payload":{"name":"k","value":"a \\" hunter2\n',
+        'it sent a line that is no JSON: {"type":"inject_secret","payload":{"name":"k","value":…',
+    ),
+    "what it was sent, in a text": (
+        b'{"type":"ack","payload":{"reply_to":5,"error":"{\\"content\\": \\"hunter2\\"}"}}\n',
+        (
+            "the guest sent ack with a payload that does not fit: payload.reply_to must be a string, not number: "
+            '{"type":"ack","payload":{"reply_to":5,"error":"{\\"content\\":…'
+        ),
+    ),
+    "no reply": (b"", 'it sent no reply for 0.3 s to {"type":"ping"}, after 0 replies'),
+    "a notification": (NOTICE, 'it sent no reply for 0.3 s to {"type":"ping"}, after 0 replies'),
+    "too few replies": (
+        b'{"type":"pong"}\n',
+        r'it sent no reply for 0.3 s to {"type":"conformance:[0-9a-f]{16}"}, whose type no guest knows, after 1 reply',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_a_report_says_what_the_guest_said(kind):
+    said, reason = SAID[kind]
+    heard = []
+
+    def reply(line):
+        heard.append(line)
+        return said if len(heard) == 1 else b""
+
+    with Raw(answers_each_line(reply)) as guest:
+        report = run(guest.address, cases=[BY_NAME["`ping` is answered by `pong`, which has no payload."]], timeout=0.3)
+    pattern = re.escape(reason).replace(re.escape("[0-9a-f]{16}"), "[0-9a-f]{16}")
+    assert re.fullmatch(pattern, report.failed[0].reason)
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda sock: None, "it closed the connection before its reply"),
+        (
+            lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET),
+            "it reset the connection before its reply",
+        ),
+    ],
+)
+def test_a_report_says_which_reply_did_not_come_before_the_end(end, said):
+    def serve(sock):
+        sock.recv(65536)
+        sock.sendall(b'{"type":"pong"}\n')
+        end(sock)
+
+    case = Case("Two.", "§3", lambda peer: peer.ask(PING, b'{"type":"ping","payload":{}}'))
+    with Raw(serve) as guest:
+        report = run(guest.address, cases=[case], timeout=PATIENCE)
+    assert report.failed[0].reason == f'{said} to {{"type":"ping","payload":{{}}}}, after 1 reply'
+
+
+def test_requests_are_shown_without_their_secrets():
+    case = Case(
+        "One.", "§6", lambda peer: peer.ask(b'{"type":"inject_secret","payload":{"name":"k","value":"hunter2"}}')
+    )
+    with Raw(answers_each_line(lambda _: b"")) as guest:
+        report = run(guest.address, cases=[case], timeout=0.1)
+    assert "hunter2" not in str(report)
+    assert "inject_secret" in str(report)
+
+
+def test_without_the_echo_the_rest_is_left_out():
+    """Each of the others would wait for it, and fail."""
+    told = []
+    with Raw(answers_each_line(lambda line: b"" if b"conformance:" in line else b'{"type":"pong"}\n')) as guest:
+        report = run(guest.address, timeout=0.1, on_result=told.append, **EVERYTHING)
+    assert report.count(Outcome.FAILED) == 1
+    assert report.count(Outcome.SKIPPED) == len(CASES) - 1
+    assert {result.reason for result in report.results[1:]} == {
+        f"left out, because the first case failed: {report.failed[0].reason}"
+    }
+    assert tuple(told) == report.results
 
 
 def test_a_flood_after_the_half_close_is_bounded():
@@ -820,7 +925,7 @@ class Remains:
         self._off = self._off or session.shut_down
 
     def _part(self, sock):
-        for other in self._sockets:
+        for other in tuple(self._sockets):  # a new one may come at once
             if other is not sock and self._says:
                 other.sendall(self._says)
             if self._closes:

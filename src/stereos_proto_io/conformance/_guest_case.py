@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from ._guest_peer import Deviation, Line, Peer
-from ._guest_text import short, shown
+from ._guest_text import short
 
 #: The largest number of a secret's `mode` (§2).
 U32_MAX: Final = 2**32 - 1
@@ -94,7 +94,7 @@ def compare(got: Iterable[Line], expected: Iterable[Any], about: str = "it") -> 
 
 def answers(peer: Peer, line: bytes, *expected: Any) -> None:
     """Raise Deviation unless `line` gets those replies."""
-    compare(peer.ask(line), expected, shown(line[:60]))
+    compare(peer.ask(line), expected, short(line[:60].decode(errors="replace")))
 
 
 def refuses(peer: Peer, line: bytes, reply_to: str, start: str) -> None:
@@ -103,7 +103,7 @@ def refuses(peer: Peer, line: bytes, reply_to: str, start: str) -> None:
     error = reply.payload.get("error")
     refused = reply.type == "ack" and reply.payload.get("ok") is False and reply.payload.get("reply_to") == reply_to
     if not refused or not isinstance(error, str) or not error.startswith(start):
-        about = shown(line[:60])
+        about = short(line[:60].decode(errors="replace"))
         raise Deviation(f"{about} was answered by {short(reply.value)}, not by a refusal that begins with {start!r}")
 
 

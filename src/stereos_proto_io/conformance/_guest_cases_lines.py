@@ -12,6 +12,14 @@ from ._guest_case import PING, PONG, add, answers, compare, malformed, request, 
 from ._guest_peer import Deviation, Line, Peer, Unsupported
 from ._guest_text import ACK, AGENT, HEALTH, Members, fault_of, short
 
+# --------------------------------------------------------------------- first, what the other cases need
+
+
+@add("§3", "A request of a made-up type is an echo that every guest answers.")
+def _(peer: Peer) -> None:
+    compare(peer.ask(), [], "a connection on which nothing else was asked")
+
+
 # ------------------------------------------------------------------------------------------ §1 framing
 
 

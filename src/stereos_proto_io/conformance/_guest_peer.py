@@ -11,6 +11,7 @@ import secrets
 import select
 import socket
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Any, Final, Never, Self
 
@@ -29,6 +30,8 @@ _CHUNK: Final = 64 * 1024
 _MOST_REPLIES: Final = 10_000
 #: MiB that may come on one connection. No case asks for more than a few long lines.
 _MOST_MIB: Final = 16
+#: Bytes of a request that are kept to show them.
+_SHOWN: Final = 100
 
 
 class Deviation(Exception):
@@ -37,6 +40,10 @@ class Deviation(Exception):
 
 class Unsupported(Exception):
     """The guest is an old one, and does not know the type that the case is about (§2)."""
+
+
+class _TooLateError(Exception):
+    """No line was complete in time."""
 
 
 #: Types that today's guest knows and an old one does not (§2).
@@ -74,6 +81,9 @@ class Peer:
         # `poll` takes no more than 24 days.
         self.timeout = min(timeout, LONGEST_WAIT)
         self._replies = 0
+        #: The beginnings of the lines that wait for a reply, and of one that has not ended yet.
+        self._waiting: deque[bytes] = deque()
+        self._begun = b""
         self._stream, early = dial(address, self.timeout)
         self._buffer = bytearray(early)
         self._size = len(early)
@@ -96,24 +106,30 @@ class Peer:
 
     def send(self, data: bytes) -> None:
         """Write all of `data`."""
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        self._wait_for(*lines)
         until = time.monotonic() + self.timeout
         left = memoryview(data)
         while left:
-            self._wait(select.POLLOUT, until, "it did not read")
+            if not self._ready(select.POLLOUT, until):
+                raise Deviation(f"it did not read for {self.timeout:g} s")
             with suppress(BlockingIOError):
                 left = left[self._stream.send(left) :]
 
     def half_close(self) -> None:
         """End our direction alone."""
+        self._wait_for(self._begun)
         self._stream.shutdown(socket.SHUT_WR)
 
-    def _wait(self, mask: int, until: float, what: str) -> None:
+    def _wait_for(self, *lines: bytes) -> None:
+        self._waiting.extend(line[:_SHOWN] for line in lines if line.removesuffix(b"\r"))
+
+    def _ready(self, mask: int, until: float) -> bool:
         # A guest that always has more to read, or room for more, is late all the same.
         left = until - time.monotonic()
         poll = select.poll()
         poll.register(self._stream.fileno(), mask)
-        if left <= 0 or not poll.poll(left * 1000):
-            raise Deviation(f"{what} for {self.timeout:g} s")
+        return left > 0 and bool(poll.poll(left * 1000))
 
     def line(self) -> Line | None:
         """Return the next line, None at the end of the stream. Notifications are passed over (§3).
@@ -121,11 +137,27 @@ class Peer:
         Raises Deviation when no line is complete in time, notifications aside, when a host cannot read it, or when the
         guest sends too much.
         """
-        return self._next_reply("it sent no reply")
+        try:
+            return self._next_reply()
+        except _TooLateError:
+            what = f"sent no reply for {self.timeout:g} s {self._owed()}" if self._waiting else self._no_end()
+        except ConnectionResetError:
+            what = f"reset the connection before its reply {self._owed()}"
+        raise Deviation(f"it {what}")
 
-    def _next_reply(self, late: str) -> Line | None:
+    def _owed(self) -> str:
+        """Say which request the next reply is for, by its place (§3), and how many came before it."""
+        request = self._waiting[0] if self._waiting else b"nothing"
+        unknown = ", whose type no guest knows" if b'"type":"conformance' in request else ""
+        replies = "1 reply" if self._replies == 1 else f"{self._replies} replies"
+        return f"to {shown(request)}{unknown}, after {replies}"
+
+    def _no_end(self, which: str = "the connection") -> str:
+        return f"did not end {which} for {self.timeout:g} s"
+
+    def _next_reply(self) -> Line | None:
         until = time.monotonic() + self.timeout
-        while (raw := self._raw_line(until, late)) is not None:
+        while (raw := self._raw_line(until)) is not None:
             line = Line(raw, _parsed(raw))
             if line.type == "lifecycle":
                 fault = fault_of(line.value.get("payload"), LIFECYCLE, "the payload of a lifecycle")
@@ -135,14 +167,17 @@ class Peer:
             self._replies += 1
             if self._replies > _MOST_REPLIES:
                 raise Deviation(f"it sent more than {_MOST_REPLIES} replies")
+            if self._waiting:
+                self._waiting.popleft()
             return line
         return None
 
-    def _raw_line(self, until: float, late: str) -> bytes | None:
+    def _raw_line(self, until: float) -> bytes | None:
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0 and len(self._buffer) < MAX_LINE_SIZE:
             searched = len(self._buffer)
-            self._wait(select.POLLIN, until, late)
+            if not self._ready(select.POLLIN, until):
+                raise _TooLateError
             with suppress(BlockingIOError):
                 if not self._receive():
                     return None
@@ -173,7 +208,7 @@ class Peer:
         while True:
             line = self.line()
             if line is None:
-                raise Deviation(f"it closed the connection after {len(answers)} replies")
+                raise Deviation(f"it closed the connection before its reply {self._owed()}")
             if line.payload.get("reply_to") == mark:
                 break
             answers.append(line)
@@ -187,7 +222,7 @@ class Peer:
         """Send `line` and return the one reply to it."""
         answers = self.ask(line)
         if len(answers) != 1:
-            raise Deviation(f"{len(answers)} replies came to one request")
+            raise Deviation(f"{shown(line)} was answered by {len(answers)} replies, not 1")
         return answers[0]
 
     def ends(self, which: str = "the connection") -> bool:
@@ -196,9 +231,11 @@ class Peer:
         Raises Deviation, which calls the connection `which`, when nothing comes in time.
         """
         try:
-            return self._next_reply(f"it did not end {which}") is None
+            return self._next_reply() is None
         except ConnectionResetError:
             return True
+        except _TooLateError:
+            raise Deviation(f"it {self._no_end(which)}") from None
 
 
 def _request(type_: str, payload: Any = None) -> bytes:

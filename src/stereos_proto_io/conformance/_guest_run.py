@@ -14,6 +14,9 @@ from ._guest_cases import CASES
 from ._guest_peer import Deviation, Peer, Unsupported
 from ._guest_report import Outcome, Report, Result
 
+#: The case that the others build on: by its echo they find the end of the replies.
+_ECHO: Final = CASES[0]
+
 #: Why a case was left out whose need was not allowed. The option stands as an argument of `run`, and as an option of
 #: the command line.
 _NOT_ALLOWED: Final = "not allowed without allow_{0} (--allow-{0})"
@@ -37,14 +40,20 @@ def run(
     * `cases`: the cases to go through; None: all of them.
     * `on_result`: is called with the result of each case as it ends. What it raises ends the run.
 
+    When the first of `CASES` fails, the others are left out: they need what it tries.
+
     A guest that sends too much fails the case: a line may have 1 MiB, and one connection 10,000 replies and 16 MiB.
     """
     allowed = {Need.NOTHING: True, Need.EFFECTS: allow_effects, Need.SHUTDOWN: allow_shutdown}
     results = []
+    unfit = ""
     for case in CASES if cases is None else cases:
-        reason = _why_not(case, address) or ("" if allowed[case.need] else _NOT_ALLOWED.format(case.need.value))
+        not_allowed = "" if allowed[case.need] else _NOT_ALLOWED.format(case.need.value)
+        reason = _why_not(case, address) or not_allowed or unfit
         result = Result(case.name, case.section, Outcome.SKIPPED, reason) if reason else _run(case, address, timeout)
         results.append(result)
+        if case is _ECHO and result.outcome is Outcome.FAILED:
+            unfit = f"left out, because the first case failed: {result.reason}"
         if on_result is not None:
             on_result(result)
     return Report(str(address), tuple(results))
