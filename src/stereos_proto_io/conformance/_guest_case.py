@@ -117,5 +117,5 @@ def malformed(peer: Peer, *lines: bytes) -> None:
 #: The refusal of a secret without a name.
 EMPTY_NAME: Final = ack("inject_secret", "secret name cannot be empty")
 
-#: What the guest calls the payload of a type.
-NOUNS: Final = {"set_config": "config", "inject_secret": "secret", "inject_ssh_key": "ssh key", "mount": "mount"}
+#: What the guest calls the payload of a type. Those that an old guest does not know come last: they end the case.
+NOUNS: Final = {"inject_secret": "secret", "mount": "mount", "set_config": "config", "inject_ssh_key": "ssh key"}

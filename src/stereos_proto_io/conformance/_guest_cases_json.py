@@ -158,6 +158,7 @@ def _(peer: Peer) -> None:
     payloads: tuple[Any, ...] = (5, [], {"x": 1}, "x")
     for payload in payloads:
         answers(peer, request("ping", payload), PONG)
+    for payload in payloads:
         reply = peer.ask_one(request("get_health", payload))
         if reply.type != "health":
             raise Deviation(f"get_health with a payload was answered by {short(reply.value)}")

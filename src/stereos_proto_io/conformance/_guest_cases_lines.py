@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Final
 
 from stereos_proto import MAX_LINE_SIZE
 
-from ._guest_case import PING, PONG, add, answers, compare, malformed, request, unknown
+from ._guest_case import EMPTY_NAME, PING, PONG, ack, add, answers, compare, malformed, request, unknown
 from ._guest_peer import Deviation, Line, Peer, Unsupported
 from ._guest_text import ACK, AGENT, HEALTH, Members, fault_of, short
 
@@ -19,6 +21,13 @@ from ._guest_text import ACK, AGENT, HEALTH, Members, fault_of, short
 def _(peer: Peer) -> None:
     compare(peer.ask(), [], "a connection on which nothing else was asked")
 
+
+#: How the refusal of a malformed line begins (§3).
+_MALFORMED: Final = "malformed JSON: "
+#: How many connections are open at once. No guest has a reason to allow fewer, and no host to have more.
+_CONNECTIONS: Final = 10
+#: A string on a line of JSON.
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 # ------------------------------------------------------------------------------------------ §1 framing
 
@@ -35,7 +44,7 @@ def _(peer: Peer) -> None:
 
 @add("§1", "A line of blanks only is malformed.")
 def _(peer: Peer) -> None:
-    malformed(peer, b"   ", b"\t", b" \r")
+    malformed(peer, b"   ", b"\t", b" \r", b"\r\r")
 
 
 @add("§1", "Only a newline separates lines.")
@@ -76,9 +85,17 @@ def _(peer: Peer) -> None:
 
 @add("§1", "An unterminated last line is a line.", needs_connections=True, needs_half_close=True)
 def _(peer: Peer) -> None:
-    peer.send(PING)
-    peer.half_close()
+    _end_with(peer, PING)
     compare(_rest(peer), [PONG], "a ping without a newline, before the end,")
+    with peer.dial() as another:
+        _end_with(another, PING[:9])
+        replies = [*_rest(another)]
+        error = str(replies[0].payload.get("error")) if replies else ""
+        wanted = ack("", error) if error.startswith(_MALFORMED) else ack("", f"{_MALFORMED}…")
+        compare(replies, [wanted], "a part of a line, before the end,")
+    with peer.dial() as another:
+        _end_with(another, _padded("conformance-end", MAX_LINE_SIZE - 1))
+        compare(_rest(another), [unknown("conformance-end")], "a line of 1,048,575 bytes, before the end,")
 
 
 @add("§1", "After a half-close the outstanding replies still arrive.", needs_connections=True, needs_half_close=True)
@@ -93,6 +110,11 @@ def _padded(type_: str, size: int) -> bytes:
     """A request of an unknown type whose line has `size` bytes, without its ending."""
     line = request(type_, {"padding": ""})
     return line.replace(b'""', b'"' + b"x" * (size - len(line)) + b'"')
+
+
+def _end_with(peer: Peer, data: bytes) -> None:
+    peer.send(data)
+    peer.half_close()
 
 
 def _too_long(peer: Peer, data: bytes) -> None:
@@ -188,6 +210,21 @@ def _keys_in_order(value: Any, order: Iterable[str]) -> None:
         raise Deviation(f"keys stand as {', '.join(keys)}")
 
 
+@add("§5", "Lines are compact, and end with a newline alone.")
+def _(peer: Peer) -> None:
+    for reply in peer.ask(PING, request("conformance a: b"), b'{"type":"get_health"}'):
+        if re.search(rb"\s", _STRING.sub(b"", reply.raw)):
+            raise Deviation(f"a line has blanks between its parts, or before its end: {short(reply.raw.decode())}")
+
+
+@add("§10", "Agents are sorted by name, and no two have one name.")
+def _(peer: Peer) -> None:
+    names = [agent.get("name") for agent in _health(peer).get("agents", ()) if isinstance(agent, dict)]
+    texts = [name for name in names if isinstance(name, str)]
+    if texts != sorted({*texts}, key=str.encode):
+        raise Deviation(f"the agents are {short(names)}")
+
+
 # -------------------------------------------------------------------------------- §3 order and matching
 
 
@@ -201,12 +238,39 @@ def _(peer: Peer) -> None:
     compare(peer.ask(*lines), wanted, "a flight of 200 requests")
 
 
+@add("§3", "Replies of every kind come in the order of the lines.")
+def _(peer: Peer) -> None:
+    flight: dict[bytes, Any] = {
+        PING: PONG,
+        b"nonsense": _MALFORMED,
+        request("inject_secret", {"name": ""}): EMPTY_NAME,
+        b"{}": unknown(""),
+        request("mount"): ack("mount", "decode mount payload: envelope mount has no payload"),
+        request("conformance-flight"): unknown("conformance-flight"),
+    }
+    replies = peer.ask(*[*flight] * 10)
+    for reply in replies:
+        # The guest's own words come after these.
+        if reply.type == "ack" and str(reply.payload.get("error")).startswith(_MALFORMED):
+            reply.payload["error"] = _MALFORMED
+    wanted = [ack("", want) if want == _MALFORMED else want for want in flight.values()]
+    compare(replies, wanted * 10, "a flight of requests of every kind")
+
+
 @add("§3", "Connections run in parallel.", needs_connections=True)
 def _(peer: Peer) -> None:
     peer.send(PING[:5])
     with peer.dial() as another:
         answers(another, PING, PONG)
     answers(peer, PING[5:], PONG)
+    with ExitStack() as stack:
+        peers = [peer, *(stack.enter_context(peer.dial()) for _ in range(_CONNECTIONS - 1))]
+        types = [f"conformance-{number}" for number in range(_CONNECTIONS)]
+        for each, type_ in zip(peers, types, strict=True):
+            each.send(request(type_) + b"\n")
+        for each, type_ in reversed([*zip(peers, types, strict=True)]):
+            line = each.line()
+            compare([line] if line else [], [unknown(type_)], f"one of {_CONNECTIONS} connections")
 
 
 @add("§3", "An unknown type is refused by its name.")

@@ -40,6 +40,8 @@ def _table(peer: Peer, type_: str, fields: tuple[str, ...], rows: Iterable[tuple
 @add("§6", "A secret's name is a simple file name.")
 def _(peer: Peer) -> None:
     names = {"a/b": '"a/b"', "/a": '"/a"', "a/": '"a/"', "..": '".."', "a..b": '"a..b"', "../a\n": '"../a\\n"'}
+    # Each way of writing a character that is replaced (§6).
+    names["/\a\b\t\v\f\r\x01\x7f\xa0é \U000e0001"] = r'"/\a\b\t\v\f\r\x01\x7f\u00a0é \U000e0001"'
     rows = [(name, f"invalid secret name: {quoted} (must be a simple filename)") for name, quoted in names.items()]
     _table(peer, "inject_secret", ("name",), [("", "secret name cannot be empty"), *rows])
 
