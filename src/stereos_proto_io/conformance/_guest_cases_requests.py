@@ -15,6 +15,8 @@ from ._guest_text import short
 # --------------------------------------------------------------------------------- §6 what the guest does
 
 _KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQgdGhlIHJlc3Q= conformance"
+#: The folders over which nothing is mounted (§6).
+_SYSTEM: Final = ("nix", "etc", "bin", "boot", "dev", "proc", "sys", "run")
 #: The types of keys that a guest takes (§6).
 _KEY_TYPES: Final = (
     "ssh-ed25519",
@@ -108,7 +110,7 @@ def _(peer: Peer) -> None:
 
 @add("§6", "Nothing is mounted over a system directory.")
 def _(peer: Peer) -> None:
-    clean = {f"/{name}": f"/{name}" for name in ("nix", "etc", "bin", "boot", "dev", "proc", "sys", "run")}
+    clean = {f"/{name}": f"/{name}" for name in _SYSTEM}
     clean |= {"/": "/", "/..": "/", "/etc/": "/etc", "//etc": "/etc", "/w/../etc/x": "/etc/x", "/./run//x": "/run/x"}
     rows = [("t", path, "9p", f'cannot mount over system directory: "{to}"') for path, to in clean.items()]
     _table(peer, "mount", ("tag", "guest_path", "fs_type"), rows)
@@ -116,13 +118,15 @@ def _(peer: Peer) -> None:
 
 @add("§6", "A path with a NUL is refused last.")
 def _(peer: Peer) -> None:
-    # So these show, without an effect, that both types are taken, and what is no system directory.
-    paths = (("/conformance\0", "9p"), ("/conformance\0", "virtiofs"), ("/w/..//etcetera\0/", "9p"), ("/etc\0", "9p"))
-    rows = []
-    for path, fs_type in paths:
-        clean = path.replace("/w/../", "").removesuffix("/")
-        quoted = clean.replace("\0", "\\x00")
-        rows.append(("t", path, fs_type, f'create mount point "{quoted}": mkdir {clean}: invalid argument'))
+    # So these show, without an effect, that both types are taken, and what is no system directory. Each path is right
+    # below the root: of a deeper one, the folders above would be made.
+    cleaned = {f"/{name}x\0": f"/{name}x\0" for name in _SYSTEM} | {"/etc\0": "/etc\0", "/w/..//x\0/": "/x\0"}
+    rows = [
+        ("t", path, fs_type, f'create mount point "{quoted}": mkdir {clean}: invalid argument')
+        for fs_type in ("9p", "virtiofs")
+        for path, clean in cleaned.items()
+        for quoted in [clean.replace("\0", "\\x00")]
+    ]
     _table(peer, "mount", ("tag", "guest_path", "fs_type"), rows)
 
 
