@@ -831,6 +831,10 @@ SAID = {
         b'{"type":"inject_secret","payload":{"name":"k","value":"a \\" hunter2\n',
         'it sent a line that is no JSON: {"type":"inject_secret","payload":{"name":"k","value":…',
     ),
+    "what another host sent to a fork": (
+        b'{"type":"create_sandbox_user","payload":{"password":"hunter2\n',
+        'it sent a line that is no JSON: {"type":"create_sandbox_user","payload":…',
+    ),
     "what it was sent, in a text": (
         b'{"type":"ack","payload":{"reply_to":5,"error":"{\\"content\\": \\"hunter2\\"}"}}\n',
         (

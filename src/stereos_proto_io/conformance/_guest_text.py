@@ -8,8 +8,13 @@ from typing import Any, Final
 
 import attrs
 
-#: Members that may hold a secret (§2). What follows one is not shown: where it ends cannot be told in a broken line.
-_SECRET: Final = re.compile(r'\\*"(?:value|content)\\*"\s*:')
+from stereos_proto import MessageType
+
+#: A member that may hold a secret (§2). What follows it is not shown: where it ends cannot be told in a broken line.
+_SECRET: Final = re.compile(r'"(?:value|content)\\*"\s*:')
+#: The same for a line of a type that is not in the table: what its payload holds is not known.
+_OPEN_SECRET: Final = re.compile(r'"(?:value|content|payload)\\*"\s*:')
+_KNOWN: Final = re.compile(rf'"type\\*"\s*:\s*\\*"(?:{"|".join(MessageType)})\\*"')
 _LONGEST: Final = 200
 
 
@@ -28,7 +33,7 @@ def shown(line: bytes) -> str:
 
 
 def _shortened(text: str) -> str:
-    secret = _SECRET.search(text)
+    secret = (_SECRET if _KNOWN.search(text) else _OPEN_SECRET).search(text)
     kept = text[: min(_LONGEST, secret.end() if secret else _LONGEST)]
     clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in kept)
     return clean if len(kept) == len(text) else f"{clean}…"
