@@ -37,6 +37,18 @@ async def result(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+def takes(function: Any, option: str) -> bool:
+    """Whether a function takes an argument of that name, as far as its signature says."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+    return option in parameters or any(each.kind in _ANY for each in parameters.values())
+
+
+_ANY: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 def run_blocking(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a coroutine function that awaits nothing."""
     coroutine = main()
@@ -87,17 +99,21 @@ class Bench:
             return exc
         raise AssertionError(f"{message.type} with a deadline: expected TimeoutError, found {reply!r:.100}")
 
-    async def fails(self, kind: type[Error], call: Callable[[], Any], *, exact: bool = True) -> Error:
-        """Expect an error of `kind` (of exactly this class, unless told otherwise) without the secret; return it."""
+    async def fails(self, kind: type[Error], call: Callable[[], Any], *, exact: bool = True, what: str = "") -> Error:
+        """Expect an error of `kind` (of exactly this class, unless told otherwise) without the secret; return it.
+
+        `what` says in the error what was asked, where the name of the case does not.
+        """
+        asked = f"{what}: " if what else ""
         try:
             value = await result(call())
         except Exception as exc:
             if not (type(exc) is kind or (isinstance(exc, kind) and not exact)):
-                raise AssertionError(f"expected {kind!r}, found {type(exc)!r}: {without_secret(exc)}") from exc
+                raise AssertionError(f"{asked}expected {kind!r}, found {type(exc)!r}: {without_secret(exc)}") from exc
             if SECRET in f"{exc!r} {exc}":
                 raise AssertionError(f"the {kind.__name__} shows the secret that was sent") from None
             return exc  # pyright: ignore[reportReturnType]
-        raise AssertionError(f"expected {kind!r}, found {without_secret(repr(value))}")
+        raise AssertionError(f"{asked}expected {kind!r}, found {without_secret(repr(value))}")
 
     async def is_lost(self) -> None:
         """Expect that the connection has ended. A question is asked: a change that was still sent would be unknown."""

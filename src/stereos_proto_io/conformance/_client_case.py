@@ -34,7 +34,8 @@ class ClientCase:
     script: Script | None = attrs.field(default=None, repr=False)
     # Whether it needs a stream that has connections, which end.
     ends: bool = False
-    # Verbs beside `request`, and `ABILITIES`, without which a client cannot be put through it.
+    # Verbs beside `request`, options of verbs (`wait_ready.states`), and `ABILITIES`, without which a client cannot be
+    # put through it.
     needs: frozenset[str] = frozenset()
 
     @property

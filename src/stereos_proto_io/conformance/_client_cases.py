@@ -21,9 +21,10 @@ def client_cases(*, ends: bool = True, scripted: bool = True, without: Iterable[
     """Return the cases of `check_client`.
 
     Without `ends`: those alone that a stream without connections can be put through (§9). Without `scripted`: those
-    alone whose guest is a simulator. `without` are verbs that the client lacks (`"notifications"`), and abilities:
-    `"together"` (several callers at once), `"when_ready"` (dialling until the guest is ready), `"unix"` and
-    `"hybrid"` (dialling such an address). Cases that need them are left out. Raises ValueError for a word that no
+    alone whose guest is a simulator. `without` are verbs that the client lacks (`"notifications"`), options
+    that its verbs lack (`"wait_ready.states"`), and abilities: `"together"` (several callers at once), `"when_ready"`
+    (dialling until the guest is ready), `"unix"` and `"hybrid"` (dialling such an address). Cases that need them are
+    left out. Raises ValueError for a word that no
     case needs.
     """
     lacking = frozenset([without] if isinstance(without, str) else without)

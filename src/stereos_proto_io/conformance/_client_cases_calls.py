@@ -22,6 +22,7 @@ from stereos_proto import (
     RequestTimeout,
     SetConfig,
     StereosError,
+    UnknownMessage,
     encode,
 )
 from stereos_proto.dialogues import Send, SendMany
@@ -274,15 +275,48 @@ async def replies_in_single_bytes(bench: Bench) -> None:
 
 
 def says_what_is_unknown(end: End) -> None:
-    """Say what no host knows before every reply."""
+    """Say what no host knows, and a notification, before every reply."""
     for line in end.rest():
-        end.send(b'{"type":"from-the-future","payload":{"ok":true}}\n' + answer(line))
+        end.send(b'{"type":"from-the-future","payload":{"ok":true}}\n' + NOTICE + answer(line))
 
 
 @scripted(says_what_is_unknown)
 async def unknown_messages_are_no_replies(bench: Bench) -> None:
     expect("ping", await bench.ask(Ping()), Pong())
     await bench.is_refused("custom")
+
+
+@scripted(says_what_is_unknown, needs="notifications")
+async def unknown_messages_are_told_as_notifications(bench: Bench) -> None:
+    expect("ping", await bench.ask(Ping()), Pong())
+    async with bench.news() as news:
+        expect("the first notification", await news(), UnknownMessage("from-the-future", {"ok": True}))
+        expect("the class of the second notification", type(await news()), Lifecycle)
+
+
+#: Notifications, more than a client keeps by default.
+_NEWS: Final = 3000
+
+
+def says_more_than_is_kept(end: End) -> None:
+    """Say more than a client keeps, then answer."""
+    line = end.line()
+    end.send(b"".join(encode(Lifecycle("degraded", str(number))) for number in range(_NEWS)) + answer(line))
+    end.answer_rest()
+
+
+@scripted(says_more_than_is_kept, needs="notifications dropped_notifications")
+async def dropped_notifications_are_counted(bench: Bench) -> None:
+    expect("ping after many notifications", await bench.ask(Ping()), Pong())
+    dropped = bench.client.dropped_notifications
+    taken: list[int] = []
+    async with bench.news() as news:
+        for _ in range(_NEWS - dropped):
+            taken.append(int((await news()).message))
+            if taken[-1] == _NEWS - 1:
+                break
+    expect("how many notifications were taken or counted as dropped", len(taken) + dropped, _NEWS)
+    expect("whether the oldest were dropped", taken == [*range(_NEWS - len(taken), _NEWS)], True)
 
 
 def floods(end: End) -> None:

@@ -16,7 +16,7 @@ from stereos_proto import (
     Pong,
     encode,
 )
-from stereos_proto.dialogues import READY_STATES, Send, Sleep
+from stereos_proto.dialogues import READY_STATES, Backoff, Send, Sleep
 
 from ._client_bench import Bench, expect, result
 from ._client_case import scripted
@@ -94,6 +94,40 @@ async def a_wait_goes_on_until_the_guest_is_ready(bench: Bench) -> None:
     expect("whether the guest is ready", health.state in READY_STATES, True)
 
 
+@scripted(boots_for_three_looks, needs="wait_ready.on_progress")
+async def a_wait_tells_its_progress(bench: Bench) -> None:
+    seen: list[Any] = []
+    await result(bench.client.wait_ready(timeout=_LONG, on_progress=seen.append))
+    found = [(progress.tries, progress.state) for progress in seen]
+    looks = [(1, "booting"), (2, "booting"), (3, "booting"), (4, "ready")]
+    expect("the tries and states that on_progress was told", found, looks)
+
+
+@scripted(boots_for_three_looks, needs="wait_ready.backoff")
+async def a_wait_keeps_to_its_backoff(bench: Bench) -> None:
+    delays: list[float] = []
+
+    def note(delay: float) -> float:
+        delays.append(delay)
+        return delay
+
+    backoff = Backoff(first=0.004, factor=3.0, jitter=note)
+    await result(bench.client.wait_ready(timeout=_LONG, backoff=backoff))
+    expect("the first delay that the jitter of the backoff was given", delays[:1], [0.004])
+
+
+def shuts_down(end: End) -> None:
+    """Say that the guest shuts down to all who look."""
+    for line in end.rest():
+        end.send(encode(Health(LifecycleState.SHUTDOWN)) if b"get_health" in line else answer(line))
+
+
+@scripted(shuts_down, needs="wait_ready")
+async def a_wait_ends_when_the_guest_shuts_down(bench: Bench) -> None:
+    error = await bench.fails(NotReady, lambda: bench.client.wait_ready(timeout=_LONG))
+    expect("the last state", error.last_state, "shutdown")
+
+
 def goes_after_the_first(end: End) -> None:
     """End the connection when the first request has come."""
     end.line()
@@ -108,6 +142,11 @@ async def errors_are_thrown_into_a_dialogue(bench: Bench) -> None:
             return "caught"
 
     expect("what the dialogue returned", await result(bench.client.run(dialogue())), "caught")
+
+
+@scripted(goes_after_the_first, needs="wait_ready")
+async def a_wait_ends_with_the_connection(bench: Bench) -> None:
+    await bench.fails(ConnectionLost, lambda: bench.client.wait_ready(timeout=_LONG))
 
 
 def speaks_up_later(end: End) -> None:

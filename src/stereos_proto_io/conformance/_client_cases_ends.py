@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from stereos_proto import (
@@ -20,8 +21,9 @@ from stereos_proto import (
 )
 from stereos_proto.dialogues import SendMany
 
-from ._client_bench import Bench, expect, result
+from ._client_bench import SOON, Bench, expect, result, takes
 from ._client_case import scripted
+from ._client_cases_simulated import CALLED, CALLS
 from ._client_guest import NOTICE, End, Script, ack, answer
 from ._client_wire import SECRET
 
@@ -166,6 +168,23 @@ async def nothing_is_sent_after_a_write_that_failed(bench: Bench) -> None:
 def never_answers(end: End) -> None:
     """Read, and answer nothing."""
     end.wait_for_end()
+
+
+@scripted(never_answers, needs=f"{CALLED} request_many shutdown notifications")
+async def each_verb_keeps_its_timeout(bench: Bench) -> None:
+    await bench.gives_up(Ping())
+    if bench.asynchronous:
+        # Its verbs take no timeout: a runtime cancels them, as it has just done.
+        return
+    calls: list[tuple[str, tuple[Any, ...]]] = [(verb, arguments) for verb, arguments, _ in CALLS]
+    for verb, arguments in [*calls, ("request_many", ([Ping(), GetHealth()],)), ("shutdown", ())]:
+        method = getattr(bench.client, verb)
+        if takes(method, "timeout"):
+            call = partial(method, *arguments, timeout=SOON)
+            await bench.fails(TimeoutError, call, exact=False, what=f"{verb} with a timeout")
+    if takes(bench.client.notifications, "timeout"):
+        news = iter(bench.client.notifications(timeout=SOON))
+        await bench.fails(TimeoutError, partial(next, news), exact=False, what="notifications with a timeout")
 
 
 @scripted(never_answers, needs="together")

@@ -17,7 +17,7 @@ from stereos_proto_io.addresses import TCP, Address, HybridVsock, UnixSocket
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest.blocking import serve
 
-from ._client_bench import Bench, Run, Together, Within, result, run_blocking
+from ._client_bench import Bench, Run, Together, Within, result, run_blocking, takes
 from ._client_case import ABILITIES, ClientCase
 from ._client_cases import client_cases
 from ._client_guest import RecordedGuest, ScriptedGuest
@@ -268,9 +268,12 @@ async def _client(made: Any) -> AsyncIterator[Any]:
 
 
 async def _check(case: ClientCase, bench: Bench) -> None:
-    for verb in sorted(case.needs - ABILITIES.keys()):
+    for word in sorted(case.needs - ABILITIES.keys()):
+        verb, _, option = word.partition(".")
         if not hasattr(bench.client, verb):
             raise AssertionError(_lacks(verb, f"the verb `{verb}`"))
+        if option and not takes(getattr(bench.client, verb), option):
+            raise AssertionError(_lacks(word, f"the option `{option}` of its verb `{verb}`"))
     try:
         await case.check(bench)
     finally:

@@ -192,6 +192,11 @@ class LoopVerbs(SyncVerbs):
         return bool(self._news or session.ended)
 
     @property
+    def dropped_notifications(self) -> int:
+        """How many notifications were dropped: none, for `on_event` is given each."""
+        return 0
+
+    @property
     def connection(self) -> Connection:
         """The protocol's state machine."""
         return self.client.session.connection

@@ -2,21 +2,28 @@
 
 import threading
 
+import attrs
+
 from stereos_proto import (
     Ack,
     ConnectionLost,
     GetHealth,
     IncompleteLine,
+    Lifecycle,
     LocalProtocolError,
+    NotReady,
     OutcomeUnknown,
+    ProvisionPlan,
     ProvisionReport,
+    ProvisionStep,
+    RemoteProtocolError,
     RequestFailed,
     RequestTimeout,
     SetConfig,
     StereosError,
     UnexpectedReply,
 )
-from stereos_proto.dialogues import Send, SendMany, Sleep
+from stereos_proto.dialogues import READY_STATES, Send, SendMany, Sleep
 from stereos_proto_io import blocking
 
 from . import Client, wrong
@@ -30,6 +37,54 @@ class MountsTheWrongWayRound(Client):
 
     def mount(self, tag, guest_path, fs_type):
         return self.client.mount(guest_path, f"/{tag}", fs_type)
+
+
+@wrong("verbs")
+class MountsOneType(Client):
+    """`mount` ignores the type of the file system."""
+
+    def mount(self, tag, guest_path, fs_type):
+        return self.client.mount(tag, guest_path, "9p")
+
+
+@wrong("verbs")
+class GivesEveryKeyToAdmin(Client):
+    """`inject_ssh_key` ignores its user."""
+
+    def inject_ssh_key(self, user, public_key):
+        return self.client.inject_ssh_key("admin", public_key)
+
+
+@wrong("verbs")
+class StripsKeys(Client):
+    """`inject_ssh_key` changes the key."""
+
+    def inject_ssh_key(self, user, public_key):
+        return self.client.inject_ssh_key(user, public_key.strip())
+
+
+@wrong("verbs")
+class StoresSecretsForAll(Client):
+    """`inject_secret` without a mode stores the secret for all to read."""
+
+    def inject_secret(self, name, value):
+        return self.client.inject_secret(name, value, 0o644)
+
+
+@wrong("modes_and_read_only_mounts")
+class IgnoresModes(Client):
+    """`inject_secret` ignores its mode."""
+
+    def inject_secret(self, name, value, mode=0):
+        return self.client.inject_secret(name, value)
+
+
+@wrong("modes_and_read_only_mounts")
+class MountsForWriting(Client):
+    """`mount` ignores `read_only`."""
+
+    def mount(self, tag, guest_path, fs_type, read_only=False):
+        return self.client.mount(tag, guest_path, fs_type)
 
 
 @wrong("shutdown")
@@ -95,6 +150,40 @@ class ConfigFirst(Client):
         return self.client.provision(plan, on_step=on_step)
 
 
+@wrong("provisioning")
+class ProvisionsForWriting(Client):
+    """`provision` ignores `read_only` of its mounts."""
+
+    def provision(self, plan, on_step):
+        mounts = [attrs.evolve(mount, read_only=False) for mount in plan.mounts]
+        plan = ProvisionPlan(mounts, plan.secrets, plan.ssh_keys, plan.config)
+        return self.client.provision(plan, on_step=on_step)
+
+
+@wrong("a_plan_holds_the_config_back")
+class ConfigWhateverHappens(Client):
+    """`provision` sends the config although a mount was refused."""
+
+    def provision(self, plan):
+        return self.client.provision(plan, on_refusal="continue")
+
+
+@wrong("a_plan_goes_on_after_a_refusal_when_told")
+class StopsAtEveryRefusal(Client):
+    """`provision` ignores `on_refusal`."""
+
+    def provision(self, plan, on_refusal="stop"):
+        return self.client.provision(plan)
+
+
+@wrong("a_plan_keeps_its_timeout")
+class ProvisionsForEver(Client):
+    """`provision` ignores its timeout."""
+
+    def provision(self, plan, timeout=None):
+        return self.client.provision(plan, timeout=60)
+
+
 @wrong("callers_do_not_wait_for_one_another")
 class OneAtATime(Client):
     """One request of one caller is under way at a time."""
@@ -122,6 +211,100 @@ class WaitsForEver(Client):
 
     def wait_ready(self, timeout=None, **options):
         return self.client.wait_ready(timeout=60, **options)
+
+
+@wrong("each_verb_keeps_its_timeout")
+class PingsForEver(Client):
+    """`ping` ignores its timeout."""
+
+    def ping(self, timeout=None):
+        return self.client.ping()
+
+
+@wrong("each_verb_keeps_its_timeout")
+class FliesForEver(Client):
+    """`request_many` ignores its timeout."""
+
+    def request_many(self, messages, timeout=None):
+        return self.client.request_many(messages)
+
+
+@wrong("each_verb_keeps_its_timeout")
+class ShutsDownForEver(Client):
+    """`shutdown` takes a timeout for the end of the connection."""
+
+    def shutdown(self, reason="", timeout=None):
+        try:
+            return self.client.shutdown(reason, timeout=timeout)
+        except RequestTimeout:
+            return None
+
+
+@wrong("each_verb_keeps_its_timeout")
+class ListensForEver(Client):
+    """`notifications` ignores its timeout."""
+
+    def notifications(self, timeout=None):
+        return self.client.notifications()
+
+
+@wrong("a_wait_is_for_the_states_that_were_named")
+class WaitsForReadyOnly(Client):
+    """`wait_ready` ignores its states, and waits on."""
+
+    def wait_ready(self, states=(), timeout=None, **options):
+        return self.client.wait_ready(timeout=0.5, **options)
+
+
+@wrong("a_wait_is_for_no_other_state")
+class TakesReadyForAnyState(Client):
+    """`wait_ready` ignores its states, and returns early."""
+
+    def wait_ready(self, states=(), **options):
+        return self.client.wait_ready(**options)
+
+
+@wrong("a_wait_is_for_all_agents_that_were_named")
+class WaitsForNoAgents(Client):
+    """`wait_ready` ignores its agents."""
+
+    def wait_ready(self, agents=(), **options):
+        return self.client.wait_ready(**options)
+
+
+@wrong("a_wait_is_for_all_agents_that_were_named")
+class WaitsForOneAgent(Client):
+    """`wait_ready` is content with the first of its agents."""
+
+    def wait_ready(self, agents=(), **options):
+        return self.client.wait_ready(agents=agents[:1], **options)
+
+
+@wrong("a_wait_tells_its_progress")
+class WaitsInSilence(Client):
+    """`wait_ready` does not call `on_progress`."""
+
+    def wait_ready(self, on_progress=None, **options):
+        return self.client.wait_ready(**options)
+
+
+@wrong("a_wait_tells_its_progress")
+class TellsTheEndOnly(Client):
+    """`wait_ready` calls `on_progress` once, when the guest is ready."""
+
+    def wait_ready(self, on_progress=None, **options):
+        seen = []
+        health = self.client.wait_ready(on_progress=seen.append, **options)
+        on_progress(seen[-1])
+        return health
+
+
+@wrong("a_wait_keeps_to_its_backoff")
+class HasABackoffOfItsOwn(Client):
+    """`wait_ready` ignores its backoff."""
+
+    def wait_ready(self, backoff=None, **options):
+        return self.client.wait_ready(**options)
 
 
 @wrong("a_wait_goes_on_until_the_guest_is_ready")
@@ -188,6 +371,45 @@ class TakesRefusals(Client):
             return Ack("inject_secret", False, exc.error)
 
 
+@wrong("each_verb_tells_its_refusal")
+class TakesRefusedConfigs(Client):
+    """A config that was refused counts as stored."""
+
+    def set_config(self, content):
+        try:
+            return self.client.set_config(content)
+        except RequestFailed:
+            return Ack("set_config", True)
+
+
+@wrong("each_verb_tells_its_refusal")
+class BlamesAnotherRequest(Client):
+    """RequestFailed names another request than the one that was refused."""
+
+    def mount(self, *arguments):
+        try:
+            return self.client.mount(*arguments)
+        except RequestFailed as exc:
+            raise RequestFailed(GetHealth(), exc.error) from None
+
+
+@wrong("health_is_told_whole")
+class ForgetsTheUptime(Client):
+    """`get_health` drops the uptime."""
+
+    def get_health(self):
+        return attrs.evolve(self.client.get_health(), uptime_seconds=0)
+
+
+@wrong("health_is_told_whole")
+class ForgetsWhyAgentsFail(Client):
+    """`get_health` drops the errors of agents."""
+
+    def get_health(self):
+        health = self.client.get_health()
+        return attrs.evolve(health, agents=[attrs.evolve(agent, error="") for agent in health.agents])
+
+
 @wrong("wrong_reply")
 class TakesAnyReply(Client):
     """A reply of the wrong type counts as an ack."""
@@ -242,6 +464,46 @@ class LosesNews(Client):
 
     def notifications(self):
         return iter(())
+
+
+@wrong("unknown_messages_are_told_as_notifications")
+class KnowsLifecycleOnly(Client):
+    """Notifications of unknown types are dropped."""
+
+    def notifications(self):
+        return (message for message in self.client.notifications() if isinstance(message, Lifecycle))
+
+
+@wrong("each_notification_goes_to_one_reader")
+class TellsEveryReader(Client):
+    """Each reader of notifications gets all of them."""
+
+    def __init__(self, address):
+        super().__init__(address)
+        self.kept = []
+
+    def notifications(self):
+        yield from self.kept
+        for message in self.client.notifications():
+            self.kept.append(message)
+            yield message
+
+
+@wrong("dropped_notifications_are_counted")
+class CountsNoLosses(Client):
+    """`dropped_notifications` is always 0."""
+
+    dropped_notifications = 0
+
+
+@wrong("dropped_notifications_are_counted")
+class KeepsTheOldest(Client):
+    """Of more notifications than are kept, the newest are dropped."""
+
+    dropped_notifications = 3000 - 1024
+
+    def notifications(self):
+        return (Lifecycle("degraded", str(number)) for number in range(1024))
 
 
 @wrong("notifications_end_with_the_guest")
@@ -336,6 +598,79 @@ class NeedsTheLastAck(Client):
         if ack is None:
             raise ConnectionLost("there was no ack")
         return ack
+
+
+@wrong("shutdown_that_is_refused")
+class TakesRefusedShutdowns(Client):
+    """A shutdown that was refused counts as one whose ack was lost."""
+
+    def shutdown(self, reason=""):
+        try:
+            return self.client.shutdown(reason)
+        except RequestFailed:
+            return None
+
+
+@wrong("shutdown_after_the_end")
+class TakesAnyEndForAShutdown(Client):
+    """A shutdown that was never sent counts as one whose ack was lost."""
+
+    def shutdown(self, reason=""):
+        try:
+            return self.client.shutdown(reason)
+        except ConnectionLost:
+            return None
+
+
+@wrong("a_plan_whose_guest_goes")
+class LosesTheReport(Client):
+    """`provision` raises when the guest goes, and its report is lost."""
+
+    def provision(self, plan):
+        report = self.client.provision(plan)
+        report.raise_for_failure()
+        return report
+
+
+@wrong("a_plan_after_the_end")
+class ReportsOnNothing(Client):
+    """`provision` returns a report although the connection had ended before."""
+
+    def provision(self, plan):
+        try:
+            return self.client.provision(plan)
+        except ConnectionLost as exc:
+            return ProvisionReport([ProvisionStep.of(request, exc) for request in plan.requests])
+
+
+@wrong("a_wait_ends_when_the_guest_shuts_down")
+class WaitsForTheDead(Client):
+    """`wait_ready` waits on when the guest shuts down."""
+
+    def wait_ready(self, timeout=None):
+        return self.client.wait_ready([*READY_STATES, "shutdown"], agents=["never"], timeout=timeout)
+
+
+@wrong("a_wait_ends_with_the_connection")
+class WaitsForTheLost(Client):
+    """`wait_ready` reports a lost connection as a guest that is not ready."""
+
+    def wait_ready(self, timeout=None):
+        try:
+            return self.client.wait_ready(timeout=timeout)
+        except ConnectionLost as exc:
+            raise NotReady(str(exc)) from exc
+
+
+@wrong("a_wait_for_what_is_no_guest_ends")
+class WaitsForAnotherProtocol(Client):
+    """`wait_ready` reports what is no guest as a guest that is not ready."""
+
+    def wait_ready(self, timeout=None):
+        try:
+            return self.client.wait_ready(timeout=timeout)
+        except RemoteProtocolError as exc:
+            raise NotReady(str(exc)) from exc
 
 
 @wrong("garbage")
