@@ -13,7 +13,7 @@ from stereos_proto import Ack, InjectSecret, Ping, Role
 from stereos_proto_io import TCP, HybridVsock, UnixSocket, blocking
 from stereos_proto_io import asyncio as asyncio_driver
 from stereos_proto_io.conformance import _client_case
-from stereos_proto_io.conformance._client_bench import run_blocking
+from stereos_proto_io.conformance._client_bench import run_blocking, takes
 from stereos_proto_io.conformance._client_guest import ScriptedGuest, ScriptError
 from stereos_proto_io.conformance._client_wire import SECRET, WireLog
 from stereos_proto_io.driver import LoopClient
@@ -235,6 +235,31 @@ def test_a_verb_that_is_missing_is_told():
     check_client(HasNoNews, cases=client_cases(without=words))
 
 
+class HasNoBackoff(Client):
+    """A client whose verb lacks an option."""
+
+    def wait_ready(self, states=(), *, agents=(), timeout=None):
+        return self.client.wait_ready(states or ["ready"], agents=agents, timeout=timeout)
+
+
+def test_an_option_that_is_missing_is_told():
+    text = message_of(HasNoBackoff, "a_wait_keeps_to_its_backoff")
+    assert "the client lacks the option `backoff` of its verb `wait_ready`" in text
+    assert "client_cases(without=['wait_ready.backoff'])" in text
+    cases = client_cases(without=["wait_ready.backoff", "wait_ready.on_progress"])
+    waits = [case for case in cases if any(word.startswith("wait_ready") for word in case.needs)]
+    assert len(waits) > 8
+    check_client(HasNoBackoff, cases=waits)
+
+
+def test_what_tells_nothing_of_its_arguments_is_tried():
+    assert takes(lambda **options: options, "timeout")
+    assert takes(lambda *arguments: arguments, "timeout")
+    assert not takes(lambda **options: options, "timeout", named=True)
+    assert takes(object(), "timeout")  # it has no signature
+    assert not takes(blocking.Client.ping, "states")
+
+
 class Spy(Client):
     """It tells which of its verbs are used."""
 
@@ -335,11 +360,129 @@ def test_an_assertion_of_one_caller_fails_the_case(driver):
 
 def test_an_asynchronous_client_needs_a_way_to_run(tmp_path):
     [first, *_] = client_cases()
-    with pytest.raises(AssertionError, match="an asynchronous client needs `run`"):
-        check_client(asynchronous, cases=[first])
+    for make in (asynchronous, asyncio_driver.connect, TRIO.module.connect):
+        with pytest.raises(TypeError, match=r"^the client is awaited: `check_client` needs `run`, such as "):
+            check_client(make, cases=[first])
+    with pytest.raises(TypeError, match=r"^the client is awaited: `check_client` needs `run`, such as "):
+        check_client(blocking.connect, cases=[CASES[REDIALLED]], when_ready=lambda address, _: asynchronous(address))
     # An awaitable will do, and so will the context manager that it is.
     for make in (asyncio_driver.connect, awaited):
         check_client(make, run=run_asyncio, cases=[first], address=UnixSocket(tmp_path / "g"))
+
+
+REDIALLED = "a_guest_is_dialled_again_until_it_is_there"
+
+
+def test_a_client_that_awaits_unseen_needs_a_way_to_run():
+    """What makes it does not tell; its first verb does."""
+
+    class Sleeps(Client):
+        async def ping(self):
+            await asyncio.sleep(0)
+
+    with pytest.raises(TypeError, match=r"^the client is awaited: `check_client` needs `run`, such as "):
+        check_client(Sleeps, cases=client_cases()[:1])
+
+
+#: Cases that run, give up, and have several callers.
+SOME = [CASES["refusal"], CASES["a_deadline_holds_under_a_flood"], CASES["many_callers"]]
+
+
+@pytest.mark.parametrize(("driver", "run"), [(ASYNCIO, asyncio.run), (TRIO, TRIO.run)], ids=["asyncio", "trio"])
+def test_what_runs_a_coroutine_or_a_function_will_do(driver, run):
+    """Nothing else is needed: how requests are given up is known for both runtimes."""
+    assert len(check_client(driver.module.connect, run=run, cases=SOME).passed) == len(SOME)
+
+
+def test_uvloop_will_do_too():
+    uvloop = pytest.importorskip("uvloop")
+    assert len(check_client(asyncio_driver.connect, run=uvloop.run, cases=SOME).passed) == len(SOME)
+
+
+def test_a_request_with_a_timeout_of_its_own_is_given_up_by_it():
+    timeouts = []
+
+    class Timed(PlainAsync):
+        async def request(self, message, *, timeout=None):  # noqa: ASYNC109  (the client of the test has one)
+            timeouts.append(timeout)
+            async with asyncio.timeout(timeout):
+                return await self.client.request(message)
+
+    async def make(address):
+        return Timed(await asyncio_driver.connect(address))
+
+    check_client(make, run=asyncio.run, cases=[CASES["a_deadline_holds_under_a_flood"]])
+    assert timeouts == [0.3]
+
+
+def run_nothing(_main):
+    """It does not call the function, so no case would fail."""
+
+
+def run_half(main):
+    """It makes a coroutine and does not run it."""
+    main().close()
+
+
+@pytest.mark.parametrize("run", [run_nothing, run_half, lambda main: asyncio.Runner().run(main)])
+@pytest.mark.parametrize("make", [blocking.connect, asyncio_driver.connect])
+def test_what_runs_nothing_is_no_way_to_run(make, run):
+    text = r"^`run` did not run the coroutine function that it was given: .*`lambda main: asyncio\.run\(main\(\)\)` do$"
+    with pytest.raises(TypeError, match=text):
+        check_client(make, run=run, cases=client_cases()[:1])
+
+
+class TakesNoTimeout(Client):
+    def request(self, message):
+        return self.client.request(message)
+
+
+class AwaitedWithoutTimeout:
+    """An asynchronous client for a runtime that nobody knows."""
+
+    def __init__(self, address):
+        self.client = blocking.connect(address)
+
+    async def request(self, message):
+        return self.client.request(message)
+
+    async def aclose(self):
+        self.client.close()
+
+
+@pytest.mark.parametrize(("make", "run"), [(TakesNoTimeout, None), (AwaitedWithoutTimeout, run_blocking)])
+def test_a_client_without_timeouts_needs_a_way_to_give_up(make, run):
+    """At once, and not in the first case that gives up."""
+    text = (
+        r"^the client's `request` takes no `timeout`: `check_client` needs `within\(client, message, seconds\)`, which "
+    )
+    with pytest.raises(TypeError, match=text):
+        check_client(make, run=run, cases=[CASES["garbage"]])
+
+
+class Wrapped:
+    """An asynchronous context manager of a client that blocks."""
+
+    def __init__(self, address):
+        self.client = blocking.connect(address)
+
+    async def __aenter__(self):
+        return self.client
+
+    async def __aexit__(self, *exc):
+        self.client.close()
+
+
+def test_what_is_awaited_and_never_waits_needs_no_way_to_run():
+    check_client(Wrapped, cases=SOME)
+
+
+def test_an_error_of_a_client_that_blocks_is_no_missing_argument():
+    class Breaks(Client):
+        def request(self, message, **options):
+            raise RuntimeError("broken")
+
+    assert message_of(Breaks, "garbage").startswith("garbage: RuntimeError: broken\n")
 
 
 async def asynchronous(_address):

@@ -22,6 +22,12 @@ Within = Callable[[Any, Request, float], Any]
 Together = Callable[[list[Callable[[], Any]]], Any]
 Error = TypeVar("Error", bound=BaseException)
 
+NEEDS_RUN: Final = "the client is awaited: `check_client` needs `run`, such as `run=trio.run` or `run=asyncio.run`"
+RUNS_NOTHING: Final = (
+    "`run` did not run the coroutine function that it was given: it has to call it, and to run the coroutine to its "
+    "end, as `trio.run` and `lambda main: asyncio.run(main())` do"
+)
+
 #: Seconds after which a case gives a request up that it does not want answered.
 SOON: Final = 0.1
 
@@ -37,13 +43,13 @@ async def result(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def takes(function: Any, option: str) -> bool:
-    """Whether a function takes an argument of that name, as far as its signature says."""
+def takes(function: Any, option: str, *, named: bool = False) -> bool:
+    """Whether a function takes an argument of that name, as far as its signature says; `named`: whether it names it."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return True
-    return option in parameters or any(each.kind in _ANY for each in parameters.values())
+    return option in parameters or (not named and any(each.kind in _ANY for each in parameters.values()))
 
 
 _ANY: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -57,7 +63,11 @@ def run_blocking(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     except StopIteration:
         return
     coroutine.close()
-    raise TypeError("an asynchronous client needs `run`")
+    raise Misused(NEEDS_RUN)
+
+
+class Misused(TypeError):
+    """`check_client` lacks an argument that the client needs, or got one that does not work. No case is at fault."""
 
 
 @attrs.frozen
@@ -197,6 +207,34 @@ def _runtime() -> str:
     return "asyncio" if asyncio is not None and asyncio._get_running_loop() is not None else ""
 
 
+def default_within(client: Any) -> Within | None:
+    """How a client is asked with a deadline, where its `request` or its runtime tells."""
+    own = _WITHIN.get(_runtime()) if hasattr(client, "aclose") else None
+    return _by_timeout if takes(client.request, "timeout", named=own is not None) else own
+
+
+def _by_timeout(client: Any, message: Request, seconds: float) -> Any:
+    return client.request(message, timeout=seconds)
+
+
+async def _asyncio_within(client: Any, message: Request, seconds: float) -> Any:
+    import asyncio  # noqa: PLC0415  (only a client of it needs it)
+
+    async with asyncio.timeout(seconds):
+        return await client.request(message)
+
+
+async def _trio_within(client: Any, message: Request, seconds: float) -> Any:
+    import trio  # noqa: PLC0415
+
+    with trio.move_on_after(seconds):
+        return await client.request(message)
+    raise TimeoutError(f"cancelled after {seconds:g} s")
+
+
+_WITHIN: Final[dict[str, Within]] = {"asyncio": _asyncio_within, "trio": _trio_within}
+
+
 def _together(*, asynchronous: bool) -> Together:
     if not asynchronous:
         return _in_threads
@@ -217,7 +255,7 @@ def _in_threads(functions: Iterable[Callable[[], Any]]) -> None:
 
 
 async def _in_asyncio(functions: Iterable[Callable[[], Any]]) -> None:
-    import asyncio  # noqa: PLC0415  (only a client of it needs it)
+    import asyncio  # noqa: PLC0415
 
     await asyncio.gather(*(function() for function in functions))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 import threading
@@ -17,7 +18,19 @@ from stereos_proto_io.addresses import TCP, Address, HybridVsock, UnixSocket
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest.blocking import serve
 
-from ._client_bench import Bench, Run, Together, Within, result, run_blocking, takes
+from ._client_bench import (
+    NEEDS_RUN,
+    RUNS_NOTHING,
+    Bench,
+    Misused,
+    Run,
+    Together,
+    Within,
+    default_within,
+    result,
+    run_blocking,
+    takes,
+)
 from ._client_case import ABILITIES, ClientCase
 from ._client_cases import client_cases
 from ._client_guest import RecordedGuest, ScriptedGuest
@@ -79,11 +92,12 @@ def check_client(
     `make_client(address)` returns a client, or an awaitable or an (async) context manager of one: the drivers'
     `connect`. Its verbs are those of this library's clients; an asynchronous one has `aclose`, a blocking one `close`.
 
-    `run` runs a coroutine function, and is needed for an asynchronous client (`trio.run`;
-    `lambda main: asyncio.run(main())`).
+    `run` runs a coroutine function to its end, and is needed for an asynchronous client: `trio.run`, `asyncio.run`, or
+    a function of your own such as `lambda main: asyncio.run(main(), debug=True)`.
 
-    `within(client, message, seconds)` asks with a deadline and raises TimeoutError; by default it is
-    `client.request(message, timeout=seconds)`. In an asynchronous runtime it is how the cases cancel a request.
+    `within(client, message, seconds)` asks with a deadline and raises TimeoutError. By default it is
+    `client.request(message, timeout=seconds)` where `request` takes a `timeout`; on asyncio and trio, it cancels the
+    request. Other runtimes have to bring it.
 
     `together(functions)` runs functions without arguments at once, and returns when all have returned; those of an
     asynchronous client are coroutine functions. By default they run in threads where the client blocks, in tasks on
@@ -102,6 +116,9 @@ def check_client(
     connections, the case fails, and the error says where the client hangs; its thread, if that still hangs, is left
     behind. Event loops that have to run in the caller's own thread need `thread=False`: then a client which does
     not notice the end of its connection hangs for ever.
+
+    Raises TypeError, with a sentence that says which, when the client needs a `run` or a `within` that was not given,
+    or when `run` does not run what it is given.
     """
     passed: list[str] = []
     left_out: dict[str, str] = {}
@@ -109,18 +126,24 @@ def check_client(
         if cases is None and when_ready is None and "when_ready" in case.needs:
             left_out[case.name] = "`when_ready` was not given"
             continue
-        attempt = _Attempt(case, make_client, run or run_blocking, within or _within, together, when_ready)
+        attempt = _Attempt(case, make_client, run, within, together, when_ready)
         with _stage(case, address, deadline) as stage:
             try:
                 attempt.carry_out(stage, deadline, thread=thread)
+            except Misused as exc:
+                raise TypeError(str(exc)) from exc.__cause__
             except Exception as exc:
                 raise AssertionError(_failure(case, exc, stage)) from exc
         passed.append(case.name)
     return ClientReport(tuple(passed), left_out)
 
 
-def _within(client: Any, message: Any, seconds: float) -> Any:
-    return client.request(message, timeout=seconds)
+def _runner(run: Run | None) -> Run:
+    """What runs a coroutine function. `run` of these modules runs a coroutine."""
+    runs_coroutines = [vars(sys.modules[name]).get("run") for name in ("asyncio", "uvloop") if name in sys.modules]
+    if run is None or run not in runs_coroutines:
+        return run or run_blocking
+    return lambda main: run(main())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 @attrs.frozen
@@ -169,19 +192,26 @@ class _Attempt:
 
     case: ClientCase
     make_client: MakeClient
-    run: Run
-    within: Within
+    run: Run | None
+    within: Within | None
     together: Together | None
     when_ready: WhenReady | None
     error: BaseException | None = None
+    # Whether the case was carried out, to its end or until something went wrong.
+    over: bool = False
+    # Whether what makes the client is awaited.
+    awaited: bool = False
 
     def carry_out(self, stage: _Stage, deadline: float, *, thread: bool) -> None:
         """Carry the case out within `deadline` seconds. Raises what went wrong."""
 
-        def main() -> Coroutine[Any, Any, None]:
-            made = None if "when_ready" in self.case.needs else self.make_client(stage.address)
-            redial = self._redialler(stage.address)
-            return carry_out(self.case, made, stage.guest, self.within, self.together, redial)
+        async def main() -> None:
+            try:
+                made = None if "when_ready" in self.case.needs else self._noted(self.make_client(stage.address))
+                redial = self._redialler(stage.address)
+                await carry_out(self.case, made, stage.guest, self.within, self.together, redial)
+            finally:
+                self.over = True
 
         (self._in_thread if thread else self._here)(main, stage.end, deadline)
         if self.error is not None:
@@ -191,7 +221,12 @@ class _Attempt:
 
     def _redialler(self, address: Address) -> Callable[[float], Any] | None:
         when_ready = self.when_ready
-        return None if when_ready is None else lambda seconds: when_ready(address, seconds)
+        return None if when_ready is None else lambda seconds: self._noted(when_ready(address, seconds))
+
+    def _noted(self, made: Any) -> Any:
+        """Return `made`, which makes a client, and note whether it is awaited."""
+        self.awaited = hasattr(type(made), "__aenter__") or inspect.isawaitable(made)
+        return made
 
     def _in_thread(
         self, main: Callable[[], Coroutine[Any, Any, None]], end: Callable[[], None], deadline: float
@@ -223,16 +258,29 @@ class _Attempt:
 
     def _run(self, main: Main) -> None:
         try:
-            self.run(main)
+            _runner(self.run)(main)
         except BaseException as exc:  # noqa: BLE001  (raised again where `check_client` was called)
             self.error = exc
+        if text := self._misuse():
+            misuse = Misused(text)
+            misuse.__cause__, self.error = self.error, misuse
+
+    def _misuse(self) -> str:
+        """What was wrong with `run`; "" where nothing was."""
+        if not isinstance(self.error, Exception | None):
+            return ""
+        if not self.over:
+            return RUNS_NOTHING
+        # Without their loop, asyncio, trio and others raise a RuntimeError when a client begins.
+        lacks_loop = self.run is None and self.awaited and isinstance(self.error, RuntimeError)
+        return NEEDS_RUN if lacks_loop else ""
 
 
 async def carry_out(
     case: ClientCase,
     made: Any,
     guest: Any,
-    within: Within = _within,
+    within: Within | None = None,
     together: Together | None = None,
     when_ready: Callable[[float], Any] | None = None,
 ) -> None:
@@ -246,6 +294,12 @@ async def carry_out(
             raise AssertionError(_lacks("when_ready", ABILITIES["when_ready"]))
         made = when_ready(DEADLINE)
     async with _client(made) as client:
+        within = within or default_within(client)
+        if within is None:
+            raise Misused(
+                "the client's `request` takes no `timeout`: `check_client` needs `within(client, message, seconds)`, "
+                "which gives up a request that is late; it has one of its own for asyncio and trio alone"
+            )
         await _check(case, Bench(client, guest, within, together, when_ready))
 
 
