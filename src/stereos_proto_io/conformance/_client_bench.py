@@ -129,6 +129,10 @@ class Bench:
         """Expect that the connection has ended. A question is asked: a change that was still sent would be unknown."""
         await self.fails(ConnectionLost, lambda: self.client.request(GetHealth()))
 
+    async def dial_again(self, seconds: float) -> Any:
+        """Dial until the guest is ready, and return the client."""
+        return await result(None if self.when_ready is None else self.when_ready(seconds))
+
     # -- several callers -----------------------------------------------------------------------------------
 
     async def together(self, *functions: Callable[[], Awaitable[Any]]) -> list[Any]:

@@ -12,11 +12,13 @@ from stereos_proto import (
     CustomRequest,
     GetHealth,
     Health,
+    InjectSecret,
     Lifecycle,
     LineTooLong,
     Mount,
     Ping,
     Pong,
+    ProvisionPlan,
     Request,
     RequestFailed,
     RequestTimeout,
@@ -366,6 +368,21 @@ def quotes_the_secret(end: End) -> None:
     end.line()
     end.send(ack("inject_secret", f"cannot store {SECRET} at all"))
     end.answer_rest()
+
+
+def quotes_the_secret_of_another(end: End) -> None:
+    """Refuse mounts with the secret of a plan in the text."""
+    for line in end.rest():
+        end.send(ack("mount", f"{SECRET}: no such share") if b'"mount"' in line else answer(line))
+
+
+@scripted(quotes_the_secret_of_another, needs="provision")
+async def a_secret_that_the_guest_quotes_is_hidden_in_the_report(bench: Bench) -> None:
+    plan = ProvisionPlan(mounts=(Mount("t", "/workspace", "9p"),), secrets=(InjectSecret("A", SECRET),))
+    report = await result(bench.client.provision(plan))
+    expect("the steps", [step.status.value for step in report.steps], ["refused", "done"])
+    shown = f"{report} {report!r} {report.steps[0].error!r}"
+    expect("whether the report shows the secret", SECRET in shown, False)
 
 
 @scripted(quotes_the_secret, needs="inject_secret")

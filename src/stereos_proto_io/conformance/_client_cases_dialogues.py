@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from stereos_proto import (
@@ -14,6 +15,8 @@ from stereos_proto import (
     NotReady,
     Ping,
     Pong,
+    ProvisionPlan,
+    RemoteProtocolError,
     encode,
 )
 from stereos_proto.dialogues import READY_STATES, Backoff, Send, Sleep
@@ -40,6 +43,15 @@ async def without_time_nothing_is_sent(bench: Bench) -> None:
         return (yield Send(_MOUNT))
 
     await bench.fails(TimeoutError, lambda: bench.client.run(dialogue(), timeout=0), exact=False)
+    expect("ping", await bench.ask(Ping()), Pong())
+    expect("what the guest got", bench.guest.types(), ["ping"])
+
+
+@scripted(answers_all, needs="provision.timeout wait_ready")
+async def plans_and_waits_without_time_send_nothing(bench: Bench) -> None:
+    report = await result(bench.client.provision(ProvisionPlan(mounts=(_MOUNT,)), timeout=0))
+    expect("the step of a plan without time", [step.status.value for step in report.steps], ["not sent"])
+    await bench.fails(NotReady, lambda: bench.client.wait_ready(timeout=0), what="wait_ready")
     expect("ping", await bench.ask(Ping()), Pong())
     expect("what the guest got", bench.guest.types(), ["ping"])
 
@@ -202,6 +214,29 @@ def is_there_the_third_time(end: End) -> None:
 async def a_guest_is_dialled_again_until_it_is_there(bench: Bench) -> None:
     expect("ping", await bench.ask(Ping()), Pong())
     expect("what the guest was asked", bench.guest.types(), ["get_health", "get_health", "ping"])
+
+
+def boots_for_ever_the_second_time(end: End) -> None:
+    """Answer on the first connection, and be booting on all others."""
+    for line in end.rest():
+        end.send(encode(Health(LifecycleState.BOOTING)) if end.number else answer(line))
+
+
+@scripted(boots_for_ever_the_second_time, needs="when_ready")
+async def dialling_keeps_its_timeout(bench: Bench) -> None:
+    error = await bench.fails(NotReady, partial(bench.dial_again, 0.5))
+    expect("the last state", error.last_state, "booting")
+
+
+def is_no_guest_the_second_time(end: End) -> None:
+    """Answer on the first connection, and with what is no JSON on all others."""
+    for line in end.rest():
+        end.send(b"220 mail.example ESMTP\n" if end.number else answer(line))
+
+
+@scripted(is_no_guest_the_second_time, needs="when_ready")
+async def dialling_what_is_no_guest_ends(bench: Bench) -> None:
+    await bench.fails(RemoteProtocolError, partial(bench.dial_again, _LONG), exact=False)
 
 
 def shakes_hands_late(end: End) -> None:

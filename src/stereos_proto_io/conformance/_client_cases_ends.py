@@ -16,6 +16,9 @@ from stereos_proto import (
     OutcomeUnknown,
     Ping,
     Pong,
+    ProvisionPlan,
+    ProvisionReport,
+    RequestTimeout,
     SetConfig,
     StereosError,
 )
@@ -106,6 +109,13 @@ async def a_lost_change_is_unknown_when_others_wait_too(bench: Bench) -> None:
 _LOST: Final = ["OutcomeUnknown", "ConnectionLost", "OutcomeUnknown"]
 
 
+@scripted(goes_after_three, needs="request_many")
+async def a_lost_flight_tells_its_first_loss(bench: Bench) -> None:
+    secret = InjectSecret("A", SECRET)
+    error = await bench.fails(OutcomeUnknown, lambda: bench.client.request_many([secret, GetHealth(), _MOUNT]))
+    expect("`request` of the error", error.request, secret)
+
+
 @scripted(goes_after_three, needs="run")
 async def the_lost_of_one_flight_are_told_apart(bench: Bench) -> None:
     outcomes = await result(bench.client.run(_flight(_MOUNT, GetHealth(), _MOUNT)))
@@ -181,10 +191,11 @@ async def each_verb_keeps_its_timeout(bench: Bench) -> None:
         method = getattr(bench.client, verb)
         if takes(method, "timeout"):
             call = partial(method, *arguments, timeout=SOON)
-            await bench.fails(TimeoutError, call, exact=False, what=f"{verb} with a timeout")
+            error = await bench.fails(RequestTimeout, call, exact=False, what=f"{verb} with a timeout")
+            expect(f"`sent` of the error of {verb}", error.sent, True)
     if takes(bench.client.notifications, "timeout"):
         news = iter(bench.client.notifications(timeout=SOON))
-        await bench.fails(TimeoutError, partial(next, news), exact=False, what="notifications with a timeout")
+        await bench.fails(RequestTimeout, partial(next, news), exact=False, what="notifications with a timeout")
 
 
 @scripted(never_answers, needs="together")
@@ -196,6 +207,29 @@ async def closing_wakes_a_caller_that_waits(bench: Bench) -> None:
     asked = (Ping(), _MOUNT)
     outcomes = await bench.together(*(lambda m=message: bench.ask(m) for message in asked), close)
     expect("what became of ping and mount", _outcomes(outcomes), ["ConnectionLost", "OutcomeUnknown", "NoneType"])
+
+
+@scripted(never_answers, needs="together provision")
+async def closing_ends_a_plan_with_its_report(bench: Bench) -> None:
+    plan = ProvisionPlan(mounts=(_MOUNT, _MOUNT), config="")
+
+    async def close() -> None:
+        await bench.until(lambda: len(bench.guest.received) == 2)
+        await bench.close()
+
+    report, _ = await bench.together(lambda: result(bench.client.provision(plan)), close)
+    found = [step.status.value for step in report.steps] if isinstance(report, ProvisionReport) else report
+    expect("the steps when the client is closed", found, ["unknown", "unknown", "not sent"])
+
+
+@scripted(never_answers, needs="together shutdown")
+async def closing_makes_a_shutdown_unknown(bench: Bench) -> None:
+    async def close() -> None:
+        await bench.until(lambda: len(bench.guest.received) == 1)
+        await bench.close()
+
+    outcomes = await bench.together(lambda: result(bench.client.shutdown()), close)
+    expect("what became of shutdown", _outcomes(outcomes), ["OutcomeUnknown", "NoneType"])
 
 
 @scripted(never_answers, needs="together notifications")

@@ -31,6 +31,7 @@ from stereos_proto import (
     UnexpectedReply,
 )
 from stereos_proto.dialogues import READY_STATES
+from stereos_proto_io.guest.simulator import OLD_TYPES
 
 from ._client_bench import Bench, expect, result
 from ._client_case import simulated
@@ -39,6 +40,8 @@ from ._client_wire import SECRET
 _MOUNT = Mount("t", "/workspace", "9p")
 #: Seconds of a wait that is over at once.
 _A_WHILE: Final = 5.0
+#: Seconds that are more than any case has.
+_LONG: Final = 60.0
 _KEY: Final = "ssh-ed25519 AAAA x"
 _CONFIG: Final = '[network]\nmode = "nat"\n'
 
@@ -77,14 +80,14 @@ async def verbs(bench: Bench) -> None:
     expect("the agents", health.agents, (AgentStatus("a", True),))
     for verb, arguments, _ in _CHANGES:
         expect(verb, await result(getattr(client, verb)(*arguments)), Ack(verb, True))
-    # Not shown as a part of its request.
+    # Neither is shown as a part of its request.
+    expect("the guest's config", guest.config, "x = 1\n")
     expect("the guest's secrets", [secret.value for secret in guest.secrets.values()], [SECRET])
     for verb, _, message in _CHANGES:
         # Whole: a client that drops or changes an argument gets the same ack.
         expect(f"what {verb} sent", _of_type(guest, message), [message])
     ready = await result(client.wait_ready(agents=["a"]))
     expect("whether the guest is ready after wait_ready", ready.state in READY_STATES, True)
-    expect("the guest's config", guest.config, "x = 1\n")
     expect("the guest's mount", guest.mounts[0].guest_path, "/workspace")
 
 
@@ -147,6 +150,12 @@ async def each_verb_tells_its_refusal(bench: Bench) -> None:
         error = await bench.fails(RequestFailed, partial(getattr(bench.client, verb), *arguments), what=verb)
         expect(f"the guest's words on {verb}", error.error, "not now")
         expect(f"`request` of the error of {verb}", error.request, message)
+
+
+@simulated("deny:not now@ping")
+async def a_refusal_says_which_guest_it_was(bench: Bench) -> None:
+    error = await bench.fails(RequestFailed, lambda: bench.client.request(Ping()))
+    expect("whether `guest` of the error is a label", bool(error.guest), True)
 
 
 @simulated(needs="request_many")
@@ -280,6 +289,9 @@ async def provisioning(bench: Bench) -> None:
     # The first request on a stream without connections is the resynchronisation.
     got = [request for request in bench.guest.requests if not isinstance(request, CustomRequest)]
     expect("what the guest got", [type(request) for request in got], [type(request) for request in plan.requests])
+    # Neither is shown as a part of its request.
+    expect("the guest's config", bench.guest.config, _CONFIG)
+    expect("the guest's secrets", [secret.value for secret in bench.guest.secrets.values()], [SECRET])
     for request, planned in zip(got, plan.requests, strict=True):
         expect(f"the {planned.type} that the guest got", request, planned)
     expect("the steps that were told", _statuses(seen), statuses)
@@ -322,6 +334,19 @@ async def a_plan_whose_guest_goes(bench: Bench) -> None:
     expect("the steps when the guest goes", _statuses(report.steps), ["unknown", "not sent"])
     expect("the class of the first step's error", type(report.steps[0].error), OutcomeUnknown)
     expect("the guest's config", bench.guest.config, None)
+
+
+class _Mistake(Exception):
+    """What a callback of the caller's raises."""
+
+
+@simulated(needs="provision.on_step")
+async def what_on_step_raises_comes_out(bench: Bench) -> None:
+    def raises(_step: ProvisionStep) -> None:
+        raise _Mistake
+
+    await bench.fails(_Mistake, lambda: bench.client.provision(_PLAN, on_step=raises), what="provision")
+    expect("ping afterwards", await bench.ask(Ping()), Pong())
 
 
 @simulated(needs="provision")
@@ -388,6 +413,17 @@ async def a_wait_is_for_all_agents_that_were_named(bench: Bench) -> None:
         expect("`agents_wanted` of the error", error.agents_wanted, tuple(agents))
     health = await result(bench.client.wait_ready(agents=["a"], timeout=_A_WHILE))
     expect("the agents after wait_ready", len(health.agents), 2)
+
+
+@simulated(types=OLD_TYPES, needs="wait_ready")
+async def a_wait_for_a_guest_without_health_ends(bench: Bench) -> None:
+    await bench.fails(NotReady, partial(bench.client.wait_ready, timeout=_LONG))
+
+
+@simulated("deny:busy@get_health#1", needs="wait_ready")
+async def a_wait_goes_on_after_a_refusal(bench: Bench) -> None:
+    health = await result(bench.client.wait_ready(timeout=_A_WHILE))
+    expect("whether the guest is ready", health.state in READY_STATES, True)
 
 
 @simulated("garbage", ends=True, needs="wait_ready")

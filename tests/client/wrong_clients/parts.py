@@ -6,7 +6,16 @@ import time
 
 import trio
 
-from stereos_proto import ConnectError, ConnectionLost, HostSession, Step, Turns, Waiter
+from stereos_proto import (
+    ConnectError,
+    ConnectionLost,
+    HostSession,
+    NotReady,
+    RemoteProtocolError,
+    Step,
+    Turns,
+    Waiter,
+)
 from stereos_proto._mailbox import Mailbox, wake
 from stereos_proto_io import asyncio as asyncio_driver
 from stereos_proto_io import blocking
@@ -190,6 +199,35 @@ def dials_once(patch):
         client = blocking.connect(address, timeout=seconds)
         client.wait_ready()
         return client
+
+    return blocking.connect, when_ready
+
+
+@wrong("dialling_keeps_its_timeout")
+def dials_for_any_answer(patch):
+    """Dialling until the guest is ready ends at a guest that boots."""
+
+    def when_ready(address, seconds):
+        client = blocking.connect(address, timeout=seconds)
+        client.get_health()
+        return client
+
+    return blocking.connect, when_ready
+
+
+@wrong("dialling_what_is_no_guest_ends")
+def dials_what_is_no_guest(patch):
+    """Dialling until the guest is ready goes on where something else answers."""
+
+    def when_ready(address, seconds):
+        deadline = time.monotonic() + min(seconds, 2)
+        while True:
+            try:
+                return blocking.connect_when_ready(address, timeout=seconds)
+            except RemoteProtocolError as exc:
+                if time.monotonic() > deadline:
+                    raise NotReady(str(exc)) from exc
+                time.sleep(0.05)
 
     return blocking.connect, when_ready
 

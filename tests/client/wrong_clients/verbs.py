@@ -1,5 +1,6 @@
 """Clients whose verbs are wrong: what they send, what they return, what they raise."""
 
+import contextlib
 import threading
 
 import attrs
@@ -213,6 +214,34 @@ class WaitsForEver(Client):
         return self.client.wait_ready(timeout=60, **options)
 
 
+@wrong("plans_and_waits_without_time_send_nothing")
+class ProvisionsWithoutTime(Client):
+    """A timeout of 0 counts as none for `provision`."""
+
+    def provision(self, plan, timeout=None):
+        return self.client.provision(plan, timeout=timeout or None)
+
+
+@wrong("plans_and_waits_without_time_send_nothing")
+class LooksWithoutTime(Client):
+    """`wait_ready` asks once before it looks at its timeout."""
+
+    def wait_ready(self, timeout=None):
+        return self.client.wait_ready(timeout=max(timeout, 1))
+
+
+@wrong("each_verb_keeps_its_timeout")
+class ForgetsThatItSent(Client):
+    """The timeout of a verb does not tell that its request was sent."""
+
+    def mount(self, *arguments, timeout=None):
+        try:
+            return self.client.mount(*arguments, timeout=timeout)
+        except RequestTimeout as exc:
+            exc.sent = False
+            raise
+
+
 @wrong("each_verb_keeps_its_timeout")
 class PingsForEver(Client):
     """`ping` ignores its timeout."""
@@ -393,6 +422,17 @@ class BlamesAnotherRequest(Client):
             raise RequestFailed(GetHealth(), exc.error) from None
 
 
+@wrong("a_refusal_says_which_guest_it_was")
+class NamesNoGuest(Client):
+    """RequestFailed does not say which guest refused."""
+
+    def request(self, message, **options):
+        try:
+            return self.client.request(message, **options)
+        except RequestFailed as exc:
+            raise RequestFailed(exc.request, exc.error) from None
+
+
 @wrong("health_is_told_whole")
 class ForgetsTheUptime(Client):
     """`get_health` drops the uptime."""
@@ -554,6 +594,17 @@ class PassesOnWhatTheGuestQuotes(Client):
             raise
 
 
+@wrong("a_secret_that_the_guest_quotes_is_hidden_in_the_report")
+class ReportsWhatTheGuestQuotes(Client):
+    """The report of `provision` shows the guest's words as they came."""
+
+    def provision(self, plan):
+        report = self.client.provision(plan)
+        for step in report.failed:
+            step.error.error = step.error.error.replace("[redacted]", plan.secrets[0].value)
+        return report
+
+
 @wrong("guest_goes_while_a_change_is_open")
 class KnowsTheOutcome(Client):
     """A change whose reply was lost is reported as not carried out."""
@@ -632,6 +683,52 @@ class LosesTheReport(Client):
         return report
 
 
+@wrong("closing_ends_a_plan_with_its_report")
+class LosesTheReportOfAClosedClient(Client):
+    """`provision` raises when the client is closed, and its report is lost."""
+
+    def provision(self, plan):
+        report = self.client.provision(plan)
+        if self.client._session.closed:
+            raise ConnectionLost("it was closed")
+        return report
+
+
+@wrong("closing_makes_a_shutdown_unknown")
+class TakesItsOwnEndForAShutdown(Client):
+    """A shutdown whose client was closed counts as one whose ack was lost."""
+
+    def shutdown(self, reason=""):
+        try:
+            return self.client.shutdown(reason)
+        except OutcomeUnknown:
+            return None
+
+
+@wrong("a_lost_flight_tells_its_first_loss")
+class TellsTheLastLoss(Client):
+    """`request_many` raises for the last request that has no reply."""
+
+    def request_many(self, messages):
+        try:
+            return self.client.request_many(messages)
+        except OutcomeUnknown as exc:
+            exc.request = messages[-1]
+            raise
+
+
+@wrong("what_on_step_raises_comes_out")
+class SwallowsMistakes(Client):
+    """`provision` ignores what `on_step` raises."""
+
+    def provision(self, plan, on_step):
+        report = self.client.provision(plan)
+        for step in report.steps:
+            with contextlib.suppress(Exception):
+                on_step(step)
+        return report
+
+
 @wrong("a_plan_after_the_end")
 class ReportsOnNothing(Client):
     """`provision` returns a report although the connection had ended before."""
@@ -649,6 +746,27 @@ class WaitsForTheDead(Client):
 
     def wait_ready(self, timeout=None):
         return self.client.wait_ready([*READY_STATES, "shutdown"], agents=["never"], timeout=timeout)
+
+
+@wrong("a_wait_for_a_guest_without_health_ends")
+class WaitsForAnOldGuest(Client):
+    """`wait_ready` waits on for a guest that knows no health reports."""
+
+    def wait_ready(self, timeout=None):
+        while True:
+            try:
+                return self.client.wait_ready(timeout=timeout)
+            except NotReady:
+                threading.Event().wait(0.02)
+
+
+@wrong("a_wait_goes_on_after_a_refusal")
+class GivesUpAfterARefusal(Client):
+    """`wait_ready` gives up when the guest refuses to tell its health."""
+
+    def wait_ready(self, timeout=None):
+        self.client.get_health()
+        return self.client.wait_ready(timeout=timeout)
 
 
 @wrong("a_wait_ends_with_the_connection")
