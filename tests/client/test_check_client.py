@@ -432,6 +432,15 @@ def test_what_runs_nothing_is_no_way_to_run(make, run):
         check_client(make, run=run, cases=client_cases()[:1])
 
 
+def test_callers_that_were_not_run_are_noticed():
+    """Several cases expect that nothing comes of their callers."""
+    for together in (lambda _functions: None, lambda functions: functions[0]()):
+        with pytest.raises(
+            TypeError, match=r"^`together` returned before all functions that it was given had returned$"
+        ):
+            check_client(Client, together=together, cases=[CASES["many_callers"]])
+
+
 class TakesNoTimeout(Client):
     def request(self, message):
         return self.client.request(message)

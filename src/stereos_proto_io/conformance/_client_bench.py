@@ -17,6 +17,9 @@ from stereos_proto.dialogues import Sleep
 
 from ._client_wire import SECRET, without_secret
 
+#: The outcome of a function that has not returned.
+_OPEN: Final = object()
+
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 Within = Callable[[Any, Request, float], Any]
 Together = Callable[[list[Callable[[], Any]]], Any]
@@ -137,7 +140,7 @@ class Bench:
 
     async def together(self, *functions: Callable[[], Awaitable[Any]]) -> list[Any]:
         """Run coroutine functions at once; return what each returned or raised, in order."""
-        outcomes: list[Any] = [None] * len(functions)
+        outcomes: list[Any] = [_OPEN] * len(functions)
 
         def caller(index: int, function: Callable[[], Awaitable[Any]]) -> Callable[[], Any]:
             async def call() -> None:
@@ -153,6 +156,8 @@ class Bench:
         for outcome in outcomes:
             if isinstance(outcome, AssertionError):
                 raise outcome
+        if _OPEN in outcomes:
+            raise Misused("`together` returned before all functions that it was given had returned")
         return outcomes
 
     async def until(self, condition: Callable[[], bool]) -> None:

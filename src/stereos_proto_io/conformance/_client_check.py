@@ -118,7 +118,7 @@ def check_client(
     not notice the end of its connection hangs for ever.
 
     Raises TypeError, with a sentence that says which, when the client needs a `run` or a `within` that was not given,
-    or when `run` does not run what it is given.
+    or when `run` or `together` does not run what it is given.
     """
     passed: list[str] = []
     left_out: dict[str, str] = {}
