@@ -189,6 +189,15 @@ def test_cases_can_be_left_out_by_what_they_need():
         client_cases(without=["telepathy", "notification", "run"])
 
 
+def test_without_a_verb_its_options_are_left_out_too():
+    for case in client_cases(without=["wait_ready", "mount"]):
+        assert not any(word.startswith(("wait_ready", "mount")) for word in case.needs)
+    left_out = {*CASES} - {case.name for case in client_cases(without=["wait_ready.states"])}
+    assert left_out == {"a_wait_is_for_the_states_that_were_named", "a_wait_is_for_no_other_state"}
+    with pytest.raises(ValueError, match=r"^no case needs wait_ready\.stats$"):
+        client_cases(without=["wait_ready.stats"])
+
+
 def test_what_needs_redialling_is_left_out_where_the_client_cannot():
     cases = client_cases()
     assert any("when_ready" in case.needs for case in cases)

@@ -21,18 +21,22 @@ def client_cases(*, ends: bool = True, scripted: bool = True, without: Iterable[
     """Return the cases of `check_client`.
 
     Without `ends`: those alone that a stream without connections can be put through (§9). Without `scripted`: those
-    alone whose guest is a simulator. `without` are verbs that the client lacks (`"notifications"`), options
-    that its verbs lack (`"wait_ready.states"`), and abilities: `"together"` (several callers at once), `"when_ready"`
+    alone whose guest is a simulator. `without` are verbs that the client lacks (`"notifications"`), options that
+    its verbs lack (`"wait_ready.states"`), and abilities: `"together"` (several callers at once), `"when_ready"`
     (dialling until the guest is ready), `"unix"` and `"hybrid"` (dialling such an address). Cases that need them are
-    left out. Raises ValueError for a word that no
-    case needs.
+    left out. Raises ValueError for a word that no case needs.
     """
     lacking = frozenset([without] if isinstance(without, str) else without)
-    unknown = lacking.difference(*(case.needs for case in _CASES))
+    unknown = lacking.difference(*map(_words, _CASES))
     if unknown:
         raise ValueError(f"no case needs {', '.join(sorted(unknown))}")
     return tuple(
         case
         for case in _CASES
-        if (ends or not case.ends) and (scripted or case.script is None) and not lacking & case.needs
+        if (ends or not case.ends) and (scripted or case.script is None) and not lacking & _words(case)
     )
+
+
+def _words(case: ClientCase) -> frozenset[str]:
+    """What the case needs, and the verbs whose options it needs."""
+    return case.needs | {word.partition(".")[0] for word in case.needs}
