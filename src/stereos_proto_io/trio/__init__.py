@@ -30,9 +30,9 @@ Result = TypeVar("Result")
 class Client(FdClient):
     """A connection to a guest (§3). `connect` or `Client.attach` make one; `aclose` it, or use it in `async with`.
 
-    `Client.attach` takes a `trio.abc.Stream`, or a socket of trio or of the standard library. A socket is looked at before
-    a change is sent, so a change to a guest that has ended an idle connection is known to be not sent. Over another
-    stream its outcome is unknown.
+    `Client.attach` takes a `trio.abc.Stream`, or a socket of trio or of the standard library. A socket is looked at
+    before a change is sent, so a change to a guest that has ended an idle connection is known to be not sent. Over
+    another stream its outcome is unknown.
     """
 
     def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
