@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -11,14 +12,17 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
 from cli.fleets import Flapping, fleet, keep_guest, keep_state, reporting
 from cli.test_commands import check
-from cli_harness import CLEAN_ENV, COMMAND, piped, plain, resize, run_cli, run_process, terminal
-from stereos_proto import AgentStatus, Health, Lifecycle, LifecycleState
+from cli_harness import CLEAN_ENV, COMMAND, PATIENCE, piped, plain, resize, run_cli, run_process, terminal
+from stereos_proto import AgentStatus, GetHealth, Health, Lifecycle, LifecycleState, Pong, RequestTimeout
 from stereos_proto_io import UnixSocket
+from stereos_proto_io.cli._contact_asyncio import turn
+from stereos_proto_io.cli._deadline import Deadline
 from stereos_proto_io.cli._errors import EXIT_CODES, worst
 from stereos_proto_io.testing import simulated_guest
 
@@ -253,6 +257,45 @@ def test_guests_are_asked_at_the_same_time_and_no_more_than_the_bound(tmp_path, 
     assert together < in_turn
 
 
+@pytest.mark.parametrize("command", ["watch -i 0.02 --jsonl", "ping -c 0 -i 0.02 -o jsonl", "ls -w -o jsonl"])
+def test_what_goes_on_forever_gets_round_to_every_guest(command, tmp_path):
+    """However few are asked at the same time."""
+    asked, most, lock = [], [], threading.Lock()
+
+    def handler(name, request):
+        with lock:
+            asked.append(name)
+            most.append(len(asked))
+        time.sleep(0.005)
+        with lock:
+            asked.remove(name)
+        seen.add(name)
+        return Health("ready") if isinstance(request, GetHealth) else Pong()
+
+    seen, names = set(), "abc"
+    with ExitStack() as stack:
+        for name in names:
+            keep_guest(tmp_path, name, stack.enter_context(reporting(partial(handler, name))).address)
+        which = [] if command.startswith("ls") else ["--all"]
+        words = [*command.split(), *which, "--parallel", "1"]
+        with piped(*words, env={"MB_CONFIG_DIR": str(tmp_path)}) as process:
+            end = time.monotonic() + PATIENCE
+            while len(seen) < len(names) and time.monotonic() < end:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=PATIENCE)
+    assert (seen, max(most)) == (set(names), 1)
+
+
+def test_a_guest_that_gets_no_turn_in_time_is_late():
+    async def wait():
+        async with turn(asyncio.Semaphore(0), Deadline.after(0.01)):
+            raise AssertionError("there is no place")
+
+    with pytest.raises(RequestTimeout, match="before it was the guest's turn"):
+        asyncio.run(wait())
+
+
 @pytest.fixture
 def some_in_a_state(tmp_path):
     """A guest that is healthy, one that is ready, an old one; and two that are not there."""
@@ -433,7 +476,11 @@ def test_no_guest_is_begun_after_so_many_failures(tmp_path, cli):
         assert [bool(guest.simulator.requests) for guest in guests.values()] == [True] * 3 + [False] * 3
     document = json.loads(result.out)
     check(document, "many")
-    assert [each["error"] and each["error"]["kind"] for each in document] == [None] * 3 + ["NotBegun"] * 3
+    assert [each["error"] and each["error"]["kind"] for each in document] == [
+        None,
+        *["RequestFailed"] * 2,
+        *["NotBegun"] * 3,
+    ]
     assert [each["error"]["sent"] for each in document[3:]] == [False] * 3
     assert "3 not begun, 2 said no, 1 done" in result.err
 
@@ -458,6 +505,90 @@ def test_what_is_known_of_each_guest_is_shown_after_ctrl_c(tmp_path):
     assert "interrupted while" in out
     assert "3 guests: 2 done, 1 interrupted" in err
     assert guests["b"].simulator.requests
+
+
+# ------------------------------------------------------------------------------- what is negative about a result
+
+
+def test_a_table_says_why_there_were_no_more_pings(tmp_path, cli):
+    with fleet(tmp_path, {"a": {"faults": ["garbage@ping#2"]}, "b": {}}):
+        words = ("ping", "--all", "-c", "3", "-i", "0")
+        table = cli(*words)
+    assert table.code == 4
+    assert "sent a line that is not JSON" in next(line for line in table.out.splitlines() if "a  " in line)
+    with fleet(tmp_path / "tty", {"a": {"faults": ["garbage@ping#2"]}, "b": {}}):
+        narrow = cli(*words, tty=True, columns=50, env={"MB_CONFIG_DIR": str(tmp_path / "tty")})
+    assert "sent a line that is not JSON" in " ".join(plain(narrow.out).split()), "below the table"
+
+
+REASONS = {
+    "ping -c 2 -i 0": ("garbage@ping#2", 4, "MalformedLine", "sent a line that is not JSON", None),
+    "provision JCARD": ("deny:no such share@mount", 1, "RequestFailed", "no such share", True),
+}
+
+
+@pytest.mark.parametrize("which", ["--vm a", "--all"])
+@pytest.mark.parametrize("command", REASONS)
+def test_a_template_says_what_is_negative_about_a_result(command, which, tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    fault, code, kind, reason, _sent = REASONS[command]
+    words = command.replace("JCARD", str(tmp_path / "j.toml")).split()
+    with fleet(tmp_path, {"a": {"faults": [fault]}}):
+        result = cli(*words, *which.split(), "-o", "template={code}|{kind}|{error}|{result}")
+    assert result.code == code
+    first, *rest = result.out.rstrip("\n").split("|")
+    assert (first, rest[0], reason in rest[1], bool(rest[2])) == (str(code), kind, True, True), result
+
+
+@pytest.mark.parametrize("command", REASONS)
+def test_a_row_of_json_has_the_error_of_a_negative_result(command, tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    fault, code, kind, reason, sent = REASONS[command]
+    words = command.replace("JCARD", str(tmp_path / "j.toml")).split()
+    with fleet(tmp_path, {"a": {"faults": [fault]}}):
+        (row,) = json.loads(cli(*words, "--all", "--json").out)
+    check([row], "many")
+    assert (row["ok"], row["code"], row["error"]["kind"], row["error"]["sent"]) == (False, code, kind, sent)
+    assert reason in row["error"]["error"]
+    assert row["result"] is not None
+
+
+def test_a_negative_result_that_says_why_itself_is_no_error(guests, cli):
+    rows = json.loads(cli("agents", "--all", "--json").out)
+    assert [(row["guest"], row["code"], row["error"]) for row in rows if not row["ok"]] == [("db", 1, None)]
+    template = cli("agents", "--vm", "db", "-o", "template={code}|{kind}|{error}|{result}")
+    assert template.out == "1|||1 of 2 agents running; not: tester\n"
+
+
+def test_wide_hides_nothing_of_a_single_guest(tmp_path, cli):
+    (tmp_path / "j.toml").write_text(JCARD)
+    with fleet(tmp_path, {"a": {"faults": ["deny:no@mount"]}}):
+        assert "pong from a" in cli("ping", "--vm", "a", "-o", "wide").out
+        provisioned = cli("provision", str(tmp_path / "j.toml"), "--vm", "a", "-o", "wide")
+    assert "✗ mount share0 at /workspace" in provisioned.out, provisioned
+    assert "✓ secret TOKEN" in provisioned.out
+
+
+def test_the_guests_are_found_once(tmp_path, cli, monkeypatch):
+    """A machine that starts while the plan is read is not meant."""
+    with fleet(tmp_path, {"a": {}, "b": {}, "late": {}}) as guests:
+        keep_state(tmp_path, "old", {"backend": "qemu", "vsock_port": 0})
+        state = tmp_path / "vms" / "late" / "state.json"
+        kept = state.read_text()
+        state.unlink()
+
+        def read(_source, *_instead):
+            state.write_text(kept)
+            return JCARD
+
+        monkeypatch.setattr("stereos_proto_io.cli._provision.read_text", read)
+        result = cli("provision", "-", "--all")
+        secret = cli("secret", "set", "TOKEN", "--all", stdin=b"value")
+        assert not any(request.type == "mount" for request in guests["late"].simulator.requests)
+    assert (result.code, secret.code) == (0, 0), result
+    assert "late" not in result.all
+    assert result.err.count("left out, as stopped: old") == 1
+    assert secret.err.count("left out, as stopped: old") == 1
 
 
 # ------------------------------------------------------------------------------------------- hostile, narrow

@@ -128,7 +128,9 @@ def test_an_interrupted_provisioning_of_many_guests_has_all_reports(flags, numbe
     if flags:
         document = json.loads(out)
         check(document, "many")
-        assert [(each["ok"], each["code"], each["error"]) for each in document] == [(False, 130, None)] * 2
+        assert [(each["ok"], each["code"], each["error"]["error"]) for each in document] == [
+            (False, 130, "interrupted")
+        ] * 2
         for each in document:
             check(each["result"], "provision")
             assert statuses(each["result"]) == STALLED
@@ -172,7 +174,7 @@ def test_of_many_guests_each_says_how_far_it_was(tmp_path):
     check(document, "many")
     assert [(each["guest"], each["code"], (each["error"] or {}).get("kind")) for each in document] == [
         ("done", 0, None),
-        ("stalled", 130, None),
+        ("stalled", 130, "Interrupted"),
         ("boots", 130, "Interrupted"),
         ("queued", 130, "NotBegun"),
     ]

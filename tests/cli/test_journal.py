@@ -574,7 +574,7 @@ def test_a_dry_run_of_several_plans_is_one_array(tmp_path, cli, monkeypatch):
 
     plan = str(tmp_path / "j.toml")
     (tmp_path / "other.toml").write_text("name = 'x'\n")
-    for words in ((plan,), (plan, "--vm", "a", "--vm", "b"), ("--jcard", f"a={plan}")):
+    for words in ((plan,), (plan, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), ("--jcard", f"a={plan}")):
         check(dry(*words), "provision")
     both = dry(plan, "--jcard", f"a={tmp_path}/other.toml")
     check(both, "rest")
@@ -583,6 +583,61 @@ def test_a_dry_run_of_several_plans_is_one_array(tmp_path, cli, monkeypatch):
         monkeypatch, "provision", plan, "--jcard", f"a={tmp_path}/other.toml", "--dry-run", env={"FLEET_TOKEN": SECRET}
     )
     assert text.out.splitlines()[:3] == ["a", "– config  not sent", "all other guests"]
+
+
+def test_a_guest_whose_mounts_are_unknown_stands_in_a_dry_run_too(tmp_path, cli):
+    book = tmp_path / "book"
+    with fleet(tmp_path, {"a": {"faults": ["stall@mount"]}, "b": {"faults": ["deny:no@mount#2"]}}):
+        assert cli("--all", "--journal", str(book), "--timeout", "1").code == 5
+        result = cli("--resume", str(book), "--dry-run", "--json")
+        shown = cli("--resume", str(book), "--dry-run")
+    document = json.loads(result.out)
+    check(document, "rest")
+    assert ([each["guest"] for each in document], result.code) == (["a", "b"], 5)
+    unknown = [step for step in document[0]["steps"] if step["status"] == "unknown" and step["request"] == "mount"]
+    assert unknown
+    for step in unknown:
+        assert step["error"]["kind"] == "OutcomeUnknown"
+        assert "--unknown-mounts" in step["error"]["error"]
+    assert shown.out.startswith("a\n? mount share0 at /workspace  unknown: it is not known"), shown
+    assert "a: it is not known whether the guest carried this out" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "known"),
+    [
+        ("--vm a", "LOCALHOST", "a"),
+        ("--vm a", "ADDRESS", "a"),
+        ("--vm a", "ADDRESS --dry-run", "a"),
+        ("ADDRESS", "LOCALHOST", "ADDRESS"),
+        ("ADDRESS", "--vm a", "ADDRESS"),
+        ("ADDRESS", "--vm a ADDRESS", "ADDRESS"),
+        ("ADDRESS", "--all", "ADDRESS"),
+        # The journal knows these.
+        ("--vm a", "--vm a ADDRESS", ""),
+        ("--vm a", "--all", ""),
+        ("ADDRESS", "ADDRESS", ""),
+    ],
+)
+def test_a_guest_is_not_mounted_in_twice_under_another_name(first, second, known, tmp_path, cli):
+    book = tmp_path / "book"
+    with fleet(tmp_path, {"a": {"faults": ["deny:no@mount#2"]}}) as guests:
+        address = str(guests["a"].address)
+        places = {"ADDRESS": address, "LOCALHOST": address.replace("127.0.0.1", "localhost")}
+
+        def named(text):
+            return [places.get(word, word) for word in text.split()]
+
+        assert cli(*named(first), "--journal", str(book)).code == 1
+        before = book.read_bytes()
+        result = cli("--resume", str(book), *named(second))
+        mounts = len(taken(guests["a"], "mount"))
+    if known:
+        assert (result.code, book.read_bytes(), mounts) == (2, before, 2), result
+        assert f"{book} does not name " in result.err
+        assert f", but {places.get(known, known)}: name a guest as the first try did" in result.err
+    else:
+        assert (result.code, mounts) == (0, 3), result
 
 
 def refused_secret(folder, cli):

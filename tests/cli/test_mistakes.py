@@ -449,6 +449,34 @@ def test_ls_that_goes_on_writes_lines_of_json(tmp_path):
     check(json.loads(it.seen.splitlines()[0]), "watch")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--vm nope",
+        "--vm dev --jcard other=JCARD",
+        "--jcard dev=JCARD --vm dev --vm dev2",
+        "tcp://127.0.0.1:x",
+        "127.0.0.1:1",
+        "--vm dev --timeout 0",
+        "--vm dev --total-timeout 0",
+        "--vm dev --parallel 0",
+        "--vm no*",
+        "--timeout 0",
+        "--parallel 0",
+    ],
+)
+def test_a_dry_run_refuses_what_the_real_one_refuses(words, tmp_path, monkeypatch):
+    (tmp_path / "j.toml").write_text("")
+    keep_state(tmp_path, "dev", "{}")
+    keep_state(tmp_path, "dev2", "{}")
+    file = [] if words.startswith("--jcard") else [str(tmp_path / "j.toml")]
+    given = ["provision", *file, *words.replace("JCARD", str(tmp_path / "j.toml")).split()]
+    env = {"MB_CONFIG_DIR": str(tmp_path)}
+    dry, real = run_cli(monkeypatch, *given, "--dry-run", env=env), run_cli(monkeypatch, *given, env=env)
+    assert (dry.code, dry.out) == (2, ""), dry
+    assert dry.err == real.err
+
+
 def test_a_dry_run_writes_no_line_for_each_guest(tmp_path, monkeypatch):
     (tmp_path / "j.toml").write_text("name = 'x'\n")
     for form in ("name", "template={nome}"):

@@ -116,6 +116,48 @@ def test_a_value_behind_the_name_is_refused_with_how_to_give_it(name, flags, fol
     assert not flags or json.loads(result.out)["error"] == sentence
 
 
+REFUSED = {
+    "-o odd": "-o takes one of",
+    "-o template={odd}": "a template knows no {odd}",
+    "--json -o wide": "--json and -o cannot be combined",
+    "--timeout 0": "--timeout must be more than 0 seconds",
+    "--total-timeout 0": "--total-timeout must be more than 0 seconds",
+    "--parallel 0": "--parallel must be 1 at least",
+}
+NO_MODE = "--mode takes the permission bits of a file in octal, from 0000 to 0777, such as 0600"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "sentence"),
+    [
+        *(("secret set A", f"--mode {mode}", NO_MODE) for mode in ("77777", "4600", "-1", "0_600", "8", "rw")),
+        *(
+            (command, words, sentence)
+            for command in ("secret set A", "config set -", "ssh-key add - --user x", "provision -")
+            for words, sentence in REFUSED.items()
+        ),
+    ],
+)
+def test_nothing_is_typed_for_a_command_that_is_refused(command, words, sentence, folder, monkeypatch):
+    def ask(*_args):
+        raise AssertionError("nothing is to be read")
+
+    # In this order: a module that is loaded while another one is patched keeps what it takes from there.
+    for name in ("_provision.read_text", "_commands_give._secret_value", "_commands_give.read_text"):
+        monkeypatch.setattr(f"stereos_proto_io.cli.{name}", ask)
+    with simulated_guest(UnixSocket(folder / "g")) as guest:
+        result = run_cli(monkeypatch, *command.split(), str(guest.address), *words.split())
+        assert guest.simulator.requests == ()
+    assert (result.code, sentence in result.err) == (2, True), result
+
+
+@pytest.mark.parametrize("mode", ["0", "400", "0600", "00640", "0o777"])
+def test_a_mode_is_permission_bits(mode, folder, monkeypatch):
+    with simulated_guest(UnixSocket(folder / "g")) as guest:
+        assert run_cli(monkeypatch, "secret", "set", "A", str(guest.address), "--mode", mode, stdin=b"x").code == 0
+        assert guest.simulator.requests[-1].mode == int(mode, 8)
+
+
 def test_a_hidden_prompt_shows_nothing(folder):
     with (
         simulated_guest(UnixSocket(folder / "g")) as guest,

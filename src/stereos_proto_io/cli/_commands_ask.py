@@ -29,6 +29,8 @@ class _Pings:
     #: Milliseconds that each took.
     times: tuple[float, ...] = ()
     error: StereosError | Interrupted | None = None
+    #: The text of `error`, with the guest called as the user calls it.
+    reason: str = ""
     #: What `error` tells of, where the user ended them.
     interruption: KeyboardInterrupt | None = None
 
@@ -36,9 +38,10 @@ class _Pings:
     def ended(cls, times: Sequence[float], exc: BaseException, contact: Contact) -> _Pings:
         """The pings that an error or an interruption has ended."""
         if isinstance(exc, StereosError):
-            return cls(tuple(times), exc)
+            return cls(tuple(times), exc, contact.sentence(exc))
         interruption = exc if isinstance(exc, KeyboardInterrupt) else KeyboardInterrupt()
-        return cls(tuple(times), Interrupted(contact.row.step, sent=contact.row.sent), interruption)
+        error = Interrupted(contact.row.step, sent=contact.row.sent)
+        return cls(tuple(times), error, "interrupted", interruption)
 
     @property
     def summary(self) -> tuple[float | None, float | None, float | None]:
@@ -77,6 +80,10 @@ class _Pings:
             return f"pong after {self.times[0]:.3f} ms"
         return "{} replies  min/avg/max {:.3f}/{:.3f}/{:.3f} ms".format(len(self.times), *self.summary)
 
+    def said(self) -> str:
+        """The pings in a few words, and why there were no more."""
+        return f"{self}; {self.reason}" if self.reason else str(self)
+
     def check(self) -> None:
         """Raise what ended them early."""
         if self.interruption is not None:
@@ -110,7 +117,7 @@ def ping(
         raise UsageError("--count cannot be negative; 0 is until Ctrl-C")
     if not interval >= 0:
         raise UsageError("--interval cannot be negative")
-    shows = not guest.many and not out.kind
+    shows = not guest.many and out.for_people
     # A document of a single guest has what there is, if only the error; a row of many has the error in its own place.
     keeps_error = not guest.many and out.is_json
 
@@ -137,7 +144,15 @@ def ping(
         if len(pings.times) > 1:
             print_result(str(pings))
 
-    job = Job(converse, lambda target, pings: pings.document(target), show, str, check=_Pings.check, seconds=FOREVER)
+    job = Job(
+        converse,
+        lambda target, pings: pings.document(target),
+        show,
+        _Pings.said,
+        check=_Pings.check,
+        seconds=FOREVER,
+        endless=not count,
+    )
     return perform(guest, job, out)
 
 

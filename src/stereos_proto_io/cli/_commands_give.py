@@ -7,6 +7,7 @@ which every process on the machine can read.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -29,7 +30,7 @@ from ._console import STDIN, clean, say
 from ._contact import Contact
 from ._errors import UsageError
 from ._formats import DEFAULT_OUT, Out
-from ._jobs import Job, perform
+from ._jobs import Job, perform, targets_of
 from ._options import option, refuse_what_is_no_utf8
 from ._output import STEP_MARKS, print_result
 from ._prompt import ask_hidden
@@ -100,7 +101,7 @@ def read_key(source: Path, *, strict: bool = True) -> str:
     return key
 
 
-def _give(guests: Guests, request: Request, label: str, out: Out) -> int:
+def _give(guests: Guests, request: Request, label: str, out: Out, targets: list[Target] | None = None) -> int:
     async def converse(contact: Contact) -> Reply:
         contact.redactor = redactor_of([request])
         await contact.dial()
@@ -113,7 +114,7 @@ def _give(guests: Guests, request: Request, label: str, out: Out) -> int:
     def document(_target: Target, _reply: Reply) -> dict[str, Any]:
         return {"ok": True, "request": request.type, "label": label}
 
-    return perform(guests, Job(converse, document, show, lambda _reply: label), out)
+    return perform(guests, Job(converse, document, show, lambda _reply: label), out, targets=targets)
 
 
 #: What a plan would do, and what this command does instead, in the words of `load_jcard`.
@@ -148,6 +149,7 @@ def config_set(
         no_strict: Only warn of values that a StereOS guest would refuse: guests of other makes may take them.
         out: How the result is written.
     """
+    targets = targets_of(guest, out)
     content = read_text(file)
     plan = load_jcard(content, env=_AnyValue(), source=str(file), strict=not no_strict)
     if plan.secrets:
@@ -159,7 +161,7 @@ def config_set(
         for planned, done in _AS_IT_IS.items():
             warning = warning.replace(planned, done)
         say(warning, style="yellow")
-    return _give(guest, SetConfig(content), "config", out)
+    return _give(guest, SetConfig(content), "config", out, targets)
 
 
 class _AnyValue(dict[str, str]):
@@ -206,17 +208,25 @@ def secret_set(
     if file is not None and env is not None:
         raise UsageError("--file and --env cannot be combined")
     refuse_what_is_no_utf8({"NAME": name})
-    # Check the guests first, before the user types a secret for a guest that cannot be resolved.
-    guest.targets(secret=_NEVER_AN_ARGUMENT)
+    bits = _permission_bits(mode)
+    # Before the user types a secret for a command that is refused.
+    targets = targets_of(guest, out, secret=_NEVER_AN_ARGUMENT)
     value = _secret_value(name, file, env)
     refuse_what_is_no_utf8({"the value of the secret": value})
-    try:
-        bits = int(mode, 8)
-    except ValueError:
-        raise UsageError("--mode takes octal permission bits, such as 0600") from None
     if not value:
         raise UsageError(f"the value of {name} is empty; to store an empty one, use `stereosctl send inject_secret -`")
-    return _give(guest, InjectSecret(name, value, bits), f"secret {name}", out)
+    return _give(guest, InjectSecret(name, value, bits), f"secret {name}", out, targets)
+
+
+#: The permission bits of a file: to read, to write and to execute it, for its owner, its group and all others.
+_OCTAL: Final = re.compile(r"(?:0o)?0*[0-7]{1,3}", re.ASCII)
+
+
+def _permission_bits(text: str) -> int:
+    """The mode of a file, from its octal digits. Raises UsageError."""
+    if not _OCTAL.fullmatch(text):
+        raise UsageError("--mode takes the permission bits of a file in octal, from 0000 to 0777, such as 0600")
+    return int(text, 8)
 
 
 _NEVER_AN_ARGUMENT: Final = "a secret's value is never an argument: give it on standard input, or by --file or --env"
@@ -270,7 +280,8 @@ def ssh_key_add(
         out: How the result is written.
     """
     refuse_what_is_no_utf8({"--user": user})
-    return _give(guest, InjectSSHKey(user, read_key(file)), f"SSH key of {user}", out)
+    targets = targets_of(guest, out)
+    return _give(guest, InjectSSHKey(user, read_key(file)), f"SSH key of {user}", out, targets)
 
 
 def mount(

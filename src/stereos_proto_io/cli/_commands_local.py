@@ -77,16 +77,18 @@ def ls(
         guests = Guests(vm=vm, all=pattern is None, state=state, parallel=parallel, config_dir=config_dir)
         return watch_guests(guests, out=LinesOut(jsonl=out.kind == "jsonl"))
     out.check(FIELDS)
+    guests = Guests(parallel=parallel, timeout=patience)
+    guests.check()
     folder = machines_folder(flag=config_dir)
     everyone = machines(folder)
     found = [machine for machine in everyone if pattern is None or fnmatchcase(machine.name, pattern)]
     row = Row("", "the guests are asked", sent=None)
     with interruption_told(out.write_document if out.is_json else None, row):
-        seen = _ask_all(found, Guests(parallel=parallel, timeout=patience))
+        seen = _ask_all(found, guests)
     states = [_state(*each) for each in seen]
     check_states(state, (*LifecycleState, *STATES_OF_MACHINES), states)
     seen = [each for each, its in zip(seen, states, strict=True) if not state or its in state]
-    if seen or out.kind not in ("", "wide"):
+    if seen or not out.for_people:
         _write(seen, out)
     elif found:
         which = "" if pattern is None else f" that matches {pattern!r}"
@@ -104,7 +106,7 @@ _STOPPED, _NO_ADDRESS, _UNREACHABLE = STATES_OF_MACHINES
 
 def _refuse_for_watch(states: Sequence[str], timeout: float | None, out: Out) -> None:
     """Raise UsageError for what `ls` takes and `ls -w` does not."""
-    if out.kind not in ("", "wide", "jsonl"):
+    if not out.for_people and out.kind != "jsonl":
         raise UsageError("ls -w goes on until Ctrl-C: it prints -o jsonl, or for people")
     if timeout is not None:
         raise UsageError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import attrs
@@ -106,6 +106,8 @@ class Contact(ABC):
         self.show_wait = show_wait
         #: Whether the user has interrupted what returned all the same: a provisioning returns its report.
         self.interrupted = False
+        #: Is entered for each dial and each request: one of many guests may have to wait for its turn.
+        self.turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
         self._on_change = on_change
 
     def sentence(self, error: BaseException) -> str:
@@ -124,8 +126,9 @@ class Contact(ABC):
 
     async def dial(self, *, within: float | None = None) -> None:
         """Connect. Raises ConnectError."""
-        self.tell(step="dialling")
-        await self._dial(self.deadline if within is None else self.deadline.or_in(within))
+        async with self.turn():
+            self.tell(step="dialling")
+            await self._dial(self.deadline if within is None else self.deadline.or_in(within))
 
     async def dial_when_ready(
         self, *, states: Collection[str] | None = None, agents: Collection[str] = (), subject: str = ""
@@ -158,10 +161,11 @@ class Contact(ABC):
 
     async def ask(self, request: Request, *, within: float | None = None) -> Reply:
         """Send a request, return its reply, and note how long that took. Raises what the drivers' verbs raise."""
-        self.tell(step=request.type)
-        start = time.perf_counter()
-        with self._sending(request):
-            reply = await self._ask(request, self.deadline.left if within is None else self.deadline.within(within))
+        async with self.turn():
+            self.tell(step=request.type)
+            start = time.perf_counter()
+            with self._sending(request):
+                reply = await self._ask(request, self.deadline.left if within is None else self.deadline.within(within))
         self.tell(rtt_ms=round((time.perf_counter() - start) * 1000, 3))
         return reply
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from stereos_proto import (
@@ -117,6 +118,17 @@ class AsyncContact(Contact):
         if self._client is not None:
             client, self._client = self._client, None
             await client.aclose()
+
+
+@asynccontextmanager
+async def turn(room: asyncio.Semaphore, deadline: Deadline) -> AsyncIterator[None]:
+    """Hold a place for the length of an `async with`. Raises RequestTimeout where none is free by the deadline."""
+    late = RequestTimeout("the deadline has passed before it was the guest's turn")
+    await _bounded(room.acquire, deadline.left, late)
+    try:
+        yield
+    finally:
+        room.release()
 
 
 async def _bounded(begin: Callable[[], Awaitable[Result]], seconds: float, late: Exception) -> Result:

@@ -29,10 +29,14 @@ class GuestError(Exception):
 
 
 class Interrupted(Exception):
-    """The user interrupted the conversation with a guest, or the command before there was one."""
+    """The user interrupted the conversation with a guest, or the command before there was one.
 
-    def __init__(self, step: str = "", *, sent: bool | None = False) -> None:
-        super().__init__(f"interrupted while {step}" if step else "interrupted before a guest was asked")
+    `step` is what was being done, "" before a guest was asked; None where the result says how far it came.
+    """
+
+    def __init__(self, step: str | None = "", *, sent: bool | None = False) -> None:
+        where = "" if step is None else f" while {step}" if step else " before a guest was asked"
+        super().__init__(f"interrupted{where}")
         #: Whether a request that changes the guest may have left.
         self.sent = sent
 
@@ -75,7 +79,7 @@ EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
     (BROKEN, "the guest broke the protocol", ("RemoteProtocolError",)),
     (UNKNOWN, "outcome unknown: a change was sent, and no reply came", ("OutcomeUnknown",)),
     (DEADLINE, "the deadline has passed; each change that was sent was answered", ("RequestTimeout", "NotReady")),
-    (INTERRUPTED, "interrupted; the process itself dies of SIGINT", ("KeyboardInterrupt",)),
+    (INTERRUPTED, "interrupted; the process itself dies of SIGINT", ("KeyboardInterrupt", "Interrupted")),
     (141, "the reader of the output has gone", ("BrokenOutput", "BrokenPipeError")),
 )
 _CODE_OF: Final = {name: code for code, _, names in EXIT_CODES for name in names}
@@ -95,6 +99,11 @@ def exit_code(error: BaseException) -> int | None:
         # The guest may still carry the request out, so it must not be sent again without a look at the guest.
         return UNKNOWN
     return next((_CODE_OF[name] for name in names if name in _CODE_OF), None)
+
+
+def code_of(error: BaseException | None) -> int:
+    """The exit code of what ended with `error`, or well without one."""
+    return 0 if error is None else exit_code(error) or REFUSED
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -146,3 +155,8 @@ def error_document(error: BaseException) -> dict[str, Any]:
     # The parser's own classes are an implementation detail.
     kind = UsageError.__name__ if "CycloptsError" in names else names[0]
     return {"error": text, "kind": kind, "sent": sent, "refused_by_guest": "RequestFailed" in names}
+
+
+def told(error: BaseException | None) -> dict[str, Any] | None:
+    """What is to be told of an error, as JSON: nothing of a result that is negative and says so itself."""
+    return None if error is None or isinstance(error, SaidNo) else error_document(error)

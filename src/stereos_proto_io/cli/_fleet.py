@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from stereos_proto import StereosError
 
 from ._contact import Contact, OnProgress, Row
-from ._contact_asyncio import AsyncContact
+from ._contact_asyncio import AsyncContact, turn
 from ._deadline import Deadline
 from ._errors import (
     DEADLINE,
@@ -21,8 +22,7 @@ from ._errors import (
     GuestError,
     Interrupted,
     UsageError,
-    error_document,
-    exit_code,
+    code_of,
 )
 from ._signals import keeping_results
 from ._targets import Target
@@ -52,22 +52,25 @@ class Outcome:
     value: Any = None
     #: What it failed with.
     error: Exception | None = None
+    #: What is negative about the value: a result with an error in it.
+    failure: Exception | None = None
 
     @property
     def code(self) -> int:
         """The exit code that it comes to."""
         return 0 if self.row.code is None else self.row.code
 
-    def error_document(self) -> dict[str, Any] | None:
-        """The error, as JSON."""
-        return None if self.error is None else error_document(self.error)
+    @property
+    def reason(self) -> Exception | None:
+        """Why it is no success, None where it is one."""
+        return self.error or self.failure
 
 
 @attrs.frozen
 class Limits:
     """How many, how long, and when to stop."""
 
-    #: Guests that are asked at the same time.
+    #: Guests that are talked to at the same time.
     parallel: int
     #: Seconds that each guest has, from the moment when it is its turn.
     seconds: float
@@ -77,10 +80,13 @@ class Limits:
     max_failures: int | None = None
     #: Whether the wire is shown.
     trace: bool = False
+    #: Whether the conversations have no end of their own: `parallel` then counts those that dial or wait for a reply.
+    endless: bool = False
 
 
 OnRow = Callable[[Row], None]
-Judge = Callable[[Any], int]
+#: Says what is negative about the value of a guest, None where nothing is.
+Judge = Callable[[Target, Row, Any], Exception | None]
 Beside = Callable[[], AbstractContextManager[None]]
 
 
@@ -150,23 +156,25 @@ class Fleet:
 
     async def _one(self, target: Target, row: Row, room: asyncio.Semaphore, conversation: Conversation) -> Outcome:
         try:
-            async with room:
-                value = await self._converse(target, row, conversation)
+            # A conversation without an end would keep its place for ever.
+            async with nullcontext() if self._limits.endless else room:
+                value = await self._converse(target, row, room, conversation)
         except NotBegun as exc:
             return self._failed(target, row, exc, exc.code)
         except (GuestError, UsageError) as exc:
             exc.sent = row.sent
-            return self._failed(target, row, exc, exit_code(exc) or REFUSED)
+            return self._failed(target, row, exc, code_of(exc))
         except asyncio.CancelledError:
             if row.step == _NOT_YET:
                 return self._failed(target, row, NotBegun(_INTERRUPTED_BEFORE, INTERRUPTED), INTERRUPTED)
             return self._failed(target, row, Interrupted(row.step, sent=row.sent), INTERRUPTED)
-        code = self._judge(value)
-        self._failures += code != 0
-        self._settle(row, code)
-        return Outcome(target, row, value)
+        failure = self._judge(target, row, value)
+        if failure is not None:
+            self._count(target, row, failure)
+        self._settle(row, code_of(failure))
+        return Outcome(target, row, value, failure=failure)
 
-    async def _converse(self, target: Target, row: Row, conversation: Conversation) -> Any:
+    async def _converse(self, target: Target, row: Row, room: asyncio.Semaphore, conversation: Conversation) -> Any:
         limits = self._limits
         if limits.max_failures is not None and self._failures >= limits.max_failures:
             guests = "guest" if self._failures == 1 else "guests"
@@ -177,6 +185,8 @@ class Fleet:
             target, limits.end.or_in(limits.seconds), _silent_wait, self._changed, trace=limits.trace
         )
         contact.row = row
+        if limits.endless:
+            contact.turn = partial(turn, room, contact.deadline)
         try:
             target.reached()
             return await conversation(contact)
@@ -186,10 +196,13 @@ class Fleet:
             await contact.close()
 
     def _failed(self, target: Target, row: Row, error: Exception, code: int) -> Outcome:
-        self._failures += not isinstance(error, NotBegun)
-        row.error = str(error).removeprefix(f"{target.name}: ")
+        self._count(target, row, error)
         self._settle(row, code)
         return Outcome(target, row, error=error)
+
+    def _count(self, target: Target, row: Row, error: Exception) -> None:
+        self._failures += not isinstance(error, NotBegun)
+        row.error = str(error).removeprefix(f"{target.name}: ")
 
     def _settle(self, row: Row, code: int) -> None:
         row.code = code

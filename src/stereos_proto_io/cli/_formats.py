@@ -50,6 +50,11 @@ class Out:
         return self.output
 
     @property
+    def for_people(self) -> bool:
+        """Whether people read it. Raises UsageError."""
+        return self.kind in ("", "wide")
+
+    @property
     def is_json(self) -> bool:
         """Whether a program reads it as JSON. Raises UsageError."""
         return self.kind in ("json", "jsonl")

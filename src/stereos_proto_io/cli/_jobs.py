@@ -22,15 +22,15 @@ from ._deadline import ASK_SECONDS, Deadline
 from ._documents import Document
 from ._errors import (
     INTERRUPTED,
-    REFUSED,
     BrokenOutput,
     GuestError,
     Interrupted,
     OutputFailed,
     SaidNo,
     UsageError,
+    code_of,
     error_document,
-    exit_code,
+    told,
     worst,
 )
 from ._formats import Out
@@ -101,14 +101,33 @@ class Job:
     seconds: float = ASK_SECONDS
     #: Whether it takes so long that each change is to be shown where there is no terminal.
     waits: bool = False
+    #: Whether it goes on until the user ends it.
+    endless: bool = False
 
-    def code(self, value: Any) -> int:
-        """The exit code that a value comes to."""
+    def failure(self, target: Target, row: Row, value: Any) -> Exception | None:
+        """What is negative about a value: an error that names the guest as the user does, None where nothing is."""
         try:
-            self.check(value)
-        except (StereosError, SaidNo, KeyboardInterrupt) as exc:
-            return exit_code(exc) or 1
-        return 0
+            with about(target):
+                self.check(value)
+        except KeyboardInterrupt:
+            return Interrupted(None, sent=row.sent)
+        except SaidNo as exc:
+            # The guest may have said why.
+            return exc if exc.__cause__ is None else GuestError(str(exc.__cause__), exc.__cause__)
+        except GuestError as exc:
+            exc.sent = row.sent
+            return exc
+        return None
+
+
+def targets_of(guests: Guests, out: Out, *, secret: str = "") -> list[Target]:
+    """The guests. Raises UsageError, also where a limit or the form of the result is wrong.
+
+    It is called before anything is read or asked for: the user is to type nothing for a command that is refused.
+    `secret` is that of `address_of`.
+    """
+    out.check(FIELDS)
+    return guests.targets(secret=secret)
 
 
 #: What is entered once it is known which guests the job is done with, and left at its end.
@@ -123,22 +142,23 @@ def perform(
     max_failures: int | None = None,
     around: Around = lambda _targets: nullcontext(),
     many: bool | None = None,
+    targets: list[Target] | None = None,
 ) -> int:
     """Do the job with the guests that were named, write the results, and return the exit code.
 
-    `many` is that of the guests, unless it is said.
+    `many` is that of the guests, unless it is said. `targets` is what `targets_of` has returned, where it was needed
+    before: between two looks a machine may start or stop.
     """
-    out.check(FIELDS)
+    targets = targets_of(guests, out) if targets is None else targets
     # Once for the whole command; and before `around`, which may create a file, as it may raise.
     seconds, end = guests.seconds(job.seconds), guests.end()
-    targets = guests.targets()
     with keeping_results():
         if not (guests.many if many is None else many):
             with around(targets):
                 return _perform_single(targets[0], guests, job, out, seconds=seconds, end=end)
         with interruption_told(out.write_document if out.is_json else None, Row("", _ASKING_STATES, sent=None)):
             chosen = in_state(targets, guests, end)
-        limits = limits_of(guests, end, seconds, max_failures)
+        limits = limits_of(guests, end, seconds, max_failures, endless=job.endless)
         with around(chosen.targets):
             hold()
             outcomes, interrupted = run_fleet(chosen.asked, limits, job, failed=chosen.failed)
@@ -169,7 +189,7 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
             value = converse_with(target, guests, job.converse, end.or_in(seconds), row)
             hold()
     except (GuestError, UsageError) as exc:
-        _write_failed_line(target, row, out, exc, exit_code(exc) or REFUSED)
+        _write_failed_line(target, row, out, exc, code_of(exc))
         raise
     except KeyboardInterrupt:
         with _last_words():
@@ -179,29 +199,29 @@ def _perform_single(target: Target, guests: Guests, job: Job, out: Out, *, secon
     if out.is_json:
         out.write_document(job.document(target, value))
     elif kind in ("name", "template"):
-        code = job.code(value)
-        if kind == "template" or not code:
-            out.write_line({**_fields(target, row), "result": job.said(value), "code": code})
+        failure = job.failure(target, row, value)
+        if kind == "template":
+            out.write_line(_line(target, row, failure, job.said(value), code_of(failure)))
+        elif failure is None:
+            out.write_line({"name": target.name})
     else:
         job.show(target, value)
     try:
         with about(target):
             job.check(value)
     except SaidNo as exc:
-        return exit_code(exc) or 1
+        return code_of(exc)
     except GuestError as exc:
         # The result has been written: another document would be one too many.
         say_error(str(exc))
-        return exit_code(exc) or 1
+        return code_of(exc)
     return 0
 
 
 def _write_failed_line(target: Target, row: Row, out: Out, error: Exception, code: int) -> None:
     """Write the line of a single guest that failed, where a template says how, as among many guests."""
     if out.kind == "template":
-        row.error = str(error).removeprefix(f"{target.name}: ")
-        kind = error_document(error)["kind"]
-        out.write_line({**_fields(target, row), "kind": kind, "result": "", "code": code})
+        out.write_line(_line(target, row, error, "", code))
 
 
 @contextmanager
@@ -267,11 +287,13 @@ def _show_wait(guests: Guests | Guest) -> Any:
 # ------------------------------------------------------------------------------------------------ many guests
 
 
-def limits_of(guests: Guests, end: Deadline, seconds: float, max_failures: int | None = None) -> Limits:
+def limits_of(
+    guests: Guests, end: Deadline, seconds: float, max_failures: int | None = None, *, endless: bool = False
+) -> Limits:
     """How many are asked at a time, so many seconds each and all of them until `end`."""
     from ._fleet import Limits  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
-    return Limits(guests.parallel, seconds, end, max_failures, guests.verbose)
+    return Limits(guests.parallel, seconds, end, max_failures, guests.verbose, endless)
 
 
 def run_fleet(
@@ -285,7 +307,7 @@ def run_fleet(
         fleet_type: type[Fleet] = import_module("._fleet", __package__).Fleet
     from ._fleet_view import shown  # noqa: PLC0415
 
-    fleet = fleet_type(targets, limits, job.code, failed)
+    fleet = fleet_type(targets, limits, job.failure, failed)
     with shown(fleet.rows, changes=job.waits, traced=limits.trace) as fleet.on_change:
         return fleet.run(job.converse), fleet.interrupted
 
@@ -364,7 +386,8 @@ def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
                 out.write_line({"name": outcome.target.name})
     elif kind == "template":
         for outcome in outcomes:
-            out.write_line(_line(outcome, job))
+            result = "" if outcome.error is not None else job.said(outcome.value)
+            out.write_line(_line(outcome.target, outcome.row, outcome.reason, result, outcome.code))
     else:
         _write_table(outcomes, job, wide=kind == "wide")
     counts = Counter(_word(outcome) for outcome in outcomes)
@@ -397,12 +420,14 @@ def _document(outcome: Outcome, job: Job) -> Document:
         "ok": outcome.code == 0,
         "code": outcome.code,
         "result": job.document(outcome.target, outcome.value) if done else None,
-        "error": outcome.error_document(),
+        "error": told(outcome.reason),
     }
 
 
-def _fields(target: Target, row: Row) -> dict[str, Any]:
+def _line(target: Target, row: Row, error: Exception | None, result: str, code: int) -> dict[str, Any]:
+    """What a template may name, of one guest."""
     health = row.health
+    document = told(error)
     agents = () if health is None else health.agents
     return {
         "name": target.name,
@@ -412,16 +437,11 @@ def _fields(target: Target, row: Row) -> dict[str, Any]:
         "agents": len(agents),
         "running": sum(agent.running for agent in agents),
         "rtt_ms": row.rtt_ms,
-        "error": row.error,
-        "kind": None,
+        "result": result,
+        "error": document and document["error"].removeprefix(f"{target.name}: "),
+        "kind": document and document["kind"],
+        "code": code,
     }
-
-
-def _line(outcome: Outcome, job: Job) -> dict[str, Any]:
-    error = outcome.error_document()
-    result = "" if outcome.error is not None else job.said(outcome.value)
-    kind = None if error is None else error["kind"]
-    return {**_fields(outcome.target, outcome.row), "kind": kind, "result": result, "code": outcome.code}
 
 
 def merged(sentences: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -437,14 +457,14 @@ def merged(sentences: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 def _write_table(outcomes: Sequence[Outcome], job: Job, *, wide: bool) -> None:
     from ._fleet_view import outcomes_table  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
+    more = {each.target.name: [] if each.error is not None else list(job.more(each.value)) for each in outcomes}
     if outcomes:
         print_result(outcomes_table(outcomes, job.said, wide=wide))
     if console().is_terminal:
         # The table may have had no room for the whole sentence.
-        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        failed = [outcome for outcome in outcomes if outcome.row.error and not more[outcome.target.name]]
         for who, sentence in merged((each.target.name, brief(each.row.error, each.target.name)) for each in failed):
             print_result(Text.assemble("\n", (who, "bold"), ": ", (short(sentence, CELL_SIZE), "yellow")))
-    for outcome in outcomes:
-        parts = [] if outcome.error is not None else list(job.more(outcome.value))
+    for name, parts in more.items():
         if parts:
-            print_result("", Text(clean(outcome.target.name), "bold"), *parts)
+            print_result("", Text(clean(name), "bold"), *parts)

@@ -189,17 +189,31 @@ class Journal:
                 self._write(name, {step.label: step.status for step in steps if step.label not in known})
             yield
 
+    def refuse_new(self, names: Iterable[str]) -> None:
+        """Raise UsageError for guests that do not stand in a journal that was read: nothing is known of these.
+
+        One of them may be a guest that stands in it under another name, and would be mounted in a second time.
+        """
+        new = [name for name in names if name not in self._known]
+        if new and self._known:
+            raise UsageError(
+                f"{self._path} does not name {', '.join(new)}, but {', '.join(self._known)}: name a guest as the first "
+                "try did; provision one that is new without --resume"
+            )
+
+    def steps(self, name: str, plan: ProvisionPlan) -> list[ProvisionStep]:
+        """The steps of a plan, with what is known of each."""
+        known = self._known.get(name, _Known()).steps
+        steps = (ProvisionStep(request, StepStatus.NOT_SENT) for request in plan.requests)
+        return [attrs.evolve(step, status=known.get(step.label, step.status)) for step in steps]
+
     def rest(self, name: str, plan: ProvisionPlan, unknown_mounts: UnknownMounts | None) -> Rest:
         """What is left to do of a plan.
 
         Raises UsageError where a mount of an earlier try is in the way of one that is left to do, and OutcomeUnknown
         where a mount may have been carried out, unless `unknown_mounts` says what to do with it.
         """
-        known = self._known.get(name, _Known()).steps
-        steps: list[ProvisionStep] = []
-        for request in plan.requests:
-            label = ProvisionStep(request, StepStatus.NOT_SENT).label
-            steps.append(ProvisionStep(request, known.get(label, StepStatus.NOT_SENT)))
+        steps = self.steps(name, plan)
         earlier = self._earlier_mounts(name, plan)
         _refuse_moved(name, [step for step in steps if step.status is not StepStatus.DONE], earlier)
         # With those that only an earlier try had: a mount may hide one of these, too.

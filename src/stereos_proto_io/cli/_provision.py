@@ -37,9 +37,9 @@ from ._console import STDIN, clean, say, say_error
 from ._contact import Contact
 from ._deadline import WAIT_SECONDS
 from ._documents import report_document
-from ._errors import REFUSED, SaidNo, UsageError, exit_code, worst
+from ._errors import SaidNo, UsageError, code_of, worst
 from ._formats import DEFAULT_OUT, Out
-from ._jobs import Job, ask_health, perform, write_documents
+from ._jobs import Job, ask_health, perform, targets_of, write_documents
 from ._journal import Journal, Rest, UnknownMounts
 from ._options import option, refuse_what_is_no_utf8, repeated, whole_number
 from ._output import print_result, step_line
@@ -105,8 +105,7 @@ def provision(
     if file is not None and looks_like_address(file):
         # No jcard.toml is named like that: all are given by --jcard.
         guest, file = attrs.evolve(guest, address=(file, *guest.address)), None
-    if max_failures is not None and max_failures < 1:
-        raise UsageError("--max-failures must be 1 at least")
+    _check_options(guest, out, max_failures, dry_run=dry_run)
     book = _journal(journal, resume, unknown_mounts, dry_run=dry_run)
     own = _own_files(jcard)
     named = bool(guest.address or guest.vm or guest.all)
@@ -115,19 +114,22 @@ def provision(
     if resume is not None and not named and not book.names:
         return _say_that_nothing_is_left(resume, out)
     guest = guest if named else _by_default(guest, file, own, book)
+    # Once, and before a plan is read, which may take its time: between two looks a machine may start or stop.
+    asks = named or resume is not None or not dry_run
+    targets = targets_of(guest, out) if asks else []
+    book.refuse_new(target.name for target in targets)
     refuse_what_is_no_utf8({"--user": user})
     keys = () if ssh_key is None else (InjectSSHKey(user, read_key(ssh_key, strict=not no_strict)),)
     load = partial(_read_plan, fs=fs, keys=keys, strict=not no_strict, skip_mounts=skip_mounts)
     read = _Plans(None if file is None else Path(file), own, load)
+    # Read before the first guest is dialled: a file that is wrong is wrong for all of them.
+    plans = read.of_all(targets) if asks else {}
     if dry_run and resume is None:
         return _show_plans(read, out)
-    # Read before the first guest is dialled: a file that is wrong is wrong for all of them.
-    plans = {target.name: read.of(target.name) for target in guest.targets()}
-    read.refuse_unused(plans)
     cure_of = partial(_cure, user=user, skip_mounts=skip_mounts)
     if dry_run:
         return _show_rest(book, plans, unknown_mounts, cure_of, out, many=many)
-    shows = not guest.many and not out.kind
+    shows = not guest.many and out.for_people
     # Those of the whole plan: what is left of it may be less, and the guest may quote the rest. Guests share a plan.
     secrets = {id(plan): stereos_proto.Redactor(plan.requests) for plan in plans.values()}
 
@@ -168,7 +170,16 @@ def provision(
 
     # For people, one guest that is left is shown in full.
     many = many if out.is_json else guest.many
-    return perform(guest, _job(converse), out, max_failures=max_failures, around=around, many=many)
+    return perform(guest, _job(converse), out, max_failures=max_failures, around=around, many=many, targets=targets)
+
+
+def _check_options(guest: Guests, out: Out, max_failures: int | None, *, dry_run: bool) -> None:
+    """Raise UsageError where a limit is none, or a dry run is to print what it has not."""
+    if max_failures is not None and max_failures < 1:
+        raise UsageError("--max-failures must be 1 at least")
+    if dry_run and out.kind in ("name", "template"):
+        raise UsageError("--dry-run prints for people, or -o json")
+    guest.check()
 
 
 def _job(converse: Callable[[Contact], Awaitable[_Came]]) -> Job:
@@ -300,7 +311,6 @@ def _show_rest(
     many: bool,
 ) -> int:
     """Show what a second try would send to each guest. Raises UsageError, and OutcomeUnknown for a single guest."""
-    _refuse_lines(out)
     code = 0
     reports: dict[str | None, ProvisionReport] = {}
     for name, plan in plans.items():
@@ -310,7 +320,8 @@ def _show_rest(
             if not many:
                 raise
             say_error(f"{name}: {exc}")
-            code = worst((code, exit_code(exc) or REFUSED))
+            code = worst((code, code_of(exc)))
+            reports[name] = ProvisionReport(tuple(_not_known(step, exc) for step in book.steps(name, plan)))
             continue
         _warn(name, rest)
         left = [ProvisionStep(request, StepStatus.NOT_SENT) for request in rest.plan.requests]
@@ -321,12 +332,18 @@ def _show_rest(
     return code
 
 
+def _not_known(step: ProvisionStep, error: OutcomeUnknown) -> ProvisionStep:
+    """The step, with the error that keeps the guest from being asked where it is one of these mounts."""
+    unknown = step.status is StepStatus.UNKNOWN and isinstance(step.request, Mount)
+    return attrs.evolve(step, error=error) if unknown else step
+
+
 def _code(report: ProvisionReport) -> int:
     """The exit code that a report comes to."""
     try:
         judge(report)
     except (StereosError, SaidNo) as exc:
-        return exit_code(exc) or REFUSED
+        return code_of(exc)
     return 0
 
 
@@ -433,11 +450,13 @@ class _Plans:
         """All of them, each with its guest; that for all other guests has no name."""
         return [*self.paths.items(), *([] if self._file is None else [(None, self._file)])]
 
-    def refuse_unused(self, names: Iterable[str]) -> None:
-        """Raise UsageError where --jcard names a guest that is not among those to be provisioned."""
-        unused = sorted(self.paths.keys() - set(names))
+    def of_all(self, targets: Iterable[Target]) -> dict[str, ProvisionPlan]:
+        """The plans of guests, by name. Raises UsageError, also where --jcard names another guest, and JcardError."""
+        plans = {target.name: self.of(target.name) for target in targets}
+        unused = sorted(self.paths.keys() - plans.keys())
         if unused:
             raise UsageError(f"--jcard names {', '.join(unused)}, which is not among the guests")
+        return plans
 
 
 def _read_plan(
@@ -455,13 +474,7 @@ def _read_plan(
     return attrs.evolve(plan, mounts=()) if skip_mounts else plan
 
 
-def _refuse_lines(out: Out) -> None:
-    if out.kind in ("name", "template"):
-        raise UsageError("--dry-run prints for people, or -o json")
-
-
 def _show_plans(read: _Plans, out: Out) -> int:
-    _refuse_lines(out)
     if not read.files():
         raise UsageError("which jcard.toml? Give a FILE, or --jcard NAME=FILE")
     reports = {
@@ -501,6 +514,7 @@ def judge(report: ProvisionReport) -> None:
         if step.status is StepStatus.UNKNOWN:
             # Whatever the reply was lost to: a deadline, or nonsense in its place.
             raise OutcomeUnknown(str(step.error), request=step.request) from step.error
-    if any(step.status is StepStatus.REFUSED for step in failed):
-        raise SaidNo
+    for step in failed:
+        if step.status is StepStatus.REFUSED:
+            raise SaidNo from step.error
     report.raise_for_failure()

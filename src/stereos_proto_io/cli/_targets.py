@@ -296,6 +296,13 @@ class Guests:
         """How long each guest has. Raises UsageError."""
         return default if self.timeout is None else checked_seconds("--timeout", self.timeout)
 
+    def check(self) -> None:
+        """Raise UsageError where a limit is none."""
+        if self.parallel < 1:
+            raise UsageError("--parallel must be 1 at least")
+        self.seconds()
+        self.end()
+
     def end(self) -> Deadline:
         """When all have to be done. Raises UsageError."""
         total = self.total_timeout
@@ -306,8 +313,7 @@ class Guests:
 
         `secret` is that of `address_of`.
         """
-        if self.parallel < 1:
-            raise UsageError("--parallel must be 1 at least")
+        self.check()
         folder = partial(machines_folder, flag=self.config_dir)
         found = [Target.at(address_of(text, folder, secret=secret)) for text in self.address]
         for name in self.vm:

@@ -94,7 +94,7 @@ def watch(
             return 0
         targets = in_state(targets, guest, end).targets
         _check_look(look, targets)
-        limits = limits_of(guest, end, seconds)
+        limits = limits_of(guest, end, seconds, endless=True)
         return _watch_many(targets, limits, interval, (sort, look), draws=draws, as_json=as_json)
     return 0
 
@@ -164,7 +164,7 @@ def _watch_many(
 ) -> int:
     from ._fleet import Fleet  # noqa: PLC0415  (asyncio is loaded where there are many guests)
 
-    fleet = Fleet(targets, limits, lambda _value: 0)
+    fleet = Fleet(targets, limits, lambda _target, _row, _value: None)
     watched = {row.name: Watched(target, row) for target, row in zip(targets, fleet.rows, strict=True)}
     beside: Callable[[], AbstractContextManager[None]] | None = None
     if draws:
