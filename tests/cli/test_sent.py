@@ -124,7 +124,6 @@ MOUNT = '{"tag":"a","guest_path":"/b","fs_type":"9p"}'
         (("replay", "RECORDING", "@"), "stall@mount#1", "mount", True),
         (("replay", "RECORDING", "@"), "stall@ping#1", "ping", True),
         (("doctor", "@"), "stall@ping", "the guest is examined", None),
-        (("doctor", "@", "@2"), "stall@ping", "the guest is examined", None),
         (("conformance", "@", "--timeout", "100"), "stall@ping", "the cases are run", None),
         (("conformance", "@", "--timeout", "100", "--allow-effects"), "stall@ping", "the cases are run", True),
         (("ls", "--timeout", "100"), "stall@get_health", "the guests are asked", None),
@@ -154,6 +153,40 @@ def test_ctrl_c_is_a_document_of_every_command(words, fault, step, sent, tmp_pat
     assert (document["error"], document["kind"]) == (f"interrupted while {step}", "Interrupted")
     assert document["sent"] is sent
     assert (process.returncode, err.splitlines()[-1]) == (-signal.SIGINT, "interrupted")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("flags", [("--json",), ()])
+def test_an_interrupted_doctor_says_what_it_knows_of_each_guest(flags, number):
+    with (
+        simulated_guest() as well,
+        simulated_guest(faults=["stall@ping"]) as silent,
+        simulated_guest() as queued,
+    ):
+        names = [str(guest.address) for guest in (well, silent, queued)]
+        words = ("doctor", *names, "--parallel", "1", "--timeout", "100", *flags)
+        with piped(*words) as process:
+            while not silent.simulator.requests:
+                assert process.poll() is None
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+    assert process.returncode == -number
+    assert "Traceback" not in err
+    if not flags:
+        assert [line for line in out.splitlines() if line in names] == names
+        assert out.count("interrupted while the guest is examined") == 1
+        return
+    document = json.loads(out)
+    check(document, "doctor_many")
+    assert [each["guest"] for each in document] == names
+    assert [each["ok"] for each in document] == [True, False, False]
+    last = [each["steps"][-1] for each in document]
+    assert [step["step"] for step in last] == ["health", "interrupted", "interrupted"]
+    assert [step["seen"] for step in last[1:]] == [
+        "interrupted while the guest is examined",
+        "interrupted before a guest was asked",
+    ]
+    assert [step["step"] for step in document[1]["steps"]][-4:] == ["address", "dial", "preamble", "interrupted"]
 
 
 @pytest.mark.parametrize("flags", [("--json",), ()])

@@ -34,11 +34,12 @@ from stereos_proto_io.addresses import Address, HybridVsock, UnixSocket, VirtioS
 from ._console import clean, our_version
 from ._contact import Row
 from ._deadline import Deadline
-from ._errors import UsageError, exit_code, worst
+from ._errors import Interrupted, UsageError, code_of, exit_code, worst
 from ._formats import FORMAT, Out
 from ._jobs import in_state, interruption_told
 from ._options import OUTPUT, option
 from ._output import brief, health_line, print_result, write_json
+from ._signals import keeping_results, nothing
 from ._targets import DEFAULT_GUESTS, TRY_THESE, Guests, Target
 
 _MARKS: Final = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("•", "yellow")}
@@ -112,7 +113,7 @@ class DocumentOut:
     """How the result is written, by a command that prints one document or for people."""
 
     output: Annotated[Literal["wide", "json"] | None, FORMAT] = attrs.field(default=None, kw_only=True)
-    """wide or json. By default what people read best."""
+    """wide or json. By default what people read best, as with wide."""
 
     json: Annotated[bool, option("--json", group=OUTPUT)] = attrs.field(default=False, kw_only=True)
     """Print one JSON document; with many guests an array. The same as -o json."""
@@ -142,60 +143,86 @@ def doctor(guest: Guests = DEFAULT_GUESTS, *, out: DocumentOut = _DEFAULT_OUT) -
     """
     # Before anything is printed: these refuse what the command line says.
     as_json, seconds, end = out.is_json, guest.seconds(), guest.end()
-    row = Row("", "the guest is examined", sent=None)
-    with interruption_told(write_json if as_json else None, row):
-        targets = in_state(guest.targets(), guest, end).targets if guest.many else []
-        return _doctor(guest, targets, seconds, end, out)
 
-
-def _doctor(guest: Guests, targets: list[Target], seconds: float, end: Deadline, out: DocumentOut) -> int:
-
-    def examine(target: Target | None, note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
+    def examine(target: Target | None, note: Callable[[Finding], None]) -> int:
         return _examined(_way(guest, target, end.or_in(seconds)), note)
 
-    here = list(_machine())
-    if not out.is_json:
-        _show_all(here)
-    if not guest.many:
-        found, code = examine(None, _show if not out.is_json else _keep)
-        if out.is_json:
-            write_json(_document([*here, *found], code))
-        return code
-    results = side_by_side(targets, guest.parallel, lambda target: examine(target, _keep))
-    if out.is_json:
+    with interruption_told(write_json if as_json else None, Row("", _EXAMINING, sent=None)):
+        if not guest.many:
+            return _doctor_single(lambda note: examine(None, note), as_json=as_json)
+        targets = in_state(guest.targets(), guest, end).targets
+    return _doctor_many(targets, guest.parallel, examine, as_json=as_json)
+
+
+#: What is done, where the user interrupts it.
+_EXAMINING: Final = "the guest is examined"
+
+
+def _doctor_single(examine: Callable[[Callable[[Finding], None]], int], *, as_json: bool) -> int:
+    found = list(_machine())
+    if not as_json:
+        _show_all(found)
+        return examine(_show)
+    code = examine(found.append)
+    write_json(_document(found, code))
+    return code
+
+
+def _doctor_many(
+    targets: list[Target],
+    parallel: int,
+    examine: Callable[[Target, Callable[[Finding], None]], int],
+    *,
+    as_json: bool,
+) -> int:
+    found: dict[str, list[Finding]] = {target.name: [] for target in targets}
+    # On Ctrl-C, what is known of each guest is still to be shown.
+    with keeping_results(nothing):
+        here = list(_machine())
+        if not as_json:
+            _show_all(here)
+        codes = side_by_side(targets, parallel, lambda target: examine(target, found[target.name].append))
+        results = [_until_now(found[each.name], code) for each, code in zip(targets, codes, strict=True)]
+        _write_many(targets, results, here, as_json=as_json)
+    return worst(code for _, code in results)
+
+
+def _until_now(findings: list[Finding], code: int | None) -> tuple[list[Finding], int]:
+    """What was found of a guest, and the exit code; without one, the user has interrupted its examination."""
+    if code is not None:
+        return findings, code
+    interrupted = Interrupted(_EXAMINING if findings else "")
+    return [*findings, Finding("interrupted", "failed", str(interrupted))], code_of(interrupted)
+
+
+def _write_many(
+    targets: list[Target], results: list[tuple[list[Finding], int]], here: list[Finding], *, as_json: bool
+) -> None:
+    if as_json:
         documents = [
             {"guest": target.name, **_document([*here, *found], code)}
             for target, (found, code) in zip(targets, results, strict=True)
         ]
         write_json(documents)
-        return worst(code for _, code in results)
+        return
     for target, (found, _) in zip(targets, results, strict=True):
         print_result("", Text(clean(target.name), "bold"))
         _show_all(found)
-    return worst(code for _, code in results)
 
 
 def _document(findings: list[Finding], code: int) -> dict[str, Any]:
     return {"ok": not code, "steps": [attrs.asdict(finding) for finding in findings]}
 
 
-def _examined(way: Iterator[Finding], note: Callable[[Finding], None]) -> tuple[list[Finding], int]:
-    """What was found on the way to a guest, and the exit code that it comes to."""
-    findings: list[Finding] = []
-    code = 0
+def _examined(way: Iterator[Finding], note: Callable[[Finding], None]) -> int:
+    """Note what is found on the way to a guest, and return the exit code that it comes to."""
     try:
         for finding in way:
-            findings.append(finding)
             note(finding)
     except _Failed as failed:
-        findings.append(failed.finding)
         note(failed.finding)
-        code = failed.code
-    return findings, code
-
-
-def _keep(_finding: Finding) -> None:
-    """It is shown later, or printed as JSON."""
+        return failed.code
+    return 0
 
 
 def _show_all(findings: list[Finding]) -> None:
@@ -204,14 +231,15 @@ def _show_all(findings: list[Finding]) -> None:
 
 
 def side_by_side(targets: list[Target], parallel: int, examine: Callable[[Target], Any]) -> list[Any]:
-    """Examine each guest in a thread of its own, so many at a time. Ctrl-C waits for none of them.
+    """Examine each guest in a thread of its own, so many at a time. Ctrl-C waits for none of them: theirs is None.
 
     Raises what the first `examine` that fails raises; it waits for none of the others.
     """
     from ._private import load_what_dials  # noqa: PLC0415  (loaded where a guest is dialled)
 
     load_what_dials()
-    answers: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+    #: None: the user has interrupted it.
+    answers: SimpleQueue[tuple[int, Any, BaseException | None] | None] = SimpleQueue()
     room = threading.Semaphore(parallel)
 
     def work(number: int, target: Target) -> None:
@@ -224,12 +252,13 @@ def side_by_side(targets: list[Target], parallel: int, examine: Callable[[Target
     for each in enumerate(targets):
         threading.Thread(target=work, args=each, daemon=True).start()
     found: dict[int, Any] = {}
-    for _ in targets:
-        number, answer, error = answers.get()
-        if error is not None:
-            raise error
-        found[number] = answer
-    return [found[number] for number in range(len(targets))]
+    with keeping_results(lambda: answers.put(None)):
+        while len(found) < len(targets) and (got := answers.get()) is not None:
+            number, answer, error = got
+            if error is not None:
+                raise error
+            found[number] = answer
+    return [found.get(number) for number in range(len(targets))]
 
 
 class _Failed(Exception):
