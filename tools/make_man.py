@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from cyclopts.help import create_parameter_help_panel
+
 from stereos_proto_io.cli._errors import EXIT_CODES
-from stereos_proto_io.cli._tree import COMMANDS, DEFAULT_PARAMETER, make_app
+from stereos_proto_io.cli._tree import COMMANDS, DEFAULT_PARAMETER, OPTIONS, make_app
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "man" / "stereosctl.1"
 
@@ -20,7 +22,7 @@ _ENVIRONMENT: Final = {
     "STEREOS_ADDRESS": "The address of the guest that is meant where a command names none.",
     "MB_CONFIG_DIR, XDG_CONFIG_HOME": "Where mb keeps its machines; MB_CONFIG_DIR counts before mb's config.toml.",
     "XDG_STATE_HOME": "Where the history of `stereosctl shell` is kept.",
-    "NO_COLOR": "Whatever its value, no colours are written.",
+    "NO_COLOR": "Whatever its value, unless it is empty, no colours are written.",
 }
 _SIGNALS: Final = {
     "SIGINT (Ctrl-C)": "Ends the command, which cleans up and dies of SIGINT, so that a shell's loop ends as well. "
@@ -57,11 +59,16 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _options(app: Any) -> Iterator[str]:
-    for argument in app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER, parse_docstring=True):
-        names = [name for name in argument.names if name.startswith("-")]
-        text = argument.parameter.help or ""
-        if names and argument.show and text:
-            yield from _tagged(", ".join(names), text)
+    """Arguments and options, as `--help` shows them: with what they take, the choices, and the defaults."""
+    arguments = app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER, parse_docstring=True)
+    for entry in create_parameter_help_panel(OPTIONS, arguments, "plaintext").entries:
+        notes = (
+            entry.choices and f"[choices: {', '.join(entry.choices)}]",
+            entry.default and f"[default: {entry.default}]",
+            entry.required and "[required]",
+        )
+        text = entry.description.primary_renderable.plain
+        yield from _tagged(", ".join(entry.display_labels_with_metavar), " ".join(filter(None, (text, *notes))))
 
 
 def page() -> str:

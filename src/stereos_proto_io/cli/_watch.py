@@ -38,7 +38,7 @@ class LinesOut:
     """How each change is written, by a command that goes on."""
 
     output: Annotated[Literal["wide", "jsonl"] | None, FORMAT] = attrs.field(default=None, kw_only=True)
-    """wide or jsonl. By default what people read best."""
+    """wide or jsonl. By default what people read best, as with wide."""
 
     jsonl: Annotated[bool, option("--jsonl", group=OUTPUT)] = attrs.field(default=False, kw_only=True)
     """Print one JSON document per change, each on its line. The same as -o jsonl."""
