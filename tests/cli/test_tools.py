@@ -436,6 +436,29 @@ def test_an_interrupted_pipe_is_not_read_on(tmp_path):
         assert not any(request.type == "get_health" for request in guest.simulator.requests)
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('health "unclosed', "this line is no command: a quotation mark in it is not closed"),
+        ("health 'unclosed", "this line is no command: a quotation mark in it is not closed"),
+        ("health \\", "this line is no command: nothing follows the backslash at its end"),
+        ("shell", "this is a shell already: `exit` leaves it"),
+    ],
+)
+def test_a_line_of_the_shell_that_makes_no_sense_is_an_error_like_others(line, sentence, tmp_path, monkeypatch):
+    with simulated_guest(UnixSocket(tmp_path / "g")) as guest:
+        plain_, as_json, after = (
+            run_cli(monkeypatch, "shell", str(guest.address), stdin=lines.encode())
+            for lines in (line, line.replace("health", "health --json"), f"{line}\nping")
+        )
+    assert (plain_.code, plain_.out, plain_.err) == (2, "", f"stereosctl: {sentence}\n")
+    assert (after.code, "pong" in after.out, after.err) == (0, True, plain_.err), "the shell goes on"
+    if "health" in line:
+        document = json.loads(as_json.out)
+        check(document, "error")
+        assert (document["error"], document["kind"]) == (sentence, "UsageError")
+
+
 def test_a_shell_that_nobody_hears_does_nothing_more(tmp_path):
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
         process.stdout.close()

@@ -26,7 +26,17 @@ from ._console import (
     say_error,
     writing,
 )
-from ._errors import BrokenOutput, Interrupted, OutputFailed, SaidNo, Stopped, UsageError, error_document, exit_code
+from ._errors import (
+    BrokenOutput,
+    Interrupted,
+    OutputFailed,
+    SaidNo,
+    Stopped,
+    UsageError,
+    code_of,
+    error_document,
+    exit_code,
+)
 from ._signals import interruptible, nothing_was_kept, raise_what_is_held
 from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
 
@@ -86,6 +96,9 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
 
 def _in_full(arguments: Sequence[str]) -> list[str]:
     """The command line in its canonical form, with aliases, `help COMMAND` and `-` replaced."""
+    if list(arguments[:1]) == [COMPLETE]:
+        # What is typed, and no command yet: a - may become an option.
+        return list(arguments)
     words = [STDIN if word == "-" else word for word in arguments]
     if words[:1] == [HELP]:
         words = [*words[1:], "--help"]
@@ -122,12 +135,18 @@ def _run(words: Sequence[str], app: App | None) -> int:
         if code is None:
             raise
         if not isinstance(exc, SaidNo):
-            sentence = _sentence(exc, words)
-            _write_document({**error_document(exc), "error": sentence}, words)
-            say_error(sentence)
+            refused(exc, words)
         raise_what_is_held()
         return code
     return result if isinstance(result, int) else 0
+
+
+def refused(error: Exception, words: Sequence[str]) -> int:
+    """Tell why the command line `words` has failed, and return its exit code."""
+    sentence = _sentence(error, words)
+    _write_document({**error_document(error), "error": sentence}, words)
+    say_error(sentence)
+    return code_of(error)
 
 
 def _write_document(document: dict[str, Any], words: Sequence[str]) -> None:

@@ -68,6 +68,10 @@ def completions(app: App, typed: Words) -> Found:
     if option is not None:
         return _values(option, typed)
     if typed.text.startswith("-"):
+        name, equals, value = typed.text.partition("=")
+        named = _named(arguments, name) if equals else None
+        if named is not None and _takes_value(named):
+            return _behind(f"{name}=", _values(named, Words(typed.begun, value)))
         names = [name for argument in arguments for name in argument.names if name.startswith("--")]
         return _matching([*names, "--help"], typed.text, options=True)
     position = len(standing(arguments, begun))
@@ -80,6 +84,11 @@ def completions(app: App, typed: Words) -> Found:
 def _matching(words: Iterable[str], text: str, *, options: bool = False) -> Found:
     plain = (word for word in words if _PLAIN.fullmatch(word))
     return Found(tuple(sorted({w for w in plain if w.startswith(text) and (options or not w.startswith("-"))})))
+
+
+def _behind(head: str, found: Found) -> Found:
+    """What a word may become that begins with `head`, where `found` is what follows."""
+    return Found(tuple(f"{head}{word}" for word in found.words), found.files)
 
 
 def _takes_value(argument: Any) -> bool:
@@ -145,8 +154,11 @@ def _machines(typed: Words) -> Found:
 
 def _given(option: str, begun: Sequence[str]) -> str | None:
     """The value of an option that stands on the line already."""
-    pairs = zip(begun, (*begun[1:], ""), strict=True)
-    return next((value for word, value in pairs if word == option), None)
+    for word, following in zip(begun, (*begun[1:], ""), strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else following
+    return None
 
 
 def _conditions(typed: Words) -> Found:
@@ -164,7 +176,8 @@ def _agents(typed: Words) -> list[str]:
     from ._targets import Place, looks_like_address  # noqa: PLC0415
 
     address = next((word for word in typed.begun if looks_like_address(word)), None)
-    place = Place(address, vm=None if address else _given("--vm", typed.begun))
+    vm = None if address else _given("--vm", typed.begun)
+    place = Place(address, vm=vm, config_dir=_given("--config-dir", typed.begun))
     with suppress(UsageError, GuestError, StereosError):
         deadline = Deadline.after(_PATIENCE)
         with dial(place.target(), deadline) as client:

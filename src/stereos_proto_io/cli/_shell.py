@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from cyclopts import App
 
-from ._app import run
+from ._app import refused, run
 from ._complete import Words, completions
 from ._console import clean, say
 from ._errors import INTERRUPTED, USAGE, Stopped, UsageError
 from ._jobs import load_driver
 from ._reading import MOST_SENT
 from ._signals import interruption_caught
-from ._targets import DEFAULT_PLACE, Place, by_default
+from ._targets import DEFAULT_PLACE, Place, by_default, in_shell
 from ._tree import make_app
 
 _LEAVE: Final = frozenset({"exit", "quit"})
@@ -28,6 +28,11 @@ _LEAVE: Final = frozenset({"exit", "quit"})
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
 _UNHEARD: Final = 141
+#: Why a line cannot be split into words: Python's sentences, and ours.
+_UNREADABLE: Final = {
+    "No closing quotation": "a quotation mark in it is not closed",
+    "No escaped character": "nothing follows the backslash at its end",
+}
 
 
 def shell(guest: Place = DEFAULT_PLACE) -> int:
@@ -42,6 +47,8 @@ def shell(guest: Place = DEFAULT_PLACE) -> int:
 
         stereosctl shell --vm dev
     """
+    if in_shell():
+        raise UsageError("this is a shell already: `exit` leaves it")
     target = guest.target()
     load_driver()
     with by_default(target):
@@ -62,7 +69,11 @@ def _loop(prompt: str, app: App) -> int:
                 continue
             except (EOFError, StopIteration):
                 return code
-            words = _words(line)
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError as exc:
+                code = refused(UsageError(f"this line is no command: {_UNREADABLE.get(str(exc), exc)}"), line.split())
+                continue
             if words and words[0] in _LEAVE:
                 return code
             if words:
@@ -79,19 +90,7 @@ def _piped() -> Iterator[str]:
     if len(line) > MOST_SENT:
         raise UsageError(f"a line has more than {MOST_SENT} characters, which is the most that a command may have")
     if line:
-        yield line
-
-
-def _words(line: str) -> list[str]:
-    try:
-        words = shlex.split(line, comments=True)
-    except ValueError as exc:
-        say(f"{exc}", style="red")
-        return []
-    if words[:1] == ["shell"]:
-        say("this is a shell already", style="red")
-        return []
-    return words
+        yield line.removesuffix("\n")
 
 
 @contextmanager
