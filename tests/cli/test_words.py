@@ -283,6 +283,24 @@ def test_the_help_of_a_command_lists_the_formats_that_it_takes(command, formats,
         assert (result.code == 2) == (each not in formats), result
 
 
+PROMPT = '[[agents]]\nname = "x"\nharness = "custom"\nprompt_file = "p.md"\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("config", "set", "-"), "no file is read here"),
+        (("provision", "-"), "no file is read here, since standard input lies in no folder"),
+    ],
+)
+def test_a_warning_about_a_prompt_is_in_the_words_of_the_command_line(words, why, monkeypatch):
+    with simulated_guest() as guest:
+        result = run_cli(monkeypatch, *words, str(guest.address), stdin=PROMPT.encode())
+    assert result.code == 0, result
+    assert f"prompt_file is sent as a path of the guest ({why}); if the guest has no such file" in result.err
+    assert "read_prompt" not in result.all
+
+
 def test_status_is_health(cli):
     with simulated_guest() as guest:
         assert cli("status", str(guest.address)).out.split()[:2] == cli("health", str(guest.address)).out.split()[:2]

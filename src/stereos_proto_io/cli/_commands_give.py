@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -18,6 +19,7 @@ from stereos_proto import (
     InjectSecret,
     InjectSSHKey,
     Mount,
+    ProvisionPlan,
     Reply,
     Request,
     SetConfig,
@@ -117,13 +119,26 @@ def _give(guests: Guests, request: Request, label: str, out: Out, targets: list[
     return perform(guests, Job(converse, document, show, lambda _reply: label), out, targets=targets)
 
 
+#: Why `load_jcard` has not read a prompt's file, in its words: those of a program that calls it.
+_NO_PROMPT: Final = "no `read_prompt` was given"
+#: What it says of a jcard.toml on standard input, and what the user of a command line understands.
+FROM_STDIN: Final = {_NO_PROMPT: "no file is read here, since standard input lies in no folder"}
 #: What a plan would do, and what this command does instead, in the words of `load_jcard`.
 _AS_IT_IS: Final = {
     ", and is not sent": ", and is sent as it is",
     "comes from a variable, and everyone in the guest can read it here": (
         "names a variable, whose value is not filled in here"
     ),
+    _NO_PROMPT: "no file is read here",
 }
+
+
+def say_warnings(plan: ProvisionPlan, reworded: Mapping[str, str]) -> None:
+    """Say the warnings of a plan, some of them in other words."""
+    for warning in plan.warnings:
+        for words, ours in reworded.items():
+            warning = warning.replace(words, ours)
+        say(warning, style="yellow")
 
 
 def config_set(
@@ -157,10 +172,7 @@ def config_set(
             f"{file} has [secrets], which the guest would store readable by everybody; "
             "use `stereosctl provision`, which sends them as secrets"
         )
-    for warning in plan.warnings:
-        for planned, done in _AS_IT_IS.items():
-            warning = warning.replace(planned, done)
-        say(warning, style="yellow")
+    say_warnings(plan, _AS_IT_IS)
     return _give(guest, SetConfig(content), "config", out, targets)
 
 

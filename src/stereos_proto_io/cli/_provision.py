@@ -32,7 +32,7 @@ from stereos_proto import (
 )
 from stereos_proto_io import read_jcard
 
-from ._commands_give import FsType, read_key, read_text
+from ._commands_give import FROM_STDIN, FsType, read_key, read_text, say_warnings
 from ._console import STDIN, clean, say, say_error
 from ._contact import Contact
 from ._deadline import WAIT_SECONDS
@@ -469,8 +469,7 @@ def _read_plan(
         plan = load_jcard(read_text(file), source="standard input", **options)
     else:
         plan = read_jcard(file, **options)
-    for warning in plan.warnings:
-        say(warning, style="yellow")
+    say_warnings(plan, FROM_STDIN)
     return attrs.evolve(plan, mounts=()) if skip_mounts else plan
 
 
