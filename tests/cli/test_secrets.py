@@ -151,6 +151,16 @@ def test_nothing_is_typed_for_a_command_that_is_refused(command, words, sentence
     assert (result.code, sentence in result.err) == (2, True), result
 
 
+@pytest.mark.parametrize("command", ["send inject_secret -", "replay -"])
+@pytest.mark.parametrize("words", ["tcp://127.0.0.1:1 --timeout 0", "--vm nowhere", "127.0.0.1:1", ""])
+def test_nothing_is_typed_for_a_guest_that_is_refused(command, words, monkeypatch):
+    given = [*command.split(), *words.split()]
+    empty, typed = run_cli(monkeypatch, *given), run_cli(monkeypatch, *given, stdin=b"{}")
+    assert "cannot read standard input" not in empty.err
+    assert (empty.code, empty.out) == (2, "")
+    assert empty == typed
+
+
 @pytest.mark.parametrize("mode", ["0", "400", "0600", "00640", "0o777"])
 def test_a_mode_is_permission_bits(mode, folder, monkeypatch):
     with simulated_guest(UnixSocket(folder / "g")) as guest:

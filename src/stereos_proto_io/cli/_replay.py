@@ -54,12 +54,13 @@ def replay(
         conn: Which connection to replay.
         json: Print one JSON document.
     """
+    target = guest.checked()
     everything = read_transcript(read_bytes(file, most=MOST_READ), str(file))[1]
     entries = [entry for entry in everything if entry.conn == conn and entry.data]
     pairs = list(_pairs(entries))
     if not pairs:
         raise UsageError(f"{file} has no requests on connection {conn}")
-    target, deadline = guest.target(), guest.deadline(WAIT_SECONDS)
+    deadline = guest.deadline(WAIT_SECONDS)
     _say_what_is_left_out(everything, conn)
     rows: list[dict[str, Any]] = []
     # A guest may quote what it was sent, and the recorded one may have quoted what it was sent on any connection.

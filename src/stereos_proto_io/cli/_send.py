@@ -49,8 +49,9 @@ def send(
         # `send TYPE ADDRESS`: no JSON value begins like that.
         guest, payload = attrs.evolve(guest, address=payload), None
     refuse_what_is_no_utf8({"TYPE": type, "PAYLOAD": payload or ""})
-    request = _request(type, payload)
-    target, deadline = guest.target(secret=_ON_STANDARD_INPUT), guest.deadline()
+    # Before the user types a payload for a command that is refused.
+    target = guest.checked(secret=_ON_STANDARD_INPUT)
+    request, deadline = _request(type, payload), guest.deadline()
 
     # The guest may quote what it was sent, and that may be a secret.
     redactor = redactor_of([request])

@@ -241,6 +241,14 @@ class Guest(Place):
     verbose: Verbose = attrs.field(default=False, kw_only=True)
     """Trace the wire on stderr, without secrets."""
 
+    def checked(self, *, secret: str = "") -> Target:
+        """The guest, for a command that reads something before it asks. Raises UsageError, also for the timeout.
+
+        `secret` is that of `address_of`.
+        """
+        self.deadline()
+        return self.target(secret=secret)
+
     def deadline(self, default: float = ASK_SECONDS) -> Deadline:
         """When the command has to be done. Raises UsageError."""
         return Deadline.after(default if self.timeout is None else checked_seconds("--timeout", self.timeout))
