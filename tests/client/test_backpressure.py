@@ -12,7 +12,7 @@ import pytest
 from stereos_proto import MAX_LINE_SIZE, Lifecycle, Ping, Pong, SetConfig, encode
 
 from .guests import LONG, PING, PONG, lines, scripted
-from .harness import BLOCKING, PATIENCE, attached, company, each_driver, result, run, until
+from .harness import BLOCKING, PATIENCE, attached, company, each_driver, result, run, some_turns, until
 
 #: Bytes: half of the twenty megabytes that are moved. Most runs need two; the rest is for asyncio's debug mode,
 #: which formats a traceback for whatever a busy machine makes slow.
@@ -133,5 +133,28 @@ def test_whoever_waits_to_write_reads_once_nobody_else_does(driver, given_up):
             assert [reply.ok for reply in stored] == [True]
 
     client = None
+    with scripted(script) as ours:
+        run(driver, main)
+
+
+@each_driver
+def test_a_line_is_finished_while_another_caller_reads(driver):
+    """The guest takes a long line before it answers the caller that sleeps until there is something to read."""
+
+    def script(sock):
+        assert sock.recv(len(PING)) == PING
+        assert len(sock.makefile("rb").readline()) == len(encode(LONG))
+        sock.sendall(PONG + DONE)
+        sock.recv(1)
+
+    async def main():
+        async with attached(driver, ours) as client, company(driver) as begin:
+            pinged = begin(lambda: client.request(Ping()))
+            await until(driver, lambda: client.connection.pending)
+            await some_turns(driver)
+            stored = begin(lambda: client.request(LONG))
+            await until(driver, lambda: pinged and stored)
+            assert (pinged, [reply.ok for reply in stored]) == ([Pong()], [True])
+
     with scripted(script) as ours:
         run(driver, main)

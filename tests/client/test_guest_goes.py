@@ -225,6 +225,23 @@ def test_a_reply_that_came_before_a_write_failed(driver):
     run(driver, main)
 
 
+@each_driver
+def test_a_reset_while_nothing_was_asked(driver):
+    async def main():
+        async with attached(driver, ours) as client:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            await some_turns(driver)
+            with pytest.raises(ConnectionLost, match="mount was not sent") as caught:
+                await result(client.request(MOUNT))
+            assert not isinstance(caught.value, OutcomeUnknown)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    run(driver, main)
+
+
 async def provisioned(client):
     (await result(client.provision(ProvisionPlan([MOUNT])))).raise_for_failure()
 

@@ -184,6 +184,29 @@ def test_a_change_takes_no_notification_from_one_that_listens(driver):
 
 
 @each_driver
+def test_what_came_before_a_change_is_kept(driver):
+    """It is read before the change is written, to see whether the guest has gone."""
+
+    def script(sock):
+        sock.sendall(encode(Lifecycle("ready")))
+        sent.set()
+        assert sock.recv(1000) == encode(MOUNT)
+        sock.sendall(b'{"type":"ack","payload":{"reply_to":"mount","ok":true}}\n')
+        sock.recv(1)
+
+    async def main():
+        async with attached(driver, ours) as client:
+            assert sent.wait(PATIENCE)
+            assert await result(client.request(MOUNT)) == Ack("mount", True)
+            news = client.notifications()
+            assert (await anext(news) if hasattr(news, "__anext__") else next(news)) == Lifecycle("ready")
+
+    sent = threading.Event()
+    with scripted(script) as ours:
+        run(driver, main)
+
+
+@each_driver
 def test_one_who_has_listened_is_forgotten(driver):
     """A mailbox that kept every waiter would grow with each notification."""
 

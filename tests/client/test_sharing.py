@@ -1,13 +1,16 @@
 """Many callers on one client: each gets its own reply."""
 
+import socket
 import threading
 
-from stereos_proto import CustomRequest
+import pytest
+
+from stereos_proto import CustomRequest, Ping, Turns
 from stereos_proto_io import UnixSocket, blocking
 from stereos_proto_io.testing import simulated_guest
 
 from .guests import echo, scripted
-from .harness import PATIENCE, async_drivers, attached, entered, together
+from .harness import BLOCKING, PATIENCE, TRIO, async_drivers, attached, company, entered, run, together
 
 THREADS, EACH = 8, 12_500
 
@@ -33,6 +36,24 @@ def test_eight_threads_and_a_hundred_thousand_requests():
         assert not any(thread.is_alive() for thread in threads)
         assert client.connection.pending == ()
     assert wrong == []
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_whoever_follows_sleeps(driver, monkeypatch):
+    """One reads; the other is woken when there is something for it, and does not look again and again."""
+    steps = []
+    step = Turns.step
+    monkeypatch.setattr(Turns, "step", lambda *turn, **options: steps.append(turn) or step(*turn, **options))
+
+    async def main():
+        async with attached(driver, ours) as client, company(driver) as begin:
+            found = [begin(lambda: driver.within(client, Ping(), 0.3)) for _ in range(2)]
+        assert all(isinstance(error, TimeoutError) for (error,) in found)
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(driver, main)
+    assert 2 <= len(steps) < 20
 
 
 @async_drivers
