@@ -686,6 +686,18 @@ def test_a_subclass_may_override_what_it_says_it_overrides():
     assert client.told == ["closed"]
 
 
+def test_a_base_of_a_subclass_gets_its_arguments():
+    class Named:
+        def __init_subclass__(cls, *, name, **options):
+            super().__init_subclass__(**options)
+            cls.name = name
+
+    class Mine(Callbacks, Named, name="mine"):
+        pass
+
+    assert Mine.name == "mine"
+
+
 def test_all_names_of_a_client_are_known():
     """Those that an instance has, too."""
     client = Callbacks(TCP("127.0.0.1", 1))
