@@ -114,6 +114,12 @@ def test_a_record_of_one_byte_is_not_counted_before_it_left():
     assert not tls.outcomes
 
 
+def test_of_a_record_of_two_bytes_the_first_is_counted_at_once():
+    stream = Encrypted(TLS(ssl.SSLWantWriteError(), "TLSv1.3", 2))
+    assert stream.send(b"ab") == 1
+    assert stream.send(b"b") == 1
+
+
 def test_a_write_of_tls_may_have_to_read_first():
     during = (ssl.SSLWantReadError(), None, ssl.SSLWantReadError(), b"x", ssl.SSLWantWriteError(), None)
     stream = Encrypted(TLS(*during, 3))

@@ -327,6 +327,13 @@ def test_faults_that_never_struck_are_unused():
     assert plan.unused == (faults.Garbage(type="shutdown"),)
 
 
+@pytest.mark.parametrize("options", [{}, {"has_connections": True}, {"has_connections": False}])
+def test_what_ends_a_connection_counts_where_there_is_one(options):
+    plan = FaultPlan(["close@ping", "reset"])
+    assert len(plan.on_request(Ping(), **options)) == len(plan.on_connection(**options)) == 1
+    assert len(plan.unused) == (0 if options.get("has_connections", True) else 2)
+
+
 def test_a_test_can_see_that_a_fault_never_struck():
     simulator = GuestSimulator(faults=["drop@ping#1", "fail:no@mount#2"])
     with running("blocking", None, simulator) as guest:
