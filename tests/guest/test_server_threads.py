@@ -138,11 +138,21 @@ def test_a_reboot_that_comes_after_the_last_order_ends_with_the_guest(server):
         assert go_on.wait(PATIENCE)
         shut(endpoints)
 
-    server._shut = slow
+    class Off(threading.Event):
+        """Notes which thread has looked at it."""
+
+        def is_set(self):
+            found = super().is_set()
+            seen.append(threading.current_thread())
+            return found
+
+    seen = []
+    server._shut, server._off = slow, Off()
     closing = started(server.close)
     assert ending.wait(PATIENCE)
     rebooting = started(server.reboot)
-    while not server._waiting:
+    # It looks once before it waits, and once more after it has given its order.
+    while seen.count(rebooting) < 2:
         threading.Event().wait(0.001)
     go_on.set()
     assert ends(rebooting)
