@@ -494,6 +494,14 @@ def test_an_agent_that_has_failed_is_started_again_by_a_change(clock, requests, 
     ]
 
 
+def test_an_agent_that_is_due_to_start_may_be_ended(clock):
+    simulator = GuestSimulator(clock=clock)
+    simulator.handle(SetConfig(TWO_AGENTS))
+    clock.now += 5
+    simulator.end_agent("coder")
+    assert [agent.running for agent in simulator.agents] == [False, True]
+
+
 def test_an_agent_that_is_taken_out_and_put_in_again_runs(clock):
     simulator = GuestSimulator(clock=clock)
     seen = []
