@@ -33,8 +33,11 @@ CLEAN_ENV = {
     and name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CI")
 } | {"TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", "LC_ALL": "C.UTF-8"}
 
-#: For processes that may hardly write, or open, anything: coverage is not measured in them.
-LIMITED_ENV = {name: value for name, value in CLEAN_ENV.items() if not name.startswith("COVERAGE_")}
+#: For processes that may hardly write, or open, anything: coverage is not measured in them. They write no bytecode:
+#: CPython moves a file of which the system took only a part into place, and every later process fails to load it.
+LIMITED_ENV = {name: value for name, value in CLEAN_ENV.items() if not name.startswith("COVERAGE_")} | {
+    "PYTHONDONTWRITEBYTECODE": "1"
+}
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
 
