@@ -148,6 +148,11 @@ def test_what_does_not_fit_is_written_while_replies_are_read(client_class):
         found = []
         asking = threading.Thread(target=lambda: found.append(client.request(LONG)))
         asking.start()
+        # Nobody reads yet: a guest that keeps up with the client would never make it wait.
+        end = time.monotonic() + PATIENCE
+        while not any(what == "write" for what, _ in tuple(client_class.waits)):
+            assert time.monotonic() < end
+            time.sleep(0.001)
         received = b""
         while not received.endswith(b"\n"):
             received += theirs.recv(1 << 16)
