@@ -110,7 +110,7 @@ def check_rest() -> int:
         env = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "data")}
         run = (sys.executable, "-m", "coverage")
         tests = subprocess.run(  # noqa: S603  (this interpreter, and our own files)
-            (*run, "run", config, *PYTEST[1:], "-n", str(WORKERS), "--durations=40", *ignored),
+            (*run, "run", config, *PYTEST[1:], "-n", str(WORKERS), "--dist", "worksteal", "--durations=40", *ignored),
             cwd=ROOT,
             env=env,
             check=False,
