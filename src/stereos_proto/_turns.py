@@ -138,7 +138,7 @@ class Turns(Pump):
             self._wake_a_writer()
 
     def _wake_a_reader(self) -> None:
-        """Wake the follower that leads next; where there is none, the writer: somebody has to read."""
+        """Wake the follower that leads next, or the writer if there is no follower. One waiter has to read."""
         self._wake_first((*self._followers, *(() if self._writer is None else (self._writer,))))
 
     def _wake_a_writer(self) -> None:

@@ -19,7 +19,17 @@ from .guests import DONE, LONG, PING, PONG, echo, lines, scripted
 from .harness import BLOCKING, PATIENCE, attached, each_driver, entered, result
 from .loops import EXAMPLES
 
-FORK = """
+#: What both scripts of a fork end with: the connection is as it was in the parent.
+GOES_ON = """
+    def answer():
+        assert theirs.recv(100) == encode(Ping())
+        theirs.sendall(b'{"type":"pong"}\\n')
+    threading.Thread(target=answer).start()
+    assert client.ping() == Pong()
+    client.close()
+"""
+
+FORK = f"""
     import os, socket, threading
     from stereos_proto import ConnectionLost, Pong, encode, Ping
     from stereos_proto_io.blocking import Client
@@ -54,13 +64,7 @@ FORK = """
     fork.set()
     holding.join(20)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-    def answer():
-        assert theirs.recv(100) == encode(Ping())
-        theirs.sendall(b'{"type":"pong"}\\n')
-    threading.Thread(target=answer).start()
-    assert client.ping() == Pong()
-    client.close()
+{GOES_ON}
     listening.join(20)
     assert theirs.recv(1) == b""
 """
@@ -97,7 +101,7 @@ def test_what_a_child_does_with_its_copy(close_wanted):
         thread.join(PATIENCE)
 
 
-GREEN_FORK = """
+GREEN_FORK = f"""
     import os, socket, sys, threading
     sys.path.insert(0, sys.argv[1])
     from loop_gevent import Client
@@ -109,13 +113,7 @@ GREEN_FORK = """
         client.close()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-    def answer():
-        assert theirs.recv(100) == encode(Ping())
-        theirs.sendall(b'{"type":"pong"}\\n')
-    threading.Thread(target=answer).start()
-    assert client.ping() == Pong()
-    client.close()
+{GOES_ON}
 """
 
 

@@ -78,20 +78,20 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
             return _run(_in_full(arguments), app)
     except (BrokenOutput, BrokenPipeError):
         leave_what_fails()
-        return exit_code(BrokenOutput()) or 1
+        return code_of(BrokenOutput())
     except OutputFailed as exc:
         leave_what_fails()
         with suppress(BrokenOutput, OutputFailed):
             say_error(str(exc))
         # That sentence may have been for the stream that fails, and still be in its buffer.
         leave_what_fails()
-        return exit_code(exc) or 1
+        return code_of(exc)
     except Stopped:
         raise
     except KeyboardInterrupt as exc:
         with suppress(BrokenOutput, OutputFailed, KeyboardInterrupt):
             error_console().print(Text("interrupted", "dim"))
-        return exit_code(exc) or 1
+        return code_of(exc)
 
 
 def _in_full(arguments: Sequence[str]) -> list[str]:

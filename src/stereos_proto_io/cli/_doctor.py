@@ -34,7 +34,7 @@ from stereos_proto_io.addresses import Address, HybridVsock, UnixSocket, VirtioS
 from ._console import clean, our_version
 from ._contact import Row
 from ._deadline import Deadline
-from ._errors import Interrupted, UsageError, code_of, exit_code, worst
+from ._errors import Interrupted, UsageError, code_of, worst
 from ._formats import FORMAT, Out
 from ._jobs import in_state, interruption_told
 from ._options import OUTPUT, option
@@ -270,7 +270,7 @@ class _Failed(Exception):
         remedy = "" if found else _remedy(step, error, None if target is None else target.address)
         # The sentence may end with the same advice.
         self.finding = Finding(step, "failed", said.removesuffix(f"; {remedy}"), remedy)
-        self.code = exit_code(error) or 1
+        self.code = code_of(error)
 
 
 def _show(finding: Finding) -> None:

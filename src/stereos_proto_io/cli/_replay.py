@@ -19,7 +19,7 @@ from ._console import clean, say, say_error
 from ._contact import Contact, Row
 from ._deadline import WAIT_SECONDS
 from ._documents import error_document, message_document
-from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, exit_code
+from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, code_of
 from ._jobs import converse_with
 from ._options import Json, option, whole_number
 from ._output import print_result, write_json
@@ -99,7 +99,7 @@ def replay(
     if error is not None:
         say_error(str(error))
         # Answered or not: to say all of it again would carry out the changes that were sent once more.
-        return UNKNOWN if row.sent else exit_code(error) or REFUSED
+        return UNKNOWN if row.sent else code_of(error)
     return 0 if same else REFUSED
 
 

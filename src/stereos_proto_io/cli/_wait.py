@@ -31,7 +31,7 @@ from ._output import agents_summary, health_line, print_result
 from ._private import nobody_listens
 from ._targets import DEFAULT_GUESTS, Guests, Target
 
-#: Seconds between two looks at a guest that is to go away, and at one that is not yet as it should be.
+#: Seconds between two looks at a guest that is to go away.
 _LOOK_AGAIN: Final = 0.25
 #: So many connections in a row that end without a reply mean that the guest is off: QEMU's user network accepts
 #: connections then, too. A single connection may end for another reason.

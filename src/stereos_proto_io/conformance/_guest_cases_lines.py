@@ -11,8 +11,8 @@ from typing import Any, Final
 from stereos_proto import MAX_LINE_SIZE
 
 from ._guest_case import EMPTY_NAME, PING, PONG, ack, add, answers, compare, malformed, request, unknown
-from ._guest_peer import Deviation, Line, Peer, Unsupported
-from ._guest_text import ACK, AGENT, HEALTH, Members, fault_of, short
+from ._guest_peer import Deviation, Line, Peer, Unsupported, check
+from ._guest_text import ACK, AGENT, HEALTH, Members, short
 
 # --------------------------------------------------------------------- first, what the other cases need
 
@@ -152,7 +152,7 @@ def _(peer: Peer) -> None:
     # An old guest's agents have no `restarts`.
     members = {name: member for name, member in AGENT.items() if name != "restarts" or not _is_old(peer)}
     for agent in agents:
-        _check(agent, members, "an agent")
+        check(agent, members, "an agent")
 
 
 @add("§2", "Keys are emitted in the order of the table.")
@@ -177,18 +177,15 @@ def _health(peer: Peer) -> dict[str, Any]:
     reply = peer.ask_one(b'{"type":"get_health"}')
     if reply.type != "health":
         raise Deviation(f"get_health was answered by {short(reply.value)}")
-    _check(reply.payload, HEALTH, "health")
+    check(reply.payload, HEALTH, "health")
     return reply.payload
 
 
-def _check(value: Any, members: Members, what: str) -> None:
-    fault = fault_of(value, members, what)
-    if fault:
-        raise Deviation(fault)
-
-
 def _is_old(peer: Peer) -> bool:
-    """Whether the guest is an old one, which knows fewer types (§2). It is asked to set a key of nobody."""
+    """Whether the guest is an old one, which knows fewer types (§2): it does not know `inject_ssh_key`.
+
+    The key has no user, so today's guest refuses it.
+    """
     try:
         peer.ask(request("inject_ssh_key", {}))
     except Unsupported:

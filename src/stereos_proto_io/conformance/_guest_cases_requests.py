@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from stereos_proto import StereosError
+from stereos_proto_io._ssh_keys import KEY_TYPES
 
 from ._guest_case import PING, PONG, Need, ack, add, answers, compare, refuses, request, same
 from ._guest_peer import Deviation, Peer
@@ -17,16 +18,6 @@ from ._guest_text import short
 _KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx1Y2t5IG51bWJlciBzZXZlbiBhbmQgdGhlIHJlc3Q= conformance"
 #: The folders over which nothing is mounted (§6).
 _SYSTEM: Final = ("nix", "etc", "bin", "boot", "dev", "proc", "sys", "run")
-#: The types of keys that a guest takes (§6).
-_KEY_TYPES: Final = (
-    "ssh-ed25519",
-    "ssh-rsa",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-)
 #: Seconds between two looks at whether a guest has gone.
 _PAUSE: Final = 0.05
 _KEY_FORMAT: Final = "invalid SSH public key format: must start with a recognized key type (e.g., ssh-ed25519)"
@@ -86,7 +77,7 @@ def _(peer: Peer) -> None:
 @add("§6", "Every type of key is recognized.")
 def _(peer: Peer) -> None:
     user = "conformance-nobody"
-    rows = [(user, f"{type_} AAAA", f'lookup user "{user}": user: unknown user {user}') for type_ in _KEY_TYPES]
+    rows = [(user, f"{type_}AAAA", f'lookup user "{user}": user: unknown user {user}') for type_ in KEY_TYPES]
     _table(peer, "inject_ssh_key", ("user", "public_key"), rows)
 
 

@@ -22,7 +22,7 @@ from stereos_proto_io.addresses import Address
 from stereos_proto_io.blocking._dial import dial
 from stereos_proto_io.driver._sync_dial import LONGEST_WAIT
 
-from ._guest_text import LIFECYCLE, fault_of, shown
+from ._guest_text import LIFECYCLE, Members, fault_of, shown
 
 _CHUNK: Final = 64 * 1024
 
@@ -160,9 +160,7 @@ class Peer:
         while (raw := self._raw_line(until)) is not None:
             line = Line(raw, _parsed(raw))
             if line.type == "lifecycle":
-                fault = fault_of(line.value.get("payload"), LIFECYCLE, "the payload of a lifecycle")
-                if fault:
-                    raise Deviation(fault)
+                check(line.value.get("payload"), LIFECYCLE, "the payload of a lifecycle")
                 continue
             self._replies += 1
             if self._replies > _MOST_REPLIES:
@@ -236,6 +234,12 @@ class Peer:
             return True
         except _TooLateError:
             raise Deviation(f"it {self._no_end(which)}") from None
+
+
+def check(value: Any, members: Members, what: str) -> None:
+    """Raise Deviation unless `value`, which is called `what`, has these members."""
+    if fault := fault_of(value, members, what):
+        raise Deviation(fault)
 
 
 def _request(type_: str, payload: Any = None) -> bytes:

@@ -178,9 +178,7 @@ class FdClient(AsyncClient):
             await self.sleep(0)
 
     def _look(self) -> None:
-        # One that waits to read sees the end for itself, and would sleep on if the bytes were taken from it.
-        if self._turns.idle:
-            look(self._session, self._stream.recv, self._turns.pump)
+        look(self._turns, self._stream.recv)
 
     async def _read(self) -> None:
         """Read once, for everybody."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from stereos_proto import GetHealth, HostSession, Ping, Reply, StereosError
+from stereos_proto import GetHealth, Ping, Reply, StereosError, Turns
 
 from ._streams import READ_SIZE
 
@@ -54,13 +54,17 @@ QUESTIONS: Final = frozenset({Ping, GetHealth})
 _LOOKS: Final = 8
 
 
-def look(session: HostSession, receive: Callable[[int], bytes], pump: Callable[[], object]) -> None:
+def look(turns: Turns, receive: Callable[[int], bytes]) -> None:
     """Read what has come on an idle connection, before a change is written to it.
 
     The guest may have ended the connection long ago, and its end may be behind notifications. TCP takes what is written
     to such a connection all the same, so the change would be reported as sent. A question can be asked again: it needs
-    no look.
+    no look. Nor does one look while a caller waits to read: that caller sees the end for itself, and would sleep on if
+    the bytes were taken from it.
     """
+    if not turns.idle:
+        return
+    session = turns.session
     calls = session.pending
     if any(call.sent for call in calls) or all(type(call.request) in QUESTIONS for call in calls):
         return
@@ -76,4 +80,4 @@ def look(session: HostSession, receive: Callable[[int], bytes], pump: Callable[[
             session.receive_eof()
             break
         session.receive_data(data)
-    pump()
+    turns.pump()

@@ -373,9 +373,7 @@ class SyncClient(SyncVerbs):
     # -- the stream, under the lock --------------------------------------------------------------------------
 
     def _look(self) -> None:
-        # One that waits to read sees the end for itself, and would sleep on if the bytes were taken from it.
-        if self._turns.idle:
-            look(self._session, self._stream.recv, self._turns.pump)
+        look(self._turns, self._stream.recv)
 
     def _write(self) -> bool:
         """Write what the stream takes without waiting; return whether there is more, for when it is writable."""

@@ -509,12 +509,11 @@ FaultT = TypeVar("FaultT", bound=Fault)
 def _that_happen(meeting: Iterable[FaultT]) -> tuple[FaultT, ...]:
     """Those of the faults that meet at one place which happen there."""
     happen: list[FaultT] = []
-    taken: set[frozenset[type[Fault]]] = set()
+    excluded: set[type[Fault]] = set()
     for fault in reversed([*meeting]):
-        groups = {group for group in _EXCLUSIVE if type(fault) in group}
-        if not groups & taken:
-            taken |= groups
+        if type(fault) not in excluded:
             happen.insert(0, fault)
+            excluded.update(*(group for group in _EXCLUSIVE if type(fault) in group))
     moot = {cls for fault in happen for cls in _MOOT.get(type(fault), ())}
     return tuple(fault for fault in happen if type(fault) not in moot)
 
@@ -639,7 +638,7 @@ class FaultPlan:
 
         * `cut` when it cuts, and `omit` when it leaves something out;
         * `slow-boot` and `never-ready` when a host is told that the guest is booting;
-        * `refuse` always, since nobody hears of a host that is refused;
+        * `refuse` always, since the guest does not see the hosts that are refused;
         * `reset`, `hang-up` and `close` only on connections, which a serial port has not (§8);
         * a fault that cannot happen beside another one when it happens elsewhere.
         """

@@ -191,28 +191,27 @@ def a_dialogue_has_no_time_of_its_own(patch):
 # ------------------------------------------------------------------------------------------------------- dialling
 
 
-@wrong("a_guest_is_dialled_again_until_it_is_there")
-def dials_once(patch):
-    """Dialling until the guest is ready dials once."""
+def dialling_once(wait):
+    """What makes a client, and what dials once and then waits for the guest in this way."""
 
     def when_ready(address, seconds):
         client = blocking.connect(address, timeout=seconds)
-        client.wait_ready()
+        wait(client)
         return client
 
     return blocking.connect, when_ready
+
+
+@wrong("a_guest_is_dialled_again_until_it_is_there")
+def dials_once(patch):
+    """Dialling until the guest is ready dials once."""
+    return dialling_once(blocking.Client.wait_ready)
 
 
 @wrong("dialling_keeps_its_timeout")
 def dials_for_any_answer(patch):
     """Dialling until the guest is ready ends at a guest that boots."""
-
-    def when_ready(address, seconds):
-        client = blocking.connect(address, timeout=seconds)
-        client.get_health()
-        return client
-
-    return blocking.connect, when_ready
+    return dialling_once(blocking.Client.get_health)
 
 
 @wrong("dialling_what_is_no_guest_ends")
