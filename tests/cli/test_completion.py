@@ -150,7 +150,14 @@ def test_the_shell_of_stereosctl_completes(tmp_path, machines, monkeypatch):
     assert _candidates(app, "provision ", "my") == ["my\\ file.toml "]
     assert _candidates(app, "provision ", "my\\ f") == ["my\\ file.toml "]
     assert _candidates(app, "provision ", "fo") == ["folder/"]
+    assert _candidates(app, "provision ", "./fo") == ["./folder/"]
+    assert _candidates(app, "provision ", "folder/") == []
+    assert _candidates(app, "provision ", f"{tmp_path}/jc") == [f"{tmp_path}/jcard.toml "]
+    assert _candidates(app, "provision ", "nowhere/") == []
     assert _candidates(app, "wait --for ", "ag") == ["agent="]
+    assert _candidates(app, "provision ", "--journal=my") == ["--journal=my\\ file.toml "]
+    assert _candidates(app, "provision ", "--jcard=web-1=fo") == ["--jcard=web-1=folder/"]
+    assert _candidates(app, "provision --jcard ", "web-1=jc") == ["web-1=jcard.toml "]
     assert _candidates(app, "provision ' ", "x") == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -171,9 +172,9 @@ def _candidates(app: App, line: str, text: str) -> list[str]:
     words = [*found.words, *(_LEAVE if not begun else ())]
     choices = [word if word.endswith("=") else f"{word} " for word in words if word.startswith(plain)]
     if found.files:
-        choices += [
-            f"{path}/" if path.is_dir() else f"{path} " for path in _paths(plain) if str(path).startswith(plain)
-        ]
+        # The name may stand behind `--option=`, `NAME=` or both, and may have a = of its own.
+        starts = [0, *(match.end() for match in re.finditer("=", plain))]
+        choices += [f"{plain[:start]}{path}" for start in starts for path in _paths(plain[start:])]
     return sorted({f"{_quoted(choice[:-1])}{choice[-1]}" for choice in choices})
 
 
@@ -181,9 +182,15 @@ def _quoted(word: str) -> str:
     return "".join(char if char.isalnum() or char in "-_./=:@%+,~" else f"\\{char}" for char in word)
 
 
-def _paths(text: str) -> list[Path]:
-    folder = Path(text if text.endswith("/") else Path(text).parent)
+def _paths(text: str) -> list[str]:
+    """The files whose names begin with `text`, with a slash behind a folder and a space behind any other."""
+    folder, slash, begun = text.rpartition("/")
     try:
-        return list(folder.iterdir())
+        entries = list(os.scandir(f"{folder}{slash}" or "."))
     except OSError:
         return []
+    return [
+        f"{folder}{slash}{entry.name}{'/' if entry.is_dir() else ' '}"
+        for entry in entries
+        if entry.name.startswith(begun)
+    ]
