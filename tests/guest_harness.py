@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 import tty
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -251,11 +252,12 @@ def ask(address, *requests):
 
 def ask_patiently(address, *requests):
     """What `ask` returns, once the guest listens again."""
-    for _ in range(2000):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         try:
             return ask(address, *requests)
-        except (ConnectionRefusedError, FileNotFoundError):
-            threading.Event().wait(0.01)
+        except OSError:
+            time.sleep(0.01)
     raise AssertionError(f"no guest listens at {address} again")
 
 

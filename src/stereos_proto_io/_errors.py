@@ -37,6 +37,15 @@ _NOBODY: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, e
 _UNKNOWN: Final = ("the system refused it", True)
 
 
+class LookupTimeoutError(TimeoutError):
+    """The system's resolver did not answer in time."""
+
+
+def lookup_timeout(name: str) -> LookupTimeoutError:
+    """The error for a name that was not looked up in time. It can be pickled, as its only argument is its text."""
+    return LookupTimeoutError(f"the name {name} was not looked up in time")
+
+
 def _errno(cause: BaseException) -> int:
     """The system's number for `cause`; 0 where it has none."""
     return cause.errno or 0 if isinstance(cause, OSError) else 0
@@ -61,6 +70,8 @@ def connect_error(address: Address, cause: BaseException) -> ConnectError:
         text, retryable = f"its dial raised {type(cause).__name__} ({cause})", False
     elif isinstance(cause, socket.gaierror):
         text, retryable = _name_error(cause)
+    elif isinstance(cause, LookupTimeoutError):
+        text, retryable = f"{cause}; see whether the resolver of this machine answers, or use an IP address", True
     elif timed_out and not _errno(cause):
         return no_answer(str(address), cause)
     elif not cause.errno:

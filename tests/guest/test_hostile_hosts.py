@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 import pytest
 import trio
 
-from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, descriptors, running
+from guest_harness import KINDS, PATIENCE, PONG, Host, ack, ask, ask_patiently, descriptors, running
 from stereos_proto import MAX_LINE_SIZE, Ack, CustomRequest, GuestSession, Mount, Ping, Pong, Shutdown, encode
 from stereos_proto_io import TCP, UnixSocket, VirtioSerial
 from stereos_proto_io.guest import GuestSimulator, _listen
@@ -294,16 +294,6 @@ def test_a_guest_that_cannot_start_anew_in_good_order_listens_again(kind, caplog
     assert "a folder is in the way" in caplog.text
 
 
-def ask_patiently(address, *requests):
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            return ask(address, *requests)
-        except OSError:
-            time.sleep(0.01)
-    raise AssertionError(f"{address} did not come back")
-
-
 @every_kind
 def test_a_guest_whose_address_was_taken_meanwhile_tries_on(kind, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
@@ -452,12 +442,29 @@ def test_nothing_more_is_written_to_a_host_that_has_gone(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
-def test_a_handler_that_closes_its_server():
+def test_a_handler_that_closes_its_server_in_a_thread():
+    """It would wait for itself, and so would whoever closes the server later."""
+    failures = []
+
+    def handler(_request):
+        with pytest.raises(
+            RuntimeError, match=r"a handler cannot close its server.*: do it in another thread"
+        ) as caught:
+            server.close()
+        failures.append(caught.value)
+        return Pong()
+
+    with blocking_guest.serve(TCP("127.0.0.1", 0), handler) as server:
+        assert ask(server.address, Ping()) == [PONG]
+    assert len(failures) == 1
+
+
+def test_a_handler_that_closes_its_server_in_a_task():
     """It would wait for itself."""
 
     async def main():
         async def handler(_request):
-            with pytest.raises(RuntimeError, match="a handler cannot close its server"):
+            with pytest.raises(RuntimeError, match=r"a handler cannot close its server"):
                 await server.aclose()
             return Pong()
 

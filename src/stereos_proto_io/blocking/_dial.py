@@ -6,6 +6,7 @@ import select
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from stereos_proto_io._errors import lookup_timeout
 from stereos_proto_io.addresses import Address, Attempt
 from stereos_proto_io.driver import READ, begin_lookup
 from stereos_proto_io.driver._sync_dial import dial as dial_with
@@ -26,7 +27,7 @@ def _look_up(name: tuple[str, int], limit: float) -> list[Attempt]:
     try:
         found = answers.get(timeout=limit)
     except Empty:
-        raise TimeoutError(f"the name {name[0]} was not looked up in time") from None
+        raise lookup_timeout(name[0]) from None
     if isinstance(found, OSError):
         raise found
     return found

@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 
 from stereos_proto import DEFAULT_TIMEOUT, seconds
 from stereos_proto.dialogues import Backoff, WaitProgress
+from stereos_proto_io._errors import lookup_timeout
 from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import READ, WRITE
@@ -198,7 +199,7 @@ class GreenClient(SyncClient):
         finally:
             cls.kill(thread)
         if not found:
-            raise TimeoutError(f"the name {name[0]} was not looked up in time")
+            raise lookup_timeout(name[0])
         if isinstance(found[0], Exception):
             raise found[0]
         return found[0]

@@ -36,7 +36,7 @@ from stereos_proto import (
     Role,
     SessionEnded,
 )
-from stereos_proto_io._errors import connect_error
+from stereos_proto_io._errors import connect_error, lookup_timeout
 from stereos_proto_io.addresses import Address, Attempt, check_address
 
 from ._dialling import READ, WRITE, Dialling, attempts, begin_lookup, lookup_number, names, open_now
@@ -113,7 +113,7 @@ class PollClient(HostClient):
             self._dialler.expire(self.clock())
             self._look_at_dialler()
         elif self._lookup is not None and self.clock() >= self._deadline:
-            self._fail(TimeoutError(f"the name of {self.address} was not looked up in time"))
+            self._fail(lookup_timeout(self._lookup.host))
         super().expire()
 
     def next_deadline(self) -> float | None:
@@ -274,6 +274,7 @@ class _Lookup:
     """A look-up of a name in a thread. `stream` is readable when it is over."""
 
     def __init__(self, host: str, port: int) -> None:
+        self.host = host
         self.stream, self._bell = socket.socketpair()
         self._found: list[Attempt] | OSError = []
         try:

@@ -32,6 +32,9 @@ LOG: Final = logging.getLogger("stereos_proto_io.guest")
 #: Seconds between tries to listen later than at first, where another program has taken the address.
 REBIND_PAUSE: Final = 0.2
 
+#: A handler that closes its server is told this, and to do it elsewhere.
+WAITS_FOR_ITSELF: Final = "a handler cannot close its server, since it would wait for itself: do it in another"
+
 #: Waits for some seconds.
 Sleep = Callable[[float], Awaitable[object]]
 

@@ -14,7 +14,7 @@ from stereos_proto_io.driver._device_transport import DeviceTransport
 
 from ._asyncio_connection import GuestConnection
 from ._listen import Endpoint
-from ._server import LOG, Guest, Handler, LoopServer, Sleep, as_guest
+from ._server import LOG, WAITS_FOR_ITSELF, Guest, Handler, LoopServer, Sleep, as_guest
 from .faults import Fault
 
 __all__ = ["GuestServer", "serve"]
@@ -63,9 +63,7 @@ class GuestServer(LoopServer[GuestConnection]):
         Raises RuntimeError in a handler, which would wait for its own end.
         """
         if asyncio.current_task() in self._tasks:
-            raise RuntimeError(
-                "a handler cannot close its server, since it would wait for itself: do it in another task"
-            )
+            raise RuntimeError(f"{WAITS_FOR_ITSELF} task")
         self._shut(self._endpoints)
         self._off.set()
         for connection in self.connections:

@@ -18,7 +18,7 @@ from ._blocking_connection import GuestConnection, Shared
 from ._blocking_transport import DeviceTransport, SocketTransport, Transport
 from ._listen import Endpoint
 from ._orders import PowerOff, Reboot
-from ._server import LOG, REBIND_PAUSE, Guest, Handler, Server, as_guest, bind_again, reboot_in
+from ._server import LOG, REBIND_PAUSE, WAITS_FOR_ITSELF, Guest, Handler, Server, as_guest, bind_again, reboot_in
 from .faults import Fault
 
 __all__ = ["GuestServer", "serve"]
@@ -93,8 +93,10 @@ class GuestServer(Server[GuestConnection]):
     def close(self) -> None:
         """Stop listening, end every connection, and wait until all threads have ended. Twice is fine.
 
-        Not for a handler to call: it would wait for itself.
+        Raises RuntimeError in a handler, which would wait for its own end.
         """
+        if self._is_own_thread():
+            raise RuntimeError(f"{WAITS_FOR_ITSELF} thread")
         self._stopping.set()
         self._tell(lambda: None)
         self.join()
