@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
@@ -28,6 +27,7 @@ from stereos_proto_io.cli._redact import Redactor
 from stereos_proto_io.cli._request_log import RequestLog
 from stereos_proto_io.cli._transcript import Recorder
 from stereos_proto_io.testing import simulated_guest
+from waiting import until
 
 
 def limited(kind, amount):
@@ -355,9 +355,7 @@ def test_a_recording_goes_on_when_a_descriptor_is_free_again(tmp_path):
         for host in hosts:
             host.close()
         # The hosts that have gone are still accepted one after the other, and take descriptors meanwhile.
-        end = time.monotonic() + PATIENCE
-        while not answered(address):
-            assert time.monotonic() < end
+        until(lambda: answered(address), process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 
 import pytest
@@ -20,6 +19,7 @@ from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli import _signals
 from stereos_proto_io.cli._errors import Stopped
 from stereos_proto_io.testing import simulated_guest
+from waiting import until
 
 JCARD = """
 [[shared]]
@@ -41,15 +41,6 @@ STALLED = {
     "config": "not sent",
 }
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-
-
-def until(met, process):
-    """Wait until a condition is met, as long as the process runs."""
-    end = time.monotonic() + PATIENCE
-    while not met():
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import termios
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from cli_harness import COMMAND, LIMITED_ENV, PATIENCE, piped
 from stereos_proto import MAX_LINE_SIZE
 from stereos_proto_io.cli._reading import MOST_READ, TooLong, read_at_most
 from stereos_proto_io.testing import simulated_guest
+from waiting import until
 
 SENT = f"{MAX_LINE_SIZE} bytes, which is the most that can be sent"
 READ = f"{MOST_READ} bytes, which is the most that can be read"
@@ -96,10 +96,7 @@ def test_as_much_as_fits_is_read(tmp_path):
 
 def wait_until_read(process):
     """Wait until the process has read all that was written to it."""
-    end = time.monotonic() + PATIENCE
-    while any(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
+    until(lambda: not any(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))), process)
 
 
 def with_input_that_does_not_wait(*words):

@@ -16,6 +16,7 @@ from cli_harness import COMMAND, LIMITED_ENV, PATIENCE, piped, run_cli
 from stereos_proto import Mount, Ping, encode
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.testing import simulated_guest
+from waiting import until
 
 
 def transcript(path, *requests):
@@ -166,8 +167,7 @@ def test_an_interrupted_doctor_says_what_it_knows_of_each_guest(flags, number):
         names = [str(guest.address) for guest in (well, silent, queued)]
         words = ("doctor", *names, "--parallel", "1", "--timeout", "100", *flags)
         with piped(*words) as process:
-            while not silent.simulator.requests:
-                assert process.poll() is None
+            until(lambda: silent.simulator.requests, process)
             process.send_signal(number)
             out, err = process.communicate(timeout=60)
     assert process.returncode == -number

@@ -24,6 +24,7 @@ from stereos_proto_io.cli import _signals
 from stereos_proto_io.cli._console import Output
 from stereos_proto_io.cli._signals import heartbeat, unless_closed
 from stereos_proto_io.testing import simulated_guest
+from waiting import until
 
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
 
@@ -114,8 +115,7 @@ def test_a_signal_that_does_not_interrupt_the_wait_ends_the_command_all_the_same
             )
         )
         stack.callback(process.kill)
-        while not all(guest.simulator.requests for guest in deaf):
-            assert process.poll() is None
+        until(lambda: all(guest.simulator.requests for guest in deaf), process)
         process.send_signal(number)
         assert process.wait(60) == -number
 
@@ -243,8 +243,7 @@ def test_a_terminated_command_leaves_the_terminal_as_it_was(command, number, tmp
             if shown:
                 it.wait_for(shown)
             else:
-                while not guest.simulator.requests:
-                    assert it.process.poll() is None
+                until(lambda: guest.simulator.requests, it.process)
             it.process.send_signal(number)
             assert it.end() == (0 if words[0] == "watch" else -number)
     assert it.seen.rfind(SHOW) >= it.seen.rfind(HIDE)

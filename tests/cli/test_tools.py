@@ -17,6 +17,7 @@ from stereos_proto import Ack, AgentStatus, Lifecycle, encode
 from stereos_proto_io import HybridVsock, UnixSocket, Vsock
 from stereos_proto_io.cli._machines import find, machines, machines_folder
 from stereos_proto_io.testing import simulated_guest
+from waiting import until
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "vectors" / "transcripts").glob("*.ndjson"))
 
@@ -534,8 +535,7 @@ def test_the_demo_without_a_terminal_leaves_nothing_behind(tmp_path):
 def test_however_the_demo_ends_its_guest_ends(number):
     with piped("demo") as process:
         process.stdout.readline()
-        while not (guests := children_of(process.pid)):
-            assert process.poll() is None
+        guests = until(lambda: children_of(process.pid), process)
         process.send_signal(number)
         process.wait(60)
         for guest in guests:

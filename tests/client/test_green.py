@@ -21,6 +21,7 @@ from stereos_proto import (
 from stereos_proto_io import TCP, Dial, HybridVsock, VirtioSerial
 from stereos_proto_io.driver import GreenClient, lookup
 from stereos_proto_io.testing import check_client, client_cases, simulated_guest
+from waiting import until
 
 from .guests import LONG, Broken, pty_to
 
@@ -149,10 +150,7 @@ def test_what_does_not_fit_is_written_while_replies_are_read(client_class):
         asking = threading.Thread(target=lambda: found.append(client.request(LONG)))
         asking.start()
         # Nobody reads yet: a guest that keeps up with the client would never make it wait.
-        end = time.monotonic() + PATIENCE
-        while not any(what == "write" for what, _ in tuple(client_class.waits)):
-            assert time.monotonic() < end
-            time.sleep(0.001)
+        until(lambda: any(what == "write" for what, _ in tuple(client_class.waits)))
         received = b""
         while not received.endswith(b"\n"):
             received += theirs.recv(1 << 16)

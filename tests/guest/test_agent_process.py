@@ -14,6 +14,7 @@ import pytest
 from guest_harness import PATIENCE, Host
 from stereos_proto import Mount
 from stereos_proto_io import UnixSocket
+from waiting import until
 
 #: Runs the agent; a callback of a weak reference, whose exceptions Python discards, gets the signal.
 LOST = """
@@ -99,8 +100,7 @@ def test_a_second_signal_ends_the_agent_and_the_mount_that_hangs(second, tmp_pat
                 process.wait(0.1)
         assert process.returncode == 128 + second
         # Killed, and taken by whoever adopts it.
-        while state_of(child) not in ("gone", "Z"):
-            assert time.monotonic() < end
+        until(lambda: state_of(child) in ("gone", "Z"))
 
 
 def state_of(pid):

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import select
 import tty
 
 import pytest
@@ -141,10 +142,19 @@ def test_what_is_written_after_the_end_is_dropped(end, waits_for_peer):
     assert run(scene, waits_for_peer=waits_for_peer).told == [None]
 
 
-def test_a_guest_waits_for_it():
+def test_a_guest_waits_for_it(monkeypatch):
+    receive, looks = Device.recv, []
+
     async def scene(terminal, transport, told):
+        def look(device, size):
+            looks.append(receive(device, size))
+            told.changed.set()
+            return looks[-1]
+
+        monkeypatch.setattr(Device, "recv", look)
         terminal.hang_up()
-        await asyncio.sleep(0.2)
+        await told.until(lambda: len(looks) >= 3)
+        assert set(looks) == {b""}
         assert transport.is_reading()
         assert told.told == []
 
@@ -167,14 +177,18 @@ def test_an_error_of_the_device_ends_it_and_is_told(what, monkeypatch):
 
 
 def test_silence_is_no_error(monkeypatch):
-    def nothing(_device, _size):
-        raise BlockingIOError
+    looks = []
 
     async def scene(terminal, _transport, told):
+        def nothing(_device, _size):
+            looks.append("")
+            told.changed.set()
+            raise BlockingIOError
+
         with monkeypatch.context() as patch:
             patch.setattr(Device, "recv", nothing)
             os.write(terminal.master, b"x")
-            await asyncio.sleep(0.05)
+            await told.until(lambda: len(looks) >= 2)
         await told.until(lambda: told.data == b"x")
 
     run(scene, waits_for_peer=True)
@@ -186,7 +200,10 @@ def test_reading_pauses():
         transport.pause_reading()
         assert not transport.is_reading()
         os.write(terminal.master, b"x")
-        await asyncio.sleep(0.05)
+        assert select.select([terminal.device], [], [], PATIENCE)[0]
+        # The loop looks at what it watches in each of its turns.
+        for _ in range(10):
+            await asyncio.sleep(0)
         assert told.data == b""
         transport.resume_reading()
         transport.resume_reading()

@@ -24,6 +24,7 @@ from stereos_proto_io.guest import GuestSimulator, _listen
 from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import blocking as blocking_guest
 from stereos_proto_io.guest._server import LoopConnection
+from waiting import until
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -177,8 +178,7 @@ def test_a_turn_of_the_loop_is_bounded(kind, monkeypatch):
         # The loop stands still until both have sent, so that both are there when it goes on.
         blocker = Host(guest.address)
         blocker.send(CustomRequest("first"))
-        while "first" not in order:
-            time.sleep(0.001)
+        until(lambda: "first" in order)
         busy.send(CustomRequest("busy"), encode(CustomRequest("busy")) * (LoopConnection.TURN * 20))
         other.send(CustomRequest("other"))
         started.set()
@@ -311,8 +311,7 @@ def test_a_guest_whose_address_was_taken_meanwhile_tries_on(kind, tmp_path, monk
         taken.set()
         assert ask(UnixSocket("a"), Mount("t", "/w", "9p")) == [ack("mount")]
         assert ask_patiently(UnixSocket("a"), Ping()) == [PONG]
-        while len(tries) < 3:
-            time.sleep(0.01)
+        until(lambda: len(tries) >= 3)
         assert ask(UnixSocket("a"), Ping()) == [PONG]
         taken.clear()
         assert ask_patiently(UnixSocket("b"), Ping()) == [PONG]
@@ -382,11 +381,9 @@ def test_a_future_that_is_settled_when_its_host_has_gone(address, tmp_path, monk
     with blocking_guest.serve(address, handler) as server:
         with Host(server.address) as host:
             host.send(CustomRequest("slow"))
-            while not futures:
-                time.sleep(0.001)
+            until(lambda: futures)
         if isinstance(address, VirtioSerial):
-            while server.connections:
-                time.sleep(0.001)
+            until(lambda: not server.connections)
         futures.pop().set_result(Ack("slow", True))
         with Host(server.address) as host:
             host.send(CustomRequest("next"))

@@ -15,6 +15,7 @@ from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.driver._device import AWAY_PAUSE
 from stereos_proto_io.guest import GuestSimulator, blocking
 from stereos_proto_io.guest._listen import Endpoint
+from waiting import until
 
 LOGGER = "stereos_proto_io.guest"
 
@@ -280,8 +281,7 @@ def test_a_host_is_turned_away_where_no_thread_is_left(server, monkeypatch, capl
 
 def test_a_guest_that_refuses_at_first_listens_when_that_is_over():
     with blocking.serve(TCP("127.0.0.1", 0), GuestSimulator(faults=["refuse:5s"]), sleep=lambda _seconds: None) as one:
-        while not one._endpoints[0].sock or one._missing:
-            threading.Event().wait(0.001)
+        until(lambda: one._endpoints[0].sock and not one._missing)
         with Host(one.address) as host:
             host.send(Ping())
             assert host.reply() == PONG

@@ -36,6 +36,7 @@ from stereos_proto_io.guest import asyncio as asyncio_guest
 from stereos_proto_io.guest import blocking as blocking_guest
 from stereos_proto_io.guest import trio as trio_guest
 from stereos_proto_io.guest._orders import Reboot
+from waiting import until
 
 MOUNT = Mount("t", "/w", "9p")
 
@@ -964,8 +965,7 @@ def test_a_reboot_as_the_server_ends(kind):
     assert busy.wait(PATIENCE)
     over = threading.Event()
     threading.Thread(target=lambda: (server.reboot(), over.set()), daemon=True).start()
-    while not server._waiting:
-        threading.Event().wait(0.001)
+    until(lambda: server._waiting)
     server._stopping.set()
     go_on.set()
     assert over.wait(PATIENCE)
