@@ -185,10 +185,12 @@ class HostClient:
         # (when, number, task, the task's wait): Sleep and Connect.
         self._timers: list[tuple[float, int, Task[Any], int]] = []
         self._number = 0
-        # A dial that is wanted and not yet told; one that was told and has no outcome yet.
-        self._wanted: DialWanted | None = None
+        # Whether a dial is wanted and not yet told; the one that was told and has no outcome yet.
+        self._wanted = False
         self._dialling: DialWanted | None = None
         self._dial_error: ConnectError | None = None
+        # Whether that dial took as long as a dialogue gave it: a request may wait for longer.
+        self._cut_short = False
         self._done: deque[Task[Any]] = deque()
 
     def __repr__(self) -> str:
@@ -327,7 +329,7 @@ class HostClient:
         connection, so `provision` returns its report. It cannot start anything new. Other tasks end at once.
         """
         self._closed = True
-        self._wanted = None
+        self._wanted = False
         self.session.close()
         for task in tuple(self._running):
             if isinstance(task._action, Send | SendMany):
@@ -352,14 +354,16 @@ class HostClient:
         if self._closed:
             return
         memoryview(early)
-        if self.is_connected or (self.session.ended is not None and not (self._wanted or self._dialling)):
+        if self.is_connected:
+            raise RuntimeError("there is a connection already: only `connect`, or a dialogue that dials, replaces it")
+        if self.session.ended is not None and not (self._wanted or self._dialling):
             raise RuntimeError("no dial is under way: call `connected` once per DialWanted")
         if self.session.ended is not None:
             if self.session.owes_events:
                 raise RuntimeError("the previous connection still has events: pull `next_event` until NEED_DATA first")
             self.session = self._new_session(self.label)
         # Where a dial is wanted and not yet told, this is its outcome.
-        self._wanted = None
+        self._wanted = False
         self._dialling = None
         self._dial_error = None
         self.is_connected = True
@@ -384,18 +388,20 @@ class HostClient:
             raise TypeError(f"dial_failed takes a ConnectError, not {type(error).__name__}: wrap it in a ConnectError")
         if self._closed:
             return
-        dial = self._dialling or self._wanted
-        if dial is None:
+        if not (self._wanted or self._dialling):
             raise RuntimeError("no dial is under way: its outcome was reported before, or no dial was requested")
-        self._dialling = self._wanted = None
-        self._dial_error = error
         # One without a deadline had a bound of the driver's own.
-        over = self.clock() if dial.deadline is None else dial.deadline
+        deadline = self._dial_deadline()
+        over = self.clock() if deadline is None else deadline
+        self._wanted = False
+        self._dialling = None
+        self._dial_error = error
+        self._cut_short = error.timed_out and deadline is not None
         dialers, self._dialers = self._dialers, {}
         for task in dialers:
             if error.timed_out and over < _never(task._dial_until):
                 # The dial was started for tasks with earlier deadlines.
-                self._want_dial(task._dial_until)
+                self._want_dial()
                 self._dialers[task] = None
             else:
                 self._resume(task, error)
@@ -413,8 +419,7 @@ class HostClient:
         """Go on with a task that sleeps, or that waits for a dial that was begun for others and takes longer."""
         error = None
         if isinstance(task._action, Connect):
-            dial = self._dialling or self._wanted
-            over = None if dial is None or dial.deadline is None else dial.deadline
+            over = self._dial_deadline()
             if over is not None and over <= now < over + _GRACE:
                 # The dial is over as well: `dial_failed` will say why.
                 self._timer(task, over + _GRACE)
@@ -464,6 +469,9 @@ class HostClient:
                     self._go_on(*self._ready.popleft())
                     continue
                 if self._dial_error is not None and not self._may_dial_again():
+                    if self._cut_short and self.session.pending:
+                        self._wanted = True
+                        continue
                     # No connection will come: fail the requests that wait for one.
                     self.session.end(self._dial_error)
                     self._dial_error = None
@@ -481,16 +489,17 @@ class HostClient:
 
     def _may_dial_again(self) -> bool:
         """Whether a dial is wanted, or a dialogue will want one: it dialled last, and sleeps before its next try."""
-        return self._wanted is not None or any(task._dials for task in self._running)
+        return self._wanted or any(task._dials for task in self._running)
 
     def _dial(self) -> DialWanted | None:
-        wanted = self._wanted
-        if wanted is not None:
-            self._wanted = self._dial_error = None
-            self._dialling = wanted
-            if self.session.ended:
-                self.session = self._new_session(self.label)
-        return wanted
+        if not self._wanted:
+            return None
+        self._dialling = DialWanted(self._dial_deadline())
+        self._wanted = False
+        self._dial_error = None
+        if self.session.ended:
+            self.session = self._new_session(self.label)
+        return self._dialling
 
     # -- tasks ----------------------------------------------------------------------------------------------
 
@@ -553,12 +562,11 @@ class HostClient:
             task._connection = self._connections
             self._ready.append((task, None))
         else:
-            deadline = until(action.timeout, now)
-            self._want_dial(deadline)
+            self._want_dial()
             task._dials = True
-            task._dial_until = deadline
+            task._dial_until = until(action.timeout, now)
             self._dialers[task] = None
-            self._timer(task, deadline)
+            self._timer(task, task._dial_until)
 
     def _wait_for(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
         task._dials = False
@@ -636,20 +644,24 @@ class HostClient:
     # -- dialling -------------------------------------------------------------------------------------------
 
     def _dial_on_demand(self) -> None:
-        if not (self.is_connected or self._dialling or self._wanted or self._closed):
-            self._wanted = DialWanted(None)
+        """Ask for a dial for requests, unless there will be one: a dialogue keeps its pause between two tries."""
+        if not (self.is_connected or self._dialling or self._closed or (self._dial_error and self._may_dial_again())):
+            self._wanted = True
 
-    def _want_dial(self, deadline: float | None) -> None:
+    def _want_dial(self) -> None:
         """Drop the current connection, and ask for another. All tasks share a dial that is already running."""
         if self.is_connected:
             self.is_connected = False
             text = f"the connection to {self.label} was dropped to dial again"
             self.session.end(ConnectionLost(text, closed_here=True))
-        if self._wanted is not None:
-            latest = max(_never(deadline), _never(self._wanted.deadline))
-            deadline = None if latest == inf else latest
-        if not self._dialling:
-            self._wanted = DialWanted(deadline)
+        self._wanted = not self._dialling
+
+    def _dial_deadline(self) -> float | None:
+        """The deadline of the dial that was told, else of the one to come: the latest of the dialogues that wait."""
+        if self._dialling:
+            return self._dialling.deadline
+        latest = max((_never(task._dial_until) for task in self._dialers), default=inf)
+        return None if latest == inf else latest
 
     def _resume(self, task: Task[Any], value: ConnectError | None) -> None:
         task._wait += 1

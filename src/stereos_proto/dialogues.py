@@ -181,7 +181,9 @@ class Backoff:
     factor: float = attrs.field(default=2.0, validator=_positive)
     maximum: float = attrs.field(default=1.0, validator=_positive)
     answering: float = attrs.field(default=0.1, validator=_positive)
-    jitter: Callable[[float], float] = attrs.field(default=_unchanged, repr=False)
+    jitter: Callable[[float], float] = attrs.field(
+        default=_unchanged, repr=False, validator=attrs.validators.is_callable()
+    )
 
     def delays(self) -> Iterator[float]:
         """Yield the delays, without end."""
@@ -433,7 +435,9 @@ def provision(
 
 
 def _check_called(name: str, function: object) -> None:
-    """Raise TypeError for a coroutine function, whose calls nothing would await."""
+    """Raise TypeError for what cannot be called, and for a coroutine function, whose calls nothing would await."""
+    if function is not None and not callable(function):
+        raise TypeError(f"{name} must be a function or None, not {type(function).__name__}")
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"{name} is called and not awaited: pass a plain function, not a coroutine function")
 

@@ -646,6 +646,15 @@ def test_coroutine_functions_are_refused_since_nothing_awaits_them():
         ReadyWait(on_progress=coroutine_function)
 
 
+def test_what_is_no_function_is_refused_before_anything_is_sent():
+    with pytest.raises(TypeError, match=r"^on_step must be a function or None, not int$"):
+        provision(PLAN, on_step=5)
+    with pytest.raises(TypeError, match=r"^on_progress must be a function or None, not str$"):
+        ReadyWait(on_progress="show")
+    with pytest.raises(TypeError, match="'jitter' must be callable"):
+        Backoff(jitter=0.5)
+
+
 def test_an_error_of_on_step_is_told_once_and_says_what_was_done():
     told = []
 

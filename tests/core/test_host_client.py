@@ -41,10 +41,11 @@ from stereos_proto import (
     TaskDone,
     encode,
 )
-from stereos_proto.dialogues import Connect, Send, SendMany, Sleep, TimeUp
+from stereos_proto.dialogues import Backoff, Connect, Send, SendMany, Sleep, TimeUp
 
 BROKEN = OSError(104, "Connection reset by peer")
 NOBODY = ConnectError("nobody listens at vm.sock")
+LATE = ConnectError("no answer in time", timed_out=True)
 MOUNT = Mount("a", "/b", "9p")
 ANSWERS = {"ping": Pong(), "get_health": Health("ready"), "mount": Ack("mount", True)}
 
@@ -390,12 +391,14 @@ def test_two_that_dial_share_one_dial():
     assert loop.client.is_connected
 
 
-@pytest.mark.parametrize("begin", [lambda client: client.request(Ping()), lambda client: client.connect(timeout=50)])
-@pytest.mark.parametrize("told", [True, False])
-def test_one_that_joins_a_longer_dial_keeps_its_own_deadline(begin, told):
+@pytest.mark.parametrize("begin", ["request", "connect", "connect, not told"])
+def test_one_that_joins_a_longer_dial_keeps_its_own_deadline(begin):
     loop = Loop()
-    begin(loop.client)
-    if told:
+    if begin == "request":
+        loop.client.request(Ping())
+    else:
+        loop.client.connect(timeout=50)
+    if "not told" not in begin:
         loop.pull()
     task = loop.client.connect(timeout=2)
     loop.pull()
@@ -407,6 +410,71 @@ def test_one_that_joins_a_longer_dial_keeps_its_own_deadline(begin, told):
     # The dial goes on for the other.
     assert loop.dial is not None
     assert not loop.client.session.ended
+
+
+@pytest.mark.parametrize("first", ["request", "wait"])
+def test_a_request_does_not_prolong_the_dials_of_a_wait(first):
+    """A try of the wait has its own limit, so that the next one can be made before the wait is over."""
+    loop = Loop()
+    call = loop.client.request(Ping()) if first == "request" else None
+    loop.client.wait_ready(timeout=4)
+    call = call or loop.client.request(Ping())
+    assert loop.pull() == [DialWanted(101.0)]
+    loop.now += 1
+    assert loop.fail(LATE) == [], "it tries again after a pause"
+    assert loop.wait(1) == [DialWanted(104.0)]
+    loop.connect()
+    assert call in loop.client.session.pending
+
+
+def test_a_request_keeps_the_pause_between_two_tries_of_a_wait():
+    """A program that asks now and then would otherwise dial each time, whatever the backoff says."""
+    loop = Loop()
+    task = loop.client.wait_ready(timeout=60, backoff=Backoff(first=8, maximum=8))
+    loop.pull()
+    assert loop.fail() == []
+    calls = [loop.client.request(Ping()), *loop.client.request_many([GetHealth(), MOUNT])]
+    late = loop.client.request(Ping(), timeout=3)
+    running = loop.client.run(dialogue(Send(Ping())))
+    assert loop.pull() == []
+    assert loop.wait(4) == [CallDone(late)]
+    assert [type(event) for event in loop.wait(4)] == [DialWanted]
+    loop.connect()
+    assert {*calls} < {*loop.client.session.pending}
+    assert not (running.done or task.done)
+
+
+def test_requests_in_a_pause_fail_when_the_wait_gives_up():
+    loop = Loop()
+    task = loop.client.wait_ready()
+    loop.pull()
+    loop.fail()
+    call = loop.client.request(Ping())
+    loop.client.cancel(task)
+    assert loop.pull() == [CallDone(call), SessionEnded(NOBODY)]
+    assert call.outcome.__cause__ is NOBODY
+
+
+def test_a_request_outlives_a_dial_that_a_dialogue_has_cut_short():
+    """It gets a dial of its own, and only one."""
+    loop = Loop()
+    task = loop.client.connect(timeout=2)
+    call = loop.client.request(Ping())
+    assert loop.pull() == [DialWanted(102.0)]
+    loop.now += 2
+    assert loop.fail(LATE) == [TaskDone(task), DialWanted(None)]
+    assert task.error.timed_out
+    assert loop.fail(LATE) == [CallDone(call), SessionEnded(LATE)]
+
+
+def test_a_dial_that_was_cut_short_is_not_repeated_for_nobody():
+    loop = Loop()
+    task = loop.client.connect(timeout=2)
+    call = loop.client.request(Ping())
+    loop.pull()
+    loop.client.cancel(call)
+    loop.now += 2
+    assert loop.fail(LATE) == [TaskDone(task), SessionEnded(LATE)]
 
 
 def test_a_request_after_a_failed_dial_wants_another_for_all():
@@ -1241,7 +1309,7 @@ def test_outcomes_of_dials_that_are_not_under_way_are_refused():
     loop.pull()
     with pytest.raises(RuntimeError, match=r"^no dial is under way"):
         loop.client.dial_failed(NOBODY)
-    with pytest.raises(RuntimeError, match=r"^no dial is under way"):
+    with pytest.raises(RuntimeError, match=r"^there is a connection already"):
         loop.client.connected()
     assert loop.hear(ANSWERS["mount"]) == [CallDone(mount)]
     loop.lose()
