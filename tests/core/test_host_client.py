@@ -441,7 +441,8 @@ def test_a_request_keeps_the_pause_between_two_tries_of_a_wait():
     assert [type(event) for event in loop.wait(4)] == [DialWanted]
     loop.connect()
     assert {*calls} < {*loop.client.session.pending}
-    assert not (running.done or task.done)
+    assert not running.done
+    assert not task.done
 
 
 def test_requests_in_a_pause_fail_when_the_wait_gives_up():
