@@ -1,8 +1,12 @@
-"""A Ctrl-C at a given place, what the frames show that it has passed, and signals that interrupt no wait."""
+"""A Ctrl-C at a given place or at each, what the frames show that it has passed, and signals that interrupt no wait."""
 
+import sys
 import traceback
+from itertools import count
 
 import pytest
+
+import stereos_proto
 
 #: These stand for functions of the library: their frames hold what they were given, and what they made of it.
 _SOURCE = """
@@ -53,3 +57,49 @@ def take():
 threading.Thread(target=take, daemon=True).start()
 sys.exit(main())
 """
+
+
+_FOLDER = stereos_proto.__path__[0]
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+class Interrupter:
+    """Raises an Interrupt at the n-th line of the library, counted over all `with` blocks of it."""
+
+    def __init__(self, place):
+        self.left = place
+        self.hit = False
+        self.just_hit = False
+
+    def __enter__(self):
+        self.just_hit = False
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, _kind, error, _trace):
+        sys.settrace(self._before)
+        return isinstance(error, Interrupt)
+
+    def _trace(self, frame, event, _argument):
+        if not frame.f_code.co_filename.startswith(_FOLDER):
+            return None
+        if event == "line" and not self.hit:
+            self.left -= 1
+            if self.left < 0:
+                self.hit = self.just_hit = True
+                raise Interrupt
+        return self._trace
+
+
+def every_place(scene):
+    """Run `scene` with an interrupt at each line that it executes, until it ends without one."""
+    for place in count():
+        interrupter = Interrupter(place)
+        scene(interrupter)
+        if not interrupter.hit:
+            assert place > 100
+            return

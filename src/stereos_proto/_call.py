@@ -36,7 +36,7 @@ class Call(Generic[ReplyT]):
     outcome: ReplyT | Ack | StereosError | None = attrs.field(
         default=None, repr=lambda outcome: "None" if outcome is None else f"<{type(outcome).__name__}>"
     )
-    # Whether the outcome is there.
+    # Whether `outcome` is set.
     done: bool = False
     # Whether bytes of the request were handed out by `data_to_send`. The guest may then carry it out.
     sent: bool = False

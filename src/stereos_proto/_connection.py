@@ -50,6 +50,9 @@ _EVENTS: Final[dict[type[Any], type[Any]]] = {
 }
 _new: Final[Callable[[type[Any]], Any]] = object.__new__
 
+#: What `Connection.receive_data` raises where it has taken nothing.
+REFUSED_DATA: Final = (TypeError, ValueError, BufferError, RuntimeError)
+
 
 class Connection:
     """One end of one connection between a host and a guest.
@@ -211,7 +214,8 @@ class Connection:
         """Return the next event, or NEED_DATA when there is none in what has been received.
 
         Raises RemoteProtocolError when the peer broke the protocol: after every good event before that was
-        handed out, and again whenever it is called after that.
+        handed out, and again whenever it is called after that. After any other exception, such as a KeyboardInterrupt,
+        an event may be lost: end the connection.
         """
         if self._error is not None:
             raise copy.copy(self._error)

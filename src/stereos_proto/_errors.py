@@ -287,7 +287,7 @@ class RequestFailed(StereosError):
     """The guest read the request and said no (§3). `error` is the guest's own sentence.
 
     If the guest quotes a secret of the request, it is redacted here (`Redactor`). A text that exceeds 8,192 characters
-    by more than 192 is cut to 8,192.
+    by more than 192 is cut to 8,192, followed by its length.
     """
 
     def __init__(self, request: Request, error: str) -> None:

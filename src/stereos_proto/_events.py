@@ -110,8 +110,8 @@ class CallDone:
 class SessionEnded:
     """Event of a session: it has ended (§1). The last event, handed out once.
 
-    `error` says why; it is a ConnectionLost, too, where the session was closed from here. None: a guest's session
-    has ended in order.
+    `error` says why; after `close`, a ConnectionLost with `closed_here`. None only for a guest's session that ended in
+    order.
     """
 
     error: StereosError | None = None

@@ -19,14 +19,17 @@ _OURS: Final = __name__.partition(".")[0]
 
 
 def forget_locals(error: BaseException) -> None:
-    """Clear the local variables of the frames that `error` has passed. Places and lines stay (§7).
+    """Clear the local variables of the frames that `error` has passed. File names and line numbers stay (§7).
 
     The caller's own frame keeps its variables, as it still runs. In the errors that were being handled when `error` was
     raised, only the functions of this library are cleared. Other frames may belong to the caller, and a generator may
     be suspended: it has handled that error and goes on, and clearing its frame would close it.
     """
     passed: BaseException | None = error
-    while passed is not None:
+    # An exception of the caller's may stand in its own chain.
+    seen: set[int] = set()
+    while passed is not None and id(passed) not in seen:
+        seen.add(id(passed))
         trace = passed.__traceback__
         while trace is not None:
             if passed is error or _is_over(trace.tb_frame):

@@ -19,6 +19,10 @@ session with its `Ack` as the last line (§6).
 **Streams without connections** (a virtio-serial port, §8) have no end. There `receive_eof` and `write_failed` change
 nothing, because the next host continues the same stream, half lines included. What would close a connection (a line
 that is too long) starts the session anew instead.
+
+**An exception in the middle ends the session**, or starts a stream without connections anew. A signal handler may raise
+at any place, such as KeyboardInterrupt. By then a request may be taken from the connection and not yet handed out, so
+that each later reply would answer the wrong request.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from ._connection import Connection
+from ._connection import REFUSED_DATA, Connection
 from ._constants import MAX_LINE_SIZE
 from ._errors import ConnectionLost, IncompleteLine, LocalProtocolError, RemoteProtocolError, StereosError, reason_of
 from ._events import NEED_DATA, ConnectionClosed, MalformedReceived, Need, RequestReceived, SessionEnded
@@ -132,7 +136,7 @@ class GuestSession:
     def __repr__(self) -> str:
         return f"<GuestSession pending={len(self._pending)} unsent={self._unsent} ended={self.ended}>"
 
-    # -- what is so ----------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------
 
     @property
     def pending(self) -> tuple[PendingRequest, ...]:
@@ -162,12 +166,17 @@ class GuestSession:
     # -- reading -------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the host. They are dropped once nothing more is read."""
+        """Take bytes from the host. They are dropped once nothing more is read.
+
+        Raises TypeError when `data` is not bytes, RuntimeError after `receive_eof`; nothing was taken then.
+        """
         if self._reading:
             try:
                 self.connection.receive_data(data)
             except BaseException as exc:
                 data = b""
+                if not isinstance(exc, REFUSED_DATA):
+                    self._interrupted()
                 forget_locals(exc)
                 raise
 
@@ -182,34 +191,41 @@ class GuestSession:
             yield event
 
     def next_event(self) -> GuestEvent | Literal[Need.DATA]:
-        """Return what happened next, or NEED_DATA. Never raises.
+        """Return what happened next, or NEED_DATA. Raises nothing of its own.
 
         A `PendingRequest` is to be carried out and given back to `reply`. A `MalformedReceived` has already been
         refused; the event is for logs. A `ReplyReplaced` reports a mistake of the handler. `SessionEnded` is the last
         event, and comes when all replies that are owed are written: close the connection then. Its `error` is None if
         the host ended the stream properly or `close` was called.
         """
-        if self._replaced:
-            return self._replaced.popleft()
-        while self._reading:
-            # The condition of `wants_data`, written out because this runs for every request.
-            if len(self._pending) >= self._max_unanswered or self._unsent >= self._max_unsent:
-                return NEED_DATA
-            try:
-                event = self.connection.next_event()
-            except RemoteProtocolError as exc:
-                return self._stop_reading(exc)
-            if type(event) is RequestReceived:
-                pending = PendingRequest(event.message, owner=self)
-                self._pending.append(pending)
-                return pending
-            if type(event) is MalformedReceived:
-                self._refuse(event)
-                return event
-            if type(event) is not ConnectionClosed:
-                return NEED_DATA
-            self._reading = False
-        return self._end()
+        try:
+            if self._replaced:
+                # Not `popleft`: an interrupt right after it would lose the event.
+                replaced = self._replaced[0]
+                del self._replaced[0]
+                return replaced
+            while self._reading:
+                # The condition of `wants_data`, written out because this runs for every request.
+                if len(self._pending) >= self._max_unanswered or self._unsent >= self._max_unsent:
+                    return NEED_DATA
+                try:
+                    event = self.connection.next_event()
+                except RemoteProtocolError as exc:
+                    return self._stop_reading(exc)
+                if type(event) is RequestReceived:
+                    pending = PendingRequest(event.message, owner=self)
+                    self._pending.append(pending)
+                    return pending
+                if type(event) is MalformedReceived:
+                    self._refuse(event)
+                    return event
+                if type(event) is not ConnectionClosed:
+                    return NEED_DATA
+                self._reading = False
+            return self._end()
+        except BaseException:
+            self._interrupted()
+            raise
 
     def _stop_reading(self, error: RemoteProtocolError) -> GuestEvent | Literal[Need.DATA]:
         self._reading = False
@@ -244,15 +260,22 @@ class GuestSession:
         """Answer `pending`. The reply leaves once all before it have (§3).
 
         What cannot be sent is replaced by a refusal, and `next_event` tells it (`ReplyReplaced`). A second reply is
-        dropped, and so is one to a request of before `restart` or after the end. Raises ValueError for a request of
-        another session.
+        dropped, and so is one to a request of before `restart` or after the end.
+
+        Raises ValueError for a request of another session, TypeError when `pending` is no `PendingRequest`.
         """
+        if not isinstance(pending, PendingRequest):
+            raise TypeError(f"reply takes the PendingRequest of the event, not {with_article(type(pending))}")
         if pending._owner is not self:
             raise ValueError("this request belongs to another session")
         if pending.reply is None:
-            pending.reply = message if isinstance(message, Reply) else self._no_reply(pending, message)
-            if self._pending and self._pending[0] is pending:
-                self._flush()
+            try:
+                pending.reply = message if isinstance(message, Reply) else self._no_reply(pending, message)
+                if self._pending and self._pending[0] is pending:
+                    self._flush()
+            except BaseException:
+                self._interrupted()
+                raise
 
     def push(self, lifecycle: Lifecycle) -> bool:
         """Queue a notification. Returns False, and sends nothing, when too many bytes wait to be written or the
@@ -262,10 +285,18 @@ class GuestSession:
         """
         if self._unsent >= self._max_unsent or self._shut_down or self._said_end or self.ended:
             return False
-        line = self.connection.send(lifecycle)
+        try:
+            self._enqueue(self.connection.send(lifecycle))
+        except LocalProtocolError:
+            raise
+        except BaseException:
+            self._interrupted()
+            raise
+        return True
+
+    def _enqueue(self, line: bytes) -> None:
         self._lines.append(line)
         self._unsent += len(line)
-        return True
 
     def _no_reply(self, pending: PendingRequest, result: object) -> Ack:
         text = f"the handler returned {with_article(type(result))}, which is not a reply"
@@ -276,9 +307,7 @@ class GuestSession:
         """Encode the replies whose turn it is."""
         while self._pending and (reply := self._pending[0].reply) is not None:
             pending = self._pending.popleft()
-            line = self._line(pending, reply)
-            self._lines.append(line)
-            self._unsent += len(line)
+            self._enqueue(self._line(pending, reply))
             if type(pending.request) is Shutdown and isinstance(pending.reply, Ack) and pending.reply.ok:
                 self._shut_down = True
                 self._stop()
@@ -310,9 +339,13 @@ class GuestSession:
         These bytes are committed: every call returns them again until `data_sent` has counted them.
         """
         if not self._chunk and self._lines:
-            self._chunk = self._lines.popleft()
-            if self._lines and len(self._chunk) < _JOIN:
-                self._join()
+            try:
+                self._chunk = self._lines.popleft()
+                if self._lines and len(self._chunk) < _JOIN:
+                    self._join()
+            except BaseException:
+                self._interrupted()
+                raise
         return memoryview(self._chunk)[self._offset :] if self._offset else self._chunk
 
     def _join(self) -> None:
@@ -355,6 +388,14 @@ class GuestSession:
         """End the session now: nothing more is read or written. Closing twice is fine."""
         self._closed = True
         self._drop()
+
+    def _interrupted(self) -> None:
+        """End the session, or start a stream without connections anew: nobody knows how far a step came."""
+        if not self.has_connections:
+            self.restart()
+        elif not self._said_end:
+            self._error = ConnectionLost("the session was interrupted", closed_here=True)
+            self._drop()
 
     def _drop(self) -> None:
         self._stop()

@@ -206,7 +206,8 @@ class HostClient:
         """Queue a request. A `CallDone` reports the outcome; `timeout` is in seconds, None for no bound (§3).
 
         Before the first connection the request waits for that connection. Raises LocalProtocolError when the message
-        can never be sent, ConnectionLost when the connection has ended, ValueError when the timeout is NaN.
+        can never be sent, ConnectionLost when the connection has ended and no `DialWanted` for the next one was pulled
+        yet, ValueError when the timeout is NaN, TypeError when it is no number.
         """
         deadline = self._after(timeout)
         call = self.session.request(message, deadline=deadline, context=context)
@@ -246,8 +247,9 @@ class HostClient:
         return task
 
     def connect(self, *, timeout: float | None = None, context: Any = None) -> Task[None]:
-        """Close the connection, if there is one, and dial. The task raises ConnectError;
-        `TimeUp` where `timeout` is 0, ConnectionLost where the client was closed.
+        """Close the connection, if there is one, and dial. `timeout` is in seconds; None: 10.
+
+        The task raises ConnectError; `TimeUp` where `timeout` is 0, ConnectionLost where the client was closed.
         """
         return self.run(_connect(timeout), timeout=timeout, context=context)
 
@@ -308,8 +310,10 @@ class HostClient:
         the connection goes on all the same. What is done stays as it is. The report of a `provision` is lost: to keep
         it, `close` the client, and wait for the `TaskDone`. A dialogue whose call is cancelled gets a RequestTimeout.
 
-        Raises ValueError for a call or a task of another client.
+        Raises ValueError for a call or a task of another client, TypeError for anything else.
         """
+        if not isinstance(what, Call | Task):
+            raise TypeError(f"cancel takes a call or a task, not {with_article(type(what))}")
         if isinstance(what, Call):
             was_open = not what.done
             self.session.cancel(what)
@@ -343,7 +347,7 @@ class HostClient:
     # -- what the loop says ---------------------------------------------------------------------------------
 
     def connected(self, early: bytes = b"") -> None:
-        """Say that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8).
+        """Record that there is a connection. `early` are bytes of the protocol that came with the last preamble (§8).
 
         After `close` the call has no effect: close the new connection.
 
@@ -376,7 +380,7 @@ class HostClient:
             self._resume(task, None)
 
     def dial_failed(self, error: ConnectError) -> None:
-        """Say that no connection could be made. After a `timed_out` one, `wait_ready` gives the next dial longer.
+        """Record that no connection could be made. After a `timed_out` one, `wait_ready` gives the next dial longer.
 
         A dialogue whose deadline is later than that of the dial then waits for another dial. After `close` the call has
         no effect.
@@ -399,7 +403,8 @@ class HostClient:
         self._cut_short = error.timed_out and deadline is not None
         dialers, self._dialers = self._dialers, {}
         for task in dialers:
-            if error.timed_out and over < _never(task._dial_until):
+            is_bounded = deadline is not None or task._dial_until is not None
+            if error.timed_out and is_bounded and over < _never(task._dial_until):
                 # The dial was started for tasks with earlier deadlines.
                 self._want_dial()
                 self._dialers[task] = None
@@ -482,6 +487,7 @@ class HostClient:
                 continue
             if type(event) is SessionEnded:
                 self.is_connected = False
+                self._wake_sleepers()
             elif type(event) is not CallDone:
                 self._heard += 1
                 self._wake_sleepers()
@@ -530,6 +536,7 @@ class HostClient:
                 # Nothing was begun. The dialogue is told in its turn.
                 self._ready.append((task, exc))
             except Exception as exc:  # noqa: BLE001  (the dialogue yielded what cannot be done)
+                task._running.fail(exc)
                 self._stop(task, exc)
 
     def _perform(self, task: Task[Any], action: Action) -> None:
@@ -539,10 +546,11 @@ class HostClient:
             task._connection = self._connections
         if isinstance(action, Send):
             task._heard = self._heard
-            self._wait_for(task, [self.session.request(action.message, deadline=until(action.timeout, now))])
+            calls = [self.session.request(action.message, deadline=until(action.timeout, now))]
+            self._wait_for(task, calls, seconds(action.timeout))
         elif isinstance(action, SendMany):
             task._heard = self._heard
-            self._wait_for(task, self.session.request_many(action.messages, deadline=until(None, now)))
+            self._wait_for(task, self.session.request_many(action.messages, deadline=until(None, now)), inf)
         elif isinstance(action, Sleep):
             ends = until(action.seconds, now)
             least = now + seconds(action.least)
@@ -554,8 +562,6 @@ class HostClient:
                 self._ready.append((task, None))
             else:
                 self._timer(task, task._least if task._heard_enough else ends)
-        elif not isinstance(action, Connect):
-            raise TypeError(f"a dialogue must yield actions, not {with_article(type(action))}")
         elif self.is_connected and task._connection < self._connections:
             # Another has dialled since this one lost its connection. Two waits that each drop the connection of the
             # other would never get a reply.
@@ -568,19 +574,20 @@ class HostClient:
             self._dialers[task] = None
             self._timer(task, task._dial_until)
 
-    def _wait_for(self, task: Task[Any], calls: Iterable[Call[Any]]) -> None:
+    def _wait_for(self, task: Task[Any], calls: Collection[Call[Any]], limit: float) -> None:
         task._dials = False
         task._calls = tuple(calls)
         task._open = len(task._calls)
         self._callers.update((call, (task, place)) for place, call in enumerate(task._calls))
-        if task._calls:
-            self._dial_on_demand()
+        if calls:
+            self._begin(calls, limit)
         else:
             self._ready.append((task, []))
 
     def _call_done(self, call: Call[Any]) -> None:
         task, place = self._callers.pop(call)
-        if task.done:
+        if task.done or task._calls[place : place + 1] != (call,):
+            # The task has given its calls up.
             return
         task._remember(call)
         task._open -= 1
@@ -588,7 +595,13 @@ class HostClient:
         try:
             if isinstance(action, SendMany):
                 action.on_outcome(place, call.outcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        except StereosError as exc:
+            # The dialogue gets it in its turn, as it gets what a request ends in.
+            self._stop_waiting(task)
+            self._ready.append((task, exc.with_traceback(None)))
+            return
         except BaseException as exc:
+            task._running.fail(exc)
             self._stop(task, exc)
             if not isinstance(exc, Exception):
                 raise

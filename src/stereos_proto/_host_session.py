@@ -15,6 +15,12 @@ and every later reply would be off by one.
 
 **Every call settles once**: with its reply, by `expire` or `cancel`, or with the error that fits it when the
 session ends. What was written completely or in part may have been carried out; what was not, was not.
+
+**An exception in the middle ends the session.** A signal handler may raise at any place, such as KeyboardInterrupt, and
+the program may go on after it. By then a reply may be taken from the connection and not yet given to its call, so that
+each later reply would answer the wrong request. So what changes the state catches every exception, ends the session as
+`abort` does, and raises it again. Calls settle in such an order (outcome, event, `done`, place in a queue) that
+`_settle_all` can finish what was begun.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from typing import Any, Final, Literal
 
 from ._call import Call, ReplyT
 from ._codec import write
-from ._connection import Connection
+from ._connection import REFUSED_DATA, Connection
 from ._constants import MAX_PENDING
 from ._errors import (
     GUEST,
@@ -69,7 +75,8 @@ _MAX_WAITING_BYTES: Final = 1024 * 1024
 
 _new: Final[Callable[[type[Any]], Any]] = object.__new__
 
-#: Settled calls that the heap of deadlines may hold before it is cleaned, and that the redactor may know.
+#: How many settled calls the heap of deadlines, and how many messages the redactor, may keep beyond twice the open ones
+#: before they are made anew.
 _MAX_STALE: Final = 64
 
 #: A later deadline counts as none: an integer too large for a float would fail in the loop's arithmetic.
@@ -154,7 +161,7 @@ class HostSession:
         self._redactor: Redactor | None = None
         self._read_error: BaseException | None = None
         self._write_error: BaseException | None = None
-        #: Why the session has ended; None while it goes on. After `close` it is a ConnectionLost, too.
+        #: Why the session has ended; None while it goes on. After `close` it is a ConnectionLost with `closed_here`.
         self.ended: StereosError | None = None
         self._told_end = False
         self._closed = False
@@ -192,6 +199,7 @@ class HostSession:
         if deadline is not None and not (isinstance(deadline, (int, float)) and -_LATEST <= deadline <= _LATEST):
             deadline = _beyond(deadline)
         line: bytes | LocalProtocolError | None = None
+        call: Call[ReplyT] | None = None
         try:
             line = write(message)
             if isinstance(line, bytes):
@@ -207,6 +215,7 @@ class HostSession:
                 line = None
         except BaseException as exc:
             line = None
+            self._take_back([] if call is None else [call])
             forget_locals(exc)
             raise
         raise self._not_sent(message) if line is None else line.about(self.label)
@@ -218,16 +227,23 @@ class HostSession:
         calls: list[Call[ReplyT]] = []
         # All of them first: an iterable may use the session itself.
         messages = tuple(messages)
+        waiting = len(self._waiting)
         try:
             for message in messages:
                 calls.append(self.request(message, deadline=deadline, context=context))  # noqa: PERF401  (one may raise)
         except BaseException:
-            for call in calls:
-                self._withdraw(call)
-                # The caller never gets this call. An outcome makes its deadline void.
-                call.outcome = _WITHDRAWN
+            # One more than `calls` has, if an interrupt came before it was appended.
+            self._take_back([*self._waiting][waiting:])
             raise
         return calls
+
+    def _take_back(self, calls: Iterable[Call[Any]]) -> None:
+        """Withdraw calls that their caller never gets."""
+        for call in calls:
+            if call in self._waiting:
+                self._withdraw(call)
+            # An outcome makes its deadline void.
+            call.outcome = _WITHDRAWN
 
     def _keep_deadline(self, call: Call[Any], deadline: float) -> None:
         if len(self._deadlines) > _MAX_STALE + 2 * (len(self._in_flight) + len(self._waiting)):
@@ -263,13 +279,25 @@ class HostSession:
         Pull events first: a reply that has arrived counts.
         """
         while (deadline := self.next_deadline()) is not None and deadline <= now:
-            self._time_out(heappop(self._deadlines)[2])
+            # Its entry in the heap is void from then on.
+            self._time_out(self._deadlines[0][2])
 
     def _time_out(self, call: Call[Any]) -> None:
-        self._give_up(call, "in time")
-        self._events.append(CallDone(call))
+        self._give_up(call, "in time", told=True)
 
-    def _give_up(self, call: Call[Any], when: str) -> None:
+    def _give_up(self, call: Call[Any], when: str, *, told: bool = False) -> None:
+        """Settle `call` with a RequestTimeout, and with an event where it is `told`."""
+        try:
+            self._settle_late(call, when, told=told)
+            if not call.sent:
+                self._withdraw(call)
+            elif self._write_error is not None:
+                self._end_if_idle()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _settle_late(self, call: Call[Any], when: str, *, told: bool) -> None:
         request = call.request
         self._say("gave up %s, %s", named(request), "which was sent" if call.sent else "which was not sent")
         if call.sent:
@@ -278,11 +306,9 @@ class HostSession:
         else:
             text = f"{named(request)} was not sent to {self.label} {when}, so it is safe to repeat"
         call.outcome = RequestTimeout(text, request=request, sent=call.sent).about(self.label)
+        if told:
+            self._events.append(CallDone(call))
         call.done = True
-        if not call.sent:
-            self._withdraw(call)
-        elif self._write_error is not None:
-            self._end_if_idle()
 
     def _withdraw(self, call: Call[Any]) -> None:
         del self._waiting[call]
@@ -322,7 +348,6 @@ class HostSession:
                 call.sent = True
                 call._start = self._queued
                 call._end = self._queued = call._start + len(line)
-                # Appended to its next queue before it leaves the last: a KeyboardInterrupt may come in between.
                 in_flight.append(call)
                 # What `_withdraw` does, without the call: this is done for each request.
                 del waiting[call]
@@ -336,6 +361,7 @@ class HostSession:
         except BaseException as exc:
             line = None
             lines.clear()
+            self.abort()
             forget_locals(exc)
             raise
 
@@ -355,8 +381,12 @@ class HostSession:
                 return False
             raise ValueError(f"{size} bytes cannot have been written: {left} were handed out")
         if self._trace is not None and size:
-            start = len(self._outgoing) - (self._queued - self._written)
-            self._trace(Role.HOST, self._outgoing[start : start + size])
+            start = len(self._outgoing) - left
+            try:
+                self._trace(Role.HOST, self._outgoing[start : start + size])
+            except BaseException:
+                self.abort()
+                raise
         self._written += size
         if self._written < self._queued:
             return True
@@ -368,7 +398,7 @@ class HostSession:
         return call.sent and call._end <= self._written
 
     def write_failed(self, cause: BaseException) -> None:
-        """Say that writing failed for good. Reading goes on: what was written can still be answered.
+        """Record that writing failed for good. Reading goes on: what was written can still be answered.
 
         Calls of which no byte was written settle as not sent. The session ends when no written call waits for
         its reply any more.
@@ -376,15 +406,19 @@ class HostSession:
         if self.ended is not None or self._write_error is not None:
             return
         self._write_error = cause.with_traceback(None)
-        self.connection.send_failed()
-        self._outgoing = b""
-        self._queued = self._written
-        unwritten = [call for call in self._in_flight if call._start >= self._written]
-        for call in (*unwritten, *self._waiting):
-            self._settle_unsent(call)
-        self._waiting.clear()
-        self._waiting_bytes = 0
-        self._end_if_idle()
+        try:
+            self.connection.send_failed()
+            self._outgoing = b""
+            self._queued = self._written
+            unwritten = [call for call in self._in_flight if call._start >= self._written]
+            for call in (*unwritten, *self._waiting):
+                self._settle_unsent(call)
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._end_if_idle()
+        except BaseException:
+            self.abort()
+            raise
 
     def _end_if_idle(self) -> None:
         if all(call.outcome is not None for call in self._in_flight):
@@ -393,7 +427,10 @@ class HostSession:
     # -- reading -----------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the guest. Nothing is looked at before `next_event`. Dropped after the end."""
+        """Take bytes from the guest. Nothing is looked at before `next_event`. Dropped after the end.
+
+        Raises TypeError when `data` is not bytes, RuntimeError after `receive_eof`; nothing was taken then.
+        """
         if self.ended is None:
             try:
                 if self._trace is not None:
@@ -401,15 +438,17 @@ class HostSession:
                 self.connection.receive_data(data)
             except BaseException as exc:
                 data = b""
+                if not isinstance(exc, REFUSED_DATA):
+                    self.abort()
                 forget_locals(exc)
                 raise
 
     def receive_eof(self) -> None:
-        """Say that the guest's stream has ended. Twice is fine."""
+        """Record that the guest's stream has ended. Twice is fine."""
         self.connection.receive_eof()
 
     def read_failed(self, cause: BaseException) -> None:
-        """Say that reading failed for good. The session ends after what was received before."""
+        """Record that reading failed for good. The session ends after what was received before."""
         if self._read_error is None:
             self._read_error = cause.with_traceback(None)
 
@@ -438,14 +477,18 @@ class HostSession:
         return lines._start < len(lines._buffer) or lines._eof or self._read_error is not None
 
     def next_event(self) -> SessionEvent | Literal[Need.DATA]:  # noqa: C901  (in one piece: calls are what it costs)
-        """Return what happened next, or NEED_DATA. Raises nothing.
+        """Return what happened next, or NEED_DATA. Raises nothing of its own.
 
         `CallDone` for each call that settled, other than by `cancel`; `NotificationReceived` and
         `UnknownReceived` for what the guest tells unasked; `SessionEnded` once, as the last event.
         """
         event: Event | Literal[Need.DATA] | None = None
         reply: Reply | None = None
+        call: Call[Any] | None = None
+        done: CallDone | None = None
         try:
+            if self.ended is not None and (self._in_flight or self._waiting):
+                self._settle_all()  # an interrupt came while the session ended
             lines = self.connection._lines
             while not self._events and self.ended is None:
                 if lines._start == len(lines._buffer) and not lines._eof and self._read_error is None:
@@ -457,20 +500,21 @@ class HostSession:
                     break
                 if type(event) is ReplyReceived:
                     call = self._in_flight[0]
-                    waited = call.outcome is None
-                    if waited:
+                    if call.outcome is None:
                         reply = event.message
-                        call.outcome = self._redacted(reply) if type(reply) is Ack and reply.error else reply
+                        if type(reply) is Ack and reply.error:
+                            reply = self._redacted(reply)
+                        # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
+                        done = _new(CallDone)
+                        done.__dict__["call"] = call
+                        call.outcome = reply
                         call.done = True
                     self._in_flight.popleft()
                     if not self._in_flight:
                         self._redactor = None
                     if self._write_error is not None:
                         self._end_if_idle()
-                    if waited:
-                        # Filled by hand: the `__init__` of a frozen attrs class takes twice as long.
-                        done: CallDone = _new(CallDone)
-                        done.__dict__["call"] = call
+                    if done is not None:
                         return done
                     self._say("swallowed the late reply to %s", named(call.request))
                 elif event is NEED_DATA:
@@ -482,13 +526,20 @@ class HostSession:
                 else:
                     return event  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  (a host gets no others)
             if self._events:
-                return self._events.popleft()
+                # Not `popleft`: an interrupt right after it would lose the event.
+                first = self._events[0]
+                del self._events[0]
+                return first
             if self.ended is None or self._told_end:
                 return NEED_DATA
             self._told_end = True
             return SessionEnded(self.ended)
         except BaseException as exc:
             del event, reply
+            if done is not None and call is not None and call.outcome is not None:
+                call.done = True
+                self._events.append(CallDone(call))
+            self.abort()
             forget_locals(exc)
             raise
 
@@ -511,9 +562,9 @@ class HostSession:
     def abort(self) -> None:
         """End the session because it is unknown how much of `data_to_send` was written, or what was read.
 
-        Call it when a KeyboardInterrupt came after reading or writing, but before the session was told. All bytes that
-        were handed out count as written: the outcome is "unknown", because "not sent" would invite the caller to send
-        again.
+        Call it when a KeyboardInterrupt came after reading or writing, but before the session was told. One that comes
+        inside the session does the same. All bytes that were handed out count as written: the outcome is "unknown",
+        because "not sent" would invite the caller to send again.
         """
         self.connection.send_failed()
         self._written = self._queued
@@ -541,6 +592,12 @@ class HostSession:
     def _settle_all(self) -> None:
         written, self._outgoing = self._written, b""
         self._queued = written
+        for call in (*self._in_flight, *self._waiting):
+            if call.outcome is not None and not call.done:
+                # An interrupt came while it was settled.
+                if all(event.call is not call for event in self._events):
+                    self._events.append(CallDone(call))
+                call.done = True
         # A line of which a part is written may be complete but for its newline, and then it counts (§1).
         lost = [call for call in self._in_flight if call.outcome is None and call._start < written]
         unanswered = tuple(call.request for call in lost)
@@ -562,8 +619,8 @@ class HostSession:
 
     def _settle(self, call: Call[Any], outcome: StereosError) -> None:
         call.outcome = outcome.about(self.label)
-        call.done = True
         self._events.append(CallDone(call))
+        call.done = True
 
     def _broke_off(self, error: RemoteProtocolError) -> StereosError:
         if isinstance(error, IncompleteLine):
@@ -583,7 +640,9 @@ class HostSession:
         reason = self.ended or self._broken(self._write_error)
         # A ConnectionLost says nothing more than the text does; what caused it does.
         cause = reason.__cause__ if type(reason) is ConnectionLost else reason
-        return self._lost(f"{named(request)} was not sent: {reason}", cause)
+        error = self._lost(f"{named(request)} was not sent: {reason}", cause)
+        error.closed_here = getattr(reason, "closed_here", False)
+        return error
 
     def _unanswered(self, request: Request, unanswered: tuple[Request, ...]) -> StereosError:
         """The error for a request that may have been carried out, and whose reply will not come."""

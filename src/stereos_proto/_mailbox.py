@@ -76,7 +76,7 @@ class Mailbox:
             self.take()
             self.dropped += 1
             if self._log is not None:
-                self._log("dropped a notification, %d in all, as none of them were taken", self.dropped)
+                self._log("dropped the oldest notification, %d in all: too many were waiting", self.dropped)
         self.wake_all()
 
     def take(self) -> Notification | None:

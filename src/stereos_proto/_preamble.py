@@ -78,7 +78,10 @@ class HybridVsockPreamble(_Preamble):
         self._port = port
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes from the host's socket. Raises PreambleError: the answer is no OK, or over 32 bytes."""
+        """Take bytes from the host's socket.
+
+        Raises PreambleError when the answer is not OK, or has no newline in its first 32 bytes.
+        """
         self._buffer += data
         if self._done:
             return

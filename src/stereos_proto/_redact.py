@@ -44,14 +44,15 @@ PART: Final = 16
 #: Secrets of so many characters are compared with the first short texts, and learnt only when more is to be redacted:
 #: learning 1 MiB takes 4 seconds, and a guest may refuse a config of that size with one sentence.
 _LONG: Final = 4096
-#: Distance of the samples of a long secret, and their length: any part of it holds a whole one.
+#: Distance of the samples of a long secret, and their length: every PART consecutive characters of the secret contain a
+#: whole sample.
 _STEP: Final = PART // 2
 _SAMPLE: Final = PART - _STEP + 1
 #: How often a long secret is searched before it is learnt: learning takes some 400 times as long as a search.
 _SEARCHES: Final = 64
 #: Characters of a refusal that are kept. A guest may send a mebibyte for each request; a host reads a sentence.
 MAX_SENTENCE: Final = 8192
-#: Characters after the end of what is kept that are looked at: those of a part, each written as an escape of an escape.
+#: How far past the cut a text is read: PART characters, each escaped twice (12 characters).
 _SLACK: Final = PART * 12
 
 #: Where a longer secret is cut into words: as a shell or TOML would, and finer.
@@ -72,7 +73,7 @@ def _discreet(function: F) -> F:
     """
 
     @functools.wraps(function)
-    def quiet(self: Redactor, value: Any, **options: Any) -> Any:
+    def quiet(self: Redactor, value: Any, /, **options: Any) -> Any:
         try:
             return function(self, value, **options)
         except BaseException as exc:  # noqa: BLE001  (it is raised again)
@@ -118,11 +119,12 @@ class Redactor:
         """Redact the secrets of `messages`, too. A message that was added before costs nothing."""
         for message in messages:
             if id(message) not in self._known:
-                self._known[id(message)] = message
+                # To be learnt before it counts as known: an interrupt may come in between.
                 self._new.append(message)
+                self._known[id(message)] = message
 
     @_discreet
-    def redact(self, text: str, *, max_length: int | None = None) -> str:
+    def redact(self, text: str, /, *, max_length: int | None = None) -> str:
         """Return `text` with "[redacted]" in the place of each secret; `text` itself when there is none in it.
 
         A text that exceeds `max_length` characters by more than 192 is cut to `max_length`, and the rest is not read.
@@ -152,7 +154,7 @@ class Redactor:
         return "".join([*kept, text[at:end]]) if kept else text[:end]
 
     @_discreet
-    def redact_reply(self, reply: R) -> R:
+    def redact_reply(self, reply: R, /) -> R:
         """Return `reply` with the secrets taken out of the sentence of a refusal. Other replies stay as they are.
 
         A sentence that is much longer than `MAX_SENTENCE` characters is cut there.
@@ -163,7 +165,7 @@ class Redactor:
         return reply if error is reply.error else attrs.evolve(reply, error=error)
 
     @_discreet
-    def redact_message(self, message: M) -> M:
+    def redact_message(self, message: M, /) -> M:
         """Return `message` with the secrets taken out of every text in it, names included."""
         clean: M = self._clean(message)
         return clean
@@ -189,9 +191,10 @@ class Redactor:
     # -- learning ----------------------------------------------------------------------------------------
 
     def _learn_new(self) -> None:
-        if not self._new:
+        """Learn the messages that were added. After an interrupt the next call learns them again: that does no harm."""
+        messages = tuple(self._new)
+        if not messages:
             return
-        messages, self._new = self._new, []
         texts = [(message, *found) for message in messages for found in _texts(message)]
         # First what is no secret, of all of them: the config comes last in a plan, but not everywhere.
         for _, kind, text in texts:
@@ -203,6 +206,7 @@ class Redactor:
             elif kind is _NAME:
                 self._parts.update(_parts_of(text))
                 self._add_piece(text)
+        del self._new[: len(messages)]
 
     def _learn(self, secret: str, but: Collection[str] = ()) -> None:
         if len(secret) < _LONG:
@@ -220,13 +224,15 @@ class Redactor:
 
     def _learn_long(self) -> None:
         """Learn each long secret once as much text has been read as the secret is long: learning then pays off."""
-        waiting, self._long = self._long, []
-        for secret, but in waiting:
+        waiting = []
+        for secret, but in self._long:
             if self._read < len(secret):
-                self._long.append((secret, but))
+                waiting.append((secret, but))
             else:
                 self._parts.update(part for part in _parts_of(secret) if part not in but)
-        if waiting and not self._long:
+        # Not before all are learnt: an interrupt may come in between.
+        self._long = waiting
+        if not waiting:
             self._samples = set()
 
     def _parts_in(self, view: str) -> set[str]:

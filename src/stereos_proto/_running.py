@@ -19,6 +19,7 @@ from typing import Any, Final, Generic
 import attrs
 
 from ._errors import RequestTimeout, StereosError
+from ._messages import with_article
 from ._timeouts import in_words, seconds
 from .dialogues import Action, Dialogue, Result, TimeUp
 
@@ -58,7 +59,7 @@ class Running(Generic[Result]):
     def resume(self, value: Any, now: float) -> Action | None:
         """Go on with what came of the last action; None begins. A StereosError is thrown into the dialogue.
 
-        Raises what the dialogue raises.
+        Raises what the dialogue raises, TypeError when it yields anything but an action.
         """
         if type(value) is RequestTimeout and self.deadline is not None and now >= self.deadline - _EARLY:
             # What was bounded by the time of the whole dialogue.
@@ -76,6 +77,10 @@ class Running(Generic[Result]):
         except StopIteration as stop:
             self.result = stop.value
             return None
+        if not isinstance(action, Action):
+            error = TypeError(f"a dialogue must yield actions, not {with_article(type(action))}")
+            self.fail(error)
+            raise error
         return action
 
     def fail(self, error: BaseException) -> None:

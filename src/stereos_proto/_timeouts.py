@@ -1,12 +1,13 @@
 """What a timeout means: one table for every verb of every client.
 
-========== =====================================================================================
+========== ================================================================================================
 `None`     the default: the client's own timeout where it has one, else no bound
-`0`, less  the time is over before it begins: nothing is sent, and the verb raises RequestTimeout
+`0`, less  the time is over before it begins: nothing is sent. Verbs raise RequestTimeout, `wait_ready`
+           NotReady, a dial ConnectError; `provision` reports all steps as not sent
 infinite   no bound; so is any number too large for a float
 NaN        ValueError, before anything is sent
 other type TypeError, before anything is sent
-========== =====================================================================================
+========== ================================================================================================
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ reply at the moment at which there is room in flight for another request, and th
 - *The session ends while others wait.* Every call settles, which wakes its follower; the driver wakes the two that
   wait for the stream by shutting it down, and gives the descriptor back only when `idle`: otherwise it could be
   another file's while a thread still polls it.
-
 - *Calls settle without the guest* (a write fails after the last pull, or the client is closed). Their followers would
   not be woken by anyone, so `step` and `leave` pull all that the session owes (`HostSession.owes_events`), whatever
   the limit of a turn is.

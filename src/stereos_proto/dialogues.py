@@ -10,7 +10,8 @@ it yields           the driver                                            and re
                     preamble
 `Send(request)`     sends, waits for the reply                            the reply, a refusal included
 `SendMany(...)`     sends all without waiting, in order                   one reply or error per request
-`Sleep(seconds)`    waits; a notification ends it early                   None
+`Sleep(seconds)`    waits; a notification or the end of the connection    None
+                    ends it early
 =================== ===================================================== ================================
 
 Where the whole dialogue has a deadline, the driver throws `TimeUp` into it, at whatever it yielded, once that has
@@ -306,7 +307,8 @@ class ReadyWait:
         `backoff.first`.
 
         Raises NotReady when the guest says that it shuts down, or knows no health reports, and when the time of the
-        whole wait is up (a `TimeUp` is thrown in); what a try raised, when another would not help.
+        whole wait is up (a `TimeUp` is thrown in); what the last try raised, when another cannot help or
+        `redial` is False.
         """
         try:
             return (yield from self._run(redial, not redial if connected is None else connected))

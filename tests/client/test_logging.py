@@ -157,7 +157,7 @@ def test_dropped_notifications(records):
         client.ping()
         assert client.dropped_notifications == 2
     assert [message.split(": ")[1] for message in told(records(), "dropped")] == [
-        f"dropped a notification, {number} in all, as none of them were taken" for number in (1, 2)
+        f"dropped the oldest notification, {number} in all: too many were waiting" for number in (1, 2)
     ]
 
 

@@ -76,3 +76,10 @@ def test_a_dialogue_that_goes_on_is_not_closed():
     assert not task.done
     assert inspect.getgeneratorstate(dialogue) == inspect.GEN_SUSPENDED
     client.close()
+
+
+def test_a_chain_that_goes_round():
+    """Only a program can make one; Python breaks a cycle where it raises."""
+    one, two = ValueError("one"), KeyError("two")
+    one.__context__, two.__context__ = two, one
+    forget_locals(one)

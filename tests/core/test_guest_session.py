@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interrupts import interrupt, locals_of
+from interrupts import every_place, interrupt, locals_of
 from stereos_proto import (
     MAX_LINE_SIZE,
     NEED_DATA,
@@ -19,6 +19,7 @@ from stereos_proto import (
     GuestSession,
     Health,
     IncompleteLine,
+    InjectSecret,
     Lifecycle,
     LineTooLong,
     LocalProtocolError,
@@ -597,3 +598,121 @@ def test_an_error_of_another_kind_may_end_the_writing():
     session.write_failed(RuntimeError("the transport is gone"))
     (event,) = session.events()
     assert str(event.error) == "the connection to the host broke (the transport is gone)"
+
+
+# -- exceptions of signal handlers. One is raised at each line that the library executes, and the program goes on. It
+# does what the documentation asks of it: it ends the session where one comes after bytes were read or written, and
+# before the session has counted them.
+
+
+@pytest.mark.parametrize("has_connections", [True, False])
+def test_no_guest_gives_a_reply_to_another_request(has_connections):
+    lines = [encode(InjectSecret(name, "x")) for name in "abcd"]
+
+    def scene(interrupter):
+        session = GuestSession(has_connections=has_connections)
+        written, pending = b"", []
+        end = (lambda: session.write_failed(OSError("interrupted"))) if has_connections else session.restart
+        for line in (*lines, b"", b"", b""):
+            with interrupter:
+                session.receive_data(line)
+            if interrupter.just_hit:
+                end()
+            with interrupter:
+                while (event := session.next_event()) is not NEED_DATA:
+                    if isinstance(event, PendingRequest):
+                        pending.append(event)
+            if len(pending) > bool(line):
+                # In another order than they came. Those that were interrupted are answered once more.
+                for request in (*reversed(pending), *pending):
+                    with interrupter:
+                        session.reply(request, Ack("inject_secret", False, request.request.name))
+                pending.clear()
+            with interrupter:
+                session.push(Lifecycle("ready"))
+            data = b""
+            with interrupter:
+                data = bytes(session.data_to_send())
+            written += data
+            with interrupter:
+                session.data_sent(len(data))
+            if interrupter.just_hit:
+                end()
+        answers = [json.loads(line) for line in written.splitlines()]
+        said = [each["payload"]["error"] for each in answers if each["type"] == "ack"]
+        if has_connections:
+            assert said == [*"abcd"][: len(said)]
+            assert session.ended or len(said) == 4
+        else:
+            # A stream without connections starts anew: what was asked before is forgotten, and not answered wrongly.
+            assert said == sorted(said)
+        assert len(said) == len({*said})
+
+    every_place(scene)
+
+
+@pytest.mark.parametrize("has_connections", [True, False])
+@pytest.mark.parametrize(
+    ("place", "job"),
+    [
+        ("_end", lambda session: session.next_event()),
+        ("_flush", lambda session: session.reply(session.pending[0], Pong())),
+        ("_enqueue", lambda session: session.push(Lifecycle("ready"))),
+        ("_join", lambda session: session.data_to_send()),
+    ],
+)
+def test_an_interrupt_ends_the_session(place, job, has_connections, monkeypatch):
+    session = GuestSession(has_connections=has_connections)
+    session.receive_data(encode(Ping()) * 2)
+    assert len(list(session.events())) == 2
+    if place == "_end":
+        session._reading = False
+        session._pending.clear()
+    if place == "_join":
+        for _ in range(2):
+            session.push(Lifecycle("ready"))
+    with monkeypatch.context() as patch:
+        patch.setattr(session, place, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            job(session)
+    assert (session.pending, session.data_to_send()) == ((), b"")
+    if not has_connections:
+        assert session.next_event() is NEED_DATA
+        assert session.wants_data
+        return
+    end = session.next_event()
+    assert (type(end), end.error.closed_here) == (SessionEnded, True)
+    assert session.ended
+
+
+def test_an_interrupt_after_the_end_changes_nothing(monkeypatch):
+    session = GuestSession()
+    session.close()
+    assert session.next_event() == SessionEnded(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            session.next_event()
+    assert session.ended
+    assert session.next_event() is NEED_DATA
+
+
+def test_an_interrupt_while_data_is_taken(monkeypatch):
+    session = GuestSession()
+    with pytest.raises(TypeError):
+        session.receive_data("text")
+    assert not session.ended
+    monkeypatch.setattr(session.connection, "receive_data", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.receive_data(b"x")
+    assert session.ended
+
+
+def test_a_reply_to_what_is_no_pending_request():
+    session = GuestSession()
+    session.receive_data(encode(Ping()))
+    (pending,) = session.events()
+    with pytest.raises(TypeError, match="reply takes the PendingRequest of the event, not a Ping"):
+        session.reply(pending.request, Pong())
+    session.reply(pending, Pong())
+    assert session.data_to_send() == encode(Pong())

@@ -999,10 +999,11 @@ def test_a_time_without_end_is_no_deadline(never):
     assert loop.client.next_deadline() is None
     assert [type(event) for event in loop.hear(Pong(), Pong())] == [CallDone, SessionEnded, DialWanted]
     assert (call.result(), loop.dial) == (Pong(), DialWanted(None))
+    assert loop.wait(0) == [TaskDone(tasks[1])], "the end of the connection ends a Sleep, too"
     loop.connect()
     assert loop.client.next_deadline() == loop.now + 1
     assert loop.hear(Lifecycle("ready")) == [NotificationReceived(Lifecycle("ready"))]
-    assert loop.wait(0) == [TaskDone(tasks[1])]
+    assert loop.wait(0) == []
     assert loop.wait(1) == [TaskDone(tasks[2])]
     assert loop.client.next_deadline() is None
 
@@ -1260,9 +1261,9 @@ def test_of_two_that_dial_the_one_with_more_time_goes_on():
     assert TaskDone(connect) in loop.fail()
 
 
-@pytest.mark.parametrize(("limit", "dials"), [(float("inf"), None), (30, 130.0), (10, "failed"), (5, "failed")])
+@pytest.mark.parametrize(("limit", "dials"), [(float("inf"), "failed"), (30, 130.0), (10, "failed"), (5, "failed")])
 def test_a_dial_without_a_deadline_is_repeated_for_those_that_have_time(limit, dials):
-    """A request began it, or one that waits for ever; the driver has a bound of its own, such as ten seconds."""
+    """A request began it; the driver has a bound of its own, such as ten seconds, and another would have the same."""
     loop = Loop()
     loop.client.request(Ping(), timeout=60)
     assert loop.pull() == [DialWanted(None)]
@@ -1660,3 +1661,99 @@ def test_a_probe_over_a_connection_of_others_may_take_half_of_the_time(timeout, 
     loop.pull()
     assert len(loop.asked) == 1
     assert loop.client.next_deadline() == loop.now + attempt
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_a_send_without_time_is_not_sent(timeout):
+    loop = connected()
+    task = loop.client.run(dialogue(Send(MOUNT, timeout), Send(Ping(), timeout)))
+    assert loop.pull() == [TaskDone(task)]
+    assert loop.asked == []
+    assert [(type(each), each.sent) for each in task.result()] == [(RequestTimeout, False)] * 2
+
+
+def test_an_action_that_cannot_be_done_ends_the_dialogue():
+    loop = connected()
+    said = []
+
+    def wrong():
+        try:
+            yield Send(Ping(), "soon")
+        except TypeError as exc:
+            said.append(exc)
+
+    task = loop.client.run(wrong())
+    assert loop.pull() == [TaskDone(task)]
+    assert said == [task.error]
+
+
+def test_a_connect_without_end_that_times_out_at_once_is_over():
+    """The system may give up a dial at once. It was repeated within one pull, for ever."""
+    loop = Loop()
+    task = loop.client.connect(timeout=inf)
+    assert loop.pull() == [DialWanted(None)]
+    assert loop.fail(LATE) == [TaskDone(task), SessionEnded(LATE)]
+    with pytest.raises(ConnectError):
+        task.result()
+
+
+def test_one_without_end_that_joins_a_bounded_dial_gets_another():
+    loop = Loop()
+    short = loop.client.connect(timeout=2)
+    loop.pull()
+    task = loop.client.connect(timeout=inf)
+    loop.pull()
+    loop.now += 2
+    assert loop.fail(LATE) == [TaskDone(short), DialWanted(None)]
+    assert not task.done
+
+
+def test_the_end_of_the_connection_ends_a_sleep():
+    """As in the other drivers."""
+    loop = connected()
+    task = loop.client.run(dialogue(Sleep(60), Sleep(60, least=5)))
+    loop.pull()
+    loop.lose()
+    assert loop.wait(0) == []
+    assert not task.done
+    assert loop.wait(60) == [TaskDone(task)]
+
+
+def outcomes_of(on_outcome, notes):
+    """Sends two things at once, and goes on after a StereosError of `on_outcome`."""
+    try:
+        yield SendMany((Ping(), MOUNT), on_outcome)
+    except StereosError as exc:
+        notes.append(exc)
+        return (yield Send(GetHealth()))
+    except ValueError as exc:
+        exc.add_note("one was done")
+        raise
+
+
+def test_an_error_of_on_outcome_reaches_the_dialogue():
+    loop = connected()
+    notes, told = [], []
+
+    def on_outcome(place, _outcome):
+        told.append(place)
+        raise error
+
+    error = ValueError("mine")
+    task = loop.client.run(outcomes_of(on_outcome, notes))
+    loop.pull()
+    assert loop.hear(Pong(), ANSWERS["mount"]) == [TaskDone(task)]
+    assert (task.error, error.__notes__) == (error, ["one was done"])
+    # One of this library's is like that of a request: the dialogue may go on, and the other calls are given up.
+    error = ConnectionLost("mine")
+    task = loop.client.run(outcomes_of(on_outcome, notes))
+    loop.pull()
+    assert loop.hear(Pong(), ANSWERS["mount"]) == []
+    assert loop.hear(Health("ready")) == [TaskDone(task)]
+    assert (notes, told) == ([error], [0, 0])
+    assert task.result() == Health("ready")
+
+
+def test_only_calls_and_tasks_are_cancelled():
+    with pytest.raises(TypeError, match="cancel takes a call or a task, not a str"):
+        Loop().client.cancel("ping")

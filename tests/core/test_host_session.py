@@ -2,9 +2,11 @@
 
 import copy
 import gc
+import json
 import pickle
 import traceback
 import weakref
+from collections import OrderedDict
 from math import inf, nan
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from interrupts import interrupt, interrupt_after, locals_of
+from interrupts import every_place, interrupt, interrupt_after, locals_of
 from stereos_proto import (
     NEED_DATA,
     REDACTED,
@@ -46,6 +48,7 @@ from stereos_proto import (
     UnknownMessage,
     UnknownReceived,
     _host_session,
+    decode,
     encode,
 )
 from stereos_proto.testing import strategies as stereos
@@ -845,16 +848,18 @@ def test_a_ctrl_c_leaves_no_secret_in_the_frames(monkeypatch):
         "_trace": lambda session: session.receive_data(refusal),
         "_redacted": lambda session: session.next_event(),
     }
-    session = HostSession()
-    for place, job in places.items():
-        with monkeypatch.context() as patch:
-            patch.setattr(_host_session if place == "write" else session, place, interrupt)
-            with pytest.raises(KeyboardInterrupt) as caught:
+    for interrupted in places:
+        session = HostSession()
+        for place, job in places.items():
+            if place != interrupted:
                 job(session)
-        assert "a secret" not in locals_of(caught.value), place
-        # And again without one, for the next place.
-        job(session)
-    assert session.ended is None
+                continue
+            with monkeypatch.context() as patch:
+                patch.setattr(_host_session if place == "write" else session, place, interrupt)
+                with pytest.raises(KeyboardInterrupt) as caught:
+                    job(session)
+            assert "a secret" not in locals_of(caught.value), place
+            break
 
 
 def test_a_ctrl_c_leaves_no_line_in_the_frames(monkeypatch):
@@ -925,3 +930,218 @@ def test_refused_flights_do_not_fill_the_deadlines():
         with pytest.raises(LocalProtocolError):
             session.request_many([Ping(), CustomRequest("\ud800")], deadline=1.0)
     assert len(session._deadlines) < 100
+
+
+# -- exceptions of signal handlers. One is raised at each line that the library executes, and the program goes on. It
+# does what the documentation asks of it: it ends the session where one comes after bytes were read or written, and
+# before the session has counted them.
+
+#: What the guest does. It refuses all else.
+DONE = ("b", "d")
+
+
+def interrupted_host(session, interrupter, *, times_out):
+    """Ask four things of a guest, go on after the interrupt, and return the calls and the lines that were written."""
+    calls, written, unread, told = {}, bytearray(), bytearray(), []
+    asked = iter("abcd")
+    for turn in range(12):
+        name = next(asked, None)
+        with interrupter:
+            if name is not None and session.ended is None:
+                calls[name] = None
+                calls[name] = session.request(InjectSecret(name, f"value-{name}"), deadline=turn)
+        data = b""
+        with interrupter:
+            data = session.data_to_send()
+        if data:
+            lines = bytes(data)
+            written += lines
+            with interrupter:
+                session.data_sent(len(lines))
+            if interrupter.just_hit:
+                session.abort()
+            for line in lines.splitlines():
+                name = decode(line, sender=Role.HOST).name
+                unread += encode(Ack("inject_secret", name in DONE, "" if name in DONE else f"no value-{name}"))
+        with interrupter:
+            session.receive_data(bytes(unread if turn % 2 else b""))
+        if interrupter.just_hit:
+            session.abort()
+        if turn % 2:
+            unread.clear()
+        with interrupter:
+            while (event := session.next_event()) is not NEED_DATA:
+                told.append(event)
+        if times_out and turn == 2:
+            with interrupter:
+                session.expire(0.5)
+    with interrupter:
+        session.close()
+    session.close()
+    while (event := session.next_event()) is not NEED_DATA:
+        told.append(event)
+    return calls, bytes(written), told
+
+
+@pytest.mark.parametrize("times_out", [False, True])
+def test_no_reply_answers_another_request(times_out):
+    def scene(interrupter):
+        session = HostSession()
+        calls, written, told = interrupted_host(session, interrupter, times_out=times_out)
+        names = [json.loads(line)["payload"]["name"] for line in written.splitlines()]
+        assert len(names) == len({*names}), "a line left twice"
+        assert set(names) <= {*calls}
+        for name, call in calls.items():
+            if call is None:
+                # The program never got it. It may have been written only if the interrupt came as it was returned.
+                continue
+            assert call.done
+            outcome = call.outcome
+            if isinstance(outcome, Ack):
+                assert outcome.ok is (name in DONE), name
+                assert "value" not in outcome.error
+            else:
+                assert isinstance(outcome, (ConnectionLost, RequestTimeout))
+                if name in names:
+                    assert isinstance(outcome, (OutcomeUnknown, RequestTimeout)), "it was written"
+        assert isinstance(session.ended, ConnectionLost)
+        ends = [event for event in told if isinstance(event, SessionEnded)]
+        assert len(ends) <= 1
+
+    every_place(scene)
+
+
+@pytest.fixture
+def in_flight():
+    """A session with a call that was sent, and one that waits."""
+    session = HostSession(max_pending=1)
+    sent = session.request(MOUNT)
+    waiting = session.request(Ping())
+    session.data_sent(len(session.data_to_send()))
+    return session, sent, waiting
+
+
+def stopped(session, sent, waiting):
+    """Check that all is settled, and told once."""
+    told = list(session.events())
+    assert sorted(map(id, (event.call for event in told[:-1]))) == sorted(map(id, (sent, waiting)))
+    assert told[-1] == SessionEnded(session.ended)
+    assert session.ended.closed_here
+    assert (sent.done, waiting.done) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("place", "job"),
+    [
+        ("_settle_late", lambda session, sent: session.cancel(sent)),
+        ("_settle_late", lambda session, sent: session.expire(1e9)),
+        ("_end_if_idle", lambda session, sent: session.write_failed(BROKEN)),
+        ("_trace", lambda session, sent: session.receive_data(b"x")),
+    ],
+)
+def test_an_interrupt_ends_the_session(place, job, in_flight, monkeypatch):
+    session, sent, waiting = in_flight
+    late = session.request(Ping(), deadline=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, place, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            job(session, sent)
+    told = list(session.events())
+    assert {event.call for event in told[:-1]} == {sent, waiting, late}
+    assert isinstance(sent.outcome, OutcomeUnknown)
+    assert [type(call.outcome) for call in (waiting, late)] == [ConnectionLost] * 2
+    assert session.ended.closed_here
+
+
+def test_an_interrupt_in_a_trace_of_what_was_written(in_flight):
+    session, sent, waiting = in_flight
+    session.receive_data(encode(Ack("mount", True)))
+    assert list(session.events()) == [CallDone(sent)]
+    session._trace = interrupt
+    size = len(session.data_to_send())
+    with pytest.raises(KeyboardInterrupt):
+        session.data_sent(size)
+    assert not session.data_to_send(), "it is not handed out again"
+    assert list(session.events()) == [CallDone(waiting), SessionEnded(session.ended)]
+
+
+@pytest.mark.parametrize("place", ["_say", "_end_if_idle"])
+def test_an_interrupt_after_a_reply_was_matched_loses_no_event(place, in_flight, monkeypatch):
+    session, sent, waiting = in_flight
+    if place == "_end_if_idle":
+        session.write_failed(BROKEN)
+        assert list(session.events()) == [CallDone(waiting)]
+    else:
+        session.cancel(sent)
+    session.receive_data(encode(Ack("mount", True)))
+    with monkeypatch.context() as patch:
+        patch.setattr(session, place, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            session.next_event()
+    told = list(session.events())
+    if place == "_end_if_idle":
+        assert told == [CallDone(sent), SessionEnded(session.ended)]
+        assert sent.result() == Ack("mount", True)
+    else:
+        assert told == [CallDone(waiting), SessionEnded(session.ended)]
+
+
+def test_an_interrupt_while_the_session_ends_is_made_good(in_flight, monkeypatch):
+    session, sent, waiting = in_flight
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_settle_all", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            session.close()
+    stopped(session, sent, waiting)
+
+
+def test_an_interrupt_between_an_outcome_and_its_event_is_made_good(in_flight):
+    session, sent, waiting = in_flight
+    sent.outcome = ConnectionLost("gone")
+    waiting.outcome = ConnectionLost("gone")
+    session._events.append(CallDone(waiting))
+    session.close()
+    stopped(session, sent, waiting)
+
+
+class Full(OrderedDict):
+    def __setitem__(self, key, value):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_in_a_request_takes_the_call_back(monkeypatch):
+    session = HostSession()
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_keep_deadline", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            session.request(Ping(), deadline=1)
+    for place, calls in ((_host_session, "Call"), (session, "_waiting")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, calls, interrupt if calls == "Call" else Full())
+            with pytest.raises(KeyboardInterrupt):
+                session.request(Ping())
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "request", interrupt_after(session.request))
+        with pytest.raises(KeyboardInterrupt):
+            session.request_many([Ping(), MOUNT])
+    assert (session.pending, session.next_deadline(), session.data_to_send()) == ((), None, b"")
+    assert session.ended is None
+
+
+def test_data_that_is_refused_does_not_end_the_session():
+    session = HostSession()
+    for wrong in ("text", None):
+        with pytest.raises(TypeError, match="receive_data takes bytes"):
+            session.receive_data(wrong)
+    session.receive_eof()
+    with pytest.raises(RuntimeError, match="after receive_eof"):
+        session.receive_data(b"x")
+    assert session.ended is None
+
+
+def test_what_was_not_sent_as_this_end_has_closed_says_so(in_flight):
+    session, sent, waiting = in_flight
+    session.close()
+    with pytest.raises(ConnectionLost) as caught:
+        session.request(Ping())
+    assert [error.closed_here for error in (sent.outcome, waiting.outcome, caught.value)] == [True] * 3

@@ -1,5 +1,6 @@
 """No secret stays in a text, however it is written there; what is no secret stays."""
 
+import inspect
 import json
 import pickle
 import random
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from interrupts import every_place
 from stereos_proto import (
     REDACTED,
     Ack,
@@ -474,3 +476,32 @@ def test_many_short_texts_against_one_long_secret():
         assert redactor.redact(f"-{secret[8 * number : 8 * number + PART]}-") == f"-{REDACTED}-"
     assert not redactor._long
     assert len(redactor._parts) > 60_000
+
+
+def test_a_redactor_finds_its_secrets_after_an_interrupt(monkeypatch):
+    monkeypatch.setattr(_redact, "_LONG", 64)
+    secrets = [InjectSecret("A", "tok-123456-secret"), InjectSecret("B", "z" * 20 + "0123456789" * 6)]
+
+    def scene(interrupter):
+        redactor = Redactor()
+        for secret in secrets:
+            with interrupter:
+                redactor.add(secret)
+            redactor.add(secret)
+            for _ in range(2):
+                with interrupter:
+                    assert "tok-123456" not in redactor.redact("bad token tok-123456-secret")
+        for text in ("bad token tok-123456-secret", "zzzzzzzzzzzzzzzzzzzz0123", "x" * 90 + "7890123456789012345678"):
+            with interrupter:
+                redactor.redact(text)
+            assert "[redacted]" in redactor.redact(text)
+
+    every_place(scene)
+
+
+def test_what_is_redacted_is_positional():
+    """`inspect.signature` and type checkers took `text=` for right, and it failed."""
+    redactor = Redactor()
+    for method in (redactor.redact, redactor.redact_reply, redactor.redact_message):
+        first = next(iter(inspect.signature(method).parameters.values()))
+        assert first.kind is inspect.Parameter.POSITIONAL_ONLY

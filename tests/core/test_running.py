@@ -256,3 +256,22 @@ def test_a_dialogue_that_cannot_be_closed_does_not_hide_what_ended_it():
     running = Running(stubborn())
     running.resume(None, 0.0)
     running.fail(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("junk", [None, 5, Ping(), Pong])
+def test_what_is_no_action_is_refused_and_ends_the_dialogue(junk):
+    """None, too: a dialogue that forgets what to yield would seem to be over."""
+    caught = []
+
+    def dialogue():
+        try:
+            yield junk
+        except TypeError as exc:
+            caught.append(exc)
+            raise
+
+    running = Running(dialogue())
+    with pytest.raises(TypeError, match=r"^a dialogue must yield actions, not ") as raised:
+        running.resume(None, 0.0)
+    assert caught == [raised.value]
+    assert inspect.getgeneratorstate(running.dialogue) == inspect.GEN_CLOSED

@@ -202,7 +202,7 @@ def clean_value(value: Any) -> Any:
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls the type of a parsed value."""
+    """What Go's `encoding/json` calls the type of a parsed value."""
     if value is None:
         return "null"
     names = ((bool, "bool"), (str, "string"), (tuple, "object"), ((list, TooDeep), "array"))
