@@ -32,19 +32,24 @@ FAULTS: Final[dict[str, Fault]] = {
     # -- the host session
     "slot dropped on cancel": Fault(
         f"{CORE}/_host_session.py",
-        "            self._withdraw(call)\n        elif self._write_error is not None:\n",
-        "            self._withdraw(call)\n        elif call.sent:\n            self._in_flight.remove(call)\n"
-        "        elif self._write_error is not None:\n",
+        "                self._withdraw(call)\n            elif self._write_error is not None:\n",
+        "                self._withdraw(call)\n            elif call.sent:\n"
+        "                self._in_flight.remove(call)\n"
+        "            elif self._write_error is not None:\n",
         "session",
         _SESSION,
     ),
     "late reply delivered": Fault(
-        f"{CORE}/_host_session.py", "waited = call.outcome is None", "waited = True", "session", _SESSION
+        f"{CORE}/_host_session.py",
+        "if call.outcome is None:\n                        reply",
+        "if True:\n                        reply",
+        "session",
+        _SESSION,
     ),
     "withdrawn call is sent": Fault(
         f"{CORE}/_host_session.py",
-        "        if not call.sent:\n            self._withdraw(call)\n",
-        "        if not call.sent:\n            pass\n",
+        "            if not call.sent:\n                self._withdraw(call)\n",
+        "            if not call.sent:\n                pass\n",
         "session",
         _SESSION,
     ),
@@ -78,8 +83,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "an expired call is not told": Fault(
         f"{CORE}/_host_session.py",
-        '        self._give_up(call, "in time")\n        self._events.append(CallDone(call))\n',
-        '        self._give_up(call, "in time")\n',
+        'self._give_up(call, "in time", told=True)',
+        'self._give_up(call, "in time")',
         "session",
         _SESSION,
     ),
@@ -99,8 +104,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "half of many requests are taken": Fault(
         f"{CORE}/_host_session.py",
-        "            for call in calls:\n                self._withdraw(call)\n",
-        "            for call in ():\n                self._withdraw(call)\n",
+        "self._take_back([*self._waiting][waiting:])",
+        "pass",
         "session",
         _SESSION,
     ),
@@ -176,8 +181,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "each that dials begins a dial": Fault(
         f"{CORE}/_host_client.py",
-        "        if not self._dialling:\n            self._wanted = DialWanted(deadline)\n",
-        "        self._wanted = DialWanted(deadline)\n",
+        "self._wanted = not self._dialling",
+        "self._wanted = True",
         "",
         _CLIENT,
     ),
