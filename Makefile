@@ -17,12 +17,12 @@ DEV := $(VENV)/.dev-$(STAMP)
 .PHONY: help demo test test-lowest lint fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUN) ## boot a simulated guest, provision it, look at it, shut it down
 	@$(BIN)/stereosctl demo $(ARGS)
 
-test: $(DEV) ## run all tests, and check that each test file covers its module of the core
+test: $(DEV) ## run all tests without virtual machines, and check what each test file covers
 	@$(BIN)/python tools/run_tests.py $(ARGS)
 
 LOWEST := $(VENV)-lowest
@@ -47,7 +47,8 @@ fuzz: $(DEV) ## throw random input at the core and at both ends
 	@$(BIN)/python fuzz $(ARGS)
 
 clean: ## remove the virtual environments and what tools leave behind
-	rm -rf .venv .venv-* .coverage* .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv* .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov \
+		docs/_build docs/_generated
 
 $(RUN): pyproject.toml tools/make_venv
 	@tools/make_venv "$(PYTHON)" "$(VENV)" run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,24 @@ def test_what_is_missing_is_said_in_one_line(fault, advice, tmp_path):
 def test_every_target_is_listed():
     done = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
     listed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  make ")]
-    assert {"demo", "test", "lint", "fuzz", "bench"} <= set(listed)
+    makefiles = [ROOT / "Makefile", *ROOT.glob("*/targets.mk"), *ROOT.glob("tests/*/targets.mk")]
+    phony = re.findall(r"^\.PHONY: (.*)", "\n".join(path.read_text() for path in makefiles), re.MULTILINE)
+    assert sorted(listed) == sorted({name for names in phony for name in names.split()})
+
+
+def test_what_targets_do_stands_in_one_column():
+    done = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
+    lines = [re.match(r"  make \S+ +", line) for line in done.stdout.splitlines()]
+    assert len({line.end() for line in lines if line}) == 1
+
+
+def test_clean_removes_what_git_ignores():
+    done = subprocess.run(["make", "-C", ROOT, "-n", "clean"], capture_output=True, text=True, check=True)
+    removed = {*done.stdout.split()}
+    ignored = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    ignored |= {f"docs/{line.strip('/')}" for line in (ROOT / "docs" / ".gitignore").read_text().splitlines()}
+    # What Python and pip write beside the sources is made anew where it is out of date.
+    assert ignored - removed == {"__pycache__", "*.py[co]", "*.egg-info"}
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "fuzz", "bench"])
