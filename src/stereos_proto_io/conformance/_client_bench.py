@@ -47,7 +47,10 @@ async def result(value: Any) -> Any:
 
 
 def takes(function: Any, option: str, *, named: bool = False) -> bool:
-    """Whether a function takes an argument of that name, as far as its signature says; `named`: whether it names it."""
+    """Whether a function takes an argument of that name, as far as its signature says.
+
+    With `named`, *args and **kwargs do not count.
+    """
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):

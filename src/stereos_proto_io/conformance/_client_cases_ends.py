@@ -26,12 +26,12 @@ from stereos_proto.dialogues import SendMany
 
 from ._client_bench import SOON, Bench, expect, result, takes
 from ._client_case import scripted
-from ._client_cases_simulated import CALLED, CALLS
+from ._client_cases_simulated import CALLED_VERBS, CALLS
 from ._client_guest import NOTICE, End, Script, ack, answer
 from ._client_wire import SECRET
 
 _MOUNT: Final = Mount("t", "/workspace", "9p")
-_LONG: Final = SetConfig("x" * 1_048_400)
+_HUGE: Final = SetConfig("x" * 1_048_400)
 
 
 def _outcomes(outcomes: list[Any]) -> list[str]:
@@ -131,7 +131,7 @@ def goes_without_reading(end: End) -> None:
 
 @scripted(goes_without_reading, needs="run together")
 async def what_was_not_sent_is_told_apart_from_what_was(bench: Bench) -> None:
-    messages = [_LONG] * 12 + [_MOUNT]
+    messages = [_HUGE] * 12 + [_MOUNT]
 
     async def gives_up_last() -> None:
         # Those before it have waited for room for a while by then.
@@ -156,7 +156,7 @@ def stops_reading(end: End) -> None:
 
 @scripted(stops_reading, needs="run unix")
 async def a_write_that_fails_is_noticed(bench: Bench) -> None:
-    outcomes = await result(bench.client.run(_flight(_MOUNT, _LONG, Mount("u", "/u", "9p")), timeout=0.5))
+    outcomes = await result(bench.client.run(_flight(_MOUNT, _HUGE, Mount("u", "/u", "9p")), timeout=0.5))
     found = _outcomes(outcomes)
     expect("what became of a request that was answered", found[0], "Ack")
     # Half a request may be waited for until its deadline: the guest can still talk.
@@ -168,7 +168,7 @@ async def a_write_that_fails_is_noticed(bench: Bench) -> None:
 async def nothing_is_sent_after_a_write_that_failed(bench: Bench) -> None:
     expect("mount", await bench.ask(_MOUNT), Ack("mount", True))
     # The first may still be taken by the system, or be refused by it at once.
-    await bench.fails(ConnectionLost, lambda: bench.client.request(_LONG), exact=False)
+    await bench.fails(ConnectionLost, lambda: bench.client.request(_HUGE), exact=False)
     await bench.is_lost()
 
 
@@ -180,7 +180,7 @@ def never_answers(end: End) -> None:
     end.wait_for_end()
 
 
-@scripted(never_answers, needs=f"{CALLED} request_many shutdown notifications")
+@scripted(never_answers, needs=f"{CALLED_VERBS} request_many shutdown notifications")
 async def each_verb_keeps_its_timeout(bench: Bench) -> None:
     await bench.gives_up(Ping())
     if bench.asynchronous:

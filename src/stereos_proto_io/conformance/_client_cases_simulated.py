@@ -59,7 +59,7 @@ _CHANGES: Final[tuple[Called, ...]] = (
 #: The verbs of a single request, but for `shutdown`.
 CALLS: Final[tuple[Called, ...]] = (("ping", (), Ping()), ("get_health", (), GetHealth()), *_CHANGES)
 #: The same, for `needs`.
-CALLED: Final = " ".join(verb for verb, _, _ in CALLS)
+CALLED_VERBS: Final = " ".join(verb for verb, _, _ in CALLS)
 
 
 def _of_type(guest: Any, message: Request) -> list[Request]:
@@ -69,7 +69,7 @@ def _of_type(guest: Any, message: Request) -> list[Request]:
 
 @simulated(
     agents=[AgentStatus("a", True)],
-    needs=f"{CALLED} wait_ready",
+    needs=f"{CALLED_VERBS} wait_ready",
 )
 async def verbs(bench: Bench) -> None:
     client, guest = bench.client, bench.guest
@@ -144,7 +144,7 @@ async def refusal(bench: Bench) -> None:
     expect("ping after a refusal", await bench.ask(Ping()), Pong())
 
 
-@simulated(*(f"deny:not now@{message.type}" for _, _, message in CALLS), needs=CALLED)
+@simulated(*(f"deny:not now@{message.type}" for _, _, message in CALLS), needs=CALLED_VERBS)
 async def each_verb_tells_its_refusal(bench: Bench) -> None:
     for verb, arguments, message in CALLS:
         error = await bench.fails(RequestFailed, partial(getattr(bench.client, verb), *arguments), what=verb)

@@ -129,7 +129,7 @@ def check_client(
         attempt = _Attempt(case, make_client, run, within, together, when_ready)
         with _stage(case, address, deadline) as stage:
             try:
-                attempt.carry_out(stage, deadline, thread=thread)
+                attempt.perform(stage, deadline, thread=thread)
             except Misused as exc:
                 raise TypeError(str(exc)) from exc.__cause__
             except Exception as exc:
@@ -202,7 +202,7 @@ class _Attempt:
     # Whether what makes the client is awaited.
     awaited: bool = False
 
-    def carry_out(self, stage: _Stage, deadline: float, *, thread: bool) -> None:
+    def perform(self, stage: _Stage, deadline: float, *, thread: bool) -> None:
         """Carry the case out within `deadline` seconds. Raises what went wrong."""
 
         async def main() -> None:

@@ -189,7 +189,7 @@ class FaultySession:
         self._silent = False
         self._cut = None
         self._emitted = 0  # bytes of the guest that became steps
-        self._last = False  # whether the last order stands in the steps, or was handed out
+        self._ending = False  # whether the last order stands in the steps, or was handed out
         self._over = False  # whether it was handed out
 
     def __repr__(self) -> str:
@@ -205,7 +205,7 @@ class FaultySession:
     @property
     def wants_data(self) -> bool:
         """Whether to read on."""
-        return self._delayed is None and not self._last and (self._session.wants_data or self._hangs)
+        return self._delayed is None and not self._ending and (self._session.wants_data or self._hangs)
 
     @property
     def _hangs(self) -> bool:
@@ -245,7 +245,7 @@ class FaultySession:
 
         The end of the session is never among them: `next_order` tells it.
         """
-        if self._last:
+        if self._ending:
             return NEED_DATA
         if self._delayed is not None:
             if any(not pause.writing for pause in self._waits):
@@ -292,7 +292,7 @@ class FaultySession:
 
     def push(self, lifecycle: Lifecycle) -> bool:
         """Send a notification. False, and nothing is sent, when too much waits, or nothing is written any more."""
-        return not (self._last or self._silent) and self._session.push(lifecycle)
+        return not (self._ending or self._silent) and self._session.push(lifecycle)
 
     @property
     def wants_write(self) -> bool:
@@ -351,14 +351,14 @@ class FaultySession:
         self._session.write_failed(exc)
         if self.has_connections:
             self._steps.clear()
-            self._last = False
+            self._ending = False
             self._emit([Close()])
 
     def close(self) -> None:
         """End the session now."""
         self._session.close()
         self._steps.clear()
-        self._last = self._over = True
+        self._ending = self._over = True
 
     def _advance(self) -> None:
         """Advance until the first step is bytes or an order, if there is any."""
@@ -376,7 +376,7 @@ class FaultySession:
         """Take the next line of the session below; return whether there was one."""
         data = bytes(self._session.data_to_send())
         if not data:
-            if self._session.ended and not (self._last or self._hangs):
+            if self._session.ended and not (self._ending or self._hangs):
                 self._emit([PowerOff() if self._session.shut_down else Close()])
             return False
         line = data[: data.index(b"\n") + 1]
@@ -406,7 +406,7 @@ class FaultySession:
 
     def _emit(self, steps: Iterable[Step]) -> None:
         for step in steps:
-            if self._last:
+            if self._ending:
                 return
             if isinstance(step, Silence):
                 self._silent = True
@@ -414,7 +414,7 @@ class FaultySession:
                 self.restart()  # there is nothing to close, nor anything to write before
                 return
             elif isinstance(step, (Close, PowerOff, Reboot)):
-                self._last = True
+                self._ending = True
                 self._steps.append(step)
             elif not self._silent:
                 self._emit_bytes(step) if isinstance(step, bytes) else self._steps.append(step)

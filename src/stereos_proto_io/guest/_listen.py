@@ -130,7 +130,7 @@ def bind_all(addresses: Address | Sequence[Address]) -> list[Endpoint]:
 
 
 def reset_on_close(sock: Any) -> None:
-    """Let closing `sock` be a reset, where that can be had: of AF_VSOCK, Python sets options that are numbers alone."""
+    """Let closing `sock` be a reset, where that can be had: Python sets only integer options on AF_VSOCK sockets."""
     with suppress(OSError, TypeError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 

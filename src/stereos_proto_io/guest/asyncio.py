@@ -33,7 +33,9 @@ def serve(
     requests of one connection are handled at once, begun in their order. It may raise RequestRefused. Or it is
     an object like `GuestSimulator`, which has `faults` of its own. `sleep` is what faults wait by.
 
-    Addresses are bound here. Raises OSError when one cannot be had, ValueError when a guest cannot listen on it.
+    Addresses are bound here. Raises OSError when one cannot be had, ValueError when a guest cannot listen on it,
+    TypeError when `handler` is neither function nor guest, an address is no Address, or a guest with faults of its own
+    gets `faults`.
     """
     return GuestServer(address, as_guest(handler, faults), sleep)
 

@@ -44,8 +44,9 @@ def serve(
 
     `sleep` replaces the waiting that faults ask for, which `close` otherwise interrupts.
 
-    Raises OSError when an address cannot be had, ValueError when a guest cannot listen on it. The result is a
-    context manager.
+    Raises OSError when an address cannot be had, ValueError when a guest cannot listen on it,
+    TypeError when `handler` is neither function nor guest, an address is no Address, or a guest with faults of its own
+    gets `faults`. The result is a context manager.
     """
     return GuestServer(address, as_guest(handler, faults), sleep)
 

@@ -107,7 +107,7 @@ def _whole_from(least: int) -> Callable[[Any, attrs.Attribute[Any], int], None]:
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """Base of all faults. `type` and `number` say where it strikes; None is everywhere."""
+    """Base of all faults. `type` and `number` say where it strikes; None: at any."""
 
     #: The fault's name in its text form.
     name: ClassVar[str] = ""

@@ -39,7 +39,9 @@ async def serve(
     of one connection are handled at once. It may raise RequestRefused. Or it is an object like
     `GuestSimulator`, which has `faults` of its own. `sleep` is what faults wait by.
 
-    Raises OSError when an address cannot be had, ValueError when a guest cannot listen on it.
+    Raises OSError when an address cannot be had, ValueError when a guest cannot listen on it,
+    TypeError when `handler` is neither function nor guest, an address is no Address, or a guest with faults of its own
+    gets `faults`.
     """
     server = GuestServer(address, as_guest(handler, faults), sleep)
     error: BaseException | None = None
