@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import nullcontext
 
 import pytest
 
-from stereos_proto import ConnectError, Mount, RequestTimeout
+from stereos_proto import ConnectError, Mount, RequestTimeout, SetConfig
+from stereos_proto_io.addresses import UnixSocket
 from stereos_proto_io.cli._contact_asyncio import AsyncContact
 from stereos_proto_io.cli._contact_blocking import BlockingContact, finish
 from stereos_proto_io.cli._deadline import Deadline
@@ -29,13 +31,13 @@ async def _push(contact):
     assert await contact.next_push(0) is None
 
 
-def had_no_time(contact_type, guest, step):
-    """Dial a guest, let its time be up, and do one more step. Return the error, and the guest's row."""
-    contact = contact_type(Target.at(guest.address), Deadline.after(60), lambda *_: nullcontext(), lambda _row: None)
+def had_no_time(contact_type, address, step, *, seconds=0):
+    """Dial a guest, leave it some seconds, and do one more step. Return the error, and the guest's row."""
+    contact = contact_type(Target.at(address), Deadline.after(60), lambda *_: nullcontext(), lambda _row: None)
 
     async def converse():
         await contact.dial()
-        contact.deadline = Deadline.after(0)
+        contact.deadline = Deadline.after(seconds)
         try:
             await step(contact)
         except (ConnectError, RequestTimeout) as exc:
@@ -52,10 +54,10 @@ def had_no_time(contact_type, guest, step):
 @pytest.mark.parametrize(("step", "type_"), [(_mount, "mount"), (_shutdown, "shutdown")])
 def test_nothing_is_sent_when_the_time_is_up(step, type_, contact_type):
     with simulated_guest() as guest:
-        error, row = had_no_time(contact_type, guest, step)
+        error, row = had_no_time(contact_type, guest.address, step)
         assert guest.simulator.requests == ()
     assert (error.sent, row.sent) == (False, False)
-    if contact_type is AsyncContact or type_ == "mount":
+    if type_ == "mount":
         assert error.request.type == type_
         assert str(error) == f"{type_} was not sent to {guest.address} in time, so it is safe to repeat"
 
@@ -63,12 +65,32 @@ def test_nothing_is_sent_when_the_time_is_up(step, type_, contact_type):
 @pytest.mark.parametrize("contact_type", [BlockingContact, AsyncContact])
 def test_nobody_is_dialled_when_the_time_is_up(contact_type):
     with simulated_guest() as guest:
-        error, row = had_no_time(contact_type, guest, lambda contact: contact.dial())
+        error, row = had_no_time(contact_type, guest.address, lambda contact: contact.dial())
     assert isinstance(error, ConnectError)
+    assert error.timed_out
+    assert str(error) == f"cannot connect to {guest.address}: no answer in time; is the guest booting, or paused?"
     assert row.sent is False
+
+
+@pytest.mark.parametrize("contact_type", [BlockingContact, AsyncContact])
+def test_a_request_behind_one_that_is_not_read_was_not_sent(contact_type, tmp_path):
+    """Its time passes while it waits to be written: nothing of it has reached the guest."""
+
+    async def ask(contact):
+        with pytest.raises(RequestTimeout) as first:
+            await contact.ask(SetConfig("x" * 900_000), within=0.1)
+        assert first.value.sent
+        await contact.ask(MOUNT, within=0.1)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        error, _ = had_no_time(contact_type, UnixSocket(tmp_path / "s"), ask, seconds=60)
+    assert not error.sent
+    assert str(error).startswith("mount was not sent to ")
 
 
 @pytest.mark.parametrize("contact_type", [BlockingContact, AsyncContact])
 def test_nothing_is_waited_for_when_the_time_is_up(contact_type):
     with simulated_guest() as guest:
-        assert had_no_time(contact_type, guest, _push)[0] is None
+        assert had_no_time(contact_type, guest.address, _push)[0] is None

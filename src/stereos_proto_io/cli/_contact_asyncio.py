@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from stereos_proto import (
     Ack,
-    ConnectError,
     Notification,
     ProvisionPlan,
     ProvisionReport,
@@ -17,13 +16,14 @@ from stereos_proto import (
     Reply,
     Request,
     RequestTimeout,
-    Shutdown,
-    changes_guest,
+    raise_for_refusal,
 )
+from stereos_proto.dialogues import Dialogue, Send, shut_down
 from stereos_proto_io.asyncio import Client, connect, connect_when_ready
 
 from ._contact import Contact, OnProgress, tracing
 from ._deadline import Deadline
+from ._private import no_answer
 
 Result = TypeVar("Result")
 
@@ -45,8 +45,7 @@ class AsyncContact(Contact):
     async def _dial(self, deadline: Deadline) -> None:
         await self.close()
         address = self.target.reached()
-        late = ConnectError(f"cannot connect to {address}: it did not answer in time")
-        self._client = await _bounded(lambda: connect(address, **self._tracing()), deadline.left, late)
+        self._client = await _bounded(lambda: connect(address, **self._tracing()), deadline.left, no_answer(address))
 
     async def _dial_when_ready(self, states: Collection[str] | None, agents: Collection[str], note: OnProgress) -> None:
         await self.close()
@@ -63,18 +62,7 @@ class AsyncContact(Contact):
         return tracing(self.target, self.redactor, trace=self.trace, many=True)
 
     async def _ask(self, request: Request, seconds: float) -> Reply:
-        return await _bounded(lambda: self.client.request(request), seconds, self._late(request, seconds))
-
-    def _late(self, request: Request, seconds: float) -> RequestTimeout:
-        """What to raise where `seconds` have passed before the reply."""
-        # The words of the library.
-        if seconds <= 0:
-            text = f"{request.type} was not sent to {self.target.address} in time, so it is safe to repeat"
-            return RequestTimeout(text, request=request, sent=False)
-        what = "; it may still be carried out" if changes_guest(request) else ""
-        return RequestTimeout(
-            f"{self.target.address} did not answer {request.type} in time{what}", request=request, sent=True
-        )
+        return await self.client.run(_asking(request, seconds))
 
     async def _provision(
         self, plan: ProvisionPlan, on_step: Callable[[ProvisionStep], None], options: dict[str, Any]
@@ -90,8 +78,7 @@ class AsyncContact(Contact):
             return await task
 
     async def _shutdown(self, reason: str) -> Ack | None:
-        left = self.deadline.left
-        return await _bounded(lambda: self.client.shutdown(reason), left, self._late(Shutdown(reason), left))
+        return await self.client.run(shut_down(reason), timeout=self.deadline.left)
 
     async def next_push(self, seconds: float) -> Notification | None:
         """What the guest pushes next, None where nothing came in time."""
@@ -129,6 +116,12 @@ async def turn(room: asyncio.Semaphore, deadline: Deadline) -> AsyncIterator[Non
         yield
     finally:
         room.release()
+
+
+def _asking(request: Request, seconds: float) -> Dialogue[Reply]:
+    reply = yield Send(request, seconds)
+    raise_for_refusal(request, reply)
+    return reply  # type: ignore[no-any-return]
 
 
 async def _bounded(begin: Callable[[], Awaitable[Result]], seconds: float, late: Exception) -> Result:

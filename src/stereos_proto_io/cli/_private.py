@@ -100,6 +100,13 @@ def nobody_listens(address: Address, error: ConnectError) -> bool:
     return _errors.nobody_listens(address, error)
 
 
+def no_answer(address: Address) -> ConnectError:
+    """Return the error for a dial to `address` that had no answer in time."""
+    from stereos_proto_io import _errors
+
+    return _errors.no_answer(str(address))
+
+
 def clean_path(path: str) -> str:
     """Return a path as the guest reads it."""
     from stereos_proto_io.guest import _go
