@@ -93,8 +93,8 @@ def page() -> str:
         usage = re.sub(r"^Usage: ", "", command.usage or "")
         lines += [f".SS {_escaped(name)}", f".B {_escaped(usage)}", *_paragraphs(command.help), *_options(command)]
     lines += [".SH EXIT STATUS"]
-    for code, meaning, _ in EXIT_CODES:
-        lines += _tagged(str(code), meaning)
+    for each in EXIT_CODES:
+        lines += _tagged(str(each.code), each.meaning)
     for title, table in (("SIGNALS", _SIGNALS), ("ENVIRONMENT", _ENVIRONMENT)):
         lines += [f".SH {title}"]
         for name, text in table.items():

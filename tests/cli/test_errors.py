@@ -103,13 +103,13 @@ def test_exit_code(code, faults, command, tmp_path, monkeypatch):
 
 def test_every_exit_code_has_a_test():
     tested = {code for code, _, _ in ENDS.values()}
-    assert {code for code, _, _ in EXIT_CODES} == tested | {130, 141}
+    assert {each.code for each in EXIT_CODES} == tested | {130, 141}
 
 
 def test_exit_codes_are_in_the_help(monkeypatch):
     text = " ".join(run_cli(monkeypatch, "--help").out.split())
-    for code, meaning, _ in EXIT_CODES:
-        assert f"{code} {meaning}" in text
+    for each in EXIT_CODES:
+        assert f"{each.code} {each.meaning}" in text
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from stereos_proto import AgentStatus, GetHealth, Health, Lifecycle, LifecycleSt
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli._contact_asyncio import turn
 from stereos_proto_io.cli._deadline import Deadline
-from stereos_proto_io.cli._errors import EXIT_CODES, worst
+from stereos_proto_io.cli._errors import EXIT_CODES, UNHEARD, worst
 from stereos_proto_io.testing import simulated_guest
 from waiting import until
 
@@ -92,7 +92,7 @@ def test_guests_are_named_in_every_way(words, names, guests, cli):
     [
         ("--vm nowhere --vm db", "there is no virtual machine 'nowhere'"),
         ("--vm no*", "matches 'no*'; there are: db, old, web-1, web-2"),
-        ("--vm db --parallel 0", "--parallel must be 1 at least"),
+        ("--vm db --parallel 0", "--parallel must be at least 1"),
         ("--vm db --timeout 5x", "--timeout takes a duration such as 1.5, 30s, 2m or 1h30m, not '5x'"),
         ("--vm db --total-timeout 0", "--total-timeout must be more than 0 seconds"),
         ("--all -o xml", "-o takes one of wide, json, jsonl, name, template=TEXT, not 'xml'"),
@@ -234,7 +234,7 @@ def test_a_template_and_names_are_lines_for_a_script(guests, cli):
 
 
 def test_which_exit_code_is_the_worst():
-    codes = {code for code, _, _ in EXIT_CODES} - {141}
+    codes = {each.code for each in EXIT_CODES} - {UNHEARD}
     assert worst([]) == 0
     assert worst(codes) == 130
     assert worst(codes - {130}) == 5, "nothing may be sent again before a look at that guest"
@@ -462,7 +462,7 @@ def test_each_guest_may_have_a_jcard_of_its_own(tmp_path, cli):
         ("FILE --all --jcard nowhere=FILE", "--jcard names nowhere, which is not among the guests"),
         ("FILE --all --jcard a=FILE --jcard a=FILE", "--jcard names a twice"),
         ("FILE --all --jcard a", "--jcard takes NAME=FILE, not 'a'"),
-        ("FILE --all --max-failures 0", "--max-failures must be 1 at least"),
+        ("FILE --all --max-failures 0", "--max-failures must be at least 1"),
         ("--dry-run", "which jcard.toml? Give a FILE, or --jcard NAME=FILE"),
     ],
 )

@@ -122,7 +122,7 @@ REFUSED = {
     "--json -o wide": "--json and -o cannot be combined",
     "--timeout 0": "--timeout must be more than 0 seconds",
     "--total-timeout 0": "--total-timeout must be more than 0 seconds",
-    "--parallel 0": "--parallel must be 1 at least",
+    "--parallel 0": "--parallel must be at least 1",
 }
 NO_MODE = "--mode takes the permission bits of a file in octal, from 0000 to 0777, such as 0600"
 

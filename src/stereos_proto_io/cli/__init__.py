@@ -34,11 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # that is the sentence to say.
         from stereos_proto_io._extras import unmet  # noqa: PLC0415
 
+        from ._errors import USAGE  # noqa: PLC0415
+
         lack = unmet("cli") or (isinstance(exc, ModuleNotFoundError) and f"{exc}: pip install 'stereos-proto[cli]'")
         if not lack:
             raise
         print(f"stereosctl: {lack}", file=sys.stderr)
-        return 2
+        return USAGE
     if arguments is not None:
         return run(arguments)
     return as_process(lambda: run(sys.argv[1:]))

@@ -12,8 +12,8 @@ from stereos_proto import Ack, Health, RequestTimeout, StereosError
 from ._console import say
 from ._contact import Contact
 from ._deadline import ASK_SECONDS, FOREVER, WAIT_SECONDS
-from ._documents import agent_document, error_document, health_document
-from ._errors import GuestError, Interrupted, SaidNo, UsageError
+from ._documents import agent_document, health_document
+from ._errors import GuestError, Interrupted, SaidNo, UsageError, error_document
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, ask_health, perform
 from ._options import DURATION, option, refuse_what_is_no_utf8, whole_number

@@ -13,8 +13,8 @@ from stereos_proto import LifecycleState
 
 from ._console import clean, console, our_version, say
 from ._contact import Row
-from ._documents import error_document, health_document
-from ._errors import UsageError
+from ._documents import health_document
+from ._errors import UsageError, error_document
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import FIELDS, Job, ask_health, check_states, interruption_told, limits_of, merged, run_fleet
 from ._machines import STATES_OF_MACHINES, Machine, machines, machines_folder, no_machines, nothing_named

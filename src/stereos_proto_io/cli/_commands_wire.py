@@ -16,8 +16,8 @@ from stereos_proto import decode as decode_line
 
 from ._commands_give import read_bytes
 from ._console import clean, console, say, say_error
-from ._documents import error_document
-from ._errors import BROKEN, UsageError
+from ._counts import counted
+from ._errors import BROKEN, UsageError, error_document
 from ._listen import listening_address
 from ._options import JsonLines, option
 from ._output import print_result, write_json
@@ -60,7 +60,7 @@ def decode(file: Path, /, *, keep_secrets: bool = False, jsonl: JsonLines = Fals
             target.print(_entry_line(entry, line, fault), soft_wrap=True)
     if wrong:
         # The lines themselves say which: no document of an error follows them.
-        say_error(f"{wrong} {'line breaks' if wrong == 1 else 'lines break'} the protocol")
+        say_error(f"{counted(wrong, 'line breaks', 'lines break')} the protocol")
         return BROKEN
     return 0
 

@@ -26,10 +26,8 @@ from ._tree import ALIASES, DEFAULT_PARAMETER, HELP, make_app
 
 #: Seconds that a guest has to name its agents.
 _PATIENCE: Final = 1.0
-_SCHEMES: Final = ("tcp://", "vsock://", "unix://", "serial://", "hvsock://")
 #: What a word that is offered may be made of: nothing that a shell expands, splits or runs.
 _PLAIN: Final = re.compile(r"[\w.@%+,/:=-]+", re.ASCII)
-_STATES: Final = ("booting", "ready", "healthy", "degraded", "shutdown")
 
 
 @attrs.frozen
@@ -78,7 +76,7 @@ def completions(app: App, typed: Words) -> Found:
     at = [argument for argument in arguments if argument.index == position]
     if at:
         return _values(at[0], typed)
-    return _matching(_SCHEMES if any("--address" in each.names for each in arguments) else (), typed.text)
+    return _addresses(typed) if any("--address" in each.names for each in arguments) else Found()
 
 
 def _matching(words: Iterable[str], text: str, *, options: bool = False) -> Found:
@@ -144,6 +142,18 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     return (Path,) if hint is Path else tuple(each for part in parts for each in _choices(part))
 
 
+def _addresses(typed: Words) -> Found:
+    from stereos_proto_io.addresses import SCHEMES  # noqa: PLC0415
+
+    return _matching((f"{scheme}://" for scheme in SCHEMES), typed.text)
+
+
+def _requests(typed: Words) -> Found:
+    from stereos_proto import MessageType, Role, message_class  # noqa: PLC0415
+
+    return _matching((type_ for type_ in MessageType if message_class(Role.HOST, type_)), typed.text)
+
+
 def _machines(typed: Words) -> Found:
     from ._machines import machines_folder, names  # noqa: PLC0415
 
@@ -162,7 +172,9 @@ def _given(option: str, begun: Sequence[str]) -> str | None:
 
 
 def _conditions(typed: Words) -> Found:
-    words = [f"state={state}" for state in _STATES] + ["shutdown"]
+    from stereos_proto import LifecycleState  # noqa: PLC0415
+
+    words = [f"state={state}" for state in LifecycleState] + ["shutdown"]
     agents = [f"agent={name}" for name in _agents(typed)] if typed.text.startswith("agent=") else ["agent="]
     return _matching([*words, *agents], typed.text)
 
@@ -198,11 +210,14 @@ def _jcards(typed: Words) -> Found:
 
 
 def _states(typed: Words) -> Found:
+    from stereos_proto import LifecycleState  # noqa: PLC0415
+
     from ._machines import STATES_OF_MACHINES  # noqa: PLC0415
 
     command = next((word for word in typed.begun if word != HELP), "")
     # Machines whose guests do not answer are listed, and that is all that can be done with them.
-    return _matching((*_STATES, *(STATES_OF_MACHINES if ALIASES.get(command, command) == "ls" else ())), typed.text)
+    more = STATES_OF_MACHINES if ALIASES.get(command, command) == "ls" else ()
+    return _matching((*LifecycleState, *more), typed.text)
 
 
 def _one_of(*words: str) -> Callable[[Words], Found]:
@@ -219,14 +234,14 @@ _VALUES: Final[dict[str, Callable[[Words], Found]]] = {
     "--fault": _faults,
     "--jcard": _jcards,
     "--output": _one_of(*KINDS, "template="),
-    "--address": _one_of(*_SCHEMES),
-    "ADDRESS": _one_of(*_SCHEMES),
-    "--listen": _one_of(*_SCHEMES),
+    "--address": _addresses,
+    "ADDRESS": _addresses,
+    "--listen": _addresses,
     "--user": _one_of("admin", "agent"),
     "--env": lambda typed: _matching(os.environ, typed.text),
     "--config-dir": lambda _typed: Found(files=True),
     "FILE": lambda _typed: Found(files=True),
-    "TYPE": _one_of("ping", "get_health", "set_config", "inject_secret", "inject_ssh_key", "mount", "shutdown"),
+    "TYPE": _requests,
 }
 
 

@@ -18,7 +18,7 @@ from stereos_proto import (
     UnknownMessage,
 )
 
-from . import _errors
+from ._errors import error_document
 from ._numbers import writable
 
 Document = dict[str, Any]
@@ -42,11 +42,6 @@ def health_document(health: Health) -> Document:
         "uptime_seconds": health.uptime_seconds,
         "agents": [agent_document(agent) for agent in health.agents],
     }
-
-
-def error_document(error: BaseException | None) -> Document | None:
-    """An error: its sentence, its class, whether a request had been sent, and whether the guest refused it."""
-    return None if error is None else _errors.error_document(error)
 
 
 def message_document(message: Message) -> Document:

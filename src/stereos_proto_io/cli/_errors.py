@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, overload
 
 
 class UsageError(Exception):
@@ -58,34 +58,69 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+DONE: Final = 0
 REFUSED: Final = 1
 USAGE: Final = 2
+UNREACHABLE: Final = 3
 BROKEN: Final = 4
 UNKNOWN: Final = 5
 DEADLINE: Final = 124
 INTERRUPTED: Final = 130
+UNHEARD: Final = 141
 
-#: Exit code, what it means, and the errors that end in it, by name: to know a name nothing has to be loaded. The most
-#: special class of an error that is named counts.
-EXIT_CODES: Final[tuple[tuple[int, str, tuple[str, ...]], ...]] = (
-    (0, "done", ()),
-    (REFUSED, "the guest said no", ("RequestFailed", "SaidNo")),
-    (
+
+class ExitCode(NamedTuple):
+    """An exit code, and what it means."""
+
+    code: int
+    #: For the summary of many guests.
+    word: str
+    meaning: str
+    #: The errors that end in it, by name: to know a name nothing has to be loaded. The most special class of an error
+    #: that is named counts.
+    errors: tuple[str, ...] = ()
+
+
+EXIT_CODES: Final = (
+    ExitCode(DONE, "done", "done"),
+    ExitCode(REFUSED, "said no", "the guest said no", ("RequestFailed", "SaidNo")),
+    ExitCode(
         USAGE,
+        "not usable",
         "usage: the command line or a file of yours",
         ("CycloptsError", "UsageError", "JcardError", "LocalProtocolError", "OutputFailed"),
     ),
-    (3, "cannot connect, or the connection was lost", ("ConnectError", "ConnectionLost")),
-    (BROKEN, "the guest broke the protocol", ("RemoteProtocolError",)),
-    (UNKNOWN, "outcome unknown: a change was sent, and no reply came", ("OutcomeUnknown",)),
-    (DEADLINE, "the deadline has passed; each change that was sent was answered", ("RequestTimeout", "NotReady")),
-    (INTERRUPTED, "interrupted; the process itself dies of SIGINT", ("KeyboardInterrupt", "Interrupted")),
-    (141, "the reader of the output has gone", ("BrokenOutput", "BrokenPipeError")),
+    ExitCode(
+        UNREACHABLE,
+        "unreachable",
+        "cannot connect, or the connection was lost",
+        ("ConnectError", "ConnectionLost"),
+    ),
+    ExitCode(BROKEN, "broke the protocol", "the guest broke the protocol", ("RemoteProtocolError",)),
+    ExitCode(
+        UNKNOWN,
+        "outcome unknown",
+        "outcome unknown: a change was sent, and no reply came",
+        ("OutcomeUnknown",),
+    ),
+    ExitCode(
+        DEADLINE,
+        "not in time",
+        "the deadline has passed; each change that was sent was answered",
+        ("RequestTimeout", "NotReady"),
+    ),
+    ExitCode(
+        INTERRUPTED,
+        "interrupted",
+        "interrupted; the process itself dies of SIGINT",
+        ("KeyboardInterrupt", "Interrupted"),
+    ),
+    ExitCode(UNHEARD, "unheard", "the reader of the output has gone", ("BrokenOutput", "BrokenPipeError")),
 )
-_CODE_OF: Final = {name: code for code, _, names in EXIT_CODES for name in names}
+_CODE_OF: Final = {name: each.code for each in EXIT_CODES for name in each.errors}
 
 #: Exit codes of guests, from best to worst: for many guests, the worst one counts.
-_SEVERITY: Final = (0, REFUSED, DEADLINE, 3, BROKEN, 2, 5, INTERRUPTED)
+_SEVERITY: Final = (DONE, REFUSED, DEADLINE, UNREACHABLE, BROKEN, USAGE, UNKNOWN, INTERRUPTED)
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -103,12 +138,12 @@ def exit_code(error: BaseException) -> int | None:
 
 def code_of(error: BaseException | None) -> int:
     """The exit code of what ended with `error`, or well without one."""
-    return 0 if error is None else exit_code(error) or REFUSED
+    return DONE if error is None else exit_code(error) or REFUSED
 
 
 def worst(codes: Iterable[int]) -> int:
     """The exit code for many guests."""
-    return max(codes, key=_SEVERITY.index, default=0)
+    return max(codes, key=_SEVERITY.index, default=DONE)
 
 
 def _names(error: BaseException) -> list[str]:
@@ -146,8 +181,14 @@ def _sent(error: BaseException) -> bool | None:
     return sent
 
 
-def error_document(error: BaseException) -> dict[str, Any]:
+@overload
+def error_document(error: BaseException) -> dict[str, Any]: ...
+@overload
+def error_document(error: BaseException | None) -> dict[str, Any] | None: ...
+def error_document(error: BaseException | None) -> dict[str, Any] | None:
     """An error, as JSON: its sentence, its class, whether a request had been sent, and whether the guest refused it."""
+    if error is None:
+        return None
     text, sent = str(error), _sent(error)
     if isinstance(error, GuestError):
         error = error.error
@@ -159,4 +200,4 @@ def error_document(error: BaseException) -> dict[str, Any]:
 
 def told(error: BaseException | None) -> dict[str, Any] | None:
     """What is to be told of an error, as JSON: nothing of a result that is negative and says so itself."""
-    return None if error is None or isinstance(error, SaidNo) else error_document(error)
+    return error_document(None if isinstance(error, SaidNo) else error)

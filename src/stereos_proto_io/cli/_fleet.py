@@ -14,6 +14,7 @@ from stereos_proto import StereosError
 
 from ._contact import Contact, OnProgress, Row
 from ._contact_asyncio import AsyncContact, turn
+from ._counts import counted
 from ._deadline import Deadline
 from ._errors import (
     DEADLINE,
@@ -177,8 +178,7 @@ class Fleet:
     async def _converse(self, target: Target, row: Row, room: asyncio.Semaphore, conversation: Conversation) -> Any:
         limits = self._limits
         if limits.max_failures is not None and self._failures >= limits.max_failures:
-            guests = "guest" if self._failures == 1 else "guests"
-            raise NotBegun(f"not begun: {self._failures} {guests} had failed", REFUSED)
+            raise NotBegun(f"not begun: {counted(self._failures, 'guest')} had failed", REFUSED)
         if not limits.end.left:
             raise NotBegun("not begun: there was no time left", DEADLINE)
         contact = AsyncContact(

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ._console import clean, console, error_console, show_beside
 from ._contact import Row
+from ._errors import DONE, REFUSED
 from ._output import brief, duration, short, state_text
 from ._signals import drawing
 
@@ -27,7 +28,7 @@ TEXT_SIZE: Final = 300
 #: Lines of the screen that are no guests: heading, summary, prompt.
 _AROUND: Final = 4
 
-_MARKS: Final = {0: ("✓", "green"), 1: ("✗", "bold red")}
+_MARKS: Final = {DONE: ("✓", "green"), REFUSED: ("✗", "bold red")}
 
 
 def mark(code: int | None) -> tuple[str, str]:
@@ -114,7 +115,7 @@ def _urgency(row: Row) -> int:
     """At work first, then what failed, then what is queued, then what is done."""
     if row.code is None:
         return 0 if row.step != Row("").step else 2
-    return 3 if row.code == 0 else 1
+    return 3 if row.code == DONE else 1
 
 
 @contextmanager

@@ -18,9 +18,12 @@ from stereos_proto import LifecycleState, StereosError
 from . import plain_interrupts
 from ._console import clean, console, error_console, say, say_error, show_beside
 from ._contact import Contact, OnProgress, Row
+from ._counts import counted, listed
 from ._deadline import ASK_SECONDS, Deadline
 from ._documents import Document
 from ._errors import (
+    DONE,
+    EXIT_CODES,
     INTERRUPTED,
     BrokenOutput,
     GuestError,
@@ -62,15 +65,7 @@ _NAMED: Final = 10
 _ASKING_STATES: Final = "the guests are asked for their states"
 #: What stands in the summary for an error, and for an exit code.
 _KINDS: Final = {"NotBegun": "not begun", "Interrupted": "interrupted"}
-_WORDS: Final = {
-    0: "done",
-    1: "said no",
-    2: "not usable",
-    3: "unreachable",
-    4: "broke the protocol",
-    5: "outcome unknown",
-    130: "interrupted",
-}
+_WORDS: Final = {each.code: each.word for each in EXIT_CODES}
 
 
 def _no_more(_value: Any) -> Iterable[Any]:
@@ -130,7 +125,7 @@ def targets_of(guests: Guests, out: Out, *, secret: str = "") -> list[Target]:
     return guests.targets(secret=secret)
 
 
-#: What is entered once it is known which guests the job is done with, and left at its end.
+#: Makes the context manager that `perform` holds open while it works on these guests.
 Around = Callable[[Sequence[Target]], AbstractContextManager[None]]
 
 
@@ -393,8 +388,7 @@ def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
     counts = Counter(_word(outcome) for outcome in outcomes)
     words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     # Not `say`: that stderr is full does not hide the exit code of a guest.
-    count = f"{len(outcomes)} {'guest' if len(outcomes) == 1 else 'guests'}"
-    show_beside(error_console(), Text(f"{count}: {words}" if outcomes else "no guests"))
+    show_beside(error_console(), Text(f"{counted(len(outcomes), 'guest')}: {words}" if outcomes else "no guests"))
 
 
 def write_documents(documents: Sequence[Document], out: Out) -> None:
@@ -409,7 +403,7 @@ def write_documents(documents: Sequence[Document], out: Out) -> None:
 def _word(outcome: Outcome) -> str:
     """What became of a guest, for the summary."""
     kind = type(outcome.error).__name__
-    return _KINDS.get(kind) or _WORDS.get(outcome.code, "not in time")
+    return _KINDS.get(kind) or _WORDS[outcome.code]
 
 
 def _document(outcome: Outcome, job: Job) -> Document:
@@ -417,7 +411,7 @@ def _document(outcome: Outcome, job: Job) -> Document:
     return {
         "guest": outcome.target.name,
         "address": None if outcome.target.address is None else str(outcome.target.address),
-        "ok": outcome.code == 0,
+        "ok": outcome.code == DONE,
         "code": outcome.code,
         "result": job.document(outcome.target, outcome.value) if done else None,
         "error": told(outcome.reason),
@@ -450,8 +444,7 @@ def merged(sentences: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for name, sentence in sentences:
         about_whom.setdefault(sentence, []).append(name)
     for sentence, names in about_whom.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        yield f"{', '.join(short(name, CELL_SIZE) for name in names[:_NAMED])}{more}", sentence
+        yield listed(names, _NAMED, lambda name: short(name, CELL_SIZE)), sentence
 
 
 def _write_table(outcomes: Sequence[Outcome], job: Job, *, wide: bool) -> None:

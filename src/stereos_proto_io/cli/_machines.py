@@ -16,6 +16,7 @@ import attrs
 
 from stereos_proto_io.addresses import TCP, Address, Vsock
 
+from ._counts import listed
 from ._errors import UsageError
 from ._reading import MOST_READ, read_at_most
 
@@ -144,9 +145,8 @@ _SUGGESTED: Final = 3
 
 def nothing_named(name: str, folder: Path, known: Sequence[str]) -> str:
     """What to say of a name or a pattern that no machine has, where the machines in `folder` are `known`."""
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     are = "is" if len(known) == 1 else "are"
-    there = f"there {are}: {', '.join(known[:_LISTED])}{more}" if known else "there is none at all"
+    there = f"there {are}: {listed(known, _LISTED)}" if known else "there is none at all"
     if is_pattern(name):
         return f"no virtual machine in {folder} matches {name!r}; {there}"
     folded = {each.casefold(): each for each in known}

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from stereos_proto import AgentStatus, ConnectError, ConnectionLost, Health, Notification, RequestTimeout, StereosError
 
-from . import _errors
 from ._console import clean
 from ._contact import Contact, Row
+from ._counts import counted
 from ._deadline import ASK_SECONDS
 from ._documents import health_document, message_document
-from ._errors import DEADLINE, INTERRUPTED, UsageError
+from ._errors import DEADLINE, INTERRUPTED, UsageError, error_document
 from ._output import agent_text, brief, health_line, short
 from ._targets import Target
 
@@ -132,7 +132,7 @@ class Watched:
             case Dropped(count):
                 return {**head, "event": "dropped", "dropped": count}
             case _:
-                error = _errors.error_document(sight)
+                error = error_document(sight)
                 # Only questions are asked here, of which none can be lost.
                 return {**head, "event": "unreachable", "error": {**error, "sent": error["sent"] and None}}
 
@@ -148,7 +148,7 @@ def _changed_agents(now_: Sequence[AgentStatus], before: Sequence[AgentStatus]) 
     for agent in changed[:_NAMED]:
         text = agent_text(agent, _TEXT_SIZE)
         if agent.restarts:
-            text.append(f", {agent.restarts} restart{'s' * (agent.restarts != 1)}")
+            text.append(f", {counted(agent.restarts, 'restart')}")
         if agent.error:
             text.append(f": {short(agent.error, _TEXT_SIZE)}")
         yield text

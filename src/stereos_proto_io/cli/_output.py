@@ -12,6 +12,7 @@ from rich.text import Text
 from stereos_proto import Ack, AgentStatus, Health, LifecycleState, Message, ProvisionStep, StepStatus
 
 from ._console import clean, console, writing
+from ._counts import listed
 
 STATE_STYLES: Final[dict[str, str]] = {
     LifecycleState.BOOTING: "yellow",
@@ -118,9 +119,7 @@ def agents_summary(health: Health) -> str:
         return "no agents"
     down = [agent for agent in health.agents if not agent.running]
     text = f"{len(health.agents) - len(down)} of {len(health.agents)} agents running"
-    names = ", ".join(short(agent.name, 40) for agent in down[:3])
-    more = f" and {len(down) - 3} more" if len(down) > 3 else ""
-    return f"{text}; not: {names}{more}" if down else text
+    return f"{text}; not: {listed(down, 3, lambda agent: short(agent.name, 40))}" if down else text
 
 
 def health_line(health: Health, label: object = "") -> Text:

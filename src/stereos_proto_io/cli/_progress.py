@@ -12,6 +12,7 @@ from rich.text import Text
 from stereos_proto.dialogues import WaitProgress
 
 from ._console import Output, clean, error_console, show_beside
+from ._counts import counted
 from ._output import brief, state_text
 from ._signals import drawing
 from ._targets import Target
@@ -39,7 +40,7 @@ class _Waiting:
         line = Text.assemble("waiting for ", (clean(self._subject), "bold"))
         if progress.state is not None:
             line.append("  state ").append_text(state_text(progress.state))
-        line.append(f"  {progress.tries} {'try' if progress.tries == 1 else 'tries'}  {self.seconds:.1f} s", "dim")
+        line.append(f"  {counted(progress.tries, 'try', 'tries')}  {self.seconds:.1f} s", "dim")
         if progress.error is not None:
             said = brief(self._target.sentence(progress.error), self._target.name)
             line.append(f"  {clean(said)}", "yellow")

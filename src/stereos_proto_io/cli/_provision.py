@@ -35,6 +35,7 @@ from stereos_proto_io import read_jcard
 from ._commands_give import FROM_STDIN, FsType, read_key, read_text, say_warnings
 from ._console import STDIN, clean, say, say_error
 from ._contact import Contact
+from ._counts import counted
 from ._deadline import WAIT_SECONDS
 from ._documents import report_document
 from ._errors import SaidNo, UsageError, code_of, worst
@@ -176,7 +177,7 @@ def provision(
 def _check_options(guest: Guests, out: Out, max_failures: int | None, *, dry_run: bool) -> None:
     """Raise UsageError where a limit is none, or a dry run is to print what it has not."""
     if max_failures is not None and max_failures < 1:
-        raise UsageError("--max-failures must be 1 at least")
+        raise UsageError("--max-failures must be at least 1")
     if dry_run and out.kind in ("name", "template"):
         raise UsageError("--dry-run prints for people, or -o json")
     guest.check()
@@ -375,7 +376,7 @@ def _say_what_is_left(book: Journal, path: Path | None, plans: Mapping[str, Prov
         return
     names = book.names
     if names and path is not None:
-        guests = "1 guest has" if len(names) == 1 else f"{len(names)} guests have"
+        guests = counted(len(names), "guest has", "guests have")
         lacking = {step.label: (step, plan) for name, plan in plans.items() for step in book.lacking(name, plan)}
         needs = ", ".join(f"{label} ({cure_of(step.request, plan)})" for label, (step, plan) in lacking.items())
         more = f", with what this plan does not have: {needs}" if needs else ""

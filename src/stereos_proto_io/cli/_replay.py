@@ -17,9 +17,10 @@ from stereos_proto import decode as decode_line
 from ._commands_give import read_bytes
 from ._console import clean, say, say_error
 from ._contact import Contact, Row
+from ._counts import listed
 from ._deadline import WAIT_SECONDS
-from ._documents import error_document, message_document
-from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, code_of
+from ._documents import message_document
+from ._errors import REFUSED, UNKNOWN, GuestError, Interrupted, UsageError, code_of, error_document
 from ._jobs import converse_with
 from ._options import Json, option, whole_number
 from ._output import print_result, write_json
@@ -112,7 +113,7 @@ def _say_what_is_left_out(everything: list[Entry], conn: int) -> None:
     others = sorted({entry.conn for entry in everything if entry.sender is Role.HOST and entry.data} - {conn})
     if not others:
         return
-    named = ", ".join(map(str, others[:_NAMED])) + (f" and {len(others) - _NAMED} more" * (len(others) > _NAMED))
+    named = listed(others, _NAMED)
     say(f"connection {conn} alone is replayed; left out: {named} (--conn N replays another one)", style="yellow")
 
 

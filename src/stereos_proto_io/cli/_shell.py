@@ -17,7 +17,7 @@ from cyclopts import App
 from ._app import refused, run
 from ._complete import Words, completions
 from ._console import clean, say
-from ._errors import INTERRUPTED, USAGE, Stopped, UsageError
+from ._errors import INTERRUPTED, UNHEARD, USAGE, Stopped, UsageError
 from ._jobs import load_driver
 from ._reading import MOST_SENT
 from ._signals import interruption_caught
@@ -28,7 +28,6 @@ _LEAVE: Final = frozenset({"exit", "quit"})
 #: Commands whose lines never go to the history: a secret may be typed where it does not belong.
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
-_UNHEARD: Final = 141
 #: Why a line cannot be split into words: Python's sentences, and ours.
 _UNREADABLE: Final = {
     "No closing quotation": "a quotation mark in it is not closed",
@@ -81,7 +80,7 @@ def _loop(prompt: str, app: App) -> int:
                 code = run(words, app)
                 if code != USAGE and words[0] not in _FORGOTTEN:
                     remember(line)
-                if code == _UNHEARD or (code == INTERRUPTED and not sys.stdin.isatty()):
+                if code == UNHEARD or (code == INTERRUPTED and not sys.stdin.isatty()):
                     # The command was interrupted, or nobody reads its output: do not run the remaining lines.
                     return code
 

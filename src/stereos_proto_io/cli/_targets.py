@@ -307,7 +307,7 @@ class Guests:
     def check(self) -> None:
         """Raise UsageError where a limit is none."""
         if self.parallel < 1:
-            raise UsageError("--parallel must be 1 at least")
+            raise UsageError("--parallel must be at least 1")
         self.seconds()
         self.end()
 

@@ -80,7 +80,7 @@ GROUPS: Final[dict[str, str]] = {
 
 
 def _epilogue() -> str:
-    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning, _ in EXIT_CODES)
+    codes = "\n".join(f"  {each.code:>3}  {each.meaning}" for each in EXIT_CODES)
     return f"Exit codes:\n{codes}"
 
 

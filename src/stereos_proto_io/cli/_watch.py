@@ -13,7 +13,7 @@ from rich.text import Text
 
 from stereos_proto import StereosError
 
-from ._console import clean, console
+from ._console import clean, console, say
 from ._contact import Contact, Row
 from ._deadline import FOREVER, Deadline
 from ._errors import UsageError, worst
@@ -24,7 +24,7 @@ from ._observe import Sight, Watched, observe
 from ._options import DURATION, OUTPUT, option
 from ._output import write_json
 from ._signals import drawing, ended_by_signals, unless_closed
-from ._targets import DEFAULT_GUESTS, Guests, Target, canonical
+from ._targets import DEFAULT_GUESTS, Guests, Target, canonical, checked_seconds
 
 if TYPE_CHECKING:
     from ._fleet import Limits
@@ -79,8 +79,7 @@ def watch(
         look: Of many guests, show this one in full from the beginning.
         out: How each change is written.
     """
-    if not interval > 0:
-        raise UsageError("--interval must be more than 0 seconds")
+    interval = checked_seconds("--interval", interval)
     as_json = out.is_json
     look = None if look is None else canonical(look)
     seconds, end = guest.seconds(FOREVER), guest.end()
@@ -194,7 +193,5 @@ def _watch_many(
         return 0
     for outcome in outcomes:
         if outcome.error is not None:
-            from ._console import say  # noqa: PLC0415
-
             say(f"{outcome.target.name}: {outcome.row.error}", style="yellow")
     return worst(outcome.code for outcome in outcomes)
