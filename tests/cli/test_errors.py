@@ -118,6 +118,7 @@ def test_exit_codes_are_in_the_help(monkeypatch):
         ("frob", 'there is no command "frob"; see: stereosctl --help'),
         ("heath", 'there is no command "heath", but there is "health"; see: stereosctl --help'),
         ("-v ping", "there is no option -v before a command; see: stereosctl --help"),
+        ("watch tcp://127.0.0.1:1 --interval 0", "--interval must be more than 0 seconds, not 0"),
         ("ping --frob", "there is no option --frob; see: stereosctl ping --help"),
         ("ping --cuont 3", "there is no option --cuont, but there is --count; see: stereosctl ping --help"),
         ("decode a b", "unexpected argument 'b'; see: stereosctl decode --help"),

@@ -131,47 +131,74 @@ def provision(
     if dry_run:
         return _show_rest(book, plans, unknown_mounts, cure_of, out, many=many)
     shows = not guest.many and out.for_people
-    # Those of the whole plan: what is left of it may be less, and the guest may quote the rest. Guests share a plan.
-    secrets = {id(plan): stereos_proto.Redactor(plan.requests) for plan in plans.values()}
+    work = _Work(plans, book, journal or resume, unknown_mounts, on_refusal, cure_of, new=resume is None, shows=shows)
+    # For people, one guest that is left is shown in full.
+    many = many if out.is_json else guest.many
+    job = _job(work.converse)
+    return perform(guest, job, out, max_failures=max_failures, around=work.around, many=many, targets=targets)
 
-    async def converse(contact: Contact) -> _Came:
-        plan = plans[contact.target.name]
-        contact.redactor = Redactor(secrets[id(plan)])
-        rest = book.rest(contact.target.name, plan, unknown_mounts)
-        book.begin(contact.target.name, rest, await _met(contact, rest))
-        new = await _send(contact, rest) if rest.plan.requests else ()
-        lacking = _lacking(rest, plan, cure_of)
-        if shows:
+
+def _secrets_of(plans: Iterable[ProvisionPlan]) -> dict[int, stereos_proto.Redactor]:
+    return {id(plan): stereos_proto.Redactor(plan.requests) for plan in plans}
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Work:
+    """The plans of the guests, by name, and how they are carried out."""
+
+    plans: Mapping[str, ProvisionPlan]
+    book: Journal
+    #: The file of the journal, None where there is none.
+    path: Path | None
+    unknown_mounts: UnknownMounts | None
+    on_refusal: OnRefusal
+    cure_of: CureOf
+    #: Whether the journal is begun, and not gone on with.
+    new: bool = attrs.field(kw_only=True)
+    #: Whether each step is shown.
+    shows: bool = attrs.field(kw_only=True)
+    #: Of each whole plan: what is left of it may be less, and the guest may quote the rest. Guests share a plan.
+    secrets: Mapping[int, stereos_proto.Redactor] = attrs.field(
+        default=attrs.Factory(lambda self: _secrets_of(self.plans.values()), takes_self=True), init=False
+    )
+
+    async def converse(self, contact: Contact) -> _Came:
+        """Carry out what is left of one guest's plan."""
+        name = contact.target.name
+        plan = self.plans[name]
+        contact.redactor = Redactor(self.secrets[id(plan)])
+        rest = self.book.rest(name, plan, self.unknown_mounts)
+        self.book.begin(name, rest, await _met(contact, rest))
+        new = await self._send(contact, rest) if rest.plan.requests else ()
+        lacking = _lacking(rest, plan, self.cure_of)
+        if self.shows:
             print_result(*map(step_line, lacking))
         report = ProvisionReport((*rest.done, *new, *lacking), plan.agents)
         return _Came(report, len(rest.done), interrupted=contact.interrupted)
 
-    async def _send(contact: Contact, rest: Rest) -> Iterable[ProvisionStep]:
+    async def _send(self, contact: Contact, rest: Rest) -> Iterable[ProvisionStep]:
         name = contact.target.name
         said = partial(_said, contact=contact)
 
         def note(step: ProvisionStep) -> None:
-            book.note(name, step)
-            if shows:
+            self.book.note(name, step)
+            if self.shows:
                 print_result(step_line(said(step)))
 
-        report = await contact.provision(rest.plan, note, on_refusal=on_refusal)
-        book.note(name, *report.steps)
+        report = await contact.provision(rest.plan, note, on_refusal=self.on_refusal)
+        self.book.note(name, *report.steps)
         return map(said, report.steps)
 
     @contextmanager
-    def around(targets: Sequence[Target]) -> Iterator[None]:
-        those = {target.name: plans[target.name] for target in targets}
-        _look_ahead(book, those, unknown_mounts)
-        with book.writing(those, new=resume is None):
+    def around(self, targets: Sequence[Target]) -> Iterator[None]:
+        """Write the journal of these guests, for the length of a `with`, and say then what is left."""
+        plans = {target.name: self.plans[target.name] for target in targets}
+        _look_ahead(self.book, plans, self.unknown_mounts)
+        with self.book.writing(plans, new=self.new):
             try:
                 yield
             finally:
-                _say_what_is_left(book, journal or resume, plans, cure_of)
-
-    # For people, one guest that is left is shown in full.
-    many = many if out.is_json else guest.many
-    return perform(guest, _job(converse), out, max_failures=max_failures, around=around, many=many, targets=targets)
+                _say_what_is_left(self.book, self.path, self.plans, self.cure_of)
 
 
 def _check_options(guest: Guests, out: Out, max_failures: int | None, *, dry_run: bool) -> None:
