@@ -47,7 +47,7 @@ fuzz: $(DEV) ## throw random input at the core and at both ends
 	@$(BIN)/python fuzz $(ARGS)
 
 clean: ## remove the virtual environments and what tools leave behind
-	rm -rf .venv* .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov \
+	rm -rf .venv* .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov \
 		docs/_build docs/_generated
 
 $(RUN): pyproject.toml tools/make_venv
