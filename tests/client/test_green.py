@@ -255,6 +255,26 @@ def test_a_name_that_there_is_not(client_class, monkeypatch):
         client_class.connect(TCP("guest.invalid", 1024), timeout=PATIENCE)
 
 
+@pytest.mark.parametrize("dial", ["connect", "connect_when_ready"])
+def test_a_cancellation_by_an_error_of_the_system_during_a_look_up(client_class, monkeypatch, dial):
+    """As with `gevent.Timeout(5, TimeoutError)`. It is no error of the dial."""
+
+    class Cancelled(threading.Event):
+        def wait(self, timeout=None):
+            raise TimeoutError("cancelled")
+
+    monkeypatch.setattr(client_class, "event", Cancelled)
+    with pytest.raises(TimeoutError, match="cancelled") as caught:
+        getattr(client_class, dial)(TCP("guest.invalid", 1024), timeout=PATIENCE)
+    assert type(caught.value) is TimeoutError
+
+
+def test_what_a_look_up_raises_beside_errors_of_the_system(client_class, monkeypatch):
+    monkeypatch.setattr(client_class, "lookup", lambda _host, _port: {}["resolver"])
+    with pytest.raises(KeyError, match="resolver"):
+        client_class.connect(TCP("guest.invalid", 1024), timeout=PATIENCE)
+
+
 def test_the_timeout_of_connect_is_each_verbs(client_class):
     with (
         simulated_guest(faults=["drop@ping"]) as guest,

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import trio
 
 from stereos_proto import ConnectError, NotReady, Pong
 from stereos_proto_io import TCP, UnixSocket
-from stereos_proto_io.driver import READ, WRITE, Dialling, attempts, begin_lookup
+from stereos_proto_io.driver import READ, WRITE, Dialling, attempts, begin_lookup, open_stream
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
@@ -192,6 +193,48 @@ def test_a_resolver_that_is_slow_takes_no_longer_than_its_caller_waits(driver, s
 def test_a_wait_for_a_guest_whose_name_takes_long(driver, slow):
     with pytest.raises(NotReady):
         driver.run(lambda: ping(driver.module.connect_when_ready(TCP(NAME, 1), timeout=0.2)))
+
+
+@pytest.mark.parametrize("dial", ["connect", "connect_when_ready"])
+def test_a_signal_that_ends_a_wait_for_the_resolver(dial, slow, monkeypatch):
+    """Its handler raises a TimeoutError, as programs with an alarm do. It is no error of the dial."""
+    waiting = socket.getaddrinfo
+
+    def lookup(host, port, *more, **options):
+        if threading.current_thread() is not threading.main_thread():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        return waiting(host, port, *more, **options)
+
+    def handler(*_arguments):
+        raise TimeoutError("the program's own deadline")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(TimeoutError, match="the program's own deadline") as caught:
+            getattr(BLOCKING.module, dial)(TCP(NAME, 1), timeout=PATIENCE)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert type(caught.value) is TimeoutError
+
+
+@pytest.mark.parametrize("where", ["lookup", "next_moment"])
+def test_an_awaited_dial_lets_pass_what_ends_a_wait(where):
+    """A runtime may cancel by an OSError."""
+
+    async def cancelled(*_arguments):
+        raise TimeoutError("cancelled")
+
+    async def found(*_arguments):
+        return [(socket.AF_INET, nothing)]
+
+    async def main():
+        waits = {"lookup": found, "next_moment": cancelled, where: cancelled}
+        await open_stream(TCP(NAME, 1), now=time.monotonic, **waits)
+
+    with silent() as nothing, pytest.raises(TimeoutError, match="cancelled") as caught:
+        asyncio.run(main())
+    assert type(caught.value) is TimeoutError
 
 
 def test_look_ups_that_were_given_up_take_no_threads_of_the_program(slow):

@@ -33,16 +33,13 @@ async def dial(address: Address, protocol: SessionProtocol) -> None:
         raise
 
 
-async def _lookup(host: str, port: int) -> list[Attempt]:
+async def _lookup(host: str, port: int) -> list[Attempt] | OSError:
     """Look a host up. asyncio's own threads would keep the loop from ending while the resolver is at work."""
     future: Future[list[Attempt] | OSError] = Future()
     # The future cannot be cancelled from now on: the thread may set its result after the caller has gone.
     future.set_running_or_notify_cancel()
     begin_lookup(host, port, future.set_result)
-    found = await asyncio.wrap_future(future)
-    if isinstance(found, OSError):
-        raise found
-    return found
+    return await asyncio.wrap_future(future)
 
 
 async def _next_moment(dialling: Dialling) -> None:

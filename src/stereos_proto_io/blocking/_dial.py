@@ -20,17 +20,17 @@ def dial(address: Address, limit: float) -> tuple[Any, bytes]:
     return dial_with(address, limit, _look_up, _wait)
 
 
-def _look_up(name: tuple[str, int], limit: float) -> list[Attempt]:
-    """Look up a name within `limit` seconds. The system's resolver knows no deadline, so it is left."""
+def _look_up(name: tuple[str, int], limit: float) -> list[Attempt] | OSError:
+    """Look up a name within `limit` seconds; return what was found, or the error.
+
+    The system's resolver knows no deadline, so it is left.
+    """
     answers: SimpleQueue[list[Attempt] | OSError] = SimpleQueue()
     begin_lookup(*name, answers.put)
     try:
-        found = answers.get(timeout=limit)
+        return answers.get(timeout=limit)
     except Empty:
-        raise lookup_timeout(name[0]) from None
-    if isinstance(found, OSError):
-        raise found
-    return found
+        return lookup_timeout(name[0])
 
 
 def _wait(watched: list[tuple[Any, int]], limit: float) -> list[tuple[Any, int]]:

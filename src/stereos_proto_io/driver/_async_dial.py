@@ -6,11 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, Protocol, TypeVar
 
-from stereos_proto import PreambleError
-from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address, Attempt, check_address, given
 
-from ._dialling import Dialling, attempts, lookup_number, names
+from ._dialling import Dialling, attempts, lookup_number, names, refused
 
 
 class _Closable(Protocol):
@@ -53,39 +51,40 @@ async def open_stream(
     address: Address,
     *,
     now: Callable[[], float],
-    lookup: Callable[[str, int], Awaitable[list[Attempt]]],
+    lookup: Callable[[str, int], Awaitable[list[Attempt] | OSError]],
     next_moment: Callable[[Dialling], Awaitable[object]],
     closing: Callable[[Any], object] | None = None,
 ) -> tuple[Any, bytes]:
-    """Return a stream to `address`, and the bytes of the protocol that came early (§8). Raises ConnectError.
+    """Return a stream to `address`, and the bytes of the protocol that came early (§8).
 
-    A runtime brings `lookup`, which looks a name up in a thread; `next_moment`, which waits until one of the streams
-    that the dial watches is ready, and tells the dial, or until its next deadline; and `closing`, which is told of a
-    stream before that is closed.
+    A runtime brings `lookup`, which looks a name up in a thread, and returns what it found, or the OSError;
+    `next_moment`, which waits until one of the streams that the dial watches is ready, and tells the dial, or until its
+    next deadline; and `closing`, which is told of a stream before that is closed.
+
+    Raises ConnectError, and what `lookup` and `next_moment` raise: that is how a task is cancelled.
     """
-    try:
+    with refused(address):
         stream = check_address(address).open()
         if inspect.isawaitable(stream):
             stream = given(address, await stream)
         if stream is not None and (not hasattr(stream, "fileno") or next(address.preambles(), None) is None):
             return stream, b""
-        places: list[Attempt] = []
-        if stream is None:
-            name = names(address)
-            places = attempts(address, (lookup_number(*name) or await lookup(*name)) if name else ())
+    places: list[Attempt] = []
+    if stream is None:
+        name = names(address)
+        places = attempts(address, (lookup_number(*name) or await lookup(*name)) if name else ())
+    with refused(address):
         dialling = Dialling(address, places, now=now(), stream=stream)
-        try:
-            while dialling.outcome is None:
-                await next_moment(dialling)
-                dialling.expire(now())
-                _discard(dialling, closing)
-        except BaseException:
-            dialling.cancel()
-            raise
-        finally:
+    try:
+        while dialling.outcome is None:
+            await next_moment(dialling)
+            dialling.expire(now())
             _discard(dialling, closing)
-    except (OSError, PreambleError) as exc:
-        raise connect_error(address, exc) from exc
+    except BaseException:
+        dialling.cancel()
+        raise
+    finally:
+        _discard(dialling, closing)
     if isinstance(dialling.outcome, Exception):
         raise dialling.outcome
     return dialling.outcome, dialling.early

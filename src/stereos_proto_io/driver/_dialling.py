@@ -21,7 +21,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from stereos_proto import ConnectError, Preamble, PreambleError
@@ -66,21 +66,21 @@ def lookup(host: str, port: int) -> list[Attempt]:
     return [(family, target) for family, _, _, _, target in found]
 
 
+def look_up(host: str, port: int) -> list[Attempt] | OSError:
+    """Look a host up as `lookup` does. Return its error: what a wait for this raises is a cancellation."""
+    try:
+        return lookup(host, port)
+    except OSError as exc:
+        return exc
+
+
 def begin_lookup(host: str, port: int, tell: Callable[[list[Attempt] | OSError], object]) -> None:
     """Look a host up in a thread of its own, which calls `tell` with the addresses, or with the error.
 
     The system's resolver can be neither bounded nor cancelled. A daemon thread can be left to itself: neither the
     end of an event loop nor that of the interpreter waits for it.
     """
-
-    def look_up() -> None:
-        try:
-            found: list[Attempt] | OSError = lookup(host, port)
-        except OSError as exc:
-            found = exc
-        tell(found)
-
-    threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+    threading.Thread(target=lambda: tell(look_up(host, port)), name=f"look up {host}", daemon=True).start()
 
 
 def lookup_number(host: str, port: int) -> list[Attempt] | None:
@@ -91,14 +91,23 @@ def lookup_number(host: str, port: int) -> list[Attempt] | None:
     return None
 
 
-def attempts(address: Address, found: Iterable[Attempt] = ()) -> list[Attempt]:
-    """Return the socket families and targets to connect to, in order (§8). `found` is what `lookup` gave.
+def attempts(address: Address, found: Iterable[Attempt] | OSError = ()) -> list[Attempt]:
+    """Return the socket families and targets to connect to, in order (§8). `found` is what a look-up gave.
 
-    Raises ConnectError where this system cannot connect to such an address.
+    Raises ConnectError where that is an error, or where this system cannot connect to such an address.
     """
-    try:
+    with refused(address):
+        if isinstance(found, OSError):
+            raise found
         return address.attempts(found)
-    except OSError as exc:
+
+
+@contextmanager
+def refused(address: Address) -> Iterator[None]:
+    """Turn what the system raises in the block into a ConnectError for `address`. Wait for nothing in there."""
+    try:
+        yield
+    except (OSError, PreambleError) as exc:
         raise connect_error(address, exc) from exc
 
 

@@ -22,7 +22,7 @@ from stereos_proto_io.addresses import Address
 
 from ._async_client import AsyncClient
 from ._async_dial import open_stream
-from ._dialling import WRITE, Dialling, lookup
+from ._dialling import WRITE, Dialling, look_up
 from ._outcomes import QUESTIONS, look
 from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, handed_over
 from ._verbs import Limits, Result
@@ -260,7 +260,7 @@ class FdClient(AsyncClient):
         stream, early = await open_stream(
             address,
             now=cls.now,
-            lookup=partial(cls.thread, lookup),
+            lookup=partial(cls.thread, look_up),
             next_moment=cls._next_moment,
             closing=cls.closing,
         )

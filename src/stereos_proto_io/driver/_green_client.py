@@ -181,8 +181,8 @@ class GreenClient(SyncClient):
             return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
 
     @classmethod
-    def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt]:
-        """Look up a name within `limit` seconds."""
+    def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt] | OSError:
+        """Look up a name within `limit` seconds; return what was found, or the error."""
         found: list[list[Attempt] | Exception] = []
         event = cls.event()
 
@@ -198,8 +198,7 @@ class GreenClient(SyncClient):
             event.wait(limit)
         finally:
             cls.kill(thread)
-        if not found:
-            raise lookup_timeout(name[0])
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return found[0]
+        outcome = found[0] if found else lookup_timeout(name[0])
+        if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
+            raise outcome
+        return outcome

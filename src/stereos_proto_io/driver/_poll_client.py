@@ -235,9 +235,6 @@ class PollClient(HostClient):
 
     def _dial_to(self, found: list[Attempt] | OSError, stream: Any = None) -> None:
         self._drop_lookup()
-        if isinstance(found, OSError):
-            self._fail(found)
-            return
         try:
             places = [] if stream is not None else attempts(self.address, found)
         except ConnectError as exc:
