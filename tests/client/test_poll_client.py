@@ -9,7 +9,7 @@ import selectors
 import socket
 import struct
 from collections import deque
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 
 import pytest
 from typing_extensions import override
@@ -22,6 +22,7 @@ from stereos_proto import (
     ConnectionLost,
     Health,
     Lifecycle,
+    Mount,
     NotificationReceived,
     NotReady,
     OutcomeUnknown,
@@ -33,7 +34,7 @@ from stereos_proto import (
     TaskDone,
     encode,
 )
-from stereos_proto.dialogues import Connect, Sleep
+from stereos_proto.dialogues import Connect, Send, Sleep
 from stereos_proto_io import TCP, Dial, HybridVsock, UnixSocket
 from stereos_proto_io.driver import READ, WRITE, LoopClient, PollClient, _dialling, _loop_client, _poll_client
 from stereos_proto_io.testing import simulated_guest
@@ -577,6 +578,47 @@ def test_a_callback_that_raises_does_not_keep_the_others_from_being_told(error):
         with pytest.raises(error) as caught:
             turns(client)
         assert caught.value.args == (2,), "each goes to the loop"
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])
+def test_a_callback_of_a_dialogue_that_raises_does_not_keep_the_others_from_being_told(error):
+    with with_callbacks() as (client, theirs):
+        done = []
+
+        def broken(_step):
+            raise error
+
+        plan = ProvisionPlan(mounts=[Mount("share0", "/workspace", "9p")])
+        task = client.provision(plan, on_step=broken, context=done.append)
+        other = client.run(one_ping(), context=done.append)
+        turns(client)
+        theirs.sendall(encode(Ack("mount", True)) + PONG)
+        client.timers.clear()
+        with nullcontext() if error is KeyError else pytest.raises(error):
+            client.on_ready(*next(iter(client.watched.items())))
+        assert done == [task, other]
+        assert type(task.error) is error
+        assert client.timers == [None], "the turn is finished first"
+
+
+def one_ping():
+    return (yield Send(Ping()))
+
+
+def test_what_the_trace_raises_is_not_taken_for_the_end_of_a_dialogue():
+    """Going on would send the same bytes again."""
+
+    def trace(_role, _data):
+        raise ZeroDivisionError
+
+    ours, theirs = socket.socketpair()
+    client = Callbacks(Dial(lambda: ours), trace=trace)
+    with theirs, closing(client):
+        client.request(Ping())
+        with pytest.raises(ZeroDivisionError):
+            turns(client)
+        assert theirs.recv(100) == PING
+    list(client.changes())
 
 
 def test_the_timer_is_set_anew_in_each_turn_and_never_in_the_past():

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from stereos_proto import MAX_PENDING, Call, CallDone, ClientEvent, Dialogue, Request, Role, Task, TaskDone
+from stereos_proto import (
+    MAX_PENDING,
+    NEED_DATA,
+    Call,
+    CallDone,
+    ClientEvent,
+    Dialogue,
+    Need,
+    Request,
+    Role,
+    Task,
+    TaskDone,
+)
 from stereos_proto_io.addresses import Address, Dial
 
 from ._poll_client import PollClient
@@ -111,11 +123,11 @@ class LoopClient(PollClient):
         """Report what happened, then tell the loop what to watch and when to call back."""
         self._is_woken = False
         failures: list[BaseException] = []
-        for event in self._pull():
-            try:
-                self._tell(event)
-            except BaseException as exc:  # noqa: BLE001  (events and watches must not be lost over it)
-                failures.append(exc)
+        self._tell_all(failures)
+        # In every turn, not only when the timer fires: with a guest that sends without pause, every read is a turn that
+        # restarts the timer, and in some loops the timer would never fire. A reply that has arrived counts.
+        self.expire()
+        self._tell_all(failures)
         for stream, mask in self.changes():
             self.watch(stream, mask)
         deadline = self.next_deadline()
@@ -126,15 +138,23 @@ class LoopClient(PollClient):
                 self.call_soon(partial(_raise, failure))
             raise failures[0]
 
-    def _pull(self) -> Iterator[ClientEvent]:
-        """Pull, let expire what is too late, and pull again: a reply that has arrived counts.
+    def _tell_all(self, failures: list[BaseException]) -> None:
+        """Pull and tell all events. `failures` gets what is raised: no event may be lost over it."""
+        while (event := self._pull(failures)) is not NEED_DATA:
+            try:
+                self._tell(event)
+            except BaseException as exc:  # noqa: BLE001  (it is raised when the turn is finished)
+                failures.append(exc)
 
-        Expiry is checked in every turn, not only when the timer fires: with a guest that sends without pause, every
-        read is a turn that restarts the timer, and in some loops the timer would never fire.
-        """
-        yield from self.events()
-        self.expire()
-        yield from self.events()
+    def _pull(self, failures: list[BaseException]) -> ClientEvent | Literal[Need.DATA]:
+        try:
+            return self.next_event()
+        except BaseException as exc:
+            if isinstance(exc, Exception):
+                raise
+            # A callback of a dialogue raised a KeyboardInterrupt or a SystemExit. The end of its task comes next.
+            failures.append(exc)
+            return self.next_event()
 
     def _tell(self, event: ClientEvent) -> None:
         done: Any = event.call if type(event) is CallDone else event.task if type(event) is TaskDone else None
