@@ -1,5 +1,6 @@
 """What a timeout means, for every verb of every driver: one table."""
 
+import asyncio
 import math
 import socket
 
@@ -18,8 +19,9 @@ from stereos_proto import (
     StepStatus,
     encode,
 )
-from stereos_proto.dialogues import Send
+from stereos_proto.dialogues import Send, TimeUp
 from stereos_proto_io import UnixSocket
+from stereos_proto_io.asyncio import connect
 from stereos_proto_io.driver import seconds
 from stereos_proto_io.testing import simulated_guest
 
@@ -192,3 +194,30 @@ def test_a_plan_that_the_guest_does_not_answer_ends_with_its_time(driver):
         assert "did not answer inject_secret in time" in str(report.steps[0].error)
 
     run(driver, main)
+
+
+class Hurried(asyncio.SelectorEventLoop):
+    """A loop with a clock of its own, as some tests have."""
+
+    ahead = 0.0
+
+    def time(self):
+        return super().time() + self.ahead
+
+
+def test_an_asyncio_client_goes_by_the_clock_of_its_loop():
+    loop = Hurried()
+
+    def dialogue():
+        yield Send(Ping())
+        loop.ahead += 100
+        yield Send(Ping())
+
+    async def main():
+        async with connect(guest.address) as client:
+            with pytest.raises(TimeUp, match="ping was not sent"):
+                await client.run(dialogue(), timeout=50)
+
+    with simulated_guest() as guest, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+    assert [request.type for request in guest.simulator.requests] == ["ping"]

@@ -88,6 +88,10 @@ class Client(AsyncClient):
         raise RequestTimeout("there was no answer in time")
 
     @classmethod
+    def _now(cls) -> float:
+        return asyncio.get_running_loop().time()
+
+    @classmethod
     async def _sleep(cls, limit: float) -> None:
         await asyncio.sleep(max(limit, 0))
 
