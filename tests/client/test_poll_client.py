@@ -545,6 +545,20 @@ def test_a_turn_is_asked_for_once():
         assert client.told[-3:] == [*map(CallDone, calls)]
 
 
+@pytest.mark.parametrize("report", ["ready", "on_ready"])
+def test_a_descriptor_is_no_stream(report):
+    """It would be ignored, and the loop would spin: the descriptor stays ready."""
+    with with_callbacks() as (client, _theirs):
+        client.connect()
+        turns(client)
+        [stream] = client.watched
+        for wrong in (stream.fileno(), True, None):
+            with pytest.raises(
+                TypeError, match=r"pass the stream that `changes` \(or `watch`\) gave, not its descriptor"
+            ):
+                getattr(client, report)(wrong, READ)
+
+
 def test_callbacks_are_called_in_a_turn_and_may_use_the_client():
     with with_callbacks() as (client, theirs):
         done = []

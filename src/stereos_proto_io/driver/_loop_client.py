@@ -111,7 +111,10 @@ class LoopClient(PollClient):
     # -- what the loop calls -------------------------------------------------------------------------------
 
     def on_ready(self, stream: Any, mask: int) -> None:
-        """Go on: a stream is ready. One that is not watched any more is ignored."""
+        """Go on: a stream is ready. One that is not watched any more is ignored.
+
+        Raises TypeError for what is no stream, such as a descriptor.
+        """
         self.ready(stream, mask)
         self.turn()
 

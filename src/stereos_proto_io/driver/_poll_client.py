@@ -98,7 +98,11 @@ class PollClient(HostClient):
         """Handle a stream that is ready for `mask` (`READ`, `WRITE` or both). Reads once.
 
         What it can write is written as events are pulled. A stream that the client has let go of is ignored.
+
+        Raises TypeError for what is no stream, such as a descriptor.
         """
+        if not hasattr(stream, "fileno"):
+            raise TypeError("pass the stream that `changes` (or `watch`) gave, not its descriptor")
         if self._lookup is not None and stream is self._lookup.stream:
             self._dial_to(self._lookup.take())
         elif self._dialler is not None:
