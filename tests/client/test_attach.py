@@ -6,9 +6,11 @@ import gc
 import os
 import socket
 import ssl
+import sys
 import threading
 import tty
-from contextlib import suppress
+from asyncio.subprocess import PIPE
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
@@ -251,6 +253,49 @@ def test_a_pair_whose_transport_has_closed_already(driver, how):
     ours, theirs = socket.socketpair()
     with theirs:
         run(driver, main)
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+@pytest.mark.parametrize("of", ["connections", "child", "stdio", "three", "files"])
+def test_a_pair_that_is_not_one_connection(driver, of):
+    async def main():
+        async with AsyncExitStack() as stack:
+            made = []
+            for ours in [stack.enter_context(end) for end in socket.socketpair()]:
+                made.append(await asyncio.open_unix_connection(sock=ours))
+                stack.callback(made[-1][1].close)
+            (reader, writer), (_, other) = made
+            if of == "child":
+                child = await asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE)
+                stack.push_async_callback(child.wait)
+                reader, other = child.stdout, child.stdin
+                stack.callback(other.close)
+            elif of == "stdio":
+                read_end, write_end = os.pipe()
+                os.close(read_end)
+                transport, protocol = await asyncio.get_running_loop().connect_write_pipe(
+                    asyncio.streams.FlowControlMixin, os.fdopen(write_end, "wb", 0)
+                )
+                stack.callback(transport.close)
+                other = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+            pair = {"three": (reader, writer, other), "files": (sys.stdin, sys.stdout)}.get(of, (reader, other))
+            with pytest.raises(TypeError, match="of one connection; for a child process pass a socket"):
+                await driver.Client.attach(pair)
+
+    run(driver, main)
+
+
+@pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
+def test_a_pair_after_start_tls(driver, encrypted):
+    """Its reader still knows the transport below."""
+
+    async def main():
+        reader, writer = await asyncio.open_unix_connection(sock=encrypted)
+        await writer.start_tls(CLIENT, server_hostname="")
+        async with attached(driver, (reader, writer)) as client:
+            assert await client.ping() == Pong()
+
+    run(driver, main)
 
 
 @pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)

@@ -553,9 +553,7 @@ def test_a_descriptor_is_no_stream(report):
         turns(client)
         [stream] = client.watched
         for wrong in (stream.fileno(), True, None):
-            with pytest.raises(
-                TypeError, match=r"pass the stream that `changes` \(or `watch`\) gave, not its descriptor"
-            ):
+            with pytest.raises(TypeError, match="gave, not its descriptor"):
                 getattr(client, report)(wrong, READ)
 
 

@@ -88,12 +88,12 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         return
     reader = None
     if isinstance(stream, tuple):
-        reader, writer = stream
+        reader, writer = _pair(stream)
         stream = writer.transport
         # The writer closes its transport when it is collected.
         protocol.lost.add_done_callback(lambda _future: writer)
     check_stream(stream, "set_protocol")
-    error = reader and reader.exception()
+    error = None if reader is None else reader.exception()
     early = _drain(reader) if reader and error is None else []
     stream.set_protocol(protocol)
     protocol.connection_made(stream)
@@ -103,6 +103,20 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         # It may have told its last protocol already, and tells that only once.
         protocol.connection_lost(error)
     protocol.change_reading("resume_reading")
+
+
+def _pair(streams: tuple[Any, ...]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return a reader and its writer. Raises TypeError where they do not belong to one transport."""
+    reader, writer = streams if len(streams) == 2 else (None, None)
+    if isinstance(reader, asyncio.StreamReader) and isinstance(writer, asyncio.StreamWriter):
+        # asyncio has no public way to ask a reader. After `start_tls` it still has the transport below that of TLS.
+        source = getattr(reader, "_transport", None)
+        if source in (None, writer.transport) or writer.get_extra_info("sslcontext") is not None:
+            return reader, writer
+    raise TypeError(
+        "a pair is the StreamReader and the StreamWriter of one connection; for a child process pass a socket: "
+        "one end of `socket.socketpair()`, whose other end is the child's stdin and stdout"
+    )
 
 
 def _drain(reader: asyncio.StreamReader) -> list[bytes]:
