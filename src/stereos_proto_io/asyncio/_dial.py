@@ -17,7 +17,7 @@ from ._transport import SessionProtocol, fulfil
 
 
 async def dial(address: Address, protocol: SessionProtocol) -> None:
-    """Connect `protocol` to a guest. Raises ConnectError."""
+    """Connect `protocol` to a guest. Raises ConnectError; TypeError when a `Dial` gave no stream."""
     clock = asyncio.get_running_loop().time
     stream, early = await open_stream(address, now=clock, lookup=_lookup, next_moment=_next_moment)
     try:
@@ -28,7 +28,7 @@ async def dial(address: Address, protocol: SessionProtocol) -> None:
         protocol.abort()
         if protocol.transport is None and isinstance(stream, socket.socket):
             stream.close()
-        if isinstance(exc, (OSError, TypeError)):
+        if isinstance(exc, OSError):
             raise connect_error(address, exc) from exc
         raise
 
