@@ -4,6 +4,8 @@ import asyncio
 import errno
 import gc
 import os
+import re
+import selectors
 import socket
 import ssl
 import sys
@@ -11,6 +13,7 @@ import threading
 import tty
 from asyncio.subprocess import PIPE
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 
 import pytest
 import trio
@@ -30,13 +33,15 @@ from stereos_proto import (
     StepStatus,
     encode,
 )
+from stereos_proto_io import Dial, blocking
 from stereos_proto_io import asyncio as asyncio_driver
-from stereos_proto_io import blocking
 from stereos_proto_io import trio as trio_driver
 from stereos_proto_io.driver import Device, LoopClient, PollClient
 
 from .guests import DONE, PING, PONG, Wrapped, anonymous, scripted
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, attached, each_driver, result, run, some_turns, until
+
+TRANSPORTS = Path(__file__).parents[2] / "docs" / "howto" / "transports.md"
 
 
 @pytest.fixture
@@ -117,6 +122,77 @@ def test_what_has_four_methods(driver):
 
     with scripted(guest) as ours:
         run(driver, main)
+
+
+def framed(sock):
+    """A stream of the class that the documentation shows."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", TRANSPORTS.read_text(), re.DOTALL | re.MULTILINE)
+    [block] = [block for block in blocks if "class Framed" in block]
+    namespace = {}
+    exec(block.partition("def answer")[0], namespace)
+    return namespace["Framed"](sock)
+
+
+def in_one_frame(flights):
+    """A guest that reads each of `flights` wholly, with pauses, and then sends its replies in one frame."""
+
+    def guest(sock):
+        for count, reply in flights:
+            received = b""
+            while received.count(b"\n") < count:
+                size = int.from_bytes(sock.recv(4, socket.MSG_WAITALL), "big")
+                received += sock.recv(size, socket.MSG_WAITALL)
+            data = reply * count
+            sock.sendall(len(data).to_bytes(4, "big") + data)
+        assert sock.recv(1) == b""
+
+    return guest
+
+
+LONG_PONG = b'{"type":"pong","payload":{"more":"' + b"x" * 4000 + b'"}}\n'
+LARGE = [InjectSecret(f"KEY_{number}", "v" * 300_000) for number in range(8)]
+INJECTED = encode(Ack("inject_secret", True))
+
+
+@pytest.mark.parametrize("driver", [BLOCKING, TRIO], ids=str)
+def test_a_stream_that_sends_frames(driver):
+    """`recv` returns more than it is asked for, and `send` holds what has not left, as `driver.Stream` says."""
+
+    async def main():
+        async with attached(driver, framed(ours)) as client:
+            assert len(await result(client.request_many([Ping()] * 100))) == 100
+            assert await result(client.request_many(LARGE)) == [Ack("inject_secret", True)] * len(LARGE)
+            assert await result(client.ping()) == Pong()
+
+    with scripted(in_one_frame([(100, LONG_PONG), (len(LARGE), INJECTED), (1, PONG)])) as ours:
+        run(driver, main)
+
+
+def test_a_stream_that_sends_frames_in_a_loop():
+    def ask(*requests):
+        calls = client.request_many(requests, timeout=PATIENCE)
+        while not all(call.done for call in calls):
+            for _ in client.events():
+                """Its calls say the same."""
+            client.expire()
+            for stream, mask in client.changes():
+                if stream in selector.get_map():
+                    selector.unregister(stream)
+                if mask:
+                    selector.register(stream, mask)
+            for key, mask in selector.select(0 if all(call.done for call in calls) else 1):
+                client.ready(key.fileobj, mask)
+        return {call.result() for call in calls}
+
+    flights = [(100, LONG_PONG), (len(LARGE), INJECTED), (1, PONG)]
+    with scripted(in_one_frame(flights)) as ours, selectors.DefaultSelector() as selector:
+        client = PollClient(Dial(lambda: framed(ours)))
+        assert len(ask(*[Ping()] * 100)) == 1
+        assert ask(*LARGE) == {Ack("inject_secret", True)}
+        assert ask(Ping()) == {Pong()}
+        client.close()
+        for stream, _ in client.changes():
+            selector.unregister(stream)
 
 
 class Graceless(Wrapped):

@@ -41,11 +41,14 @@ class Client(AsyncClient):
         """Return a client over what is connected already, and is the client's from then on.
 
         `stream` is a socket, an asyncio transport, or the pair of `StreamReader` and `StreamWriter` that
-        `asyncio.open_connection` returns. A transport's protocol must not have read anything: let its `connection_made`
-        pause reading, which goes on here. `max_pending` bounds the requests in flight, `max_notifications` the
-        notifications kept for `notifications()`.
+        `asyncio.open_connection` returns, over TLS or not. A socket that speaks TLS already is refused. A transport's
+        protocol must not have read anything: let its `connection_made` pause reading, which goes on here. For a child
+        process, pass one end of `socket.socketpair()`, whose other end is its stdin and stdout.
 
-        Raises TypeError when `stream` is no stream, OSError when it is closed.
+        `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for `notifications()`.
+
+        Raises TypeError when `stream` is no stream, or a reader and a writer of two transports; OSError when it is
+        closed; ValueError for a bad limit.
         """
         client = cls(label, **limits)
         await adopt(stream, client._protocol)

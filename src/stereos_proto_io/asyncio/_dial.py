@@ -11,7 +11,7 @@ from typing import Any
 from stereos_proto_io.addresses import Address, Attempt
 from stereos_proto_io.driver import READ, READ_SIZE, Device, Dialling, begin_lookup, connect_error, open_stream
 from stereos_proto_io.driver._device_transport import DeviceTransport
-from stereos_proto_io.driver._streams import check_stream, make_raw
+from stereos_proto_io.driver._streams import check_stream, make_raw, one_pair
 
 from ._transport import SessionProtocol, fulfil
 
@@ -88,7 +88,7 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         return
     reader = None
     if isinstance(stream, tuple):
-        reader, writer = _pair(stream)
+        reader, writer = one_pair(stream)
         stream = writer.transport
         # The writer closes its transport when it is collected.
         protocol.lost.add_done_callback(lambda _future: writer)
@@ -103,20 +103,6 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         # It may have told its last protocol already, and tells that only once.
         protocol.connection_lost(error)
     protocol.change_reading("resume_reading")
-
-
-def _pair(streams: tuple[Any, ...]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return a reader and its writer. Raises TypeError where they do not belong to one transport."""
-    reader, writer = streams if len(streams) == 2 else (None, None)
-    if isinstance(reader, asyncio.StreamReader) and isinstance(writer, asyncio.StreamWriter):
-        # asyncio has no public way to ask a reader. After `start_tls` it still has the transport below that of TLS.
-        source = getattr(reader, "_transport", None)
-        if source in (None, writer.transport) or writer.get_extra_info("sslcontext") is not None:
-            return reader, writer
-    raise TypeError(
-        "a pair is the StreamReader and the StreamWriter of one connection; for a child process pass a socket: "
-        "one end of `socket.socketpair()`, whose other end is the child's stdin and stdout"
-    )
 
 
 def _drain(reader: asyncio.StreamReader) -> list[bytes]:

@@ -246,12 +246,12 @@ class FdClient(AsyncClient):
 
     @classmethod
     def attach(cls, stream: Any, *, label: str = "the guest", **limits: Unpack[Limits]) -> Self:
-        """Return a client over a connected socket, or anything with its `fileno`, `recv`, `send` and `close`.
+        """Return a client over a connected socket, or another object that keeps the rules of `driver.Stream`.
 
-        It is the client's from then on. `max_pending` bounds the requests in flight, `max_notifications` the
-        notifications kept for `notifications()`.
+        A socket may be one of TLS. The client owns the stream from then on, and makes a socket non-blocking.
+        `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for `notifications()`.
 
-        Raises TypeError when `stream` is no stream, OSError when it is closed.
+        Raises TypeError when `stream` is no stream, OSError when it is closed, ValueError for a bad limit.
         """
         return cls(stream, label=label, **limits)
 

@@ -132,7 +132,14 @@ class GreenClient(SyncClient):
     def attach(
         cls, stream: Any, *, label: str = "the guest", timeout: float = DEFAULT_TIMEOUT, **limits: Unpack[Limits]
     ) -> Self:
-        """Return a client over a connected socket, or anything with its `fileno`, `recv`, `send` and `close`."""
+        """Return a client over a connected socket, or another object that keeps the rules of `driver.Stream`.
+
+        A socket may be one of TLS. The client owns the stream from then on, and makes a socket non-blocking. `timeout`
+        (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
+        `max_notifications` the notifications kept for `notifications()`.
+
+        Raises TypeError when `stream` is no stream, OSError when it is closed, ValueError for a bad limit.
+        """
         return cls(stream, label=label, timeout=timeout, **limits)
 
     @classmethod

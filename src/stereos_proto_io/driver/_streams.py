@@ -10,10 +10,13 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address
+
+if TYPE_CHECKING:
+    import asyncio
 
 #: Bytes that one read asks for.
 READ_SIZE: Final = 64 * 1024
@@ -27,18 +30,34 @@ EVENTS_PER_TURN: Final = 64
 
 
 class Stream(Protocol):
-    """What `as_stream` returns (§8)."""
+    """What a driver that waits for descriptors reads and writes (§8): a socket, or an object with its four methods.
+
+    The rules for an object of your own:
+
+    * It never waits. `recv` and `send` raise BlockingIOError where they would have to.
+    * One descriptor stands for both directions: the driver waits until it is readable, or until it is writable. So two
+      pipes are no stream. Give a child process one end of `socket.socketpair()` as its stdin and its stdout.
+    * `recv` keeps no bytes back that it could return, since the descriptor does not report them. It returns all of
+      them, even if they are more than `size`.
+    * `send` does not count bytes that it still holds: once all bytes are counted, the driver stops waiting until the
+      descriptor is writable. A stream that packs its bytes counts the last byte of a packet when the whole packet has
+      left. Until then the driver goes on calling `send`, with data that begins with that byte.
+    * `reads_to_write` is an attribute that it may have. While it is true, `send` first has to read something, as during
+      a handshake: the driver waits until the descriptor is readable, and then calls `recv` and `send`.
+    * `setblocking` and `shutdown` are called as those of a socket, if it has them.
+    * It is hashable, and equal to itself only.
+    """
 
     def fileno(self) -> int:
         """Return the descriptor, to wait on; -1 when it is closed."""
         ...
 
     def recv(self, size: int, /) -> bytes:
-        """Read up to `size` bytes, b"" at the end. Raises BlockingIOError when there are none yet, OSError."""
+        """Read about `size` bytes, b"" at the end. Raises BlockingIOError when there are none yet, OSError."""
         ...
 
     def send(self, data: bytes | memoryview, /) -> int:
-        """Write, and return how many bytes were taken. Raises BlockingIOError when none can be, OSError."""
+        """Write, and return how many bytes have left. Raises BlockingIOError when none can, OSError."""
         ...
 
     def close(self) -> None:
@@ -139,6 +158,22 @@ def make_raw(sock: socket.socket) -> None:
     sock.setblocking(False)
 
 
+def one_pair(streams: tuple[Any, ...]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return a reader and its writer. Raises TypeError where they do not belong to one transport of asyncio."""
+    from asyncio import StreamReader, StreamWriter  # noqa: PLC0415  (a caller with such a pair has loaded it)
+
+    reader, writer = streams if len(streams) == 2 else (None, None)
+    if isinstance(reader, StreamReader) and isinstance(writer, StreamWriter):
+        # asyncio has no public way to ask a reader. After `start_tls` it still has the transport below that of TLS.
+        source = getattr(reader, "_transport", None)
+        if source in (None, writer.transport) or writer.get_extra_info("sslcontext") is not None:
+            return reader, writer
+    raise TypeError(
+        "a pair is the StreamReader and the StreamWriter of one connection; for a child process pass a socket: "
+        "one end of `socket.socketpair()`, whose other end is the child's stdin and stdout"
+    )
+
+
 def _check_open(stream: Any) -> None:
     """Raise OSError where a stream is closed."""
     if stream.fileno() < 0:
@@ -158,7 +193,9 @@ def check_usable(stream: Any) -> None:
 
 
 def as_stream(stream: Any) -> Any:
-    """Return `stream`, a connected socket or what reads and writes like one, made ready: it does not block (§8).
+    """Return `stream`, a connected socket or another `Stream`, made ready: it does not block (§8).
+
+    A socket may be one of TLS, which becomes an `Encrypted`.
 
     Raises TypeError when it is no stream, OSError (EBADF) when it is closed.
     """

@@ -8,7 +8,7 @@ next when it has its own reply (leader and followers, `stereos_proto.Turns`). A 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
 from stereos_proto_io._extras import missing
 
@@ -30,9 +30,8 @@ Result = TypeVar("Result")
 class Client(FdClient):
     """A connection to a guest (§3). `connect` or `Client.attach` make one; `aclose` it, or use it in `async with`.
 
-    `Client.attach` takes a `trio.abc.Stream`, or a socket of trio or of the standard library. A socket is looked at
-    before a change is sent, so a change to a guest that has ended an idle connection is known to be not sent. Over
-    another stream its outcome is unknown.
+    A socket is looked at before a change is sent, so a change to a guest that has ended an idle connection is known to
+    be not sent. Over another stream its outcome is unknown.
     """
 
     def __init__(self, stream: Any, *, label: str = "the guest", early: bytes = b"", **limits: Unpack[Limits]) -> None:
@@ -43,6 +42,20 @@ class Client(FdClient):
             # A stream waits by itself.
             self.readable = StreamTransport.wait_readable
             self.writable = StreamTransport.wait_writable
+
+    @classmethod
+    def attach(cls, stream: Any, *, label: str = "the guest", **limits: Unpack[Limits]) -> Self:
+        """Return a client over a stream that is connected already, and is the client's from then on.
+
+        `stream` is a `trio.abc.Stream`, such as a `trio.SocketStream` or a `trio.SSLStream`, whose handshake is made
+        here if it has not been made; a socket of trio or of the standard library, also one of TLS, which is made
+        non-blocking; or another object that keeps the rules of `driver.Stream`. Do not use it in another task.
+
+        `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for `notifications()`.
+
+        Raises TypeError when `stream` is no stream, OSError when it is closed, ValueError for a bad limit.
+        """
+        return super().attach(stream, label=label, **limits)
 
     # Ctrl-C comes at checkpoints only: in between, what was asked, read and written would be unknown.
     if not TYPE_CHECKING:  # a checker sees the type of what this wraps
