@@ -6,8 +6,11 @@ from contextlib import suppress
 
 import pytest
 
-from stereos_proto import CallDone, ConnectionLost, Health, Mount, OutcomeUnknown, Ping, encode
+from stereos_proto import CallDone, ConnectionLost, Health, Mount, OutcomeUnknown, Ping, Pong, encode
+from stereos_proto_io import TCP
 from stereos_proto_io.blocking import Client
+from stereos_proto_io.driver import SyncClient
+from stereos_proto_io.testing import simulated_guest
 
 from .harness import BLOCKING, PATIENCE, company, run, until
 
@@ -104,3 +107,23 @@ def test_a_caller_whose_event_was_swallowed_by_the_interrupt_is_woken():
     ours, theirs = socket.socketpair()
     with theirs:
         run(BLOCKING, main)
+
+
+class Mine(Client):
+    """A subclass of a user's."""
+
+
+@pytest.mark.parametrize("how", ["connect", "connect_when_ready"])
+def test_a_class_dials_for_itself(how):
+    with simulated_guest() as guest, getattr(Mine, how)(guest.address, timeout=PATIENCE) as client:
+        assert type(client) is Mine
+        assert repr(client) == f"<test_sync_client.Mine {guest.address} open>"
+        assert client.ping() == Pong()
+
+
+def test_a_driver_that_cannot_dial_says_so():
+    class Attached(SyncClient):
+        """One that takes streams only."""
+
+    with pytest.raises(NotImplementedError, match=r"^Attached has no _dial, so it cannot connect to tcp://a:1024"):
+        Attached.connect(TCP("a"))

@@ -9,26 +9,12 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any, Self, Unpack
+from typing import Any, Final
 
-from stereos_proto import DEFAULT_TIMEOUT
-from stereos_proto.dialogues import Backoff, WaitProgress
 from stereos_proto_io.addresses import Address
-from stereos_proto_io.driver import (
-    READ,
-    READY_TIMEOUT,
-    WRITE,
-    Event,
-    Limits,
-    SyncClient,
-    SyncRunner,
-    check_limits,
-    ready_wait,
-    seconds,
-)
-from stereos_proto_io.driver._streams import check_usable, handed_over
+from stereos_proto_io.driver import READ, WRITE, Event, SyncClient
+from stereos_proto_io.driver._streams import check_usable
 
 from ._dial import dial
 from ._transport import pollers
@@ -87,66 +73,9 @@ class Client(SyncClient):
         time.sleep(seconds)
 
     @classmethod
-    def attach(
-        cls, stream: Any, *, label: str = "the guest", timeout: float = DEFAULT_TIMEOUT, **limits: Unpack[Limits]
-    ) -> Self:
-        """Return a client over a connected socket, or another object that keeps the rules of `driver.Stream`.
-
-        A socket may be one of TLS. The client owns the stream from then on, and makes a socket non-blocking. `timeout`
-        (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
-        `max_notifications` the notifications kept for `notifications()`.
-
-        Raises TypeError when `stream` is no stream, OSError when it is closed, ValueError for a bad limit.
-        """
-        return cls(stream, label=label, timeout=timeout, **limits)
+    def _dial(cls, address: Address, limit: float) -> tuple[Any, bytes]:
+        return dial(address, limit)
 
 
-def connect(address: Address, *, timeout: float | None = DEFAULT_TIMEOUT, **limits: Unpack[Limits]) -> Client:
-    """Dial a guest, within `timeout` seconds, and return a client. `timeout` is each verb's, too.
-
-    It bounds everything but the function of a `Dial`. `limits` are those of `Client.attach`. A connection does not
-    mean that the guest is there (§8): see `connect_when_ready`.
-
-    Raises ConnectError.
-    """
-    limit = seconds(timeout)
-    check_limits(**limits)
-    return _connect(address, limit, limit, limits)
-
-
-def connect_when_ready(
-    address: Address,
-    *,
-    timeout: float | None = READY_TIMEOUT,
-    states: Collection[str] | None = None,
-    agents: Collection[str] = (),
-    backoff: Backoff | None = None,
-    on_progress: Callable[[WaitProgress], None] | None = None,
-    request_timeout: float = DEFAULT_TIMEOUT,
-    **limits: Unpack[Limits],
-) -> Client:
-    """Dial until there is a guest, wait until it is ready, and return a client; all within `timeout` seconds.
-
-    Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
-    `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`; `request_timeout` is what
-    each verb of the client waits later; `limits` are those of `Client.attach`.
-
-    Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
-    RemoteProtocolError when what answers does not speak the protocol.
-    """
-    wait = ready_wait(states, agents, backoff, on_progress)
-    patience = seconds(request_timeout)
-    check_limits(**limits)
-    runner = SyncRunner(Client, dial=lambda limit: _connect(address, limit, patience, limits), label=str(address))
-    try:
-        runner.run(wait.run(redial=True), seconds(timeout))
-    except BaseException:
-        runner.close()
-        raise
-    return runner.found(Client)
-
-
-def _connect(address: Address, limit: float, timeout: float, limits: Limits) -> Client:
-    stream, early = dial(address, limit)
-    with handed_over(stream, address):
-        return Client(stream, label=str(address), timeout=timeout, early=early, **limits)
+connect: Final = Client.connect
+connect_when_ready: Final = Client.connect_when_ready

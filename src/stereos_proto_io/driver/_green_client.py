@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection
-from typing import Any, Self, Unpack
+from collections.abc import Callable
+from typing import Any
 
-from stereos_proto import DEFAULT_TIMEOUT, seconds
-from stereos_proto.dialogues import Backoff, WaitProgress
 from stereos_proto_io._errors import lookup_timeout
 from stereos_proto_io.addresses import Address, Attempt
 
 from ._dialling import READ, WRITE
-from ._streams import handed_over
 from ._sync_client import Event, SyncClient
 from ._sync_dial import dial
-from ._sync_runner import SyncRunner
-from ._verbs import READY_TIMEOUT, Limits, check_limits, ready_wait
 
 
 class GreenClient(SyncClient):
@@ -129,63 +124,8 @@ class GreenClient(SyncClient):
     # -- dialling ------------------------------------------------------------------------------------------
 
     @classmethod
-    def attach(
-        cls, stream: Any, *, label: str = "the guest", timeout: float = DEFAULT_TIMEOUT, **limits: Unpack[Limits]
-    ) -> Self:
-        """Return a client over a connected socket, or another object that keeps the rules of `driver.Stream`.
-
-        A socket may be one of TLS. The client owns the stream from then on, and makes a socket non-blocking. `timeout`
-        (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
-        `max_notifications` the notifications kept for `notifications()`.
-
-        Raises TypeError when `stream` is no stream, OSError when it is closed, ValueError for a bad limit.
-        """
-        return cls(stream, label=label, timeout=timeout, **limits)
-
-    @classmethod
-    def connect(cls, address: Address, *, timeout: float | None = DEFAULT_TIMEOUT, **limits: Unpack[Limits]) -> Self:
-        """Dial a guest, within `timeout` seconds, and return a client. `timeout` is each verb's, too.
-
-        `limits` are those of `attach`. A connection does not mean that the guest is there (§8): see
-        `connect_when_ready`. Raises ConnectError.
-        """
-        limit = seconds(timeout)
-        check_limits(**limits)
-        return cls._connect(address, limit, limit, limits)
-
-    @classmethod
-    def connect_when_ready(
-        cls,
-        address: Address,
-        *,
-        timeout: float | None = READY_TIMEOUT,
-        states: Collection[str] | None = None,
-        agents: Collection[str] = (),
-        backoff: Backoff | None = None,
-        on_progress: Callable[[WaitProgress], None] | None = None,
-        request_timeout: float = DEFAULT_TIMEOUT,
-        **limits: Unpack[Limits],
-    ) -> Self:
-        """Dial until there is a guest, wait until it is ready, and return a client; all within `timeout` seconds.
-
-        The arguments and errors are those of `stereos_proto_io.blocking.connect_when_ready`.
-        """
-        wait = ready_wait(states, agents, backoff, on_progress)
-        patience = seconds(request_timeout)
-        check_limits(**limits)
-        runner = SyncRunner(cls, dial=lambda limit: cls._connect(address, limit, patience, limits), label=str(address))
-        try:
-            runner.run(wait.run(redial=True), seconds(timeout))
-        except BaseException:
-            runner.close()
-            raise
-        return runner.found(cls)
-
-    @classmethod
-    def _connect(cls, address: Address, limit: float, timeout: float, limits: Limits) -> Self:
-        stream, early = dial(address, limit, cls._look_up, cls._ready)
-        with handed_over(stream, address):
-            return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
+    def _dial(cls, address: Address, limit: float) -> tuple[Any, bytes]:
+        return dial(address, limit, cls._look_up, cls._ready)
 
     @classmethod
     def _look_up(cls, name: tuple[str, int], limit: float) -> list[Attempt] | OSError:

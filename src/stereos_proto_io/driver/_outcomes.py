@@ -15,10 +15,8 @@ Client = TypeVar("Client")
 
 
 def again(error: Error) -> Error:
-    """Return a copy of `error` with its cause: each caller gets an exception with a traceback of its own."""
-    twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    return twin
+    """Return a copy, so that each caller raises an exception with its own traceback."""
+    return copy.copy(error)
 
 
 def replies(outcomes: Iterable[Any]) -> list[Reply]:
@@ -33,7 +31,7 @@ def replies(outcomes: Iterable[Any]) -> list[Reply]:
 
 def shown(client: Any) -> str:
     """Return the `repr` of a client, also of one that was not finished: an option of it was refused."""
-    name = f"{type(client).__module__.rpartition('.')[2]}.Client"
+    name = f"{type(client).__module__.rpartition('.')[2]}.{type(client).__qualname__}"
     session = getattr(client, "_session", None)
     if session is None:
         return f"<{name}, not made>"

@@ -13,8 +13,8 @@ import socket
 import time
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol, Self, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol, Self, TypeVar, Unpack
 
 import attrs
 
@@ -39,13 +39,16 @@ from stereos_proto import (
     forget_locals,
     seconds,
 )
+from stereos_proto.dialogues import Backoff, WaitProgress
+from stereos_proto_io.addresses import Address
 
 from ._dialling import READ, WRITE
 from ._log import log_for
 from ._outcomes import QUESTIONS, again, look, replies, shown
-from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream
+from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, handed_over
 from ._sync_dial import LONGEST_WAIT
-from ._verbs import ReplyT, Result, SyncVerbs
+from ._sync_runner import SyncRunner
+from ._verbs import READY_TIMEOUT, Limits, ReplyT, Result, SyncVerbs, check_limits, ready_wait
 
 Client = TypeVar("Client", bound="SyncClient")
 
@@ -73,7 +76,7 @@ class Event(Protocol):
 class SyncClient(SyncVerbs):
     """A connection to a guest, for callers that block (§3).
 
-    A driver brings `_make_lock`, `_event`, `_poll` and `_sleep`.
+    A driver brings `_make_lock`, `_event`, `_poll` and `_sleep`; `_dial`, where it can dial.
     """
 
     def __init__(
@@ -135,7 +138,78 @@ class SyncClient(SyncVerbs):
     def _poll(self, mask: int, seconds: float) -> int:
         """Wait until the stream is ready for one of `mask`, or for `seconds`; return what it is ready for."""
 
+    @classmethod
+    def _dial(cls, address: Address, limit: float) -> tuple[Any, bytes]:
+        """Connect within `limit` seconds. Return the stream, and bytes that came early (§8). Raises ConnectError."""
+        raise NotImplementedError(f"{cls.__name__} has no _dial, so it cannot connect to {address}; attach a stream")
+
     # -- for users -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def attach(
+        cls, stream: Any, *, label: str = "the guest", timeout: float = DEFAULT_TIMEOUT, **limits: Unpack[Limits]
+    ) -> Self:
+        """Return a client over a connected socket, or another object that keeps the rules of `driver.Stream`.
+
+        A socket may be one of TLS. The client owns the stream from then on, and makes a socket non-blocking. `timeout`
+        (seconds) is what each verb waits unless told otherwise. `max_pending` bounds the requests in flight,
+        `max_notifications` the notifications kept for `notifications()`.
+
+        Raises TypeError when `stream` is no stream, OSError when it is closed, ValueError for a bad limit.
+        """
+        return cls(stream, label=label, timeout=timeout, **limits)
+
+    @classmethod
+    def connect(cls, address: Address, *, timeout: float | None = DEFAULT_TIMEOUT, **limits: Unpack[Limits]) -> Self:
+        """Dial a guest, within `timeout` seconds (None: no bound), and return a client. `timeout` is each verb's, too.
+
+        It bounds everything but the function of a `Dial`. `limits` are those of `Client.attach`. A connection does not
+        mean that the guest is there (§8): see `connect_when_ready`.
+
+        Raises ConnectError; ValueError and TypeError for a bad limit, before it dials.
+        """
+        limit = seconds(timeout)
+        check_limits(**limits)
+        return cls._connect(address, limit, limit, limits)
+
+    @classmethod
+    def connect_when_ready(
+        cls,
+        address: Address,
+        *,
+        timeout: float | None = READY_TIMEOUT,
+        states: Collection[str] | None = None,
+        agents: Collection[str] = (),
+        backoff: Backoff | None = None,
+        on_progress: Callable[[WaitProgress], None] | None = None,
+        request_timeout: float = DEFAULT_TIMEOUT,
+        **limits: Unpack[Limits],
+    ) -> Self:
+        """Dial until there is a guest, wait until it is ready, and return a client; all within `timeout` seconds.
+
+        Dial, preamble and first probe are one try; a connection that dies, or stays silent, is dialled again (§8).
+        `states`, `agents`, `backoff` and `on_progress` are those of `Client.wait_ready`; `request_timeout` (seconds) is
+        what each verb of the client waits later; `limits` are those of `Client.attach`.
+
+        Raises NotReady, with the last state and the last error; ConnectError when another try cannot help;
+        RemoteProtocolError when what answers does not speak the protocol.
+        """
+        wait = ready_wait(states, agents, backoff, on_progress)
+        patience = seconds(request_timeout)
+        check_limits(**limits)
+        runner = SyncRunner(cls, dial=lambda limit: cls._connect(address, limit, patience, limits), label=str(address))
+        try:
+            runner.run(wait.run(redial=True), seconds(timeout))
+        except BaseException:
+            runner.close()
+            raise
+        return runner.found(cls)
+
+    @classmethod
+    def _connect(cls, address: Address, limit: float, timeout: float, limits: Limits) -> Self:
+        stream, early = cls._dial(address, limit)
+        with handed_over(stream, address):
+            return cls(stream, label=str(address), timeout=timeout, early=early, **limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._session.__reduce__()
@@ -218,8 +292,6 @@ class SyncClient(SyncVerbs):
 
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:
         """Run a dialogue over this connection, within `timeout` seconds, and return its result."""
-        from ._sync_runner import SyncRunner  # noqa: PLC0415  (it needs the client)
-
         return SyncRunner(type(self), self).run(dialogue, seconds(timeout, self._timeout))
 
     # -- asking --------------------------------------------------------------------------------------------

@@ -6,18 +6,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stereos_proto import Dialogue, Running, StereosError, Waiter
 from stereos_proto.dialogues import Action, Connect, Send, SendMany, Sleep
 
 from ._log import logger
 from ._outcomes import expect
-from ._sync_client import SyncClient
 from ._sync_dial import LONGEST_WAIT, left
 from ._verbs import Result
 
-Client = TypeVar("Client", bound=SyncClient)
+if TYPE_CHECKING:
+    from ._sync_client import SyncClient
+
+Client = TypeVar("Client", bound="SyncClient")
 
 
 class SyncRunner:

@@ -234,15 +234,15 @@ def dials_what_is_no_guest(patch):
 @wrong("a_slow_handshake_gets_more_time_with_each_try")
 def tells_no_timeout_from_a_refusal(patch):
     """A dial that had too little time does not say so, and gets no more the next time."""
-    connect = blocking._connect
+    dial = blocking.Client._dial
 
     def changed(*arguments):
         try:
-            return connect(*arguments)
+            return dial(*arguments)
         except ConnectError as exc:
             raise ConnectError(str(exc)) from None
 
-    patch.setattr(blocking, "_connect", changed)
+    patch.setattr(blocking.Client, "_dial", changed)
 
 
 # -------------------------------------------------------------------------------------------------------- closing
