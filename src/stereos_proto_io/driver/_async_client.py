@@ -90,7 +90,7 @@ class AsyncClient(AsyncVerbs):
 
     @staticmethod
     def _current_loop() -> Any:
-        """Return what is the same object as long as callers run in the same event loop. Raises RuntimeError outside."""
+        """Return an object that identifies the running event loop. Raises RuntimeError where none is running."""
         return None
 
     @classmethod
@@ -101,7 +101,7 @@ class AsyncClient(AsyncVerbs):
     @classmethod
     @abstractmethod
     async def _sleep(cls, limit: float) -> None:
-        """Sleep."""
+        """Sleep for `limit` seconds; a negative number counts as 0."""
 
     @classmethod
     def _now(cls) -> float:
@@ -177,7 +177,7 @@ class AsyncClient(AsyncVerbs):
 
     @property
     def dropped_notifications(self) -> int:
-        """How many notifications were dropped because they were not taken in time."""
+        """How many notifications were dropped because more were waiting than are kept."""
         return self._mailbox.dropped
 
     async def aclose(self) -> None:
@@ -193,7 +193,10 @@ class AsyncClient(AsyncVerbs):
         await self._closed()
 
     async def request(self, message: Request[ReplyT]) -> ReplyT:
-        """Send `message` and return its reply (§3). Raises what all verbs raise."""
+        """Send `message` and return its reply (§3). Bound it with a scope of the runtime's own.
+
+        Raises RequestFailed, ConnectionLost, RemoteProtocolError and LocalProtocolError, as each verb does.
+        """
         # Not split into helper methods: function calls dominate the cost of a small request.
         if self._current_loop() is not self._loop:
             self._check_loop()
@@ -222,12 +225,18 @@ class AsyncClient(AsyncVerbs):
         Each notification goes to one iterator: several of one client share them. For several consumers, let one task
         iterate and hand each on.
 
-        Raises what the connection ended in when it was not closed from here.
+        At most `max_notifications` (1,024 by default) and 1 MiB are kept for it: `dropped_notifications` counts the
+        others.
+
+        Raises what the connection ended in, ConnectionLost or RemoteProtocolError, when it was not closed from here.
         """
         return _Notifications(self)
 
     async def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:  # noqa: ASYNC109
-        """Run a dialogue over this connection, within `timeout` seconds, and return its result."""
+        """Run a dialogue over this connection, within `timeout` seconds (None: no bound), and return its result.
+
+        Raises what the dialogue raises; TypeError when it is not a generator, ValueError when it was begun before.
+        """
         return await AsyncRunner(type(self), self).run(dialogue, seconds(timeout))
 
     # -- asking --------------------------------------------------------------------------------------------

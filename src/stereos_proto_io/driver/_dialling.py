@@ -8,7 +8,7 @@ caller. It waits for nothing: the caller watches what `watch` returns.
     dialling = Dialling(address, attempts(address, found), now=now, deadline=now + 5)
     while dialling.outcome is None:
         ... wait for one of dialling.watch(), until dialling.next_deadline() ...
-        dialling.ready(stream, now) or dialling.expire(now)
+        dialling.ready(stream, now)   # or, at the deadline, dialling.expire(now)
         ... close dialling.discarded, once they are no longer watched ...
 """
 

@@ -46,7 +46,7 @@ class LoopClient(PollClient):
     `request` and `request_many` raise ConnectionLost at once, and their `context` is not called. A task is begun all
     the same.
 
-    Attributes, which are the client's to assign:
+    Read-only attributes:
 
     * `is_connected`: whether there is a connection.
     * `session`: the `HostSession` of the current connection, or of the last one. Each connection has its own.

@@ -56,7 +56,7 @@ class PollClient(HostClient):
     It dials by itself: at the first request, and whenever a dialogue or `connect` wants it. Names are looked up in a
     thread. For the loop's thread only.
 
-    Attributes, which are the client's to assign:
+    Read-only attributes:
 
     * `is_connected`: whether there is a connection.
     * `session`: the `HostSession` of the current connection, or of the last one. Each connection has its own.
@@ -79,7 +79,7 @@ class PollClient(HostClient):
         log = log_for(address)
         super().__init__(str(address), clock=clock, max_pending=max_pending, trace=trace, log=log)
         self.address: Address = check_address(address)
-        # The stream of the connection, the dial that goes on, the look-up before it and until when it may take.
+        # The connection's stream, the dial in progress, the look-up before it, and their deadline.
         self._stream: Any = None
         self._dialler: Dialling | None = None
         self._lookup: _Lookup | None = None

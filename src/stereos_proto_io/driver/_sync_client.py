@@ -230,7 +230,7 @@ class SyncClient(SyncVerbs):
 
     @property
     def dropped_notifications(self) -> int:
-        """How many notifications were dropped because they were not taken in time."""
+        """How many notifications were dropped because more were waiting than are kept."""
         return self._mailbox.dropped
 
     def close(self) -> None:
@@ -240,7 +240,7 @@ class SyncClient(SyncVerbs):
         that is under way returns its report instead: it says which steps are done, unknown, and not sent.
 
         May be called from a signal handler or a finalizer that interrupts this client in this very thread: it then
-        closes as soon as it may (`_locked`).
+        closes as soon as the interrupted code has finished.
         """
         self._close_wanted = True
         with self._lock:
@@ -248,12 +248,18 @@ class SyncClient(SyncVerbs):
                 self._locked(self._close)
 
     def request(self, message: Request[ReplyT], *, timeout: float | None = None) -> ReplyT:
-        """Send `message` and return its reply (§3). Raises what all verbs raise."""
+        """Send `message` and return its reply (§3), within `timeout` seconds (None: the client's own timeout).
+
+        Raises RequestFailed, RequestTimeout, ConnectionLost, RemoteProtocolError and LocalProtocolError, as each verb
+        does.
+        """
         limit = self._timeout if timeout is None else seconds(timeout)
         return self._ask(message, limit).result()
 
     def request_many(self, messages: Iterable[Request], *, timeout: float | None = None) -> list[Reply]:
         """Send `messages` in one flight and return their replies in order; a refusal is an Ack with ok=False.
+
+        `timeout` (seconds, None: the client's own) is for all of them together.
 
         Raises as `request` does, except for refusals, for the first that has no reply. Nothing is sent when
         one of them cannot be.
@@ -268,8 +274,12 @@ class SyncClient(SyncVerbs):
         Each notification goes to one iterator: several of one client share them. For several consumers, let one thread
         iterate and hand each on.
 
-        Raises RequestTimeout after `timeout` seconds without one, and what the connection ended in when it
-        was not closed from here. After RequestTimeout, `next` waits again.
+        At most `max_notifications` (1,024 by default) and 1 MiB are kept for it: `dropped_notifications` counts the
+        others.
+
+        Raises RequestTimeout after `timeout` seconds without one (None: no bound), and what the connection ended in,
+        ConnectionLost or RemoteProtocolError, when it was not closed from here. After RequestTimeout, `next` waits
+        again.
         """
         return _Notifications(self, seconds(timeout))
 
@@ -291,7 +301,11 @@ class SyncClient(SyncVerbs):
                 raise again(ended)
 
     def run(self, dialogue: Dialogue[Result], *, timeout: float | None = None) -> Result:
-        """Run a dialogue over this connection, within `timeout` seconds, and return its result."""
+        """Run a dialogue over this connection, within `timeout` seconds, and return its result.
+
+        None is the client's own timeout. Raises what the dialogue raises; TypeError when it is not a generator,
+        ValueError when it was begun before.
+        """
         return SyncRunner(type(self), self).run(dialogue, seconds(timeout, self._timeout))
 
     # -- asking --------------------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ READY_TIMEOUT: Final = 60.0
 class Limits(TypedDict, total=False):
     """The options of every client (§3).
 
-    `max_pending` bounds the requests in flight, `max_notifications` the notifications kept for a slow reader.
+    `max_pending` bounds the requests in flight, by default 128. `max_notifications` bounds the notifications kept for a
+    slow reader, by default 1,024; they are 1 MiB at most.
+
     `trace(sender, data)` is shown all bytes, secrets among them (`HostSession`).
     """
 
@@ -87,6 +89,8 @@ def ready_wait(
 class SyncVerbs(ABC):
     """The verbs of the blocking client (§3). Each takes a `timeout` in seconds; None is the client's own.
 
+    None is the default; `wait_ready` waits 60 s unless told otherwise.
+
     Each raises RequestFailed when the guest refuses, RequestTimeout when its reply is late, ConnectionLost
     when the connection is gone (OutcomeUnknown where the request may have been carried out),
     RemoteProtocolError when the guest broke the protocol, and LocalProtocolError, before a byte is sent, when
@@ -126,7 +130,10 @@ class SyncVerbs(ABC):
         return self.request(message, timeout=timeout)
 
     def inject_secret(self, name: str, value: str, mode: int = SECRET_MODE, *, timeout: float | None = None) -> Ack:
-        """Store a secret in the guest, in a file of the given mode (§6)."""
+        """Store a secret in the guest, in a file (§6).
+
+        `mode` holds the permission bits of the file, by default 0600; 0 lets the guest choose.
+        """
         message = InjectSecret(name, value, mode)
         del value
         return self.request(message, timeout=timeout)
@@ -146,6 +153,9 @@ class SyncVerbs(ABC):
 
         A forwarder, such as QEMU's, accepts and ends connections by itself while no guest listens (§8): if this client
         has had no reply yet, `ping` first.
+
+        Raises RequestFailed when the guest refuses, ConnectionLost when the request was not sent, OutcomeUnknown when
+        this client was closed after it was sent.
         """
         return self.run(shut_down(reason), timeout=timeout)
 
@@ -232,7 +242,10 @@ class AsyncVerbs(ABC):
         return await self.request(message)
 
     async def inject_secret(self, name: str, value: str, mode: int = SECRET_MODE) -> Ack:
-        """Store a secret in the guest, in a file of the given mode (§6)."""
+        """Store a secret in the guest, in a file (§6).
+
+        `mode` holds the permission bits of the file, by default 0600; 0 lets the guest choose.
+        """
         message = InjectSecret(name, value, mode)
         del value
         return await self.request(message)
@@ -250,6 +263,9 @@ class AsyncVerbs(ABC):
 
         A forwarder, such as QEMU's, accepts and ends connections by itself while no guest listens (§8): if this client
         has had no reply yet, `ping` first.
+
+        Raises RequestFailed when the guest refuses, ConnectionLost when the request was not sent, OutcomeUnknown when
+        this client was closed after it was sent.
         """
         return await self.run(shut_down(reason))
 
