@@ -87,9 +87,9 @@ def ready_wait(
 
 
 class SyncVerbs(ABC):
-    """The verbs of the blocking client (§3). Each takes a `timeout` in seconds; None is the client's own.
+    """The verbs of the blocking client (§3). Each takes a `timeout` in seconds; None, the default, is the client's own.
 
-    None is the default; `wait_ready` waits 60 s unless told otherwise.
+    `wait_ready` waits 60 s unless told otherwise.
 
     Each raises RequestFailed when the guest refuses, RequestTimeout when its reply is late, ConnectionLost
     when the connection is gone (OutcomeUnknown where the request may have been carried out),
