@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import count
+from operator import mul
 from typing import Any, Final
 
 from ._constants import I64_MAX, MAX_LINE_SIZE
@@ -23,6 +24,9 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
 
 #: A health report that names more agents than this does not fit in a line.
 MAX_AGENTS: Final = MAX_LINE_SIZE // len('{"name":"a-0","running":true},')
+
+#: Characters in the names of all agents. Nor does a report with more than these.
+MAX_AGENT_NAMES: Final = MAX_LINE_SIZE
 
 # A duration as Go writes it: "1h30m", "1.5s", "-2us", and "0".
 _DURATION: Final = re.compile(r"[-+]?(?:0|(?:(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:ns|us|µs|μs|ms|s|m|h))+)")
@@ -88,7 +92,7 @@ def agent_names(agents: Sequence[tuple[int, Mapping[str, Any]]], findings: Findi
     whole file: a single one is called like its harness, several are numbered in order. Notes names that stand twice,
     for which the guest would drop the file.
     """
-    if sum(max(1, agent.get("replicas") or 1) for _, agent in agents) > MAX_AGENTS:
+    if _too_many(agents):
         findings.fault(("agents",), "asks for more agents than a health report can name")
         return ()
     expanded: list[tuple[int, str, str]] = []
@@ -112,6 +116,13 @@ def agent_names(agents: Sequence[tuple[int, Mapping[str, Any]]], findings: Findi
         seen.add(name)
         names.append(name)
     return tuple(names)
+
+
+def _too_many(agents: Sequence[tuple[int, Mapping[str, Any]]]) -> bool:
+    """Whether a health report could not name them. Their names are not written out to see it."""
+    counts = [max(1, agent.get("replicas") or 1) for _, agent in agents]
+    sizes = [len(agent.get("name") or agent.get("harness") or "") for _, agent in agents]
+    return sum(counts) > MAX_AGENTS or sum(map(mul, counts, sizes)) > MAX_AGENT_NAMES
 
 
 _NAMING: Final[tuple[tuple[str, Any], ...]] = (("name", ""), ("harness", ""), ("replicas", 1))

@@ -10,6 +10,7 @@ from typing import Any, Final
 import tomli_w
 
 from ._codec import encode
+from ._constants import MAX_LINE_SIZE
 from ._errors import LocalProtocolError, reason_of
 from ._jcard_agents import agent_names, check_agent, one_of
 from ._jcard_fields import Findings, looks_secret, read_fields
@@ -26,9 +27,16 @@ _SYSTEM_FOLDERS: Final = ("nix", "etc", "bin", "boot", "dev", "proc", "sys", "ru
 #: Longest name of a secret in bytes: the guest first writes a file NAME.tmp, whose name may have 255.
 _LONGEST_SECRET_NAME: Final = 255 - len(".tmp")
 
+#: Characters that the variables of a file may come to, each counted as often as the file names it.
+MAX_EXPANDED: Final = 16 * 1024 * 1024
+#: Characters of prompt files and default folders that are filled in for `[[agents]]`. More do not fit in a line.
+MAX_FILLED_IN: Final = MAX_LINE_SIZE
+
 #: What the reference host fills in for an agent that says nothing. `workdir` depends on the file.
 _AGENT_DEFAULTS: Final = {"type": "sandboxed", "restart": "no", "grace_period": "30s"}
 _WORKDIR: Final = "/workspace"
+#: What may come from elsewhere, so that a short file with many agents makes a long config.
+_FILLED_IN: Final = frozenset({"prompt", "workdir"})
 
 # All that stands in the braces is the name; without a "}" no name ends, and the text stays. (Possessive, so that a long
 # text of "${" takes linear time.)
@@ -75,6 +83,8 @@ class _Card:
         self._read_prompt = read_prompt
         self._file = read_fields(document, self.findings)
         self._shared = _tables(self._file.get("shared"))
+        self._expanded = 0
+        self._prompts: dict[str, tuple[str | None, str]] = {}
 
     def _expand(self, value: str, path: Path) -> str:
         """`value` with its variables. They are expanded once: what they hold is taken as it is."""
@@ -93,9 +103,17 @@ class _Card:
                     f"needs the environment variable{'s' * several} {' and '.join(shown)}, "
                     f"which {'are' if several else 'is'} not {what}",
                 )
-        if unset or odd:
+        if unset or odd or not self._has_room(value, path):
             return ""
         return _VARIABLE.sub(lambda match: self._env[match[1]] if match[1] and match[2] else match[0], value)
+
+    def _has_room(self, value: str, path: Path) -> bool:
+        """Whether the variables of the file, those of `value` included, are short enough. Noted once if not."""
+        before = self._expanded
+        self._expanded += sum(len(self._env[name]) for name, closed in _VARIABLE.findall(value) if name and closed)
+        if before <= MAX_EXPANDED < self._expanded:
+            self.findings.fault(path, f"makes the variables of the file longer than {MAX_EXPANDED} characters together")
+        return self._expanded <= MAX_EXPANDED
 
     # ------------------------------------------------------------------------------- what the host does with it
 
@@ -159,7 +177,16 @@ class _Card:
 
     def agents(self) -> tuple[_Tables, dict[str, Any] | None]:
         """The `[[agents]]` to send, each with its index in the file, and the `[agent]` to send, if any."""
-        entries = [(index, self._agent(table, ("agents", index))) for index, table in _tables(self._file.get("agents"))]
+        entries: _Tables = []
+        filled_in = 0
+        for index, table in _tables(self._file.get("agents")):
+            agent = self._agent(table, ("agents", index))
+            entries.append((index, agent))
+            filled_in += sum(len(agent[key]) for key in _FILLED_IN & agent.keys() if agent[key] is not table.get(key))
+            if filled_in > MAX_FILLED_IN:
+                reason = f"makes prompts and folders longer than {MAX_FILLED_IN} characters together"
+                self.findings.fault(("agents", index), f"{reason}, which cannot be sent")
+                break
         older = self._file.get("agent")
         if older is not None:
             older = self._agent(older, ("agent",))
@@ -200,24 +227,30 @@ class _Card:
         file = self._expand(file, path)
         if not file:
             return {}
-        reason = "no `read_prompt` was given"
-        if self._read_prompt is not None:
-            try:
-                content = self._read_prompt(file)
-            except (OSError, ValueError) as exc:
-                reason = reason_of(exc)
-            else:
-                if not isinstance(content, str):
-                    raise TypeError(f"read_prompt must return a text, not {type(content).__name__}")
-                if not _is_unicode(content):
-                    self.findings.fault(path, "names a file that is not UTF-8")
-                if beside:
-                    self.findings.warn(path, "replaces the `prompt` of the same agent")
-                return {"prompt": content}
-        self.findings.warn(
-            path, f"is sent as a path of the guest ({reason}); if the guest has no such file, the agent cannot start"
-        )
-        return {"prompt_file": file}
+        if file not in self._prompts:
+            self._prompts[file] = self._read(file)
+        content, reason = self._prompts[file]
+        if content is None:
+            said = f"is sent as a path of the guest ({reason}); if the guest has no such file, the agent cannot start"
+            self.findings.warn(path, said)
+            return {"prompt_file": file}
+        if not _is_unicode(content):
+            self.findings.fault(path, "names a file that is not UTF-8")
+        if beside:
+            self.findings.warn(path, "replaces the `prompt` of the same agent")
+        return {"prompt": content}
+
+    def _read(self, file: str) -> tuple[str | None, str]:
+        """The content of a `prompt_file`, or None and why it is not read."""
+        if self._read_prompt is None:
+            return None, "no `read_prompt` was given"
+        try:
+            content = self._read_prompt(file)
+        except (OSError, ValueError) as exc:
+            return None, reason_of(exc)
+        if not isinstance(content, str):
+            raise TypeError(f"read_prompt must return a text, not {type(content).__name__}")
+        return content, ""
 
     # --------------------------------------------------------------------------------------------- the config
 

@@ -14,6 +14,8 @@ from ._toml import MAX_NAMES, Path, line_of_a_long_key, statements
 
 #: Levels of keys that anything is said of.
 _DEEPEST: Final = 8
+#: Characters of a key that are looked at and shown. Many faults may lie below one long name.
+MAX_SHOWN_KEY: Final = 512
 
 
 class JcardText:
@@ -55,8 +57,9 @@ class JcardText:
         faults: list[JcardFault] = []
         warnings: list[JcardFault] = []
         for finding in findings:
-            key = _key(finding.path)
-            said = JcardFault(_nearest(lines, finding.path), key, f"{key} {finding.reason}")
+            path = _cut(finding.path)
+            key = _key(path)
+            said = JcardFault(_nearest(lines, path), key, f"{key} {finding.reason}")
             (faults if finding.severity in worst else warnings).append(said)
         if faults:
             raise self._error(sorted(faults, key=lambda fault: fault.line))
@@ -68,12 +71,13 @@ class JcardText:
         folded: dict[Path, int] = {}
         inside: dict[Path, int] = {}
         for statement in statements(self._text):
-            path = canonical(statement.path)
-            exact.setdefault(statement.path, statement.line)
+            written = _cut(statement.path)
+            path = canonical(written)
+            exact.setdefault(written, statement.line)
             folded.setdefault(path, statement.line)
             for size in range(1, min(len(path), _DEEPEST)):
                 inside.setdefault(path[:size], statement.line)
-                inside.setdefault(statement.path[:size], statement.line)
+                inside.setdefault(written[:size], statement.line)
         return inside | folded | exact
 
     def _error(self, faults: Sequence[JcardFault]) -> JcardError:
@@ -95,8 +99,13 @@ def _nearest(lines: Mapping[Path, int], path: Path) -> int:
     return next((lines[path[:size]] for size in range(len(path), 0, -1) if path[:size] in lines), 0)
 
 
+def _cut(path: Path) -> Path:
+    return tuple(part[:MAX_SHOWN_KEY] if isinstance(part, str) else part for part in path)
+
+
 def _key(path: Path) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in path)[1:]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in path)[1:]
+    return key if len(key) <= MAX_SHOWN_KEY else f"{key[:MAX_SHOWN_KEY]}…"
 
 
 def _quoted(name: str) -> str:

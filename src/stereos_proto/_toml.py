@@ -16,12 +16,13 @@ import attrs
 
 Path = tuple[str | int, ...]
 
-# Possessive throughout: what has matched once is never looked at again, so the time is linear in the text.
+# Possessive throughout, and a string without an end reaches to the end of the text: what has matched once is never
+# looked at again, so the time is linear in the text.
 _PIECE: Final = re.compile(
-    r'"""(?:[^"\\]++|\\.|""?(?!"))*+"{3,5}'  # strings, whose brackets, hashes and newlines do not count
-    r"|'''(?:[^']++|''?(?!'))*+'{3,5}"
-    r'|"(?:[^"\\]++|\\.)*+"'
-    r"|'[^']*+'"
+    r'"""(?:[^"\\]++|\\.|""?(?!"))*+(?:"{3,5}|\\?\Z)'  # strings, whose brackets, hashes and newlines do not count
+    r"|'''(?:[^']++|''?(?!'))*+(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
+    r"|'[^']*+(?:'|\Z)"
     r"|#[^\n]*+"
     r"|[\[\]{}\n]",
     re.DOTALL,

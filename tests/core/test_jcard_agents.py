@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereos_proto._jcard_agents import MAX_AGENTS, agent_names, check_agent, is_duration, one_of
+import costs
+from stereos_proto._jcard_agents import MAX_AGENT_NAMES, MAX_AGENTS, agent_names, check_agent, is_duration, one_of
 from stereos_proto._jcard_fields import Findings, Severity
 
 
@@ -178,11 +179,24 @@ def test_naming_twice_is_naming_once(agents):
     assert len(first) == count
 
 
+TOO_MANY = "asks for more agents than a health report can name"
+
+
 @pytest.mark.parametrize("replicas", [MAX_AGENTS + 1, 2**63 - 1])
 def test_more_agents_than_health_can_name(replicas):
-    reason = "asks for more agents than a health report can name"
-    assert names({"harness": "h", "replicas": replicas}) == ((), [(("agents",), reason)])
+    assert names({"harness": "h", "replicas": replicas}) == ((), [(("agents",), TOO_MANY)])
     assert names({"harness": "h", "replicas": MAX_AGENTS - 1}, {"harness": "g"})[1] == []
+
+
+@pytest.mark.parametrize("key", ["name", "harness"])
+def test_longer_names_than_health_can_hold(key):
+    """Each replica has the whole name: 5 KB took 173 MiB, and 1 MB all memory."""
+    agent = {"harness": "h", "replicas": 1024, key: "x" * 1024}
+    assert len(names(agent)[0]) == 1024
+    with costs.counted_bytes() as cost:
+        assert names(agent, {"harness": "g"}) == ((), [(("agents",), TOO_MANY)])
+        assert names({**agent, "replicas": MAX_AGENTS}) == ((), [(("agents",), TOO_MANY)])
+    assert cost.peak < MAX_AGENT_NAMES
 
 
 def test_how_many_agents_a_health_report_can_name():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import costs
 from stereos_proto import (
     InjectSecret,
     InjectSSHKey,
@@ -21,6 +22,7 @@ from stereos_proto import (
     encode,
     load_jcard,
 )
+from stereos_proto._jcard_plan import MAX_EXPANDED, MAX_FILLED_IN
 from tomls import SENTINEL, documents
 from vectors import JCARD, JCARD_DIFFERENCES, reader_of, stream, toml_of
 
@@ -282,6 +284,83 @@ def test_the_older_form_is_left_out_where_the_line_would_get_too_long(size, twic
     plan = load_jcard(f"{AGENT}prompt='{'x' * size}'", env={})
     assert ("agent" in tomllib.loads(plan.config)) is twice
     encode(SetConfig(plan.config))
+
+
+# -- what a short file may ask for -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [("[secrets]", "secrets.B"), (f"{AGENT}[agents.env]", "agents[0].env.B")], ids=["secret", "env"]
+)
+def test_variables_that_come_to_too_much(table, key):
+    """160 KB that name a variable of 10 KB again and again took 1,167 MiB."""
+    value = SENTINEL * 1024
+    most = "${V}" * (MAX_EXPANDED // len(value))
+    text = f"{table}\nA = '{most}'\nB = '${{V}}'\nC = '${{V}}'\n"
+    with costs.counted_bytes() as cost:
+        error = refusal(text, env={"V": value})
+    assert isinstance(error, JcardError)
+    assert error.key == key
+    assert str(error) == (
+        f"jcard.toml, line {error.line}: {key} makes the variables of the file longer than 16777216 characters together"
+    )
+    assert cost.peak < 4 * MAX_EXPANDED
+
+
+def test_variables_that_come_to_much():
+    text = "[secrets]\n" + "".join(f"A{number} = '${{V}}'\n" for number in range(16))
+    secrets = load_jcard(text, env={"V": "x" * 1_000_000}).secrets
+    assert {len(secret.value) for secret in secrets} == {1_000_000}
+
+
+def test_prompts_that_come_to_too_much():
+    """Each agent had its own copy of the file: 44 KB took a minute and 1 GB."""
+    read = []
+
+    def prompt(path):
+        read.append(path)
+        return "x" * 262_144
+
+    text = f"{AGENT}prompt_file='p'\n" * 3
+    workdir = "[[shared]]\nguest='/w'\n"
+    assert len(load_jcard(workdir + text, env={}, read_prompt=prompt).agents) == 3
+    assert read == ["p"]
+    with costs.counted_bytes() as cost:
+        error = refusal(f"{AGENT}prompt='old'\nprompt_file='p${{N}}'\n" * 1000, env={"N": "1"}, read_prompt=prompt)
+    assert read == ["p", "p1"]
+    assert cost.peak < 2 * MAX_FILLED_IN + 1_000_000
+    assert str(error) == (
+        "jcard.toml, line 13: agents[3] makes prompts and folders longer than 1048576 characters together, "
+        "which cannot be sent"
+    )
+
+
+def test_different_prompts_that_come_to_too_much():
+    read = []
+    text = "".join(f"{AGENT}prompt_file='{number}'\n" for number in range(100))
+    error = refusal(text, read_prompt=lambda path: read.append(path) or "x" * 262_144)
+    assert error.key == "agents[3]"
+    assert len(read) == 4
+
+
+def test_a_default_folder_that_comes_to_too_much():
+    """Each agent starts in the first shared folder, whose path may be long."""
+    folder = f"[[shared]]\nguest='/{'x' * 99_999}'\n"
+    assert len(load_jcard(folder + AGENT * 9, env={}).agents) == 9
+    assert refusal(folder + AGENT * 11).key == "agents[10]"
+    assert len(load_jcard(folder + f"{AGENT}workdir='/w'\n" * 11, env={}).agents) == 11
+
+
+def test_a_prompt_that_is_refused_is_refused_once():
+    read = []
+
+    def refuse(path):
+        read.append(path)
+        raise ValueError("it is secret")
+
+    plan = load_jcard(f"{AGENT}prompt_file='p'\n" * 2, env={}, read_prompt=refuse)
+    assert read == ["p"]
+    assert len(plan.warnings) == 2
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 
+import costs
 from stereos_proto import JcardError, JcardFault, StereosError
 from stereos_proto._jcard_fields import Findings
-from stereos_proto._jcard_text import JcardText
+from stereos_proto._jcard_text import MAX_SHOWN_KEY, JcardText
 
 SENTINEL = "s3nt1nel"
 
@@ -75,6 +76,19 @@ def test_doubts_are_warnings_unless_strict():
     assert "a is z" in str(error("a = 1", doubt))
     assert "b is x" in str(error("b = 1", ("fault", ("b",), "is x"), strict=False))
     assert judge("a = 1") == ()
+
+
+@pytest.mark.parametrize("names", [("x" * 500_000,), ("x" * 90,) * 90], ids=["long", "deep"])
+def test_faults_below_long_names_cost_little(names):
+    """Each of them held all the names: 200 KB took 3 GB."""
+    text = f"[{'.'.join(names)}]\n" + "".join(f"k{number} = 1\n" for number in range(1000))
+    findings = [("warn", (*names, f"k{number}"), "is odd") for number in range(1000)]
+    with costs.counted_bytes() as cost:
+        said = judge(text, *findings)
+    assert cost.peak < 10_000_000
+    key = ".".join(name[:MAX_SHOWN_KEY] for name in names)
+    assert said[0] == f"card, line 2: {key[:MAX_SHOWN_KEY]}… is odd"
+    assert said[-1].startswith("card, line 1001: ")
 
 
 def test_deep_keys_cost_little():

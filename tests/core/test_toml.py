@@ -133,3 +133,12 @@ def test_a_key_of_more_than_a_hundred_names_is_found(text, line):
 @given(documents())
 def test_documents_have_no_such_key(text):
     assert line_of_a_long_key(text + "\n# " + "." * 100) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ['"' + '\\"' * 300_000, '"""x"\\' * 300_000, '"""\\', '"\\', "'''a''", "'a"], ids=lambda text: text[:8]
+)
+def test_a_string_without_an_end_reaches_to_the_end(text):
+    """Each of its quotes was taken for the begin of a string: 140 KB took 46 s."""
+    assert line_of_a_long_key(f"{HUNDRED}a = 1\n{text}") == 1
+    assert line_of_a_long_key(f"a = {text}\n{'x.' * 99}") == 0
