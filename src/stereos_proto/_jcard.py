@@ -37,7 +37,7 @@ def load_jcard(
     stands in it both as `[[agents]]` and as `[agent]`, for guests of either age, unless that makes the config too long
     to send. `folder_name` is what the machine is called if the file does not say.
 
-    A `prompt_file` becomes the `prompt` if `read_prompt` returns its content; it is called with the path, whose
+    A `prompt_file` becomes the `prompt` if `read_prompt` returns its content; it is called once with each path, whose
     variables are expanded, and raises OSError or ValueError to refuse. A path that is refused is sent as it is, with a
     warning. `stereos_proto_io.read_jcard` brings a reader.
 
@@ -47,7 +47,7 @@ def load_jcard(
 
     Raises JcardError, with all faults of the file, when the text is not valid TOML, a value is of the wrong type or
     unusable, or a variable is unset; LocalProtocolError when a step could never be sent; ValueError when `fs_type` is
-    neither of the two.
+    neither of the two; TypeError when `text`, a value of `env`, or what `read_prompt` returns is not a string.
     """
     try:
         if fs_type not in _FS_TYPES:

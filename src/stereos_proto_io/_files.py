@@ -36,10 +36,10 @@ def read_jcard(
     """Read the jcard.toml (§10) at `path` into a plan: `load_jcard`, with the file's errors in the same words.
 
     The content of a `prompt_file` becomes the prompt, by the rules of `prompt_reader`. A machine without a name is
-    called like the folder of the file.
+    named after the folder of the file.
 
-    Raises JcardError, which names the file, when it cannot be opened or is not UTF-8, and all that
-    `load_jcard` raises.
+    Raises JcardError, which names the file, when it cannot be opened, is longer than 16 MiB, or is not UTF-8, and all
+    that `load_jcard` raises.
     """
     try:
         folder = _folder_of(Path(path))
@@ -53,9 +53,11 @@ def read_jcard(
             read_prompt=prompt_reader(folder),
             folder_name=folder.name,
         )
-    except Exception:
-        # The frame stays in the traceback, and its variables must not tell.
+    except BaseException as exc:
+        # The frames of the traceback hold what has been read, secrets among it. No function is called here: a Ctrl-C
+        # could interrupt it.
         del env
+        exc.__traceback__ = exc.__context__ = None
         raise
 
 
@@ -135,10 +137,9 @@ def _decoded(path: Path) -> str:
     except (OSError, ValueError) as exc:  # a NUL in the name is a ValueError
         raise JcardError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if len(data) > MAX_JCARD_SIZE:
-        raise JcardError(f"{path}: it is longer than {MAX_JCARD_SIZE} bytes, which is the most that is read")
+        raise JcardError(f"{path}: it is longer than {MAX_JCARD_SIZE // 2**20} MiB, which is the most that is read")
     try:
         return data.decode()
-    except UnicodeDecodeError as exc:
+    except UnicodeDecodeError as exc:  # it holds the data, so it is not chained
         line = data.count(b"\n", 0, exc.start) + 1
-    del data
     raise JcardError(f"{path}, line {line}: not UTF-8", line=line)

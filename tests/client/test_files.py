@@ -1,12 +1,15 @@
 """A jcard.toml on disk, and the prompts beside it."""
 
+import itertools
 import os
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from core.test_jcard_plan import ENV, SENTINEL, everything
+from ctrl_c import Interrupt, bytecode_of_3_11
 from stereos_proto import InjectSecret, InjectSSHKey, JcardError, Mount
 from stereos_proto_io import _files, read_jcard
 from stereos_proto_io._files import MAX_PROMPT_SIZE, prompt_reader
@@ -61,7 +64,7 @@ def test_a_missing_file(card):
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no endless file")
 def test_an_endless_file():
-    assert str(refusal("/dev/zero")) == "/dev/zero: it is longer than 16777216 bytes, which is the most that is read"
+    assert str(refusal("/dev/zero")) == "/dev/zero: it is longer than 16 MiB, which is the most that is read"
 
 
 def test_the_longest_file(card):
@@ -69,7 +72,7 @@ def test_the_longest_file(card):
     card.write_bytes(text + b"x" * (16 * 1024 * 1024 - len(text)))
     assert read_jcard(card, env=ENV).agents == ("custom",)
     card.write_bytes(card.read_bytes() + b"x")
-    assert "it is longer than 16777216 bytes" in str(refusal(card))
+    assert "it is longer than 16 MiB" in str(refusal(card))
 
 
 def test_a_folder(tmp_path):
@@ -92,6 +95,30 @@ def test_what_is_wrong_inside(card):
     card.write_text(f"[secrets]\nA='{SENTINEL}${{NOPE}}'")
     error = refusal(card)
     assert str(error) == f"{card}, line 2: secrets.A needs the environment variable NOPE, which is not set"
+
+
+@bytecode_of_3_11
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # one may come between the open and its block
+@pytest.mark.parametrize("end", ["", "\udcff"])
+def test_a_ctrl_c_shows_no_secret(card, end):
+    """Where `read_jcard` itself begins, it has only what its caller gave it."""
+    card.write_text(f"[secrets]\nA='${{X}}'\nB='{SENTINEL}'\n{end}", errors="surrogateescape")
+    for number in itertools.count(2):
+        before = sys.gettrace()
+        sys.settrace(Interrupt(number))
+        try:
+            read_jcard(card, env=ENV)
+        except KeyboardInterrupt as exc:
+            sys.settrace(before)
+            shown = everything(exc)
+        except JcardError:
+            break
+        else:
+            break
+        finally:
+            sys.settrace(before)
+        assert SENTINEL not in shown
+    assert number > 10
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------
