@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import tomli_w
 
+import costs
 from stereos_proto import Ack, AgentStatus, GetHealth, InjectSecret, NotReady, SetConfig, load_jcard
 from stereos_proto_io.blocking import connect_when_ready
 from stereos_proto_io.guest import GuestSimulator, _agents
@@ -118,6 +119,7 @@ def test_an_older_guest_reads_the_older_form(row):
         ),
         ("a." * 100 + "a = 1", "parsing config: toml: a key has more than 100 names"),
         (f"x = 1\n [{'a . ' * 99}'b c'.d]", "parsing config: toml: a key has more than 100 names"),
+        (f"x = {{{'a.' * 100}a = 1}}", "parsing config: toml: a key has more than 100 names"),
         ("[[agents]]\nharness='custom'\nreplicas=34_953", "more than 34952 agents"),
     ],
 )
@@ -162,6 +164,50 @@ def test_durations_as_go_reads_them(duration, fault):
     with pytest.raises(ConfigDropped) as caught:
         read_config(text)
     assert str(caught.value) == f'agents[0]: invalid agent.timeout "{duration}": {fault}'
+
+
+@pytest.mark.parametrize("digits", [100_000, 1_000_001])
+def test_a_duration_of_many_digits(digits):
+    """A million of them raised an error of decimal."""
+    with pytest.raises(ConfigDropped, match=r"^agents\[0\]: invalid agent.timeout .*: time: invalid duration"):
+        read_config(f"[[agents]]\nharness='custom'\ntimeout='1{'0' * digits}s'")
+
+
+def test_a_duration_of_many_parts():
+    """What was left of it was copied for each: 400 KB took 5 s, and twice as much four times that."""
+    assert read_config(f"[[agents]]\nharness='custom'\ntimeout='{'0s' * 400_000}'")
+
+
+@pytest.mark.parametrize("key", ["name", "harness"])
+def test_replicas_of_a_long_name(key):
+    """Each has the whole name: 5 KB took 362 MiB, and 1 MB all memory."""
+    config = f"[[agents]]\nharness='custom'\n{key}='{'x' * 5000}'\nreplicas=34_952".replace("harness='custom'\nh", "h")
+    with costs.counted_bytes() as cost, pytest.raises(ConfigDropped) as caught:
+        read_config(config)
+    assert str(caught.value) == "more than 1048576 characters in the names of agents"
+    assert cost.peak < 1_000_000
+
+
+BIG = {
+    "prompt": f"prompt='{'x' * 70_000}'",
+    "packages": "extra_packages=[" + "'a'," * 35_000 + "]",
+    "env": "env={" + ",".join(f"v{number:04}='{'x' * 100}'" for number in range(700)) + "}",
+}
+
+
+@pytest.mark.parametrize("big", BIG.values(), ids=BIG)
+def test_a_config_that_is_long_when_its_replicas_are_written_out(big):
+    with pytest.raises(ConfigDropped) as caught:
+        read_config(f"[[agents]]\nharness='custom'\nreplicas=1000\n{big}")
+    assert str(caught.value) == "more than 67108864 characters with its replicas written out"
+    assert len(read_config(f"[[agents]]\nharness='custom'\nreplicas=100\n{big}")) == 100
+
+
+def test_an_entry_is_looked_at_once_for_all_its_replicas():
+    config = f"[[agents]]\nharness='custom'\nreplicas=100\n{BIG['packages']}"
+    with costs.counted_calls() as cost:
+        assert len(read_config(config)) == 100
+    assert cost.calls < 35_000 * 30
 
 
 def test_replicas_have_sessions_of_their_own():

@@ -37,6 +37,7 @@ from stereos_proto import (
 )
 from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, Effects, GuestSimulator, RequestRefused, faults
 from stereos_proto_io.guest._go import base_name, clean_path, quote
+from stereos_proto_io.guest.simulator import MAX_JOURNAL_LINE
 
 KEY = "ssh-ed25519 AAAA me@host"
 
@@ -982,6 +983,28 @@ def test_how_much_is_kept_for_tests_to_look_at():
     for number in range(1001):
         simulator.handle(Mount(str(number), "/w", "9p"))
     assert [request.tag for request in simulator.requests] == [str(number) for number in range(1, 1001)]
+
+
+def test_a_long_line_of_the_journal_is_cut(clock):
+    """What a host sends is quoted there: a config of 100 KB made a journal of 100 MB."""
+    simulator = GuestSimulator(clock=clock)
+    path = "x" * (MAX_JOURNAL_LINE + 7)
+    simulator.handle(SetConfig(f"[[agents]]\nharness='custom'\nreplicas=2\nprompt_file='{path}'"))
+    clock.now += 5
+    assert simulator.agents == ()
+    for number, line in enumerate(simulator.journal):
+        whole = f"agent custom-{number} cannot start: open {path}: no such file or directory"
+        assert line == f"{whole[:MAX_JOURNAL_LINE]}… ({len(whole) - MAX_JOURNAL_LINE} more characters)"
+    assert len(simulator.journal) == 2
+
+
+def test_a_config_that_cannot_be_read_raises_nothing(clock):
+    """A duration of a million digits ended the guest's connection with an error of decimal."""
+    simulator = GuestSimulator(clock=clock)
+    simulator.handle(SetConfig(f"[[agents]]\nharness='custom'\ntimeout='1{'0' * 1_000_001}s'"))
+    clock.now += 5
+    assert simulator.handle(GetHealth()) == Health("ready", (), 5)
+    assert simulator.journal[0].startswith("config dropped: agents[0]: invalid agent.timeout")
 
 
 def test_a_stored_secret_is_not_shown():

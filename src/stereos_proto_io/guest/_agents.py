@@ -2,7 +2,8 @@
 
 The rules are the guest's own, written down here from what the reference guest was seen to do. They share no code with
 `stereos_proto`, where the host's side of §10 lives: if both ends took their rules from one place, a simulated guest
-would agree with the client about anything, mistakes included. Both are held to the same recorded facts instead.
+would agree with the client about anything, mistakes included. Both are held to the same recorded facts instead. What
+either end refuses to protect itself, such as a key of too many names, is no rule of the guest's, and is shared.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from enum import StrEnum
-from itertools import islice
+from itertools import chain
 from typing import Any, Final
 
 import attrs
 
 from stereos_proto import MAX_LINE_SIZE, AgentStatus
+from stereos_proto._toml import MAX_NAMES, line_of_a_long_key
 
 from ._go import quote
 
@@ -81,22 +83,22 @@ _RESTARTS: Final = ("no", "on-failure", "always")
 
 #: As many as fit into a health report. The reference would go on until its memory is full.
 _MOST_AGENTS: Final = MAX_LINE_SIZE // len('{"name":"a-0","running":true},')
+#: Characters that a config may have with its replicas written out, as the reference host writes them.
+MAX_WRITTEN_OUT: Final = 64 * MAX_LINE_SIZE
 
 _UNITS: Final = {"ns": 0, "us": 3, "µs": 3, "μs": 3, "ms": 6, "s": 9, "m": 9, "h": 9}
 _TIMES: Final = {"m": 60, "h": 3600}
-
-
-#: A dotted key of a hundred names and more, for which tomllib takes a time that grows with the square of their number.
-#: The reference reads these. Here, a host could stall the guest by them.
-_LONG_KEY: Final = re.compile(r"(?m)^[ \t\[]*+(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}")
+#: A number and what stands behind it, one of which may be empty.
+_PART: Final = re.compile(r"(?=.)([0-9]*+\.?[0-9]*+)([^.0-9]*+)", re.DOTALL)
 
 
 def read_config(text: str, age: Age = Age.TODAY) -> tuple[Agent, ...]:
     """The agents of a jcard.toml, in the order of the file. Raises ConfigDropped where one of them is bad."""
-    if _LONG_KEY.search(text):
-        raise ConfigDropped("parsing config: toml: a key has more than 100 names")
+    text = text.removeprefix("\ufeff")
+    if line_of_a_long_key(text):  # the reference reads these
+        raise ConfigDropped(f"parsing config: toml: a key has more than {MAX_NAMES} names")
     try:
-        document = tomllib.loads(text.removeprefix("\ufeff"))
+        document = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:
         # Not the whole sentence: it quotes the text, which may hold a secret.
         place = re.search(r"\(at .*\)$", str(exc))
@@ -104,18 +106,20 @@ def read_config(text: str, age: Age = Age.TODAY) -> tuple[Agent, ...]:
     if age is Age.OLDER:
         table = _member(document, "agent")
         entries = [] if table is None else [_typed(table, "agent")]
-        return tuple(
-            _checked({**_without(entry, "replicas"), "name": entry.get("harness", "")}, "") for entry in entries
-        )
+        one = [{**_without(entry, "replicas"), "name": entry.get("harness", "")} for entry in entries]
+        return tuple(_checked(entry, "", fault) for entry, fault in _replicated(one))
     tables = _member(document, "agents")
     if tables is not None and not isinstance(tables, list):
         raise _mismatch("agents")
-    entries = list(islice(_replicated(_typed(table, "agents") for table in tables or ()), _MOST_AGENTS + 1))
-    if len(entries) > _MOST_AGENTS:
-        raise ConfigDropped(f"more than {_MOST_AGENTS} agents")
+    written = [_typed(table, "agents") for table in tables or ()]
+    for size, most, what in _BOUNDS:
+        if sum(max(1, entry.get("replicas", 1)) * size(entry) for entry in written) > most:
+            raise ConfigDropped(f"more than {most} {what}")
+    replicas = [*_replicated(written)]
+    _name(entry for entry, _ in replicas)
     agents: dict[str, Agent] = {}
-    for index, entry in enumerate(_named(entries)):
-        agent = _checked(entry, f"agents[{index}]: ")
+    for index, (entry, fault) in enumerate(replicas):
+        agent = _checked(entry, f"agents[{index}]: ", fault)
         if agent.name in agents:
             raise ConfigDropped(f"agents[{index}]: duplicate agent name {quote(agent.name)}")
         agents[agent.name] = agent
@@ -143,7 +147,7 @@ def _typed(table: Any, place: str) -> dict[str, Any]:
             continue
         if type(value) is not type_ or (isinstance(value, int) and not -(2**63) <= value < 2**63):
             raise _mismatch(f"{place}.{name}")
-        found[name] = value
+        found[name] = tuple(value) if isinstance(value, list) else value
     if not all(isinstance(value, str) for value in (*found.get("env", {}).values(), *found.get("extra_packages", ()))):
         raise _mismatch(place)
     return found
@@ -157,20 +161,43 @@ def _mismatch(place: str) -> ConfigDropped:
     return ConfigDropped(f"parsing config: toml: (last key {quote(place)}): incompatible types")
 
 
-def _replicated(entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One entry for each replica. Replicas of an entry with a name get names of their own, and no session."""
+def _size(entry: Mapping[str, Any]) -> int:
+    """The characters of an entry, and one more for each text."""
+    env = entry.get("env", {})
+    own = [value for value in entry.values() if isinstance(value, str)]
+    texts = (*own, *env, *env.values(), *entry.get("extra_packages", ()))
+    return sum(map(len, texts)) + len(texts)
+
+
+#: What a host could fill the guest's memory with: how much of it an entry has, how much there may be, what it is.
+_BOUNDS: Final[tuple[tuple[Callable[[Mapping[str, Any]], int], int, str], ...]] = (
+    (lambda _entry: 1, _MOST_AGENTS, "agents"),
+    (
+        lambda entry: len(entry.get("name", entry.get("harness", ""))),
+        MAX_LINE_SIZE,
+        "characters in the names of agents",
+    ),
+    (_size, MAX_WRITTEN_OUT, "characters with its replicas written out"),
+)
+
+
+def _replicated(entries: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+    """An entry for each replica, and its fault: that of the entry in the file, which is looked at once.
+
+    Replicas of an entry with a name get names of their own, and no session.
+    """
     for entry in entries:
-        copies = entry.pop("replicas", 1)
-        if copies < 2:
-            yield entry
-            continue
-        entry.pop("session", None)
+        copies = max(1, entry.pop("replicas", 1))
+        fault = next(chain(_choice_faults(entry), _value_faults(entry)), "")
+        if copies > 1:
+            entry.pop("session", None)
         for number in range(copies):
-            yield {**entry, "name": f"{entry['name']}-{number}"} if "name" in entry else dict(entry)
+            own = {"name": f"{entry['name']}-{number}"} if copies > 1 and "name" in entry else {}
+            yield {**entry, **own}, fault
 
 
-def _named(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, each with a name. Without a name, an entry gets that of its harness; several get a number, too."""
+def _name(entries: Iterable[dict[str, Any]]) -> None:
+    """Give the entries without a name that of their harness; several of one harness get a number, too."""
     alike: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         if "name" not in entry:
@@ -178,17 +205,15 @@ def _named(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for harness, unnamed in alike.items():
         for number, entry in enumerate(unnamed):
             entry["name"] = harness if len(unnamed) == 1 else f"{harness}-{number}"
-    return entries
 
 
-def _checked(entry: dict[str, Any], place: str) -> Agent:
-    """The agent of an entry with its defaults. Raises ConfigDropped for what the guest refuses."""
-    for fault in (*_choice_faults(entry), *_value_faults(entry)):
+def _checked(entry: dict[str, Any], place: str, fault: str) -> Agent:
+    """The agent of an entry with its defaults. Raises ConfigDropped where there is a fault in it."""
+    if fault:
         raise ConfigDropped(place + fault)
-    known = _without(entry, "replicas")
-    if known.get("pid_limit") == 0:
-        del known["pid_limit"]
-    return Agent(**{"session": entry["name"], **known, "extra_packages": tuple(entry.get("extra_packages", ()))})
+    if entry.get("pid_limit") == 0:
+        del entry["pid_limit"]
+    return Agent(**{"session": entry["name"], **entry})
 
 
 def _choice_faults(entry: Mapping[str, Any]) -> Iterator[str]:
@@ -228,18 +253,18 @@ def _duration_fault(text: str) -> str:
     if not rest:
         return invalid
     total = Decimal(0)
-    while rest:
-        number = re.match(r"\d*\.?\d*", rest, re.ASCII)
-        if number is None or not number[0].strip("."):
+    for part in _PART.finditer(rest):
+        number, unit = part.groups()
+        if not number.strip("."):
             return invalid
-        rest = rest[number.end() :]
-        unit = re.match(r"[^.0-9]*", rest)
-        if unit is None or not unit[0]:
+        if not unit:
             return f"time: missing unit in duration {quote(text)}"
-        if unit[0] not in _UNITS:
-            return f"time: unknown unit {quote(unit[0])} in duration {quote(text)}"
-        rest = rest[unit.end() :]
-        total += Decimal(number[0]).scaleb(_UNITS[unit[0]]) * _TIMES.get(unit[0], 1)
+        if unit not in _UNITS:
+            return f"time: unknown unit {quote(unit)} in duration {quote(text)}"
+        try:
+            total += Decimal(number).scaleb(_UNITS[unit]) * _TIMES.get(unit, 1)
+        except ArithmeticError:  # more digits than a decimal has
+            return invalid
     return invalid if total >= 2**63 else ""
 
 

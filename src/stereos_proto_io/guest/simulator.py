@@ -50,6 +50,8 @@ CONFIG_FILE: Final = "/etc/stereos/jcard.toml"
 _SYSTEM_FOLDERS: Final = ("/nix", "/etc", "/bin", "/boot", "/dev", "/proc", "/sys", "/run")
 _DEFAULT_MODE: Final = 0o600
 _JOURNAL_LINES: Final = 1000
+#: Characters of a line of the journal. A host chooses what is quoted there.
+MAX_JOURNAL_LINE: Final = 4096
 
 #: Requests that are kept for tests to look at, where a simulator is not told otherwise.
 KEPT_REQUESTS: Final = 1000
@@ -235,7 +237,7 @@ class GuestSimulator:
         self._secrets: dict[str, Secret] = {}
         self._mounts: list[Mount] = []
         self._unmounted = 0  # how many of them were unmounted, by a power-off
-        self._daemon = _Daemon(self._journal.append, age=self._age, has_file=self._files.__contains__)
+        self._daemon = _Daemon(self._write_down, age=self._age, has_file=self._files.__contains__)
         self._agents = self._fixed_agents or ()
         self._forced_state: str | None = None
         self._seen_agents = False
@@ -283,7 +285,10 @@ class GuestSimulator:
 
     @property
     def journal(self) -> tuple[str, ...]:
-        """The guest's own journal, which no host sees: what became of the config and of each agent (§10)."""
+        """The guest's own journal, which no host sees: what became of the config and of each agent (§10).
+
+        Its last 1,000 lines, and 4,096 characters of each; a line that is cut says how many more it had.
+        """
         return tuple(self._journal)
 
     # --------------------------------------------------------------------------------- what it says
@@ -353,7 +358,11 @@ class GuestSimulator:
                 for agent in self._agents
             )
             self._daemon.exited[name] = error
-            self._journal.append(f"agent {name} exited" + (f": {error}" if error else ""))
+            self._write_down(f"agent {name} exited" + (f": {error}" if error else ""))
+
+    def _write_down(self, line: str) -> None:
+        cut = len(line) - MAX_JOURNAL_LINE
+        self._journal.append(line if cut <= 0 else f"{line[:MAX_JOURNAL_LINE]}… ({cut} more characters)")
 
     def _look(self) -> None:
         """Poll, where that is due. Reading a config may take long, so only one thread does: the others go on with what
