@@ -24,14 +24,16 @@ from ._redact import Redactor
 from ._registry import Role
 
 
-def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
-    if isinstance(values, str):
-        raise TypeError("several strings are wanted, such as a tuple of them, not one string")
-    return tuple(values)
+def _tuple(values: Iterable[Any]) -> Any:
+    # One string is several characters. The validator refuses it, which knows the name of the field.
+    return values if isinstance(values, str) else tuple(values)
 
 
 def _only(cls: type) -> Callable[[Any, attrs.Attribute[Any], tuple[Any, ...]], None]:
     def check(_plan: Any, attribute: attrs.Attribute[Any], values: tuple[Any, ...]) -> None:
+        if isinstance(values, str):
+            kind = "strings" if cls is str else cls.__name__
+            raise TypeError(f"{attribute.name} takes several {kind}, such as a tuple of them, not one string")
         for value in values:
             if not isinstance(value, cls):
                 raise TypeError(f"{attribute.name} takes {cls.__name__} only, not {type(value).__name__}")
@@ -262,9 +264,11 @@ class ProvisionReport:
                 unanswered=[step.request for step in unknown],
             )
             raise (error.about(cause.guest) if cause and cause.guest else error) from cause
-        skipped = unknown if unknown_mounts == "skip" else []
-        rest = tuple(step for step in rest if step not in skipped)
-        requests = [step.request for step in rest]
+        # By their identity: to look for each step in a list of steps takes a time that grows with the square.
+        skipped = {id(step) for step in unknown if unknown_mounts == "skip"}
+        gone = [step for step in self.steps if step.status is StepStatus.DONE or id(step) in skipped]
+        there = [(folders_to(step.request.guest_path), step) for step in gone if isinstance(step.request, Mount)]
+        requests = [step.request for step in rest if id(step) not in skipped]
         # The requests, not their contents: a traceback shows what local variables hold.
         configs = [request for request in requests if isinstance(request, SetConfig)]
         mounts = [request for request in requests if isinstance(request, Mount)]
@@ -277,16 +281,16 @@ class ProvisionReport:
             [
                 f"{_label(mount)} would hide what is mounted below it: {step.label}"
                 for mount in mounts
-                for step in self.steps
-                if (step.status is StepStatus.DONE or step in skipped) and _below(step.request, mount)
+                for step in _below(mount, there)
             ],
-            (*self.earlier, *(step.request for step in self.steps if step not in rest and step._holds_secret)),
+            (*self.earlier, *(step.request for step in gone if step._holds_secret)),
         )
 
 
-def _below(request: Request, mount: Mount) -> bool:
+def _below(mount: Mount, steps: Iterable[tuple[tuple[str, ...], ProvisionStep]]) -> list[ProvisionStep]:
+    """Those of `steps`, each with its folders, that lie at the place of `mount` or below it."""
     place = folders_to(mount.guest_path)
-    return isinstance(request, Mount) and folders_to(request.guest_path)[: len(place)] == place
+    return [step for folders, step in steps if folders[: len(place)] == place]
 
 
 def folders_to(path: str) -> tuple[str, ...]:

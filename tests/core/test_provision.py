@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import costs
 from interrupts import traceback_sizes
 from stereos_proto import (
     Ack,
@@ -105,7 +106,12 @@ def test_an_iterable_that_raises_makes_no_plan(error):
         ({"secrets": [MOUNT]}, "secrets takes InjectSecret only, not Mount"),
         ({"ssh_keys": ["ssh-rsa A"]}, "ssh_keys takes InjectSSHKey only, not str"),
         ({"agents": [1]}, "agents takes str only, not int"),
-        ({"agents": "coder"}, "not one string"),
+        ({"agents": "coder"}, "agents takes several strings, such as a tuple of them, not one string"),
+        ({"warnings": "w"}, "warnings takes several strings, such as a tuple of them, not one string"),
+        ({"mounts": "/a"}, "mounts takes several Mount, such as a tuple of them, not one string"),
+        ({"secrets": "A"}, "secrets takes several InjectSecret, such as a tuple of them, not one string"),
+        ({"ssh_keys": "k"}, "ssh_keys takes several InjectSSHKey, such as a tuple of them, not one string"),
+        ({"earlier": "e"}, "earlier takes several Request, such as a tuple of them, not one string"),
     ],
 )
 def test_steps_are_of_their_kind(fields, words):
@@ -214,6 +220,17 @@ def test_what_is_done_is_not_done_again(outcomes):
         report.remaining_plan()
     assert caught.value.request is MOUNT
     assert caught.value.__cause__ is GONE
+
+
+def test_what_is_left_of_a_long_plan():
+    """Each step was looked for in a list of steps: 4,000 secrets took 2 s."""
+    steps = [ProvisionStep(InjectSecret(f"s{number}", "v"), StepStatus.DONE) for number in range(1000)]
+    steps += [ProvisionStep(InjectSecret(f"t{number}", "v"), StepStatus.NOT_SENT) for number in range(1000)]
+    report = ProvisionReport(tuple(steps))
+    with costs.counted_calls() as cost:
+        plan = report.remaining_plan()
+    assert (len(plan.secrets), len(plan.earlier)) == (1000, 1000)
+    assert cost.calls < 200 * len(steps)
 
 
 def test_all_mounts_of_unknown_outcome_are_named():

@@ -938,7 +938,10 @@ def test_agents_that_no_guest_reports_are_refused_where_they_are_set(agents, err
         ),
         *((name, True, f"{name} takes a number, .* not bool") for name in ("boot_time", "uptime", "poll_interval")),
         *((name, None, f"{name} takes a number, .* not NoneType") for name in ("boot_time", "uptime", "poll_interval")),
-        *((name, 5, f"{name} takes several strings, such as a tuple, not int") for name in ("types", "users", "files")),
+        *(
+            (name, 5, f"{name} takes several strings, such as a tuple of them, not int")
+            for name in ("types", "users", "files")
+        ),
         *((name, [5], f"{name} takes strings, not int") for name in ("types", "users", "files")),
         ("types", [Ping], "types takes strings, not type"),
         ("types", b"ping", "types takes strings, not int"),
@@ -1005,6 +1008,14 @@ def test_a_config_that_cannot_be_read_raises_nothing(clock):
     clock.now += 5
     assert simulator.handle(GetHealth()) == Health("ready", (), 5)
     assert simulator.journal[0].startswith("config dropped: agents[0]: invalid agent.timeout")
+
+
+def test_secrets_that_were_looked_at_do_not_change():
+    simulator = GuestSimulator()
+    simulator.handle(InjectSecret("A", "1"))
+    seen = simulator.secrets
+    simulator.handle(InjectSecret("B", "2"))
+    assert (list(seen), list(simulator.secrets)) == (["A"], ["A", "B"])
 
 
 def test_a_stored_secret_is_not_shown():

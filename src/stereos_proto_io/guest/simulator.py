@@ -380,8 +380,8 @@ class GuestSimulator:
             return
         self._next_poll += self._poll_interval * (1 + (self.uptime - self._next_poll) // self._poll_interval)
         if self._fixed_agents is None:
-            # Read without the lock: a new secret makes a new mapping, and secrets come before the config.
-            config, secrets = self._config, self._secrets
+            # Read without the lock: this takes a copy of the secrets, and secrets come before the config.
+            config, secrets = self._config, self.secrets
             self._daemon.look(config, {name: secret.value for name, secret in secrets.items()})
             self._agents = self._daemon.agents
         # Never reset to False: in the reference only a shutdown ends `healthy`.
@@ -469,7 +469,7 @@ class GuestSimulator:
         _check_file_name(name)
         secret = Secret(request.value, request.mode or _DEFAULT_MODE)
         self._effects.store_secret(name, secret)
-        self._secrets = {**self._secrets, name: secret}
+        self._secrets[name] = secret
 
     def _inject_ssh_key(self, request: InjectSSHKey) -> None:
         user, key = request.user, request.public_key
@@ -514,7 +514,7 @@ def _check_number(name: str, value: object) -> None:
 def _texts(name: str, several: Iterable[str]) -> frozenset[str]:
     if isinstance(several, str) or not isinstance(several, Iterable):
         given = "one string" if isinstance(several, str) else type(several).__name__
-        raise TypeError(f"{name} takes several strings, such as a tuple, not {given}")
+        raise TypeError(f"{name} takes several strings, such as a tuple of them, not {given}")
     texts = tuple(several)
     for text in texts:
         if not isinstance(text, str):
