@@ -69,8 +69,8 @@ def test_clean_removes_what_git_ignores():
     removed = {*done.stdout.split()}
     ignored = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
     ignored |= {f"docs/{line.strip('/')}" for line in (ROOT / "docs" / ".gitignore").read_text().splitlines()}
-    # What Python and pip write beside the sources is made anew where it is out of date. The machines' parts, and a Python
-    # that takes a quarter of an hour to build, are kept.
+    # What Python and pip write beside the sources is made anew where it is out of date. The machines' parts, and a
+    # Python that takes a quarter of an hour to build, are kept.
     assert ignored - removed == {"__pycache__", "*.py[co]", "*.egg-info", ".cache"}
 
 
