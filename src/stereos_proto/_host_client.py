@@ -189,6 +189,8 @@ class HostClient:
         self._wanted = False
         self._dialling: DialWanted | None = None
         self._dial_error: ConnectError | None = None
+        # When the last dial was told.
+        self._dial_began = 0.0
         # Whether that dial took as long as a dialogue gave it: a request may wait for longer.
         self._cut_short = False
         self._done: deque[Task[Any]] = deque()
@@ -397,13 +399,15 @@ class HostClient:
         # One without a deadline had a bound of the driver's own.
         deadline = self._dial_deadline()
         over = self.clock() if deadline is None else deadline
+        took = self.clock() - self._dial_began
         self._wanted = False
         self._dialling = None
         self._dial_error = error
         self._cut_short = error.timed_out and deadline is not None
         dialers, self._dialers = self._dialers, {}
         for task in dialers:
-            is_bounded = deadline is not None or task._dial_until is not None
+            # Where nothing but the driver bounds a dial, one that fails at once has not run out of time.
+            is_bounded = deadline is not None or task._dial_until is not None or took >= _AT_ONCE
             if error.timed_out and is_bounded and over < _never(task._dial_until):
                 # The dial was started for tasks with earlier deadlines.
                 self._want_dial()
@@ -501,6 +505,7 @@ class HostClient:
         if not self._wanted:
             return None
         self._dialling = DialWanted(self._dial_deadline())
+        self._dial_began = self.clock()
         self._wanted = False
         self._dial_error = None
         if self.session.ended:
@@ -687,6 +692,9 @@ class HostClient:
 
 #: Seconds that a dial may be overdue before those that wait for it are told that it was not made in time.
 _GRACE: Final = 1.0
+
+#: A dial that failed sooner, in seconds, is not repeated for those that wait without a bound.
+_AT_ONCE: Final = 1.0
 
 #: Timers that are void and that may be kept before they are cleaned away.
 _MAX_STALE: Final = 64

@@ -76,7 +76,9 @@ class Mailbox:
             self.take()
             self.dropped += 1
             if self._log is not None:
-                self._log("dropped the oldest notification, %d in all: too many were waiting", self.dropped)
+                self._log(
+                    "dropped the oldest notification, %d in all, as more were waiting than are kept", self.dropped
+                )
         self.wake_all()
 
     def take(self) -> Notification | None:

@@ -157,7 +157,7 @@ def test_dropped_notifications(records):
         client.ping()
         assert client.dropped_notifications == 2
     assert [message.split(": ")[1] for message in told(records(), "dropped")] == [
-        f"dropped the oldest notification, {number} in all: too many were waiting" for number in (1, 2)
+        f"dropped the oldest notification, {number} in all, as more were waiting than are kept" for number in (1, 2)
     ]
 
 

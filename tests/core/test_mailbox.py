@@ -192,7 +192,9 @@ def test_what_is_dropped_is_logged():
     mailbox = Mailbox(1, log=lambda text, *args: log.append(text % args))
     for _ in range(3):
         mailbox.put(Lifecycle("ready"))
-    assert log == [f"dropped the oldest notification, {count} in all: too many were waiting" for count in (1, 2)]
+    assert log == [
+        f"dropped the oldest notification, {count} in all, as more were waiting than are kept" for count in (1, 2)
+    ]
 
 
 def test_waiters_are_told_apart():

@@ -429,8 +429,9 @@ def test_of_faults_that_end_a_connection_one_happens(texts, unused):
     plan = FaultPlan(texts)
     session = FaultySession(GuestSession(), plan)
     session.receive_data(encode(Ping()))
-    with suppress(AttributeError):
-        session.reply(session.next_event(), Pong())
+    pending = session.next_event()
+    if isinstance(pending, PendingRequest):
+        session.reply(pending, Pong())
     output(session)
     assert [str(fault) for fault in plan.unused] == unused
 
