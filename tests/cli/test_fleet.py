@@ -632,7 +632,7 @@ def forty(tmp_path_factory):
 @pytest.mark.parametrize(
     "command",
     [
-        *("ping", "health", "agents", "ls", "wait --timeout 2", "watch --timeout 1", "doctor", "ls -o wide"),
+        *("ping", "health", "agents", "ls", "wait --timeout 2", "watch --timeout 3", "doctor", "ls -o wide"),
         *(
             "secret set A --env FLEET_TOKEN",
             "mount a /b --fs 9p",
@@ -641,7 +641,7 @@ def forty(tmp_path_factory):
         ),
         *("provision FOLDER/j.toml --max-failures 3 --timeout 6", "provision FOLDER/j.toml --timeout 6"),
         *("provision FOLDER/j.toml --timeout 6 --json", "config set FOLDER/plain.toml"),
-        *("ssh-key add FOLDER/key.pub --user admin", "health --json", "watch --timeout 1 --jsonl"),
+        *("ssh-key add FOLDER/key.pub --user admin", "health --json", "watch --timeout 3 --jsonl"),
     ],
 )
 def test_forty_hostile_guests_beside_an_honest_one(command, columns, forty, monkeypatch):
