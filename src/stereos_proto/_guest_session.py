@@ -390,7 +390,7 @@ class GuestSession:
         self._drop()
 
     def _interrupted(self) -> None:
-        """End the session, or start a stream without connections anew: nobody knows how far a step came."""
+        """End the session, or start a stream without connections anew: the state of an interrupted step is unknown."""
         if not self.has_connections:
             self.restart()
         elif not self._said_end:
