@@ -9,7 +9,6 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 
 import pytest
@@ -20,9 +19,14 @@ from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.driver import READ, WRITE, Dialling, attempts, begin_lookup, open_stream
 from stereos_proto_io.testing import simulated_guest
 
+from .guests import full_port
 from .harness import ASYNCIO, BLOCKING, PATIENCE, TRIO, UVLOOP, each_driver, entered, result
 
 NAME = "several.example"
+
+
+def sockaddr(address):
+    return address.host, address.port
 
 
 def stands_for(monkeypatch, *targets):
@@ -39,17 +43,6 @@ def stands_for(monkeypatch, *targets):
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
 
 
-@contextmanager
-def silent():
-    """A port that swallows the SYNs of those who connect: the queue of its listener is full."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as queue:
-        for _ in range(8):
-            sock = queue.enter_context(socket.socket())
-            sock.setblocking(False)
-            sock.connect_ex(listener.getsockname())
-        yield listener.getsockname()
-
-
 async def ping(made):
     async with entered(made) as client:
         return await result(client.ping())
@@ -58,8 +51,8 @@ async def ping(made):
 @each_driver
 def test_a_name_whose_first_address_is_silent(driver, monkeypatch):
     """The second one is tried a moment later, and not when the first one is given up by the system."""
-    with silent() as nothing, simulated_guest() as guest:
-        stands_for(monkeypatch, nothing, (guest.address.host, guest.address.port))
+    with full_port() as nothing, simulated_guest() as guest:
+        stands_for(monkeypatch, sockaddr(nothing), sockaddr(guest.address))
         start = time.monotonic()
         assert driver.run(lambda: ping(driver.module.connect(TCP(NAME, 1)))) == Pong()
         assert time.monotonic() - start < PATIENCE / 2
@@ -84,8 +77,8 @@ def test_a_name_that_has_no_address(driver, monkeypatch):
 
 def test_all_addresses_have_one_deadline():
     """Without a clock and without a network: each socket connects to a port that is silent."""
-    with silent() as nothing:
-        places = [(socket.AF_INET, nothing)] * 5
+    with full_port() as nothing:
+        places = [(socket.AF_INET, sockaddr(nothing))] * 5
         dialling = Dialling(TCP(NAME, 1), places, now=100.0, deadline=101.1)
         now, tried = 100.0, [len(dialling.watch())]
         while dialling.outcome is None:
@@ -103,12 +96,12 @@ def test_all_addresses_have_one_deadline():
 
 
 def test_the_next_place_is_tried_at_once_when_one_fails(tmp_path):
-    with socket.socket(socket.AF_UNIX) as listener, silent() as nothing:
+    with socket.socket(socket.AF_UNIX) as listener, full_port() as nothing:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         places = [
             (socket.AF_UNIX, str(tmp_path / "none")),
-            (socket.AF_INET, nothing),
+            (socket.AF_INET, sockaddr(nothing)),
             (socket.AF_UNIX, str(tmp_path / "s")),
         ]
         dialling = Dialling(UnixSocket(tmp_path / "s"), places, now=0.0)
@@ -226,13 +219,13 @@ def test_an_awaited_dial_lets_pass_what_ends_a_wait(where):
         raise TimeoutError("cancelled")
 
     async def found(*_arguments):
-        return [(socket.AF_INET, nothing)]
+        return [(socket.AF_INET, sockaddr(nothing))]
 
     async def main():
         waits = {"lookup": found, "next_moment": cancelled, where: cancelled}
         await open_stream(TCP(NAME, 1), now=time.monotonic, **waits)
 
-    with silent() as nothing, pytest.raises(TimeoutError, match="cancelled") as caught:
+    with full_port() as nothing, pytest.raises(TimeoutError, match="cancelled") as caught:
         asyncio.run(main())
     assert type(caught.value) is TimeoutError
 
