@@ -136,10 +136,12 @@ PYTEST: Final = (
     *("-p", "no:xdist", "-p", "no:anyio", "-p", "no:cacheprovider"),
 )
 #: Seconds that the tests of a mutant may take as they are, after which no more of them are asked.
-LONGEST: Final = 30.0
-#: Seconds of CPU time after which a mutant is taken to hang and counts as killed. CPU time, because the machine may be
-#: busy.
-PATIENCE: Final = 40
+LONGEST: Final = 30
+#: The same for a survivor that is asked again: a slow machine leaves out tests that would kill it.
+LONGEST_AGAIN: Final = 150
+#: Seconds of CPU time beyond those, after which a mutant is taken to hang and counts as killed. CPU time, because the
+#: machine may be busy.
+PATIENCE: Final = 10
 #: Seconds of the clock after which a test waits for ever, which counts as killed, beside a multiple of what it takes.
 WAIT: Final = 15
 TIMES: Final = 10
@@ -227,7 +229,7 @@ class _Chosen:
         )
 
 
-def child(source: Path, work: Any, limit: _Limit, patience: int = PATIENCE) -> int:
+def child(source: Path, work: Any, limit: _Limit, patience: int = PATIENCE + LONGEST) -> int:
     """Run `work` in a process of its own that imports the library from `source`; return how it ended, 0 for well."""
     number = os.fork()
     if number == 0:
@@ -297,8 +299,8 @@ def trace(test: str, source: Path) -> Trace:
     return Trace(lines, {name: float(seconds) for seconds, name in rows})
 
 
-def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[str, float]:
-    """The tests to ask about a mutant, file by file, with the seconds that each takes as it is."""
+def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant, longest: int) -> dict[str, float]:
+    """The tests to ask about a mutant, file by file, with the seconds of each: `longest` seconds of them at most."""
     # The files that execute most of the module come first, and in a file the quickest tests.
     traces = sorted(traces, key=lambda traced: -sum(map(len, traced.lines.get(f"{module}.py", {}).values())))
     seconds = {
@@ -316,7 +318,7 @@ def asked(traces: Sequence[Trace], module: str, mutant: mutants.Mutant) -> dict[
     asked_of = seconds if everywhere else executing.intersection(seconds) or seconds
     names = sorted(asked_of, key=lambda name: (name not in executing, seconds[name]))
     total = accumulate(map(seconds.__getitem__, names))
-    chosen = {name for name, until in zip(names, total, strict=True) if until < LONGEST} or {*names[:1]}
+    chosen = {name for name, until in zip(names, total, strict=True) if until < longest} or {*names[:1]}
     return {name: took for name, took in seconds.items() if name in chosen}
 
 
@@ -326,6 +328,8 @@ class Task(NamedTuple):
     module: str
     mutant: mutants.Mutant
     tests: dict[str, float]
+    #: Seconds of CPU time after which it is taken to hang.
+    patience: int
 
 
 _copy: Path
@@ -370,7 +374,7 @@ def survives(task: Task) -> tuple[Task, bool]:
         return 0
 
     try:
-        if child(_copy, work, limit) == 0:
+        if child(_copy, work, limit, task.patience) == 0:
             return task, True
         _kills[task.module, asking.read_text()] += 1
         return task, False
@@ -421,8 +425,9 @@ class Asking:
         self.traces |= self.pool.map(trace_in_worker, [test for test in tests if test not in self.traces])
         traces = [self.traces[test] for test in tests]
         made = list(mutants.mutants((SOURCE / f"{module}.py").read_text(encoding="utf-8")))
+        longest = LONGEST if asked_for is None else LONGEST_AGAIN
         tasks = [
-            Task(module, mutant, asked(traces, module, mutant))
+            Task(module, mutant, asked(traces, module, mutant, longest), longest + PATIENCE)
             for mutant in made
             if asked_for is None or mutant.name in asked_for
         ]
