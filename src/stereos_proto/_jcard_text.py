@@ -100,7 +100,8 @@ def _nearest(lines: Mapping[Path, int], path: Path) -> int:
 
 
 def _cut(path: Path) -> Path:
-    return tuple(part[:MAX_SHOWN_KEY] if isinstance(part, str) else part for part in path)
+    # One character more than is shown, by which `_key` sees that it is too long.
+    return tuple(part[: MAX_SHOWN_KEY + 1] if isinstance(part, str) else part for part in path)
 
 
 def _key(path: Path) -> str:

@@ -91,6 +91,12 @@ def test_faults_below_long_names_cost_little(names):
     assert said[-1].startswith("card, line 1001: ")
 
 
+@pytest.mark.parametrize(("size", "shown"), [(512, "x" * 512), (513, "x" * 512 + "…")])
+def test_how_much_of_a_long_name_is_shown(size, shown):
+    name = "x" * size
+    assert str(error(f"{name} = 1", ("fault", (name,), "is odd"))) == f"card, line 1: {shown} is odd"
+
+
 def test_deep_keys_cost_little():
     path = ("a",) * 900  # later Pythons read no more than 1000
     assert error(f"{'.'.join(path)} = 1", ("fault", path, "is deep")).line == 1
