@@ -1754,6 +1754,23 @@ def test_an_error_of_on_outcome_reaches_the_dialogue():
     assert task.result() == Health("ready")
 
 
+def test_on_outcome_is_not_called_again_after_it_has_raised():
+    """Both calls settle together as the connection ends, before the dialogue gets the error."""
+    loop = connected()
+    notes, told = [], []
+
+    def on_outcome(place, _outcome):
+        told.append(place)
+        raise error
+
+    error = ConnectionLost("mine")
+    task = loop.client.run(outcomes_of(on_outcome, notes))
+    loop.pull()
+    loop.lose()
+    assert (notes, told) == ([error], [0])
+    assert "get_health was not sent" in str(task.error)
+
+
 def test_only_calls_and_tasks_are_cancelled():
     with pytest.raises(TypeError, match="cancel takes a call or a task, not a str"):
         Loop().client.cancel("ping")
