@@ -332,7 +332,7 @@ def test_a_pair_whose_transport_has_closed_already(driver, how):
 
 
 @pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP], ids=str)
-@pytest.mark.parametrize("of", ["connections", "child", "stdio", "three", "files"])
+@pytest.mark.parametrize("of", ["connections", "child", "stdio", "three", "files", "no writer", "no reader"])
 def test_a_pair_that_is_not_one_connection(driver, of):
     async def main():
         async with AsyncExitStack() as stack:
@@ -354,7 +354,12 @@ def test_a_pair_that_is_not_one_connection(driver, of):
                 )
                 stack.callback(transport.close)
                 other = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
-            pair = {"three": (reader, writer, other), "files": (sys.stdin, sys.stdout)}.get(of, (reader, other))
+            pair = {
+                "three": (reader, writer, other),
+                "files": (sys.stdin, sys.stdout),
+                "no writer": (reader, sys.stdout),
+                "no reader": (sys.stdin, writer),
+            }.get(of, (reader, other))
             with pytest.raises(TypeError, match="of one connection; for a child process pass a socket"):
                 await driver.Client.attach(pair)
 

@@ -188,6 +188,16 @@ def test_replicas_of_a_long_name(key):
     assert cost.peak < 1_000_000
 
 
+def test_names_as_long_as_they_may_be():
+    names = ["a" * 524_288, "b" * 524_288]
+    config = "".join(f"[[agents]]\nharness='custom'\nname='{name}'\n" for name in names)
+    assert [agent.name for agent in read_config(config)] == names
+
+
+def test_an_empty_comment():
+    assert len(read_config("#\n[[agents]] #\nharness='custom'")) == 1
+
+
 BIG = {
     "prompt": f"prompt='{'x' * 70_000}'",
     "packages": "extra_packages=[" + "'a'," * 35_000 + "]",

@@ -37,7 +37,6 @@ from stereos_proto import (
 )
 from stereos_proto_io.guest import FORK_TYPES, OLD_TYPES, Effects, GuestSimulator, RequestRefused, faults
 from stereos_proto_io.guest._go import base_name, clean_path, quote
-from stereos_proto_io.guest.simulator import MAX_JOURNAL_LINE
 
 KEY = "ssh-ed25519 AAAA me@host"
 
@@ -988,16 +987,18 @@ def test_how_much_is_kept_for_tests_to_look_at():
     assert [request.tag for request in simulator.requests] == [str(number) for number in range(1, 1001)]
 
 
-def test_a_long_line_of_the_journal_is_cut(clock):
+@pytest.mark.parametrize(("size", "shown"), [(4096, 4096), (4097, 4096), (9999, 4096)])
+def test_a_long_line_of_the_journal_is_cut(clock, size, shown):
     """What a host sends is quoted there: a config of 100 KB made a journal of 100 MB."""
     simulator = GuestSimulator(clock=clock)
-    path = "x" * (MAX_JOURNAL_LINE + 7)
+    path = "x" * (size - len("agent custom-0 cannot start: open : no such file or directory"))
     simulator.handle(SetConfig(f"[[agents]]\nharness='custom'\nreplicas=2\nprompt_file='{path}'"))
     clock.now += 5
     assert simulator.agents == ()
     for number, line in enumerate(simulator.journal):
         whole = f"agent custom-{number} cannot start: open {path}: no such file or directory"
-        assert line == f"{whole[:MAX_JOURNAL_LINE]}… ({len(whole) - MAX_JOURNAL_LINE} more characters)"
+        assert len(whole) == size
+        assert line == (whole if size == shown else f"{whole[:shown]}… ({size - shown} more characters)")
     assert len(simulator.journal) == 2
 
 
