@@ -745,6 +745,22 @@ def test_errors_say_whether_this_end_has_closed(end, closed_here):
     list(session.events())
     assert getattr(session.ended, "closed_here", False) is closed_here
     assert [call.outcome.closed_here for call in calls] == [closed_here] * 2
+    with pytest.raises(ConnectionLost) as caught:
+        session.request(Ping())
+    assert caught.value.closed_here is closed_here
+
+
+def test_what_waits_is_not_written_after_a_failed_write():
+    """A reply is still to come, so the session goes on."""
+    session = HostSession()
+    session.request(MOUNT)
+    session.data_sent(len(session.data_to_send()))
+    waiting = session.request(Ping())
+    session.write_failed(OSError("broken"))
+    assert waiting.done
+    assert session.ended is None
+    assert not session.wants_write
+    assert session.data_to_send() == b""
 
 
 def test_after_a_failed_write_there_is_nothing_to_write():
