@@ -229,8 +229,11 @@ class _Chosen:
         )
 
 
-def child(source: Path, work: Any, limit: _Limit, patience: int = PATIENCE + LONGEST) -> int:
-    """Run `work` in a process of its own that imports the library from `source`; return how it ended, 0 for well."""
+def child(source: Path, work: Any, limit: _Limit, patience: int) -> int:
+    """Run `work` in a process of its own that imports the library from `source`; return how it ended, 0 for well.
+
+    It may take `patience` seconds of CPU time.
+    """
     number = os.fork()
     if number == 0:
         status = 70

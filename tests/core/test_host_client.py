@@ -1731,22 +1731,27 @@ def outcomes_of(on_outcome, notes):
         raise
 
 
-def test_an_error_of_on_outcome_reaches_the_dialogue():
-    loop = connected()
-    notes, told = [], []
+def fails(error, told):
+    """An `on_outcome` that notes what it is told, and raises `error`."""
 
     def on_outcome(place, _outcome):
         told.append(place)
         raise error
 
+    return on_outcome
+
+
+def test_an_error_of_on_outcome_reaches_the_dialogue():
+    loop = connected()
+    notes, told = [], []
     error = ValueError("mine")
-    task = loop.client.run(outcomes_of(on_outcome, notes))
+    task = loop.client.run(outcomes_of(fails(error, told), notes))
     loop.pull()
     assert loop.hear(Pong(), ANSWERS["mount"]) == [TaskDone(task)]
     assert (task.error, error.__notes__) == (error, ["one was done"])
     # One of this library's is like that of a request: the dialogue may go on, and the other calls are given up.
     error = ConnectionLost("mine")
-    task = loop.client.run(outcomes_of(on_outcome, notes))
+    task = loop.client.run(outcomes_of(fails(error, told), notes))
     loop.pull()
     assert loop.hear(Pong(), ANSWERS["mount"]) == []
     assert loop.hear(Health("ready")) == [TaskDone(task)]
@@ -1758,13 +1763,8 @@ def test_on_outcome_is_not_called_again_after_it_has_raised():
     """Both calls settle together as the connection ends, before the dialogue gets the error."""
     loop = connected()
     notes, told = [], []
-
-    def on_outcome(place, _outcome):
-        told.append(place)
-        raise error
-
     error = ConnectionLost("mine")
-    task = loop.client.run(outcomes_of(on_outcome, notes))
+    task = loop.client.run(outcomes_of(fails(error, told), notes))
     loop.pull()
     loop.lose()
     assert (notes, told) == ([error], [0])

@@ -752,11 +752,9 @@ def test_errors_say_whether_this_end_has_closed(end, closed_here):
 
 def test_what_waits_is_not_written_after_a_failed_write():
     """A reply is still to come, so the session goes on."""
-    session = HostSession()
-    session.request(MOUNT)
-    session.data_sent(len(session.data_to_send()))
+    session, _ = asked(MOUNT)
     waiting = session.request(Ping())
-    session.write_failed(OSError("broken"))
+    session.write_failed(BROKEN)
     assert waiting.done
     assert session.ended is None
     assert not session.wants_write
