@@ -69,6 +69,27 @@ def interrupted(number, work):
     return True
 
 
+class Interrupting:
+    """A socket, or the module `time`, in which a Ctrl-C comes: after the n-th call of one of its functions."""
+
+    def __init__(self, inner, name, number):
+        self.inner, self.name, self.left = inner, name, number
+
+    def __getattr__(self, name):
+        found = getattr(self.inner, name)
+        if name != self.name:
+            return found
+
+        def call(*args):
+            done = found(*args)
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+            return done
+
+        return call
+
+
 #: Which places those are is a matter of the bytecode, which every version has anew.
 bytecode_of_3_11 = pytest.mark.skipif(
     sys.version_info[:2] != (3, 11), reason="counts places in the bytecode of CPython 3.11, where it is run"

@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from ctrl_c import Interrupt, bytecode_of_3_11, interrupted
-from stereos_proto import ConnectionLost, CustomRequest, GetHealth, StereosError
+from ctrl_c import Interrupt, Interrupting, bytecode_of_3_11, interrupted
+from stereos_proto import ConnectionLost, CustomRequest, GetHealth, Health, StereosError, encode
 from stereos_proto_io import blocking
 from stereos_proto_io.driver import _sync_client
 
@@ -83,27 +83,6 @@ def test_ctrl_c_while_the_connection_is_closed_wakes_all_callers():
     assert number > 10
 
 
-class Interrupting:
-    """A socket, or the module `time`, in which a Ctrl-C comes: after the n-th call of one of its functions."""
-
-    def __init__(self, inner, name, number):
-        self.inner, self.name, self.left = inner, name, number
-
-    def __getattr__(self, name):
-        found = getattr(self.inner, name)
-        if name != self.name:
-            return found
-
-        def call(*args):
-            done = found(*args)
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-            return done
-
-        return call
-
-
 @pytest.mark.parametrize(("name", "least"), [("monotonic", 2), ("recv", 2), ("send", 2)])
 def test_request_many_that_is_interrupted(name, least, monkeypatch):
     """While it waits, it is given up. While it reads or writes, nobody knows what was, and the connection ends."""
@@ -131,6 +110,22 @@ def test_request_many_that_is_interrupted(name, least, monkeypatch):
                 else:
                     break
     assert number > least
+
+
+@pytest.mark.parametrize("name", ["recv", "send"])
+def test_a_task_that_is_interrupted_while_it_reads_or_writes(name):
+    async def main():
+        async with attached(TRIO, Interrupting(ours, name, 1)) as client:
+            with pytest.raises(KeyboardInterrupt):
+                await client.get_health()
+            with pytest.raises(ConnectionLost, match=r"not sent.* was interrupted"):
+                await client.get_health()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(encode(Health("ready")))
+        run(TRIO, main)
+        assert theirs.recv(1000) == encode(GetHealth()), "it left once"
 
 
 @bytecode_of_3_11

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 import pytest
 from typing_extensions import override
 
+from ctrl_c import Interrupting
 from stereos_proto import (
     NEED_DATA,
     Ack,
@@ -30,6 +31,7 @@ from stereos_proto import (
     Pong,
     ProvisionPlan,
     RequestTimeout,
+    Role,
     SessionEnded,
     TaskDone,
     encode,
@@ -609,6 +611,7 @@ def test_a_callback_of_a_dialogue_that_raises_does_not_keep_the_others_from_bein
         with nullcontext() if error is KeyError else pytest.raises(error):
             client.on_ready(*next(iter(client.watched.items())))
         assert done == [task, other]
+        assert client.told == []
         assert type(task.error) is error
         assert client.timers == [None], "the turn is finished first"
 
@@ -617,20 +620,48 @@ def one_ping():
     return (yield Send(Ping()))
 
 
-def test_what_the_trace_raises_is_not_taken_for_the_end_of_a_dialogue():
-    """Going on would send the same bytes again."""
+def write_and_read(client):
+    turns(client)
+    client.on_ready(*next(iter(client.watched.items())))
 
-    def trace(_role, _data):
-        raise ZeroDivisionError
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError, BlockingIOError])
+@pytest.mark.parametrize("role", Role)
+def test_what_the_trace_raises_goes_to_the_loop_and_ends_the_connection(error, role):
+    """Going on would send the same bytes again. Nor is it an error of the stream."""
+
+    def trace(sender, _data):
+        if sender is role:
+            raise error
 
     ours, theirs = socket.socketpair()
     client = Callbacks(Dial(lambda: ours), trace=trace)
     with theirs, closing(client):
-        client.request(Ping())
-        with pytest.raises(ZeroDivisionError):
-            turns(client)
+        call = client.request(Ping())
+        theirs.sendall(PONG)
+        with pytest.raises(error):
+            write_and_read(client)
+        turns(client)
         assert theirs.recv(100) == PING
-    list(client.changes())
+        with pytest.raises(ConnectionLost, match="was interrupted"):
+            call.result()
+        assert client.told == [CallDone(call), SessionEnded(client.session.ended)]
+        assert client.watched == {}
+
+
+@pytest.mark.parametrize("name", ["recv", "send"])
+def test_an_interrupt_while_the_client_reads_or_writes_ends_the_connection(name):
+    """Nobody knows what was read or written: a request would leave twice, or a reply answer another request."""
+    ours, theirs = socket.socketpair()
+    with theirs, looped(Dial(lambda: Interrupting(ours, name, 1))) as loop:
+        call = loop.client.request(Ping())
+        theirs.sendall(PONG)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(lambda: call.done)
+        loop.pull()
+        with pytest.raises(ConnectionLost, match="was interrupted"):
+            call.result()
+        assert theirs.recv(100) == PING, "it left once"
 
 
 def test_the_timer_is_set_anew_in_each_turn_and_never_in_the_past():

@@ -7,10 +7,13 @@ from contextlib import suppress
 
 import pytest
 
+from ctrl_c import Interrupting
+from interrupts import locals_of
+from stereos_proto import ConnectionLost, HostSession, InjectSecret, Ping, Role
 from stereos_proto_io.driver import as_stream
-from stereos_proto_io.driver._streams import Encrypted, closed_on_error, make_raw
+from stereos_proto_io.driver._streams import Encrypted, closed_on_error, make_raw, read, write
 
-from .guests import anonymous
+from .guests import PING, PONG, anonymous
 
 
 def test_a_tcp_socket_sends_each_write_at_once():
@@ -27,6 +30,57 @@ def test_a_stream_does_not_block(ready):
     with ours, theirs:
         ready(ours)
         assert ours.gettimeout() == 0
+
+
+def test_a_read_says_whether_there_were_bytes():
+    ours, theirs = socket.socketpair()
+    session = HostSession()
+    call = session.request(Ping())
+    with ours, theirs:
+        ours.setblocking(False)
+        assert write(session, ours) is False
+        assert theirs.recv(100) == PING
+        assert read(session, ours) is False, "there was nothing"
+        theirs.sendall(PONG)
+        assert read(session, ours, len(PONG) - 1) is True
+        assert read(session, ours) is True
+        session.next_event()
+        assert call.done
+        theirs.close()
+        assert read(session, ours) is False, "that was the end"
+        session.next_event()
+        assert session.ended is not None
+
+
+@pytest.mark.parametrize(("name", "move"), [("recv", read), ("send", write)])
+def test_an_interrupt_between_stream_and_session_ends_the_session(name, move):
+    ours, theirs = socket.socketpair()
+    session = HostSession()
+    session.request(InjectSecret("NAME", "s3nt1nel"))
+    with ours, theirs:
+        theirs.sendall(b'{"type":"s3nt1nel')
+        with pytest.raises(KeyboardInterrupt) as caught:
+            move(session, Interrupting(ours, name, 1))
+    assert isinstance(session.ended, ConnectionLost)
+    assert session.data_to_send() == b""
+    assert "s3nt1nel" not in locals_of(caught.value)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError, BlockingIOError])
+@pytest.mark.parametrize(("role", "move"), [(Role.GUEST, read), (Role.HOST, write)])
+def test_what_the_trace_raises_is_no_error_of_the_stream(error, role, move):
+    def trace(sender, _data):
+        assert sender is role
+        raise error("a full disk")
+
+    ours, theirs = socket.socketpair()
+    session = HostSession(trace=trace)
+    session.request(Ping())
+    with ours, theirs:
+        theirs.sendall(PONG)
+        with pytest.raises(error, match="a full disk"):
+            move(session, ours)
+    assert isinstance(session.ended, ConnectionLost)
 
 
 def test_what_nothing_owns_yet_is_closed_by_an_error():

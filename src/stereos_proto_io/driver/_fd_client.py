@@ -24,7 +24,7 @@ from ._async_client import AsyncClient
 from ._async_dial import open_stream
 from ._dialling import WRITE, Dialling, look_up
 from ._outcomes import QUESTIONS, look
-from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, handed_over
+from ._streams import EVENTS_PER_TURN, as_stream, handed_over, read, write
 from ._verbs import Limits, Result
 
 
@@ -155,7 +155,7 @@ class FdClient(AsyncClient):
                 if waiter.done:
                     # What there is room for now is written by the next waiter, who is woken when this one leaves.
                     break
-                step = turns.step(waiter, wants_write=self._flush())
+                step = turns.step(waiter, wants_write=write(session, self._stream))
                 if step is Step.DONE:
                     break
                 waited = True
@@ -178,16 +178,13 @@ class FdClient(AsyncClient):
             await self.sleep(0)
 
     def _look(self) -> None:
-        look(self._turns, self._stream.recv)
+        look(self._turns, self._stream)
 
     async def _read(self) -> None:
         """Read once, for everybody."""
         session = self._session
         try:
             await self.readable(self._stream)
-            data = self._stream.recv(READ_SIZE)
-        except BlockingIOError:
-            return
         except Exception as exc:
             # After the end: what a runtime raises in a task that waits for a stream which another task closes.
             if session.ended is None:
@@ -197,10 +194,7 @@ class FdClient(AsyncClient):
                 session.read_failed(exc)
             return
         self._behind = True
-        if data:
-            session.receive_data(data)
-        else:
-            session.receive_eof()
+        read(session, self._stream)
 
     async def _write(self) -> None:
         if self._writing is not None:
@@ -210,26 +204,13 @@ class FdClient(AsyncClient):
         try:
             with suppress(OSError, self.closed_error):
                 await self.writable(self._stream)
-                self._flush()
+                write(self._session, self._stream)
         except Exception:
             if self._session.ended is None:
                 raise
         finally:
             self._writing = None
             self.set(event)
-
-    def _flush(self) -> bool:
-        """Write what the stream takes without waiting; return whether to wait until it is writable."""
-        session, send = self._session, self._stream.send
-        try:
-            while (data := session.data_to_send()) and session.data_sent(send(data)):
-                pass
-        except BlockingIOError:
-            return not getattr(self._stream, "reads_to_write", False)
-        except OSError as exc:
-            session.write_failed(exc)
-            self._behind = self._turns.pump(limit=EVENTS_PER_TURN)
-        return False
 
     def _hang_up(self) -> None:
         if self._stream.fileno() >= 0:

@@ -115,8 +115,11 @@ class LoopClient(PollClient):
 
         Raises TypeError for what is no stream, such as a descriptor.
         """
-        self.ready(stream, mask)
-        self.turn()
+        try:
+            self.ready(stream, mask)
+        finally:
+            # Also after an exception, which ends the connection: the calls are to hear of it now.
+            self.turn()
 
     def on_timer(self) -> None:
         """Go on: time has passed."""
@@ -152,10 +155,9 @@ class LoopClient(PollClient):
     def _pull(self, failures: list[BaseException]) -> ClientEvent | Literal[Need.DATA]:
         try:
             return self.next_event()
-        except BaseException as exc:
-            if isinstance(exc, Exception):
-                raise
-            # A callback of a dialogue raised a KeyboardInterrupt or a SystemExit. The end of its task comes next.
+        except BaseException as exc:  # noqa: BLE001  (it is raised when the turn is finished)
+            # A callback of a dialogue raised a KeyboardInterrupt or a SystemExit: the end of its task comes next. Or
+            # something raised while the client read or wrote: the end of the connection comes next.
             failures.append(exc)
             return self.next_event()
 

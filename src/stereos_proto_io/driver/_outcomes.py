@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 from stereos_proto import GetHealth, Ping, Reply, StereosError, Turns
 
-from ._streams import READ_SIZE
+from ._streams import Stream, read
 
 Error = TypeVar("Error", bound=StereosError)
 Client = TypeVar("Client")
@@ -52,7 +52,7 @@ QUESTIONS: Final = frozenset({Ping, GetHealth})
 _LOOKS: Final = 8
 
 
-def look(turns: Turns, receive: Callable[[int], bytes]) -> None:
+def look(turns: Turns, stream: Stream) -> None:
     """Read what has come on an idle connection, before a change is written to it.
 
     The guest may have ended the connection long ago, and its end may be behind notifications. TCP takes what is written
@@ -67,15 +67,6 @@ def look(turns: Turns, receive: Callable[[int], bytes]) -> None:
     if any(call.sent for call in calls) or all(type(call.request) in QUESTIONS for call in calls):
         return
     for _ in range(_LOOKS):
-        try:
-            data = receive(READ_SIZE)
-        except BlockingIOError:
+        if not read(session, stream):
             break
-        except OSError as exc:
-            session.read_failed(exc)
-            break
-        if not data:
-            session.receive_eof()
-            break
-        session.receive_data(data)
     turns.pump()

@@ -41,6 +41,7 @@ from stereos_proto_io.addresses import Address, Attempt, check_address
 
 from ._dialling import READ, WRITE, Dialling, attempts, begin_lookup, lookup_number, names, open_now
 from ._log import log_for
+from ._streams import read, write
 from ._sync_dial import LONGEST_WAIT
 
 #: Bytes that one turn reads. Many guests share a loop, and none of them may keep it long.
@@ -109,7 +110,7 @@ class PollClient(HostClient):
             self._dialler.ready(stream, self.clock())
             self._look_at_dialler()
         elif stream is self._stream and mask & READ:
-            self._read()
+            read(self.session, self._stream, _READ_SIZE)
 
     def expire(self) -> None:
         """Do what is due. Pull events before: a reply that has arrived counts."""
@@ -170,8 +171,13 @@ class PollClient(HostClient):
             elif type(event) is SessionEnded:
                 self._drop_stream()
                 return event
-            elif event is not NEED_DATA or not self._write():
+            elif event is not NEED_DATA:
                 return event
+            else:
+                self._write()
+                # Calls settle where writing fails.
+                if not self.session.owes_events:
+                    return event
 
     def close(self) -> None:
         """End the connection, the dial and every task. Then pull `events` and go through `changes` once more."""
@@ -185,33 +191,10 @@ class PollClient(HostClient):
 
     # -- the stream ----------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        try:
-            data = self._stream.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            self.session.read_failed(exc)
-            return
-        if data:
-            self.session.receive_data(data)
-        else:
-            self.session.receive_eof()
-
-    def _write(self) -> bool:
-        """Write what the stream takes; return whether writing has failed, so that there are events to pull."""
-        session, stream = self.session, self._stream
-        if stream is None or session.ended is not None:
-            return False
-        try:
-            while data := session.data_to_send():
-                session.data_sent(stream.send(data))
-        except BlockingIOError:
-            return False
-        except OSError as exc:
-            session.write_failed(exc)
-            return True
-        return False
+    def _write(self) -> None:
+        """Write what the stream takes."""
+        if self._stream is not None and self.session.ended is None:
+            write(self.session, self._stream)
 
     def _drop_stream(self) -> None:
         """Shut the stream down now, so that the guest sees the end. Close it once the loop has stopped watching it."""

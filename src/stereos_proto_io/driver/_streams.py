@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from stereos_proto import HostSession, forget_locals
 from stereos_proto_io._errors import connect_error
 from stereos_proto_io.addresses import Address
 
@@ -63,6 +64,57 @@ class Stream(Protocol):
     def close(self) -> None:
         """Close it. Twice is fine."""
         ...
+
+
+def read(session: HostSession, stream: Stream, size: int = READ_SIZE) -> bool:
+    """Read once without waiting, and tell the session: bytes, the end, or an error. Return whether there were bytes.
+
+    An exception between `recv` and the session, such as a KeyboardInterrupt, ends the session: bytes are lost, so later
+    replies would be taken for those of other requests. `write` does the same: otherwise a caller that goes on would
+    write the same bytes again.
+    """
+    data = b""
+    try:
+        try:
+            data = stream.recv(size)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            session.read_failed(exc)
+            return False
+        if data:
+            session.receive_data(data)
+            return True
+        session.receive_eof()
+    except BaseException as exc:
+        data = b""
+        session.abort()
+        forget_locals(exc)
+        raise
+    return False
+
+
+def write(session: HostSession, stream: Stream) -> bool:
+    """Write what the stream takes without waiting. Return whether there is more, for when it is writable."""
+    data: bytes | memoryview = b""
+    try:
+        while data := session.data_to_send():
+            try:
+                size = stream.send(data)
+            except BlockingIOError:
+                return not getattr(stream, "reads_to_write", False)
+            except OSError as exc:
+                session.write_failed(exc)
+                return False
+            # What `trace` raises here is not an error of the stream.
+            if not session.data_sent(size):
+                return False
+    except BaseException as exc:
+        data = b""
+        session.abort()
+        forget_locals(exc)
+        raise
+    return False
 
 
 class Encrypted:

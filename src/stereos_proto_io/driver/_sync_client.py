@@ -45,7 +45,7 @@ from stereos_proto_io.addresses import Address
 from ._dialling import READ, WRITE
 from ._log import log_for
 from ._outcomes import QUESTIONS, again, look, replies, shown
-from ._streams import EVENTS_PER_TURN, READ_SIZE, as_stream, handed_over
+from ._streams import EVENTS_PER_TURN, as_stream, handed_over, read, write
 from ._sync_dial import LONGEST_WAIT
 from ._sync_runner import SyncRunner
 from ._verbs import READY_TIMEOUT, Limits, ReplyT, Result, SyncVerbs, check_limits, ready_wait
@@ -331,7 +331,7 @@ class SyncClient(SyncVerbs):
             if type(message) not in QUESTIONS:
                 self._look()
             if not self._behind:
-                step = self._turns.step(call, wants_write=self._write())
+                step = self._turns.step(call, wants_write=write(self._session, self._stream))
                 if step is not Step.DONE:
                     return step
         return self._turn(call, 0)
@@ -359,7 +359,7 @@ class SyncClient(SyncVerbs):
         calls += self._session.request_many(messages)
         if limit > 0:
             self._look()
-            self._write()
+            write(self._session, self._stream)
         else:
             for call in calls:
                 self._session.cancel(call, timed_out=True)
@@ -421,21 +421,14 @@ class SyncClient(SyncVerbs):
         session, turns = self._session, self._turns
         if ready & READ and session.ended is None:
             self._behind = True
-            try:
-                data = self._stream.recv(READ_SIZE)
-            except BlockingIOError:
-                pass
-            except OSError as exc:
-                session.read_failed(exc)
-            else:
-                if data:
-                    session.receive_data(data)
-                else:
-                    session.receive_eof()
+            read(session, self._stream)
         if self._behind:
             self._behind = turns.pump(waiter, EVENTS_PER_TURN)
-        # Once this waiter is done, the next waiter writes what there is room for: it is woken when this one leaves.
-        step = Step.DONE if waiter.done else turns.step(waiter, wants_write=session.wants_write and self._write())
+        if waiter.done:
+            # The next waiter writes what there is room for: it is woken when this one leaves.
+            step = Step.DONE
+        else:
+            step = turns.step(waiter, wants_write=session.wants_write and write(session, self._stream))
         if step is Step.DONE:
             turns.leave(waiter)
         if session.ended is not None:
@@ -459,20 +452,7 @@ class SyncClient(SyncVerbs):
     # -- the stream, under the lock --------------------------------------------------------------------------
 
     def _look(self) -> None:
-        look(self._turns, self._stream.recv)
-
-    def _write(self) -> bool:
-        """Write what the stream takes without waiting; return whether there is more, for when it is writable."""
-        session, send = self._session, self._stream.send
-        try:
-            while (data := session.data_to_send()) and session.data_sent(send(data)):
-                pass
-        except BlockingIOError:
-            return not getattr(self._stream, "reads_to_write", False)
-        except OSError as exc:
-            session.write_failed(exc)
-            self._behind = self._turns.pump(limit=EVENTS_PER_TURN)
-        return False
+        look(self._turns, self._stream)
 
     def _close(self) -> None:
         self._close_wanted = False

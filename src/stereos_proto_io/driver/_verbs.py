@@ -42,6 +42,10 @@ Result = TypeVar("Result")
 #: Seconds that a wait for a guest lasts unless told otherwise.
 READY_TIMEOUT: Final = 60.0
 
+#: Neither has a field, so one of each is enough.
+_PING: Final = Ping()
+_GET_HEALTH: Final = GetHealth()
+
 
 class Limits(TypedDict, total=False):
     """The options of every client (§3).
@@ -117,11 +121,11 @@ class SyncVerbs(ABC):
 
     def ping(self, *, timeout: float | None = None) -> Pong:
         """Ask whether the guest is there (§2)."""
-        return self.request(Ping(), timeout=timeout)
+        return self.request(_PING, timeout=timeout)
 
     def get_health(self, *, timeout: float | None = None) -> Health:
         """Return the guest's state, its agents and its uptime (§6)."""
-        return self.request(GetHealth(), timeout=timeout)
+        return self.request(_GET_HEALTH, timeout=timeout)
 
     def set_config(self, content: str, *, timeout: float | None = None) -> Ack:
         """Replace the guest's jcard.toml (§6)."""
@@ -229,11 +233,11 @@ class AsyncVerbs(ABC):
 
     async def ping(self) -> Pong:
         """Ask whether the guest is there (§2)."""
-        return await self.request(Ping())
+        return await self.request(_PING)
 
     async def get_health(self) -> Health:
         """Return the guest's state, its agents and its uptime (§6)."""
-        return await self.request(GetHealth())
+        return await self.request(_GET_HEALTH)
 
     async def set_config(self, content: str) -> Ack:
         """Replace the guest's jcard.toml (§6)."""
