@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from guest_harness import PATIENCE, PONG, ask_patiently
-from stereos_proto import Ack, CustomRequest, Ping, Pong, encode
-from stereos_proto_io import TCP
+from stereos_proto import Ack, CustomRequest, Ping, Pong, Shutdown, encode
+from stereos_proto_io import TCP, UnixSocket
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest._listen import reset_on_close
 from stereos_proto_io.guest.asyncio import serve
@@ -83,6 +83,26 @@ def test_a_host_that_does_not_read_does_not_keep_its_connection(what):
             async with asyncio.timeout(PATIENCE):
                 await connection.closed.wait()
             writer.transport.abort()
+
+    asyncio.run(main())
+
+
+def test_closing_does_not_wait_for_a_host_that_does_not_read_the_ack_of_its_shutdown(tmp_path):
+    async def main():
+        async with serve(
+            UnixSocket(tmp_path / "guest"), lambda _request: Ack("shutdown", True, "x" * 500_000)
+        ) as server:
+            _reader, writer = await asyncio.open_unix_connection(tmp_path / "guest")
+            writer.transport.pause_reading()
+            writer.write(encode(Shutdown()))
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await server.wait_off()
+                    assert server.connections, "the rest of the ack may still leave"
+                    await server.aclose()
+            finally:
+                writer.transport.abort()
+            assert not server.connections
 
     asyncio.run(main())
 
