@@ -4,11 +4,11 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
-from ctrl_c import Interrupting
-from interrupts import locals_of
+from interrupts import interrupt_after, locals_of
 from stereos_proto import ConnectionLost, HostSession, InjectSecret, Ping, Role
 from stereos_proto_io.driver import as_stream
 from stereos_proto_io.driver._streams import Encrypted, closed_on_error, make_raw, read, write
@@ -50,17 +50,33 @@ def test_a_read_says_whether_there_were_bytes():
         assert read(session, ours) is False, "that was the end"
         session.next_event()
         assert session.ended is not None
+        assert write(session, ours) is False
 
 
-@pytest.mark.parametrize(("name", "move"), [("recv", read), ("send", write)])
-def test_an_interrupt_between_stream_and_session_ends_the_session(name, move):
+def test_a_stream_that_fails_is_read_and_written_no_more():
+    ours, theirs = socket.socketpair()
+    session = HostSession()
+    session.request(Ping())
+    with ours, theirs:
+        theirs.sendall(PONG)
+        assert write(session, ours) is False
+        theirs.close()  # with unread bytes: a reset
+        session.request(Ping())
+        assert write(session, ours) is False
+        assert read(session, ours) is True, "what came before"
+        assert read(session, ours) is False
+    assert not session.wants_write
+
+
+@pytest.mark.parametrize("move", [read, write])
+def test_an_interrupt_between_stream_and_session_ends_the_session(move):
     ours, theirs = socket.socketpair()
     session = HostSession()
     session.request(InjectSecret("NAME", "s3nt1nel"))
     with ours, theirs:
         theirs.sendall(b'{"type":"s3nt1nel')
         with pytest.raises(KeyboardInterrupt) as caught:
-            move(session, Interrupting(ours, name, 1))
+            move(session, SimpleNamespace(recv=interrupt_after(ours.recv), send=interrupt_after(ours.send)))
     assert isinstance(session.ended, ConnectionLost)
     assert session.data_to_send() == b""
     assert "s3nt1nel" not in locals_of(caught.value)

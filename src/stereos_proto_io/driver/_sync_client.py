@@ -36,7 +36,6 @@ from stereos_proto import (
     StereosError,
     Turns,
     Waiter,
-    forget_locals,
     seconds,
 )
 from stereos_proto.dialogues import Backoff, WaitProgress
@@ -507,9 +506,8 @@ class SyncClient(SyncVerbs):
                 return work(*args)
             except StereosError:
                 raise
-            except BaseException as exc:
+            except BaseException:
                 self._interrupted()
-                forget_locals(exc)
                 raise
             finally:
                 self._inside = False
