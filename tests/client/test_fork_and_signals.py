@@ -11,9 +11,8 @@ import threading
 
 import pytest
 
-from stereos_proto import ConnectError, ConnectionLost, CustomRequest, Lifecycle, Pong, encode
+from stereos_proto import ConnectError, CustomRequest, Lifecycle, Pong, encode
 from stereos_proto_io import HybridVsock, UnixSocket, VirtioSerial
-from stereos_proto_io.driver import _sync_client
 
 from .guests import DONE, LONG, PING, PONG, echo, lines, scripted
 from .harness import BLOCKING, PATIENCE, attached, each_driver, entered, result
@@ -75,30 +74,6 @@ def test_a_child_that_was_forked_leaves_the_connection_to_its_parent():
     subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(FORK)], check=True, timeout=60
     )
-
-
-@pytest.mark.parametrize("close_wanted", [False, True])
-def test_what_a_child_does_with_its_copy(close_wanted):
-    """Here in the parent: the thread that holds the lock is not in the child, nor is what it was about to do."""
-    ours, theirs = socket.socketpair()
-    with theirs, BLOCKING.Client.attach(ours) as client:
-        held, end = threading.Event(), threading.Event()
-
-        def hold():
-            with client._lock:
-                held.set()
-                end.wait(PATIENCE)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert held.wait(PATIENCE)
-        client._inside, client._close_wanted = True, close_wanted
-        _sync_client._after_fork()
-        assert ours.fileno() == -1
-        with pytest.raises(ConnectionLost, match="belongs to the process that made it"):
-            client.ping()
-        end.set()
-        thread.join(PATIENCE)
 
 
 GREEN_FORK = f"""

@@ -1,15 +1,17 @@
-"""What an interrupt under the lock of a `SyncClient` leaves behind: the client is closed, and all callers are told."""
+"""What an interrupt under the lock of a `SyncClient` leaves behind, and a fork: the client is closed."""
 
 import socket
 import threading
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
-from stereos_proto import CallDone, ConnectionLost, Health, Mount, OutcomeUnknown, Ping, Pong, encode
+from interrupts import interrupt
+from stereos_proto import CallDone, ConnectionLost, Health, Mount, OutcomeUnknown, Ping, Pong, Waiter, encode
 from stereos_proto_io import TCP
 from stereos_proto_io.blocking import Client
-from stereos_proto_io.driver import SyncClient
+from stereos_proto_io.driver import SyncClient, _sync_client
 from stereos_proto_io.testing import simulated_guest
 
 from .harness import BLOCKING, PATIENCE, company, run, until
@@ -127,3 +129,62 @@ def test_a_driver_that_cannot_dial_says_so():
 
     with pytest.raises(NotImplementedError, match=r"^Attached has no _dial, so it cannot connect to tcp://a:1024"):
         Attached.connect(TCP("a"))
+
+
+def test_an_interrupt_of_the_bookkeeping_ends_the_session(monkeypatch):
+    """It is unknown who leads then, and who was told."""
+    ours, theirs = socket.socketpair()
+    with theirs, Client.attach(ours) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(client._turns, "step", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                client.ping()
+        with pytest.raises(ConnectionLost, match="was interrupted"):
+            client.ping()
+
+
+@pytest.mark.parametrize("close_wanted", [False, True])
+def test_what_a_child_does_with_its_copy(close_wanted):
+    """Here in the parent: the thread that holds the lock is not in the child, nor is what it was about to do."""
+    ours, theirs = socket.socketpair()
+    with theirs, Client.attach(ours) as client:
+        held, end = threading.Event(), threading.Event()
+
+        def hold():
+            with client._lock:
+                held.set()
+                end.wait(PATIENCE)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(PATIENCE)
+        client._inside, client._close_wanted = True, close_wanted
+        _sync_client._after_fork()
+        assert ours.fileno() == -1
+        with pytest.raises(ConnectionLost, match="belongs to the process that made it"):
+            client.ping()
+        end.set()
+        thread.join(PATIENCE)
+
+
+def test_a_child_wakes_no_thread_of_its_parent():
+    """The thread is not in it, and nor may be the one that held the lock of its event."""
+    woken = []
+
+    def sleeper(name):
+        return partial(woken.append, name)
+
+    ours, theirs = socket.socketpair()
+    with theirs, Client.attach(ours) as client:
+        leader, follower = (client._session.request(MOUNT) for _ in range(2))
+        listener = Waiter()
+        client._take(listener)
+        for waiter in (leader, follower, listener):
+            client._turns.step(waiter, wants_write=False)
+        follower.context, listener.context = sleeper("follower"), sleeper("listener")
+        _sync_client._after_fork()
+        # As a thread does that forked in a callback, and goes on in the child.
+        client._turns.leave(leader)
+        client.close()
+        assert woken == []
+        assert leader.done

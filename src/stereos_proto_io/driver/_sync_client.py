@@ -21,6 +21,7 @@ import attrs
 from stereos_proto import (
     DEFAULT_TIMEOUT,
     MAX_PENDING,
+    NEED_DATA,
     Call,
     Connection,
     ConnectionLost,
@@ -481,6 +482,9 @@ class SyncClient(SyncVerbs):
         self._session.end(
             ConnectionLost(f"the connection to {self._session.label} belongs to the process that made it")
         )
+        # `pump` would wake those who wait for these events.
+        while self._session.next_event() is not NEED_DATA:
+            pass
 
     # -- the lock --------------------------------------------------------------------------------------------
 
@@ -491,8 +495,8 @@ class SyncClient(SyncVerbs):
         reentrant, because waiting for it would never end. But the state is then in the middle of a change, so `close`
         only sets a flag, and this method closes the client after `work`.
 
-        An exception of the handler itself, such as a KeyboardInterrupt, leaves the state inconsistent: a line may have
-        been written but not counted. So it ends the session. Nothing can come between taking the lock and the `try`:
+        An exception of the handler itself, such as a KeyboardInterrupt, leaves the state inconsistent: a caller may
+        have been passed over. So it ends the session. Nothing can come between taking the lock and the `try`:
         Python looks for signals after calls and where functions begin, and `with` is neither.
         """
         with self._lock:
