@@ -649,6 +649,26 @@ def test_what_the_trace_raises_goes_to_the_loop_and_ends_the_connection(error, r
         assert client.watched == {}
 
 
+def test_what_a_read_raises_goes_to_the_loop_beside_what_a_callback_raises():
+    ours, theirs = socket.socketpair()
+    client = Callbacks(Dial(lambda: Interrupting(ours, "recv", 1)))
+    with theirs, closing(client):
+        client.request(Ping(), context=raises(ZeroDivisionError))
+        theirs.sendall(PONG)
+        with pytest.raises(KeyboardInterrupt):
+            write_and_read(client)
+        with pytest.raises(ZeroDivisionError):
+            turns(client)
+        assert client.watched == {}
+
+
+def raises(error):
+    def callback(_call):
+        raise error
+
+    return callback
+
+
 @pytest.mark.parametrize("name", ["recv", "send"])
 def test_an_interrupt_while_the_client_reads_or_writes_ends_the_connection(name):
     """Nobody knows what was read or written: a request would leave twice, or a reply answer another request."""

@@ -115,11 +115,13 @@ class LoopClient(PollClient):
 
         Raises TypeError for what is no stream, such as a descriptor.
         """
+        failures: list[BaseException] = []
         try:
             self.ready(stream, mask)
-        finally:
-            # Also after an exception, which ends the connection: the calls are to hear of it now.
-            self.turn()
+        except BaseException as exc:  # noqa: BLE001  (it is raised when the turn is finished)
+            # It has ended the connection: the calls are to hear of that now.
+            failures.append(exc)
+        self._turn(failures)
 
     def on_timer(self) -> None:
         """Go on: time has passed."""
@@ -127,8 +129,11 @@ class LoopClient(PollClient):
 
     def turn(self) -> None:
         """Report what happened, then tell the loop what to watch and when to call back."""
+        self._turn([])
+
+    def _turn(self, failures: list[BaseException]) -> None:
+        """Finish the turn, then raise `failures` and what the callbacks raise."""
         self._is_woken = False
-        failures: list[BaseException] = []
         self._tell_all(failures)
         # In every turn, not only when the timer fires: with a guest that sends without pause, every read is a turn that
         # restarts the timer, and in some loops the timer would never fire. A reply that has arrived counts.

@@ -87,7 +87,7 @@ def read(session: HostSession, stream: Stream, size: int = READ_SIZE) -> bool:
             return True
         session.receive_eof()
     except BaseException as exc:
-        data = b""
+        data = b""  # which a traceback with local variables would show
         session.abort()
         forget_locals(exc)
         raise
@@ -110,7 +110,7 @@ def write(session: HostSession, stream: Stream) -> bool:
             if not session.data_sent(size):
                 return False
     except BaseException as exc:
-        data = b""
+        data = b""  # as in `read`
         session.abort()
         forget_locals(exc)
         raise
