@@ -142,6 +142,24 @@ ADDRESSES = {
 }
 
 
+class Hooked:
+    """A socket in one of whose functions `then` is called, as a signal handler or a finalizer would be."""
+
+    def __init__(self, sock, name, then):
+        self.sock, self.name, self.then = sock, name, then
+
+    def __getattr__(self, name):
+        found = getattr(self.sock, name)
+        if name != self.name:
+            return found
+
+        def call(*arguments):
+            self.then()
+            return found(*arguments)
+
+        return call
+
+
 class Wrapped(trio.abc.Stream):
     """A stream of which one knows only that it is one."""
 

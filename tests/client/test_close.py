@@ -18,7 +18,7 @@ from stereos_proto_io.driver import Device
 from stereos_proto_io.guest import GuestSimulator
 from stereos_proto_io.guest import asyncio as asyncio_guest
 
-from .guests import PING, PONG, echo, scripted
+from .guests import PING, PONG, Hooked, echo, scripted
 from .harness import (
     BLOCKING,
     PATIENCE,
@@ -177,24 +177,6 @@ def test_a_thread_that_reads_a_terminal_is_woken(waiting):
 # ------------------------------------------------------------------------- from a signal handler, from a finalizer
 
 
-class Interrupted:
-    """A socket in one of whose functions `then` is called, as a signal handler or a finalizer would be."""
-
-    def __init__(self, sock, name, then):
-        self.sock, self.name, self.then = sock, name, then
-
-    def __getattr__(self, name):
-        found = getattr(self.sock, name)
-        if name != self.name:
-            return found
-
-        def call(*arguments):
-            self.then()
-            return found(*arguments)
-
-        return call
-
-
 @pytest.mark.parametrize("name", ["send", "recv"])
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "with others"])
 def test_closing_from_a_signal_handler_while_the_lock_is_held(name, others):
@@ -213,7 +195,7 @@ def test_closing_from_a_signal_handler_while_the_lock_is_held(name, others):
         except ConnectionLost as exc:
             found.append(exc)
 
-    with theirs, BLOCKING.Client.attach(Interrupted(ours, name, handle), timeout=PATIENCE) as client:
+    with theirs, BLOCKING.Client.attach(Hooked(ours, name, handle), timeout=PATIENCE) as client:
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(3 * others)]
         for thread in threads:
             thread.start()
@@ -321,7 +303,7 @@ def test_closing_from_a_finalizer():
         owners.clear()
 
     owners = []
-    with theirs, BLOCKING.Client.attach(Interrupted(ours, "send", drop), timeout=PATIENCE) as client:
+    with theirs, BLOCKING.Client.attach(Hooked(ours, "send", drop), timeout=PATIENCE) as client:
         owners.append(Owner())
         with pytest.raises(ConnectionLost):
             client.ping()
@@ -342,7 +324,7 @@ def test_asking_from_a_signal_handler_while_the_lock_is_held():
         sock.sendall(PONG)
         assert sock.recv(100) == b""
 
-    with scripted(guest) as ours, BLOCKING.Client.attach(Interrupted(ours, "send", handle)) as client:
+    with scripted(guest) as ours, BLOCKING.Client.attach(Hooked(ours, "send", handle)) as client:
         assert client.ping() == Pong()
         assert client.connection.pending == ()
     assert len(caught) == 1

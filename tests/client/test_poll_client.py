@@ -653,20 +653,13 @@ def test_what_a_read_raises_goes_to_the_loop_beside_what_a_callback_raises():
     ours, theirs = socket.socketpair()
     client = Callbacks(Dial(lambda: Interrupting(ours, "recv", 1)))
     with theirs, closing(client):
-        client.request(Ping(), context=raises(ZeroDivisionError))
+        client.request(Ping(), context=lambda _call: 1 / 0)
         theirs.sendall(PONG)
         with pytest.raises(KeyboardInterrupt):
             write_and_read(client)
         with pytest.raises(ZeroDivisionError):
             turns(client)
         assert client.watched == {}
-
-
-def raises(error):
-    def callback(_call):
-        raise error
-
-    return callback
 
 
 @pytest.mark.parametrize("name", ["recv", "send"])
