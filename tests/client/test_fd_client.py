@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from stereos_proto import ConnectionLost, Ping
+from stereos_proto import ConnectionLost, Ping, Role
 from stereos_proto_io import TCP
 from stereos_proto_io import trio as trio_driver
 from stereos_proto_io.driver import Dialling, FdClient
@@ -70,6 +70,37 @@ def test_what_the_runtime_raises_after_the_end_is_no_news():
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             await client.aclose()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(TRIO, main)
+
+
+def test_what_the_trace_raises_once_the_stream_has_room_reaches_the_caller():
+    """It is no error of the stream, though it may be an OSError."""
+    traced = []
+
+    def trace(sender, data):
+        traced.append(sender)
+        if len(traced) == 2:
+            raise OSError("a full disk")
+
+    async def main():
+        client = trio_driver.Client.attach(ours, trace=trace)
+
+        async def ask():
+            with pytest.raises(OSError, match="a full disk"):
+                await client.request(LONG)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            assert traced == [Role.HOST]
+            guest = trio.socket.from_stdlib_socket(theirs)
+            while len(traced) < 2:
+                assert await guest.recv(1 << 16)
+        assert isinstance(client._session.ended, ConnectionLost)
+        await client.aclose()
 
     ours, theirs = socket.socketpair()
     with theirs:

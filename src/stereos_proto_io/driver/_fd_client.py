@@ -167,9 +167,9 @@ class FdClient(AsyncClient):
                     event = self.event()
                     waiter.context = partial(self.set, event)
                     # The writer is woken when the one that reads leaves: it has to read then.
-                    await (event.wait() if step is Step.FOLLOW else self.race(self._write, event.wait))
+                    await (event.wait() if step is Step.FOLLOW else self.race(self._wait_writable, event.wait))
                 else:
-                    await self.race(self._read, self._write)
+                    await self.race(self._read, self._wait_writable)
         finally:
             turns.leave(waiter)
             if session.ended is not None:
@@ -196,7 +196,8 @@ class FdClient(AsyncClient):
         self._behind = True
         read(session, self._stream)
 
-    async def _write(self) -> None:
+    async def _wait_writable(self) -> None:
+        """Wait until the stream is writable. `_wait` writes, in its next round."""
         if self._writing is not None:
             await self._writing.wait()
             return
@@ -204,7 +205,6 @@ class FdClient(AsyncClient):
         try:
             with suppress(OSError, self.closed_error):
                 await self.writable(self._stream)
-                write(self._session, self._stream)
         except Exception:
             if self._session.ended is None:
                 raise
