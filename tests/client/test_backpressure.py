@@ -12,14 +12,12 @@ import pytest
 from stereos_proto import MAX_LINE_SIZE, Lifecycle, Ping, Pong, SetConfig, encode
 from stereos_proto_io.driver import EVENTS_PER_TURN
 
-from .guests import LONG, PING, PONG, Hooked, lines, scripted
+from .guests import DONE, LONG, PING, PONG, Hooked, lines, scripted
 from .harness import BLOCKING, PATIENCE, TRIO, attached, company, each_driver, result, run, some_turns, until
 
 #: Bytes: half of the twenty megabytes that are moved. Most runs need two; the rest is for asyncio's debug mode,
 #: which formats a traceback for whatever a busy machine makes slow.
 HALF = 10_000_000
-
-DONE = b'{"type":"ack","payload":{"reply_to":"set_config","ok":true}}\n'
 
 
 @contextmanager

@@ -8,12 +8,12 @@ import pytest
 import trio
 import trio.testing
 
-from stereos_proto import ConnectionLost, Ping, Role
+from stereos_proto import ConnectionLost, Ping, Role, encode
 from stereos_proto_io import TCP
 from stereos_proto_io import trio as trio_driver
 from stereos_proto_io.driver import Dialling, FdClient
 
-from .guests import LONG, full_port
+from .guests import DONE, LONG, PING, PONG, full_port
 from .harness import TRIO, run
 
 
@@ -100,6 +100,46 @@ def test_what_the_trace_raises_once_the_stream_has_room_reaches_the_caller():
             while len(traced) < 2:
                 assert await guest.recv(1 << 16)
         assert isinstance(client._session.ended, ConnectionLost)
+        await client.aclose()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        run(TRIO, main)
+
+
+def test_the_one_that_reads_waits_for_room_itself_once_the_writer_was_given_up():
+    """Two tasks wait for room, one of them for the other, which leaves: only one may wait for a descriptor."""
+    replies = []
+
+    async def main():
+        client = trio_driver.Client.attach(ours)
+        given_up = trio.CancelScope()
+
+        async def store():
+            with given_up:
+                await client.request(LONG)
+
+        async def ask():
+            replies.append(await client.ping())
+
+        guest = trio.socket.from_stdlib_socket(theirs)
+        async with trio.open_nursery() as nursery:
+            # The first ping reads, the long line waits for room, and the second ping is behind it.
+            for task in (ask, store, ask):
+                nursery.start_soon(task)
+                await trio.testing.wait_all_tasks_blocked()
+            # The second ping reads now, and has to write.
+            await guest.send(PONG)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(replies) == 1
+            given_up.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            received = b""
+            while received.count(b"\n") < 3:
+                received += await guest.recv(1 << 16)
+            assert received == PING + encode(LONG) + PING
+            await guest.send(DONE + PONG)
+        assert len(replies) == 2
         await client.aclose()
 
     ours, theirs = socket.socketpair()

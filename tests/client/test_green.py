@@ -23,7 +23,7 @@ from stereos_proto_io.driver import GreenClient, lookup
 from stereos_proto_io.testing import check_client, client_cases, simulated_guest
 from waiting import until
 
-from .guests import LONG, Broken, pty_to
+from .guests import DONE, LONG, Broken, pty_to
 
 #: Seconds after which a wait counts as one that nobody ended.
 PATIENCE = 5
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_written_while_replies_are_read(client_class):
         received = b""
         while not received.endswith(b"\n"):
             received += theirs.recv(1 << 16)
-        theirs.sendall(b'{"type":"ack","payload":{"reply_to":"set_config","ok":true}}\n')
+        theirs.sendall(DONE)
         asking.join(PATIENCE)
     assert [type(each) for each in found] == [Ack]
     assert {what for what, _ in client_class.waits} == {"read", "write"}

@@ -8,7 +8,7 @@ import trio.testing
 
 from stereos_proto import Ack, CustomRequest, Pong, SetConfig, encode
 
-from .guests import PING, PONG, fill, small_buffers, wrapped
+from .guests import DONE, PING, PONG, fill, small_buffers, wrapped
 from .harness import TRIO, attached, company, run, until
 
 #: What asks for the next one's turn: a request that waits for room in flight.
@@ -70,14 +70,14 @@ def test_who_waits_behind_one_that_gives_up_is_sent(room, turn):
                 await until(TRIO, lambda: scope.cancelled_caught)
                 # It had its place in the line already, and keeps it.
                 await got(peer, encode(NEXT))
-                await peer.send(b'{"type":"ack","payload":{"reply_to":"set_config","ok":true}}\n')
+                await peer.send(DONE)
             else:
                 theirs.send(PONG)  # no checkpoint here: nobody is told before the one gives up
                 scope.cancel()
             found = await next_line(peer)
             if found == encode(NEXT):
                 # The one that reads for all had written it before it was given up: it keeps its place.
-                await peer.send(b'{"type":"ack","payload":{"reply_to":"set_config","ok":true}}\n')
+                await peer.send(DONE)
                 found = await next_line(peer)
             assert found == encode(CustomRequest("last"))
             await peer.send(b'{"type":"ack","payload":{"reply_to":"last","ok":true}}\n')
