@@ -21,7 +21,7 @@ from cli.fleets import keep_state
 from cli_harness import CLEAN_ENV, plain, resize, run_cli
 from stereos_proto import AgentStatus
 from stereos_proto_io.cli._complete import Found, Words, completions
-from stereos_proto_io.cli._shell import _candidates
+from stereos_proto_io.cli._shell import _candidates, _words
 from stereos_proto_io.cli._tree import ALIASES, COMMANDS, make_app
 from stereos_proto_io.guest.faults import FAULTS
 from stereos_proto_io.testing import simulated_guest
@@ -159,6 +159,35 @@ def test_the_shell_of_stereosctl_completes(tmp_path, machines, monkeypatch):
     assert _candidates(app, "provision ", "--jcard=web-1=fo") == ["--jcard=web-1=folder/"]
     assert _candidates(app, "provision --jcard ", "web-1=jc") == ["web-1=jcard.toml "]
     assert _candidates(app, "provision ' ", "x") == []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    assert _candidates(app, "provision ", "~/jc") == ["~/jcard.toml "]
+    assert _candidates(app, "provision ", "--jcard=web-1=~/fo") == ["--jcard=web-1=~/folder/"]
+    assert _candidates(app, "provision ", "~nobody at all/") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("~", ["/home/me too"]),
+        ("a ~/b/~ c", ["a", "/home/me too/b/~", "c"]),
+        ("~/'b c'", ["/home/me too/b c"]),
+        ("~root/b ~no-such-user/b", [f"{Path('~root').expanduser()}/b", "~no-such-user/b"]),
+        ("a~ a/~ ~~", ["a~", "a/~", "~~"]),
+        (r"""'~/b' "a ~/b" "\" ~/b" \~/b ""~""", ["~/b", "a ~/b", '" ~/b', "~/b", "~"]),
+        ("a # 'b ~", ["a"]),
+    ],
+)
+def test_the_shell_of_stereosctl_reads_a_line_as_bash_does(line, words, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me too")
+    assert _words(line) == words
+    bash = [shell_of("bash"), "--norc", "--noprofile", "-c", f"printf '%s\\0' {line}"]
+    assert subprocess.run(bash, check=True, capture_output=True, text=True).stdout.split("\0") == [*words, ""]
+
+
+def test_the_shell_of_stereosctl_finds_a_home_folder_behind_an_option(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me too")
+    assert _words("--jcard web-1=~/b --journal=~/b") == ["--jcard", "web-1=/home/me too/b", "--journal=/home/me too/b"]
 
 
 def test_an_answer_is_lines_for_a_script(machines, monkeypatch):

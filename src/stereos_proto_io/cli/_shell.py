@@ -33,12 +33,15 @@ _UNREADABLE: Final = {
     "No closing quotation": "a quotation mark in it is not closed",
     "No escaped character": "nothing follows the backslash at its end",
 }
+#: Either what is quoted, which stays as it is, or a home folder at the start of a word or behind a =: ~ or ~user.
+_HOME: Final = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.|(?<![^\s=])~[^\s/'"\\]*(?![^\s/])""", re.DOTALL)
 
 
 def shell(guest: Place = DEFAULT_PLACE) -> int:
     """Type commands for one guest.
 
     Every command of stereosctl works, without its first word; Tab completes.
+    Words, quotes, `#` and `~` are as in bash; there are no patterns and variables.
     `exit` or Ctrl-D leaves, Ctrl-C ends a command and goes back to the prompt. Lines
     may come from a pipe: then no command reads a value from there. The exit code is
     that of the last command.
@@ -70,7 +73,7 @@ def _loop(prompt: str, app: App) -> int:
             except (EOFError, StopIteration):
                 return code
             try:
-                words = shlex.split(line, comments=True)
+                words = _words(line)
             except ValueError as exc:
                 code = refused(UsageError(f"this line is no command: {_UNREADABLE.get(str(exc), exc)}"), line.split())
                 continue
@@ -83,6 +86,19 @@ def _loop(prompt: str, app: App) -> int:
                 if code == UNHEARD or (code == INTERRUPTED and not sys.stdin.isatty()):
                     # The command was interrupted, or nobody reads its output: do not run the remaining lines.
                     return code
+
+
+def _words(line: str) -> list[str]:
+    """Split a line into words, with ~ and ~user expanded. Raises ValueError where a quotation is not closed."""
+
+    def expanded(found: re.Match[str]) -> str:
+        return shlex.quote(_expanded(found[0])) if found[0].startswith("~") else found[0]
+
+    return shlex.split(_HOME.sub(expanded, line), comments=True)
+
+
+def _expanded(path: str) -> str:
+    return os.path.expanduser(path)  # noqa: PTH111  (Path's own raises RuntimeError where there is no such folder)
 
 
 def _piped() -> Iterator[str]:
@@ -162,7 +178,7 @@ class _Completer:
 def _candidates(app: App, line: str, text: str) -> list[str]:
     """What `text` may become after `line`, quoted as the shell reads it. A whole word has a space at its end."""
     try:
-        begun = shlex.split(line)
+        begun = _words(line)
     except ValueError:
         return []
     # The name of a file may have blanks, which are written with a backslash.
@@ -185,7 +201,7 @@ def _paths(text: str) -> list[str]:
     """The files whose names begin with `text`, with a slash behind a folder and a space behind any other."""
     folder, slash, begun = text.rpartition("/")
     try:
-        entries = list(os.scandir(f"{folder}{slash}" or "."))
+        entries = list(os.scandir(_expanded(f"{folder}{slash}") or "."))
     except OSError:
         return []
     return [
