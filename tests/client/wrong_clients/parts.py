@@ -40,9 +40,8 @@ def waits_twice_for_one_descriptor(patch):
     async def changed(self):
         with contextlib.suppress(OSError):
             await self.writable(self._stream)
-            self._flush()
 
-    patch.setattr(FdClient, "_write", changed)
+    patch.setattr(FdClient, "_wait_writable", changed)
 
 
 @wrong("a_deadline_holds_under_a_flood")
