@@ -171,6 +171,72 @@ def test_what_a_reboot_has_undone_is_not_taken_for_done(moved, tmp_path, cli):
         assert len(taken(guests["a"], "mount")) == sent
 
 
+def rebooted_since(book):
+    """Make a journal that of a first try to guests that have been rebooted since."""
+    moved = [{**line, "booted": line["booted"] and line["booted"] - 60} for line in lines(book)]
+    book.write_text("".join(f"{json.dumps(line)}\n" for line in moved))
+
+
+@pytest.mark.parametrize("fault", ["fail:no@mount#2", "stall@mount#2", "stall@set_config#1"])
+def test_a_guest_that_was_rebooted_gets_all_steps_on_demand(fault, tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {"faults": [fault], "uptime": 3600}, "b": {}}) as guests:
+        assert cli("--all", "--journal", str(book), "--timeout", "1").code != 0
+        guests["a"].reboot()
+        before = len(guests["a"].simulator.requests)
+        again = cli("--resume", str(book), "--rebooted", "repeat")
+        assert again.code == 0, again
+        assert "✓ config" in again.out
+        sent = [request.type for request in guests["a"].simulator.requests[before:]]
+        assert [kind for kind in sent if kind not in ("ping", "get_health")] == [
+            *("mount", "mount", "inject_secret", "set_config")
+        ]
+        assert [set(steps.values()) for steps in folded(book).values()] == [{"done"}, {"done"}]
+        assert cli("--all", "--resume", str(book)).code == 0, "the boot is the new one"
+        assert len(taken(guests["b"], "mount")) == 2
+
+
+def test_a_reboot_that_was_none_is_passed_over_on_demand(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {"faults": ["fail:no@mount#2"]}}) as guests:
+        assert cli("--vm", "a", "--journal", str(book)).code == 1
+        rebooted_since(book)
+        refused = cli("--resume", str(book))
+        assert refused.code == 2
+        assert "say --rebooted repeat where its mounts are gone and --rebooted skip where they are not" in refused.err
+        assert cli("--resume", str(book), "--rebooted", "skip").code == 0
+        assert [mount.guest_path for mount in taken(guests["a"], "mount")] == ["/workspace", "/data", "/data"]
+        assert cli("--vm", "a", "--resume", str(book)).code == 0, "the boot is the new one"
+
+
+def test_steps_that_a_reboot_has_undone_and_the_plan_lacks_are_shown(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    with fleet(tmp_path, {"a": {"faults": ["fail:no@mount#2"]}}) as guests:
+        (tmp_path / "key.pub").write_text(KEY)
+        assert cli("--vm", "a", "--journal", str(book), "--ssh-key", str(tmp_path / "key.pub")).code == 1
+        rebooted_since(book)
+        again = cli("--resume", str(book), "--rebooted", "repeat")
+        assert again.code == 1
+        assert "SSH key of admin" in again.out
+        assert "add --ssh-key FILE" in again.out
+        assert len(taken(guests["a"], "mount")) == 4
+
+
+def test_folders_that_moved_are_no_matter_after_a_reboot(tmp_path, cli):
+    book = tmp_path / "first.jsonl"
+    (tmp_path / "j.toml").write_text(shared("/a", "/b"))
+    with fleet(tmp_path, {"a": {"faults": ["deny:no@mount#2"], "uptime": 3600}, "b": {}}) as guests:
+        assert cli("--all", "--journal", str(book)).code == 1
+        (tmp_path / "j.toml").write_text(shared("/new", "/a", "/b", "/a/below"))
+        refused = cli("--resume", str(book))
+        assert refused.code == 2
+        assert "reboot the guest, which undoes mounts and secrets, and say --rebooted repeat" in refused.err
+        guests["a"].reboot()
+        again = cli("--resume", str(book), "--rebooted", "repeat")
+        assert again.code == 1, "the journal has steps that the plan lacks"
+        assert [mount.guest_path for mount in taken(guests["a"], "mount")][2:] == ["/new", "/a", "/b", "/a/below"]
+
+
 def test_a_guest_of_which_nothing_is_left_is_asked_all_the_same(tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {}, "b": {}, "c": {}}) as guests:
@@ -247,6 +313,7 @@ def test_ctrl_c_leaves_a_journal_and_says_how_to_go_on(tmp_path, cli):
         ("--vm a --journal BOOK --resume BOOK", "--journal and --resume cannot be combined"),
         ("--vm a --journal BOOK --dry-run", "--journal and --dry-run cannot be combined"),
         ("--vm a --unknown-mounts skip", "--unknown-mounts is for a second try, with --resume"),
+        ("--vm a --rebooted repeat", "--rebooted is for a second try, with --resume"),
         ("--vm a --journal BOOK", "exists already: --resume goes on where it ends"),
         ("--resume NOWHERE", "cannot read NOWHERE: No such file or directory"),
         ("--resume BOOK", "is no journal of provision: see its line 1"),
@@ -269,6 +336,16 @@ def test_without_a_journal_the_danger_of_a_second_try_is_said(tmp_path, cli):
         result = cli("--all")
         assert "a second try mounts again what is mounted" in result.err
         assert "--journal FILE" in result.err
+
+
+def test_without_a_journal_the_danger_for_the_guests_that_are_done_is_said(tmp_path, cli):
+    with fleet(tmp_path, {"a": {}, "b": {}}):
+        keep_state(tmp_path, "gone", {"backend": "qemu", "vsock_port": 1})
+        result = cli("--all", "--timeout", "1")
+        assert result.code == 124
+        assert "a second try mounts again what is mounted: name only the guests that failed; next time" in result.err
+        alone = cli("--vm", "gone", "--timeout", "1")
+        assert (alone.code, "second try" in alone.err) == (124, False), "nothing is mounted"
 
 
 def test_a_wrong_option_leaves_no_journal_behind(tmp_path, cli):

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
@@ -39,6 +39,7 @@ from ._private import clean_path
 from ._reading import MOST_READ, TooLong, read_at_most
 
 UnknownMounts = Literal["repeat", "skip"]
+Rebooted = Literal["repeat", "skip"]
 
 #: Seconds by which the computed boot time of a guest may vary: uptimes are whole seconds, and replies take time. For
 #: each second of uptime, `_DRIFT` is added for the drift between the guest's clock and ours.
@@ -158,11 +159,18 @@ class Journal:
 
         Raises UsageError; with `new` where the file exists, too: it may be needed for a second try.
         """
-        if self._path is None:
+        if self._path is not None:
+            self._open(self._path, new=new)
+        with self._file or nullcontext():
+            for name, plan in plans.items():
+                known = self._known.get(name, _Known()).steps
+                steps = (ProvisionStep(request, StepStatus.NOT_SENT) for request in plan.requests)
+                self._write(name, {step.label: step.status for step in steps if step.label not in known})
             yield
-            return
+
+    def _open(self, path: Path, *, new: bool) -> None:
         try:
-            self._file = self._path.open("xb" if new else "r+b")
+            self._file = path.open("xb" if new else "r+b")
             _lock(self._file)
             if not new:
                 _check_content(self._file, self._content)
@@ -172,22 +180,16 @@ class Journal:
         except (BlockingIOError, TooLong):
             self._close()
             raise UsageError(
-                f"{self._path} is written by another process, which provisions the guests in it: wait until it has "
-                "ended, and then try again"
+                f"{path} is written by another process, which provisions the guests in it: wait until it has ended, "
+                "and then try again"
             ) from None
         except FileExistsError:
             raise UsageError(
-                f"{self._path} exists already: --resume goes on where it ends; a first try needs a new file"
+                f"{path} exists already: --resume goes on where it ends; a first try needs a new file"
             ) from None
         except OSError as exc:
             self._close()
-            raise UsageError(f"cannot write {self._path}: {exc.strerror}") from None
-        with self._file:
-            for name, plan in plans.items():
-                known = self._known.get(name, _Known()).steps
-                steps = (ProvisionStep(request, StepStatus.NOT_SENT) for request in plan.requests)
-                self._write(name, {step.label: step.status for step in steps if step.label not in known})
-            yield
+            raise UsageError(f"cannot write {path}: {exc.strerror}") from None
 
     def refuse_new(self, names: Iterable[str]) -> None:
         """Raise UsageError for guests that do not stand in a journal that was read: nothing is known of these.
@@ -226,7 +228,7 @@ class Journal:
             raise OutcomeUnknown(
                 f"it is not known whether the guest carried this out: {labels}. Log into the guest, run "
                 "`findmnt` there, and say --unknown-mounts skip where it did and repeat where it did not; or reboot "
-                "it, and provision it anew",
+                "it, and say --rebooted repeat",
                 request=exc.request,
             ) from None
         # A mount that is skipped was carried out: that is what the user says by it.
@@ -256,17 +258,19 @@ class Journal:
             if status is not StepStatus.DONE and label not in labels
         )
 
-    def begin(self, name: str, rest: Rest, health: Health) -> None:
-        """Record that the steps are about to be sent. Raises UsageError if a reboot has undone the earlier ones."""
-        booted = time.time() - health.uptime_seconds
+    def has_rebooted(self, name: str, health: Health) -> bool:
+        """Whether a guest has been rebooted since its earlier steps, or its clock stood still: both look the same."""
         before = self._known.get(name, _Known()).booted
         tolerance = _SAME_BOOT + _DRIFT * health.uptime_seconds
-        if rest.done and before is not None and abs(booted - before) > tolerance:
-            raise UsageError(
-                f"{name} has been rebooted since the steps that {self._path} calls done, or its clock stood still; "
-                "a reboot undoes mounts and secrets: provision it without --resume"
-            )
-        self._write(name, {step.label: step.status for step in rest.done}, booted)
+        return before is not None and abs(_booted(health) - before) > tolerance
+
+    def forget(self, name: str) -> None:
+        """Record that nothing is done in a guest: a reboot has undone it. Raises UsageError."""
+        self._write(name, dict.fromkeys(self._known[name].steps, StepStatus.NOT_SENT))
+
+    def begin(self, name: str, rest: Rest, health: Health) -> None:
+        """Record that the steps are about to be sent. Raises UsageError."""
+        self._write(name, {step.label: step.status for step in rest.done}, _booted(health))
         requests = rest.plan.requests
         self._write(name, {ProvisionStep(each, StepStatus.UNKNOWN).label: StepStatus.UNKNOWN for each in requests})
 
@@ -304,6 +308,11 @@ class Journal:
                 self._file.close()
 
 
+def _booted(health: Health) -> float:
+    """When a guest booted, in seconds since 1970."""
+    return time.time() - health.uptime_seconds
+
+
 def _refuse_moved(name: str, left: Iterable[ProvisionStep], earlier: Sequence[ProvisionStep]) -> None:
     """Raise UsageError for a mount that is left to do with the tag or the path of an earlier one of another label.
 
@@ -317,7 +326,7 @@ def _refuse_moved(name: str, left: Iterable[ProvisionStep], earlier: Sequence[Pr
                 raise UsageError(
                     f"{name}: {step.label} is left to do, and has the {same} of {before.label}, which an earlier try "
                     f"{did}; put new [[shared]] folders after the others in the jcard.toml, or reboot the guest, which "
-                    "undoes mounts and secrets, and provision it without --resume"
+                    "undoes mounts and secrets, and say --rebooted repeat"
                 )
 
 

@@ -41,7 +41,7 @@ from ._documents import report_document
 from ._errors import SaidNo, UsageError, code_of, worst
 from ._formats import DEFAULT_OUT, Out
 from ._jobs import Job, ask_health, perform, targets_of, write_documents
-from ._journal import Journal, Rest, UnknownMounts
+from ._journal import Journal, Rebooted, Rest, UnknownMounts
 from ._options import option, refuse_what_is_no_utf8, repeated, whole_number
 from ._output import print_result, step_line
 from ._redact import Redactor, with_sentence
@@ -66,6 +66,7 @@ def provision(
     journal: Path | None = None,
     resume: Path | None = None,
     unknown_mounts: UnknownMounts | None = None,
+    rebooted: Rebooted | None = None,
     dry_run: bool = False,
     out: Out = DEFAULT_OUT,
 ) -> int:
@@ -100,6 +101,7 @@ def provision(
         journal: Write what becomes of each step into this new file. It holds no secrets.
         resume: Send what this journal does not call done, and go on writing it. By default to the guests in it.
         unknown_mounts: For mounts that may have been carried out: `skip` them if they were, `repeat` them if not.
+        rebooted: For guests that seem to have been rebooted: `repeat` all steps if they were, else `skip` those done.
         dry_run: Show the steps, or with --resume the steps that are left, and send nothing.
         out: How the result is written.
     """
@@ -107,7 +109,7 @@ def provision(
         # No jcard.toml is named like that: all are given by --jcard.
         guest, file = attrs.evolve(guest, address=(file, *guest.address)), None
     _check_options(guest, out, max_failures, dry_run=dry_run)
-    book = _journal(journal, resume, unknown_mounts, dry_run=dry_run)
+    book = _journal(journal, resume, unknown_mounts, rebooted, dry_run=dry_run)
     own = _own_files(jcard)
     named = bool(guest.address or guest.vm or guest.all)
     # The journal names the guests then, and a program that reads the JSON does not know how many these are.
@@ -131,7 +133,9 @@ def provision(
     if dry_run:
         return _show_rest(book, plans, unknown_mounts, cure_of, out, many=many)
     shows = not guest.many and out.for_people
-    work = _Work(plans, book, journal or resume, unknown_mounts, on_refusal, cure_of, new=resume is None, shows=shows)
+    work = _Work(
+        plans, book, journal or resume, unknown_mounts, rebooted, on_refusal, cure_of, new=resume is None, shows=shows
+    )
     # For people, one guest that is left is shown in full.
     many = many if out.is_json else guest.many
     job = _job(work.converse)
@@ -151,6 +155,7 @@ class _Work:
     #: The file of the journal, None where there is none.
     path: Path | None
     unknown_mounts: UnknownMounts | None
+    rebooted: Rebooted | None
     on_refusal: OnRefusal
     cure_of: CureOf
     #: Whether the journal is begun, and not gone on with.
@@ -167,14 +172,39 @@ class _Work:
         name = contact.target.name
         plan = self.plans[name]
         contact.redactor = Redactor(self.secrets[id(plan)])
-        rest = self.book.rest(name, plan, self.unknown_mounts)
-        self.book.begin(name, rest, await _met(contact, rest))
+        meet = self._meet_after_reboot if self.rebooted == "repeat" else self._meet
+        rest, health = await meet(contact, name, plan)
+        self.book.begin(name, rest, health)
         new = await self._send(contact, rest) if rest.plan.requests else ()
         lacking = _lacking(rest, plan, self.cure_of)
         if self.shows:
             print_result(*map(step_line, lacking))
         report = ProvisionReport((*rest.done, *new, *lacking), plan.agents)
         return _Came(report, len(rest.done), interrupted=contact.interrupted)
+
+    async def _meet(self, contact: Contact, name: str, plan: ProvisionPlan) -> tuple[Rest, Health]:
+        """Dial, and return what is left to do, and the guest's report. Raises UsageError if the guest has rebooted.
+
+        A guest of which nothing is left is asked as well: it may have been rebooted since, or be switched off.
+        """
+        rest = self.book.rest(name, plan, self.unknown_mounts)
+        health = await contact.dial_when_ready() if rest.plan.requests else await ask_health(contact)
+        if rest.done and self.rebooted is None and self.book.has_rebooted(name, health):
+            raise UsageError(
+                f"{name} has been rebooted since the steps that {self.path} calls done, or its clock stood still. A "
+                "reboot undoes mounts and secrets: log into the guest, run `findmnt` there, and say --rebooted repeat "
+                "where its mounts are gone and --rebooted skip where they are not"
+            )
+        return rest, health
+
+    async def _meet_after_reboot(self, contact: Contact, name: str, plan: ProvisionPlan) -> tuple[Rest, Health]:
+        """Like `_meet`, for a guest of which all is left if it has rebooted."""
+        health = await contact.dial_when_ready()
+        if self.book.has_rebooted(name, health):
+            self.book.forget(name)
+        rest = self.book.rest(name, plan, self.unknown_mounts)
+        _warn(name, rest)
+        return rest, health
 
     async def _send(self, contact: Contact, rest: Rest) -> Iterable[ProvisionStep]:
         name = contact.target.name
@@ -193,7 +223,9 @@ class _Work:
     def around(self, targets: Sequence[Target]) -> Iterator[None]:
         """Write the journal of these guests, for the length of a `with`, and say then what is left."""
         plans = {target.name: self.plans[target.name] for target in targets}
-        _look_ahead(self.book, plans, self.unknown_mounts)
+        if self.rebooted != "repeat":
+            # What is left depends on the guest then.
+            _look_ahead(self.book, plans, self.unknown_mounts)
         with self.book.writing(plans, new=self.new):
             try:
                 yield
@@ -256,15 +288,21 @@ class _Came:
 
 
 def _journal(
-    journal: Path | None, resume: Path | None, unknown_mounts: UnknownMounts | None, *, dry_run: bool
+    journal: Path | None,
+    resume: Path | None,
+    unknown_mounts: UnknownMounts | None,
+    rebooted: Rebooted | None,
+    *,
+    dry_run: bool,
 ) -> Journal:
     """The journal that the options name. Raises UsageError."""
     if journal is not None and resume is not None:
         raise UsageError("--journal and --resume cannot be combined: --resume goes on writing its file")
     if journal is not None and dry_run:
         raise UsageError("--journal and --dry-run cannot be combined: there is nothing to write down")
-    if unknown_mounts is not None and resume is None:
-        raise UsageError("--unknown-mounts is for a second try, with --resume")
+    for name, value in (("--unknown-mounts", unknown_mounts), ("--rebooted", rebooted)):
+        if value is not None and resume is None:
+            raise UsageError(f"{name} is for a second try, with --resume")
     book = Journal(journal or resume)
     if resume is not None:
         book.read()
@@ -408,22 +446,21 @@ def _say_what_is_left(book: Journal, path: Path | None, plans: Mapping[str, Prov
         needs = ", ".join(f"{label} ({cure_of(step.request, plan)})" for label, (step, plan) in lacking.items())
         more = f", with what this plan does not have: {needs}" if needs else ""
         say(f"{guests} steps left: `stereosctl provision … --resume {path}` sends only these{more}")
-    elif any(book.mounted(name) for name in names):
-        left = {type(request) for name in names for request in book.left(name)}
+        return
+    partly = [name for name in names if book.mounted(name)]
+    if partly:
+        left = {type(request) for name in partly for request in book.left(name)}
         *some, last = (f"`{command}`" for kind, command in _COMMANDS.items() if kind in left)
         commands = f"{', '.join(some)} and {last}" if some else last
         say(
             f"a second try mounts again what is mounted: send the rest by `stereosctl {commands[1:]}; "
             "next time, --journal FILE lets --resume FILE do that"
         )
-
-
-async def _met(contact: Contact, rest: Rest) -> Health:
-    """Dial, and return the guest's report.
-
-    A guest of which nothing is left is asked as well: it may have been rebooted since, or be switched off.
-    """
-    return await contact.dial_when_ready() if rest.plan.requests else await ask_health(contact)
+    elif names and any(map(book.mounted, plans)):
+        say(
+            "a second try mounts again what is mounted: name only the guests that failed; "
+            "next time, --journal FILE lets --resume FILE do that"
+        )
 
 
 # ----------------------------------------------------------------------------------------------- which plan
