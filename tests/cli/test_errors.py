@@ -18,7 +18,7 @@ from cli_harness import CLEAN_ENV, COMMAND, plain, run_cli, run_process, termina
 from stereos_proto import AgentStatus
 from stereos_proto_io import UnixSocket
 from stereos_proto_io.cli._errors import EXIT_CODES
-from stereos_proto_io.cli._tree import COMMANDS
+from stereos_proto_io.cli._tree import ABSENT, ALIASES, COMMANDS
 from stereos_proto_io.testing import simulated_guest
 
 JCARD = '[[shared]]\nguest = "/a"\n[[shared]]\nguest = "/ok"\n'
@@ -116,6 +116,7 @@ def test_exit_codes_are_in_the_help(monkeypatch):
     ("command", "text"),
     [
         ("frob", 'there is no command "frob"; see: stereosctl --help'),
+        ("umount x", 'there is no command "umount": a guest cannot be asked to unmount: a reboot undoes all mounts'),
         ("heath", 'there is no command "heath", but there is "health"; see: stereosctl --help'),
         ("-v ping", "there is no option -v before a command; see: stereosctl --help"),
         ("watch tcp://127.0.0.1:1 --interval 0", "--interval must be more than 0 seconds, not 0"),
@@ -141,6 +142,10 @@ def test_exit_codes_are_in_the_help(monkeypatch):
 def test_what_is_wrong_with_the_command_line_is_said_with_what_to_do(command, text, monkeypatch):
     result = run_cli(monkeypatch, *command.split())
     assert (result.code, result.out, result.err) == (2, "", f"stereosctl: {text}\n")
+
+
+def test_no_command_is_called_absent():
+    assert not ABSENT.keys() & {*ALIASES, *(name.split()[0] for name in COMMANDS)}
 
 
 @pytest.mark.parametrize("condition", ["agent=nobody", "state=degraded"])

@@ -233,6 +233,19 @@ def test_a_template_and_names_are_lines_for_a_script(guests, cli):
     assert str(guests["db"].address) in cli("health", "--all", "-o", "wide").out
 
 
+@pytest.mark.parametrize("form", ["name", "template={name}"])
+def test_names_and_templates_leave_the_reasons_to_stderr(form, tmp_path, cli):
+    with fleet(tmp_path, {"a": {}, "b": {}}):
+        for name in ("gone", "lost"):
+            keep_state(tmp_path, name, {"backend": "qemu", "vsock_port": 1})
+        result = cli("health", "--all", "-o", form)
+    assert (result.code, set(result.out.split()) >= {"a", "b"}) == (3, True)
+    reason, summary = result.err.splitlines()
+    assert reason.startswith("gone, lost: ")
+    assert "refused" in reason
+    assert summary == "4 guests: 2 done, 2 unreachable"
+
+
 def test_which_exit_code_is_the_worst():
     codes = {each.code for each in EXIT_CODES} - {UNHEARD}
     assert worst([]) == 0

@@ -38,7 +38,7 @@ from ._errors import (
     exit_code,
 )
 from ._signals import interruptible, nothing_was_kept, raise_what_is_held
-from ._tree import ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
+from ._tree import ABSENT, ALIASES, COMPLETE, DEFAULT_PARAMETER, HELP, make_app
 
 #: Messages of the parser, and our wording for them. Other messages are shown unchanged.
 _REWORDED: Final = (
@@ -112,6 +112,7 @@ def _run(words: Sequence[str], app: App | None) -> int:
         return answer(words[1:])
     try:
         _refuse_nul(words)
+        _refuse_absent(words)
         tree = app or make_app(_first(words))
         line = _Line.of(tree, words)
         _refuse_values_of_flags(line)
@@ -161,6 +162,12 @@ def _refuse_nul(words: Sequence[str]) -> None:
     """Raise UsageError for a NUL. Only a line of our own shell can have one: no system hands over such an argument."""
     if any("\0" in word for word in words):
         raise UsageError("an argument has a NUL character, which neither a name nor a value may have: leave it out")
+
+
+def _refuse_absent(words: Sequence[str]) -> None:
+    """Raise UsageError for a command that people look for and that is not there."""
+    if words and words[0] in ABSENT:
+        raise UsageError(f'there is no command "{words[0]}": {ABSENT[words[0]]}')
 
 
 @attrs.frozen(eq=False, repr=False)

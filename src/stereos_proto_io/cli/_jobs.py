@@ -385,10 +385,20 @@ def write_outcomes(outcomes: Sequence[Outcome], job: Job, out: Out) -> None:
             out.write_line(_line(outcome.target, outcome.row, outcome.reason, result, outcome.code))
     else:
         _write_table(outcomes, job, wide=kind == "wide")
+    if kind in ("name", "template"):
+        _say_reasons(outcomes)
     counts = Counter(_word(outcome) for outcome in outcomes)
     words = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     # Not `say`: that stderr is full does not hide the exit code of a guest.
     show_beside(error_console(), Text(f"{counted(len(outcomes), 'guest')}: {words}" if outcomes else "no guests"))
+
+
+def _say_reasons(outcomes: Iterable[Outcome]) -> None:
+    """Say on stderr which guests have failed, and why, where the result itself may not."""
+    told_of = ((each.target.name, told(each.reason)) for each in outcomes)
+    sentences = ((name, brief(document["error"], name)) for name, document in told_of if document is not None)
+    for who, sentence in merged(sentences):
+        show_beside(error_console(), Text(f"{who}: {short(sentence, CELL_SIZE)}"))
 
 
 def write_documents(documents: Sequence[Document], out: Out) -> None:

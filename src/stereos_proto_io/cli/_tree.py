@@ -67,6 +67,20 @@ COMMANDS: Final[dict[str, tuple[str, str, Group]]] = {
 }
 #: Other words for a command that people try.
 ALIASES: Final = {"status": "health", "list": "ls"}
+_NO_POWER: Final = "mb or the hypervisor starts machines"
+_NO_SHELL: Final = "a guest runs no commands for its host: log in with SSH, where `ssh-key add` has let you in"
+_NO_UNMOUNT: Final = "a guest cannot be asked to unmount: a reboot undoes all mounts"
+_NO_REBOOT: Final = f"a guest cannot be asked to reboot: `shutdown` powers it off, and {_NO_POWER}"
+#: Commands that people look for and that are not there, each with what is there for its purpose.
+ABSENT: Final[dict[str, str]] = {
+    **dict.fromkeys(("umount", "unmount"), _NO_UNMOUNT),
+    **dict.fromkeys(("reboot", "restart"), _NO_REBOOT),
+    **dict.fromkeys(("halt", "poweroff", "stop"), "`shutdown` powers a guest off"),
+    **dict.fromkeys(("run", "start", "up"), f"{_NO_POWER}; `wait` waits until a guest is ready"),
+    **dict.fromkeys(("exec", "ssh"), _NO_SHELL),
+    "logs": "a guest sends no logs: `watch` shows what it reports, and `record` writes down the wire",
+    "trace": "`-v` shows the wire of a command, and `record` writes it down",
+}
 #: Asks for the help of the command that follows it.
 HELP: Final = "help"
 #: Asks what a word on the command line may become; completion scripts use it.
