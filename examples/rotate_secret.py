@@ -21,8 +21,11 @@ async def rotate(address, name, value):
     except OutcomeUnknown as exc:
         # Storing a secret twice does no harm, so this may simply be run again.
         return f"unknown, run it again: {exc}"
-    except (StereosError, TimeoutError) as exc:
+    except StereosError as exc:
         return f"failed: {exc}"
+    except TimeoutError:
+        # This scope also ends a request that the guest has, and does not tell.
+        return f"unknown, run it again: not done within {SECONDS} s"
     return "done"
 
 

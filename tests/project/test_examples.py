@@ -355,6 +355,14 @@ def test_rotate_a_secret_where_one_guest_goes_away(guests):
     assert "new-value" not in said[1]
 
 
+def test_rotate_a_secret_where_one_guest_falls_silent():
+    rotate = runpy.run_path(str(EXAMPLES / "rotate_secret.py"))["rotate"]
+    rotate.__globals__["SECONDS"] = 0.2
+    with simulated_guest(faults=["stall@inject_secret"]) as guest:
+        said = asyncio.run(rotate(guest.address, "API_TOKEN", "new-value"))
+    assert said == "unknown, run it again: not done within 0.2 s"
+
+
 async def scrape(*line):
     async with running(*line) as process:
         url = (await process.stdout.readline()).decode().strip()
