@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import resource
+import signal
 import subprocess
+import sys
 import termios
 from pathlib import Path
 
 import pytest
 
 from cli_harness import COMMAND, LIMITED_ENV, PATIENCE, piped
-from stereos_proto import MAX_LINE_SIZE
+from stereos_proto import MAX_LINE_SIZE, AgentStatus
 from stereos_proto_io.cli._reading import MOST_READ, TooLong, read_at_most
 from stereos_proto_io.testing import simulated_guest
 from waiting import until
@@ -94,9 +97,13 @@ def test_as_much_as_fits_is_read(tmp_path):
 # ------------------------------------------------------------------- an input that does not wait (O_NONBLOCK)
 
 
+def waiting_bytes(pipe):
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def wait_until_read(process):
     """Wait until the process has read all that was written to it."""
-    until(lambda: not any(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))), process)
+    until(lambda: not waiting_bytes(process.stdin), process)
 
 
 def with_input_that_does_not_wait(*words):
@@ -141,3 +148,23 @@ def test_a_simulator_that_is_attached_lasts_as_long_as_its_input():
         wait_until_read(process)
         process.stdin.close()
         assert process.wait(PATIENCE) == 0
+
+
+# ------------------------------------------------------------------------------------------ a reader that is slow
+
+
+@pytest.mark.parametrize("how", ["a buffer", "no buffer", "no waiting"])
+def test_a_result_is_whole_however_slowly_it_is_read(how):
+    """Signals interrupt the write to a full pipe, and without a buffer Python itself loses the rest then."""
+    agents = tuple(AgentStatus(f"agent-{number}", True, error="e" * 100) for number in range(3000))
+    env = {"PYTHONUNBUFFERED": "1" if how == "no buffer" else ""}
+    with simulated_guest(agents=agents) as guest:
+        words = ("health", str(guest.address), "--json")
+        with piped(*words, env=env, preexec_fn=lambda: os.set_blocking(1, how != "no waiting")) as process:
+            size = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
+            until(lambda: waiting_bytes(process.stdout) == size, process)
+            for _ in range(3):
+                os.kill(process.pid, signal.SIGURG)
+            out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
+    assert len(json.loads(out)["agents"]) == len(agents)

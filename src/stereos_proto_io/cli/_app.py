@@ -20,7 +20,7 @@ from ._console import (
     error_console,
     forget_lost_output,
     leave_what_fails,
-    let_input_wait,
+    let_streams_wait,
     open_closed_streams,
     raise_lost_output,
     say_error,
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
     With --json there is a JSON document, too, on stdout: programs need not read sentences.
     """
     open_closed_streams()
-    let_input_wait()
+    let_streams_wait()
     with suppress(AttributeError, ValueError):
         # A terminal that cannot show a character gets another one, rather than no output at all.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

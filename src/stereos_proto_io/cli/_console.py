@@ -132,7 +132,7 @@ def open_closed_streams() -> None:
 
 
 class _Waiting(io.RawIOBase):
-    """A descriptor whose readers wait, also where that is switched off (O_NONBLOCK), as some programs do with a pipe.
+    """A descriptor that waits, also where that is switched off (O_NONBLOCK), as some programs do with a pipe.
 
     To switch it on again would be felt by all that share the descriptor.
     """
@@ -149,10 +149,20 @@ class _Waiting(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def writable(self) -> bool:
+        return True
+
     def readinto(self, buffer: Any) -> int:
         data = read_when_there_is(self._number, len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def write(self, data: Any) -> int:
+        while True:
+            try:
+                return os.write(self._number, data)
+            except BlockingIOError:
+                select.select([], [self._number], [])
 
 
 def read_when_there_is(number: int, most: int) -> bytes:
@@ -164,12 +174,22 @@ def read_when_there_is(number: int, most: int) -> bytes:
             select.select([number], [], [])
 
 
-def let_input_wait() -> None:
-    """Let standard input wait for what is still to come. Else a gap in it would be taken for its end."""
-    with suppress(OSError, ValueError, AttributeError):  # a stand-in for it, without a descriptor
-        number = sys.stdin.fileno()
-        if not os.get_blocking(number) and not isinstance(getattr(sys.stdin.buffer, "raw", None), _Waiting):
-            sys.stdin = io.TextIOWrapper(io.BufferedReader(_Waiting(number)), encoding=sys.stdin.encoding)
+def let_streams_wait() -> None:
+    """Let the standard streams wait: for input that is still to come, and for the reader of what is written.
+
+    Otherwise a gap in the input would be taken for its end, and a full pipe for an error. With PYTHONUNBUFFERED, Python
+    writes to a full pipe without a buffer: when a signal interrupts that, such as the heartbeat, it loses the rest.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        with suppress(OSError, ValueError, AttributeError):  # a stand-in, without a descriptor
+            stream = getattr(sys, name)
+            number, buffer = stream.fileno(), stream.buffer
+            waits = os.get_blocking(number) or isinstance(getattr(buffer, "raw", None), _Waiting)
+            if waits and not isinstance(buffer, io.RawIOBase):
+                continue
+            layer = io.BufferedReader if name == "stdin" else io.BufferedWriter
+            text = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": True}
+            setattr(sys, name, io.TextIOWrapper(layer(_Waiting(number)), **text))
 
 
 def console() -> Output:
