@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import attrs
 
@@ -134,16 +135,19 @@ _LOOKED_AT = 65536
 
 
 class TerminalProcess:
-    """A command in a process with a terminal as its own: what is typed, Ctrl-C included, reaches it."""
+    """A command in a process with a terminal as its own: what is typed, Ctrl-C included, reaches it.
 
-    def __init__(self, *arguments: str, env=None, columns: int = 100):
+    `out` is a file for its standard output, instead of the terminal.
+    """
+
+    def __init__(self, *arguments: str, env=None, columns: int = 100, out: Path | None = None):
         self._master, slave = pty.openpty()
         resize(slave, columns)
         name = os.ttyname(slave)
         # The first terminal that a session's leader opens becomes the session's.
-        script = 'exec <>"$0" >"$0" 2>&1; exec "$@"'
+        script = 'exec <>"$0" 2>&0 >"$1"; shift; exec "$@"'
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", script, name, *COMMAND, *arguments],
+            ["/bin/sh", "-c", script, name, str(out or name), *COMMAND, *arguments],
             env={**CLEAN_ENV, **(env or {})},
             start_new_session=True,
             stdin=subprocess.DEVNULL,

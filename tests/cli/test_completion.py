@@ -162,7 +162,7 @@ def test_the_shell_of_stereosctl_completes(tmp_path, machines, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
     assert _candidates(app, "provision ", "~/jc") == ["~/jcard.toml "]
-    assert _candidates(app, "provision ", "--jcard=web-1=~/fo") == ["--jcard=web-1=~/folder/"]
+    assert _candidates(app, "provision ", "--journal=~/jc") == []
     assert _candidates(app, "provision ", "~nobody at all/") == []
 
 
@@ -175,7 +175,17 @@ def test_the_shell_of_stereosctl_completes(tmp_path, machines, monkeypatch):
         ("~root/b ~no-such-user/b", [f"{Path('~root').expanduser()}/b", "~no-such-user/b"]),
         ("a~ a/~ ~~", ["a~", "a/~", "~~"]),
         (r"""'~/b' "a ~/b" "\" ~/b" \~/b ""~""", ["~/b", "a ~/b", '" ~/b', "~/b", "~"]),
+        (
+            r"""a\ ~/b a\=~/b --f=~/b a=b=~/c ~"root"/b ~'/b'""",
+            ["a ~/b", "a=~/b", "--f=~/b", "a=b=~/c", "~root/b", "~/b"],
+        ),
         ("a # 'b ~", ["a"]),
+        ("a#b 'a'#b \\#b '#' \"\"#b", ["a#b", "a#b", "#b", "#", "#b"]),
+        (r"""'a\b' "a\b\\c\"d\$e\`f" a\b\\""", ["a\\b", 'a\\b\\c"d$e`f', "ab\\"]),
+        ("a '' \"\" b''", ["a", "", "", "b"]),
+        (" \t a  b\t", ["a", "b"]),
+        ("a\u00a0b", ["a\u00a0b"]),
+        (r"'|' \| a';' '2>'x", ["|", "|", "a;", "2>x"]),
     ],
 )
 def test_the_shell_of_stereosctl_reads_a_line_as_bash_does(line, words, monkeypatch):
@@ -185,9 +195,26 @@ def test_the_shell_of_stereosctl_reads_a_line_as_bash_does(line, words, monkeypa
     assert subprocess.run(bash, check=True, capture_output=True, text=True).stdout.split("\0") == [*words, ""]
 
 
-def test_the_shell_of_stereosctl_finds_a_home_folder_behind_an_option(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me too")
-    assert _words("--jcard web-1=~/b --journal=~/b") == ["--jcard", "web-1=/home/me too/b", "--journal=/home/me too/b"]
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("a 'b", "a quotation mark in it is not closed"),
+        ('a "b\\"', "a quotation mark in it is not closed"),
+        ('a "b\\', "a quotation mark in it is not closed"),
+        ("a b\\", "nothing follows the backslash"),
+        ("health | grep x", r"there are no pipes, lists and redirections here; quote a \| that means itself"),
+        ("ping && ping", "there are no pipes"),
+        ("ping >", "there are no pipes"),
+    ],
+)
+def test_a_line_that_the_shell_of_stereosctl_cannot_read(line, why):
+    with pytest.raises(ValueError, match=why):
+        _words(line)
+
+
+def test_a_line_of_the_shell_is_read_in_one_pass():
+    line = "=~" * 200_000
+    assert _words(f"{line}''") == [line]
 
 
 def test_an_answer_is_lines_for_a_script(machines, monkeypatch):

@@ -213,6 +213,7 @@ def test_the_shell_forgets_it(folder):
                 ("secret set A --env B", "✓ secret A"),
                 ("secret set A s3ntinel", "stereosctl:"),
                 ("send rotate '\"s3ntinel\"'", "unknown message type"),
+                ("help secret set A=s3ntinel", "Usage:"),
                 ("s3ntinel", "there is no command"),
                 ("ping", "pong from"),
             ):

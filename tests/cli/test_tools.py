@@ -443,6 +443,10 @@ def test_an_interrupted_pipe_is_not_read_on(tmp_path):
         ('health "unclosed', "this line is no command: a quotation mark in it is not closed"),
         ("health 'unclosed", "this line is no command: a quotation mark in it is not closed"),
         ("health \\", "this line is no command: nothing follows the backslash at its end"),
+        (
+            "health | sort",
+            "this line is no command: there are no pipes, lists and redirections here; quote a | that means itself",
+        ),
         ("shell", "this is a shell already: `exit` leaves it"),
     ],
 )
@@ -460,6 +464,15 @@ def test_a_line_of_the_shell_that_makes_no_sense_is_an_error_like_others(line, s
         assert (document["error"], document["kind"]) == (sentence, "UsageError")
 
 
+def test_a_number_sign_within_a_word_begins_no_comment(tmp_path, monkeypatch):
+    with (
+        simulated_guest(UnixSocket(tmp_path / "vm")) as one,
+        simulated_guest(UnixSocket(tmp_path / "vm#2")) as other,
+    ):
+        run_cli(monkeypatch, "shell", str(one.address), stdin=f"ping {other.address} # {one.address}\n".encode())
+        assert (len(one.simulator.requests), len(other.simulator.requests)) == (0, 1)
+
+
 def test_a_shell_that_nobody_hears_does_nothing_more(tmp_path):
     with simulated_guest(UnixSocket(tmp_path / "g")) as guest, piped("shell", str(guest.address)) as process:
         process.stdout.close()
@@ -468,6 +481,20 @@ def test_a_shell_that_nobody_hears_does_nothing_more(tmp_path):
         assert process.wait(60) == 141
         assert process.stderr.read() == ""
         assert guest.simulator.mounts == ()
+
+
+def test_the_prompt_is_no_result(tmp_path):
+    out = tmp_path / "out"
+    with (
+        simulated_guest(UnixSocket(tmp_path / "g")) as guest,
+        terminal("shell", str(guest.address), out=out, env={"XDG_STATE_HOME": str(tmp_path)}, columns=300) as shell,
+    ):
+        for line in ("health --json", "exit"):
+            shell.wait_for("g> ")
+            shell.seen = ""
+            shell.type(f"{line}\n")
+        assert shell.end() == 0
+    assert json.loads(out.read_text())["state"] == "ready"
 
 
 def test_shells_share_their_history(tmp_path):

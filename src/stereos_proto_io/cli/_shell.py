@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,23 +24,26 @@ from ._targets import DEFAULT_PLACE, Place, by_default, in_shell
 from ._tree import make_app
 
 _LEAVE: Final = frozenset({"exit", "quit"})
-#: Commands whose lines never go to the history: a secret may be typed where it does not belong.
+#: Lines with one of these words never go to the history: a secret may be typed where it does not belong.
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
-#: Why a line cannot be split into words: Python's sentences, and ours.
-_UNREADABLE: Final = {
-    "No closing quotation": "a quotation mark in it is not closed",
-    "No escaped character": "nothing follows the backslash at its end",
-}
-#: Either what is quoted, which stays as it is, or a home folder at the start of a word or behind a =: ~ or ~user.
-_HOME: Final = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.|(?<![^\s=])~[^\s/'"\\]*(?![^\s/])""", re.DOTALL)
+#: A piece of a line: blanks, or a part of a word.
+_PIECE: Final = re.compile(
+    r"""(?P<blanks>[ \t\r\n]+)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|\\(?P<escaped>.)"""
+    r"""|(?P<plain>[^ \t\r\n'"\\]+)""",
+    re.DOTALL,
+)
+#: What a backslash is for within double quotes.
+_ESCAPED: Final = re.compile(r'\\(["\\$`])')
+#: Words that mean themselves only where they are quoted.
+_OPERATORS: Final = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>"})
 
 
 def shell(guest: Place = DEFAULT_PLACE) -> int:
     """Type commands for one guest.
 
     Every command of stereosctl works, without its first word; Tab completes.
-    Words, quotes, `#` and `~` are as in bash; there are no patterns and variables.
+    Words, quotes, `#` and `~` are as in bash; there are no variables, patterns and pipes.
     `exit` or Ctrl-D leaves, Ctrl-C ends a command and goes back to the prompt. Lines
     may come from a pipe: then no command reads a value from there. The exit code is
     that of the last command.
@@ -63,7 +65,7 @@ def _loop(prompt: str, app: App) -> int:
     with _editing(app) as remember:
         while True:
             try:
-                line = input(prompt) if sys.stdin.isatty() else next(_piped())
+                line = _typed(prompt) if sys.stdin.isatty() else next(_piped())
             except Stopped:
                 raise
             except KeyboardInterrupt:
@@ -75,13 +77,13 @@ def _loop(prompt: str, app: App) -> int:
             try:
                 words = _words(line)
             except ValueError as exc:
-                code = refused(UsageError(f"this line is no command: {_UNREADABLE.get(str(exc), exc)}"), line.split())
+                code = refused(UsageError(f"this line is no command: {exc}"), line.split())
                 continue
             if words and words[0] in _LEAVE:
                 return code
             if words:
                 code = run(words, app)
-                if code != USAGE and words[0] not in _FORGOTTEN:
+                if code != USAGE and _FORGOTTEN.isdisjoint(words):
                     remember(line)
                 if code == UNHEARD or (code == INTERRUPTED and not sys.stdin.isatty()):
                     # The command was interrupted, or nobody reads its output: do not run the remaining lines.
@@ -89,16 +91,51 @@ def _loop(prompt: str, app: App) -> int:
 
 
 def _words(line: str) -> list[str]:
-    """Split a line into words, with ~ and ~user expanded. Raises ValueError where a quotation is not closed."""
+    """Split a line into words as bash does, without variables and patterns. Raises ValueError."""
+    words: list[str] = []
+    word: list[str] = []
+    place = 0
+    while place < len(line):
+        found = _PIECE.match(line, place)
+        if found is None:
+            if line[place] == "\\":
+                raise ValueError("nothing follows the backslash at its end")
+            raise ValueError("a quotation mark in it is not closed")
+        kind, text = found.lastgroup, found[found.lastgroup or 0]
+        place = found.end()
+        if kind == "blanks":
+            words += ["".join(word)] if word else []
+            word = []
+            continue
+        if kind == "plain" and not word:
+            if text.startswith("#"):
+                break
+            text = _first_piece(text, is_whole=place == len(line) or line[place] in " \t\r\n")
+        elif kind == "double":
+            text = _ESCAPED.sub(r"\1", text)
+        word.append(text)
+    return [*words, *(["".join(word)] if word else [])]
 
-    def expanded(found: re.Match[str]) -> str:
-        return shlex.quote(_expanded(found[0])) if found[0].startswith("~") else found[0]
 
-    return shlex.split(_HOME.sub(expanded, line), comments=True)
+def _first_piece(text: str, *, is_whole: bool) -> str:
+    """The beginning of a word, which is not quoted, with ~ and ~user expanded. Raises ValueError for an operator."""
+    if is_whole and text in _OPERATORS:
+        raise ValueError(f"there are no pipes, lists and redirections here; quote a {text} that means itself")
+    user, slash, rest = text.partition("/")
+    return f"{_expanded(user)}{slash}{rest}" if slash or is_whole else text
 
 
 def _expanded(path: str) -> str:
     return os.path.expanduser(path)  # noqa: PTH111  (Path's own raises RuntimeError where there is no such folder)
+
+
+def _typed(prompt: str) -> str:
+    if sys.stdout.isatty():
+        return input(prompt)
+    # Python would write the prompt to stdout, among the results.
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    return input()
 
 
 def _piped() -> Iterator[str]:
@@ -189,7 +226,7 @@ def _candidates(app: App, line: str, text: str) -> list[str]:
     if found.files:
         # The name may stand behind `--option=`, `NAME=` or both, and may have a = of its own.
         starts = [0, *(match.end() for match in re.finditer("=", plain))]
-        choices += [f"{plain[:start]}{path}" for start in starts for path in _paths(plain[start:])]
+        choices += [f"{plain[:start]}{path}" for start in starts for path in _paths(plain[start:], at_home=not start)]
     return sorted({f"{_quoted(choice[:-1])}{choice[-1]}" for choice in choices})
 
 
@@ -197,11 +234,14 @@ def _quoted(word: str) -> str:
     return "".join(char if char.isalnum() or char in "-_./=:@%+,~" else f"\\{char}" for char in word)
 
 
-def _paths(text: str) -> list[str]:
-    """The files whose names begin with `text`, with a slash behind a folder and a space behind any other."""
+def _paths(text: str, *, at_home: bool) -> list[str]:
+    """The files whose names begin with `text`, with a slash behind a folder and a space behind any other.
+
+    With `at_home` a ~ at its start is a home folder.
+    """
     folder, slash, begun = text.rpartition("/")
     try:
-        entries = list(os.scandir(_expanded(f"{folder}{slash}") or "."))
+        entries = list(os.scandir((_expanded if at_home else str)(f"{folder}{slash}") or "."))
     except OSError:
         return []
     return [
