@@ -15,6 +15,7 @@ import pytest
 from typing_extensions import override
 
 from ctrl_c import Interrupting
+from interrupts import interrupt
 from stereos_proto import (
     NEED_DATA,
     Ack,
@@ -545,6 +546,20 @@ def test_a_turn_is_asked_for_once():
         theirs.sendall(PONG * 3)
         client.on_ready(*client.watched.popitem())
         assert client.told[-3:] == [*map(CallDone, calls)]
+
+
+def test_a_loop_that_refuses_a_turn_is_asked_for_the_next_one():
+    """asyncio's, in debug mode, refuses one that is asked for in another thread."""
+    with with_callbacks() as (client, theirs):
+        client.call_soon = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            client.connect()
+        del client.call_soon
+        call = client.request(Ping())
+        turns(client)
+        theirs.sendall(PONG)
+        client.on_ready(*client.watched.popitem())
+        assert call.result() == Pong()
 
 
 @pytest.mark.parametrize("report", ["ready", "on_ready"])

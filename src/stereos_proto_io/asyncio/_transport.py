@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any, Final
 
-from stereos_proto import HostSession, Turns
+from stereos_proto import HostSession, Turns, forget_locals
 from stereos_proto_io.driver import EVENTS_PER_TURN, READ_SIZE
 
 #: Reads of what a socket still holds when writing to it has failed: 1 MiB at most.
@@ -21,6 +21,8 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(READ_SIZE))
+        # Who reads into it.
+        self.reader: SessionProtocol | None = None
 
 
 _SCRATCH: Final = _Scratch()
@@ -32,6 +34,11 @@ class SessionProtocol(asyncio.BufferedProtocol):
 
     A `BufferedProtocol`, since asyncio makes 256 KiB for every read of the other kind: for a short reply that is
     more work than all the rest. `data_received` is for transports that know that kind only.
+
+    An exception in the middle of reading or writing, such as the KeyboardInterrupt of a signal handler, ends the
+    session: bytes are lost then, so later replies would be taken for those of other requests. One that comes within the
+    loop, after it has read and before it calls `buffer_updated`, is noticed at the next read of the thread, since the
+    buffer is not as it was.
     """
 
     def __init__(self, session: HostSession, turns: Turns) -> None:
@@ -54,16 +61,28 @@ class SessionProtocol(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Return the place to read into."""
-        return _SCRATCH.buffer
+        scratch = _SCRATCH
+        if scratch.reader is not None and scratch.buffer[0]:
+            scratch.reader.break_off()
+        scratch.reader = self
+        scratch.buffer[0] = 0
+        return scratch.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take bytes that were read into it."""
-        self.session.receive_data(bytes(_SCRATCH.buffer[:nbytes]))
-        self.pump()
+        scratch = _SCRATCH
+        self.data_received(bytes(scratch.buffer[:nbytes]))
+        scratch.reader = None
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the guest."""
-        self.session.receive_data(data)
+        try:
+            self.session.receive_data(data)
+        except BaseException as exc:
+            data = b""  # which a traceback with local variables would show
+            self.break_off()
+            forget_locals(exc)
+            raise
         self.pump()
 
     def eof_received(self) -> None:
@@ -74,13 +93,14 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Record that the transport is gone. A transport that cannot write closes by itself."""
         self._gone = exc or BrokenPipeError("the transport was closed")
+        # First, since an exception may come: `aclose` waits for it, and goes on in a later turn of the loop.
+        fulfil(self.lost)
         if exc is None:
             self.session.receive_eof()
         else:
             self._take_the_rest()
             self.session.read_failed(exc)
         self.pump()
-        fulfil(self.lost)
 
     def pause_writing(self) -> None:
         """Leave what is to be written in the session: the transport's buffer is full."""
@@ -128,9 +148,22 @@ class SessionProtocol(asyncio.BufferedProtocol):
         if self._gone is not None:
             session.write_failed(self._gone)
             self.pump()
-        while more and not self._full and (data := session.data_to_send()):
-            more = session.data_sent(len(data))
-            self.transport.write(data)
+        data: bytes | memoryview = b""
+        try:
+            while more and not self._full and (data := session.data_to_send()):
+                more = session.data_sent(len(data))
+                self.transport.write(data)
+        except BaseException as exc:
+            data = b""  # as in `data_received`
+            self.break_off()
+            forget_locals(exc)
+            raise
+
+    def break_off(self) -> None:
+        """End the session where it is not known what was read or written, and let everybody know."""
+        self.session.abort()
+        self._pull()
+        self.abort()
 
     def abort(self) -> None:
         """Close the transport without waiting for its buffer."""

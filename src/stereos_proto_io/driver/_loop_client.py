@@ -211,8 +211,13 @@ class LoopClient(PollClient):
 
     def _wake(self) -> None:
         if not self._is_woken:
+            # First, since a loop that calls back at once finds it set; a loop that refuses is asked again next time.
             self._is_woken = True
-            self.call_soon(self.turn)
+            try:
+                self.call_soon(self.turn)
+            except BaseException:
+                self._is_woken = False
+                raise
 
 
 def _raise(error: BaseException) -> None:
