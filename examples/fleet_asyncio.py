@@ -54,7 +54,9 @@ async def try_one(address, plan, show):
     try:
         await bring_up(address, plan, show)
     except StereosError as exc:
-        show(None, f"failed: {exc}")
+        show(None, "failed")
+        # Above the table, which would cut it.
+        print(f"{address}: {exc}")
         return False
     return True
 

@@ -61,7 +61,9 @@ async def main(plan, *addresses):
             await bring_up(parse_address(name), plan, show)
         except StereosError as exc:
             # Kept here: an exception in a nursery would cancel the other guests.
-            show(None, f"failed: {exc}")
+            show(None, "failed")
+            # Above the table, which would cut it.
+            print(f"{name}: {exc}")
         else:
             up.append(name)
 

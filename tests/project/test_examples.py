@@ -308,10 +308,11 @@ def test_the_progress_of_a_fleet_is_live(name, jcard):
 def test_a_fleet_says_which_guest_failed(name, guests, jcard):
     with simulated_guest(types={"ping", "get_health"}) as poor:
         places = [poor.address, guests[0].address]
-        env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "160"}
+        env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "80"}
         said = asyncio.run(run(*command(name, jcard, *places), code=1, env=env))
     assert said[-1] == "1 of 2 guests are up"
-    assert "failed: the guest refused mount: unknown message type: mount" in said[0]
+    assert f"{poor.address}: the guest refused mount: unknown message type: mount" in " ".join(said)
+    assert any(line.startswith(str(poor.address)) and line.endswith(" failed") for line in said)
     expect_provisioned(guests[0], "tok-12345")
 
 
@@ -319,10 +320,10 @@ def test_a_fleet_says_which_guest_failed(name, guests, jcard):
 @pytest.mark.parametrize("name", ["fleet_asyncio.py", "fleet_trio.py"])
 def test_a_fleet_ends_in_its_time_where_a_guest_is_silent(name, fault, jcard):
     with simulated_guest(faults=[fault]) as silent:
-        env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "200", "FLEET_SECONDS": "1"}
+        env = {"FLEET_TOKEN": "tok-12345", "COLUMNS": "80", "FLEET_SECONDS": "1"}
         said = asyncio.run(run(*command(name, jcard, silent.address), code=1, env=env))
     assert said[-1] == "0 of 1 guests are up"
-    assert "failed: " in said[0]
+    assert any(line.startswith(f"{silent.address}: ") for line in said)
 
 
 def test_wait_for_an_agent():
