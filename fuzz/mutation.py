@@ -71,7 +71,7 @@ _CLIENTS: Final = tuple(
         *("dial", "dial_given_up", "dialling_race", "errors", "fd_client", "files", "guest_goes"),
         *("handing_over", "hostile", "logging", "notifications", "other_loops", "poll_client", "ready"),
         *("resolve", "resync", "runners", "session_protocol", "sharing", "stream_transport", "streams"),
-        *("secrets", "sync_client", "timeouts", "trio_streams", "verbs"),
+        *("secrets", "sync_client", "timeouts", "trio_streams", "verbs", "asyncio_transport"),
     )
 )
 _GUESTS: Final = tuple(

@@ -3,12 +3,13 @@
 import asyncio
 import socket
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
-from ctrl_c import Interrupting
 from interrupts import interrupt_after, locals_of
-from stereos_proto import ConnectionLost, Lifecycle, Pong, Role, encode
+from stereos_proto import ConnectionLost, InjectSecret, Lifecycle, Pong, Role, encode
 from stereos_proto_io.asyncio import Client
 
 from .guests import PING, PONG
@@ -37,12 +38,19 @@ async def outcome(awaitable):
         return str(exc)
 
 
-def test_an_interrupt_while_it_writes_ends_the_connection():
+@pytest.mark.parametrize("who", ["a caller", "the loop"])
+def test_an_interrupt_while_it_writes_ends_the_connection(who):
     with loop_with(1) as (loop, [client], [theirs]):
-        protocol = client._protocol
-        protocol.transport = Interrupting(protocol.transport, "write", 1)
+        transport = client._protocol.transport
+        client._protocol.transport = SimpleNamespace(
+            write=interrupt_after(transport.write), get_extra_info=transport.get_extra_info, abort=transport.abort
+        )
+        store = InjectSecret("NAME", "s3nt1nel")
+        if who == "the loop":
+            client._session.request(store)
+        write = client._protocol.pump if who == "the loop" else partial(loop.run_until_complete, client.request(store))
         with pytest.raises(KeyboardInterrupt) as caught:
-            loop.run_until_complete(client.inject_secret("NAME", "s3nt1nel"))
+            write()
         assert "s3nt1nel" not in locals_of(caught.value)
         assert "was interrupted" in loop.run_until_complete(outcome(client.ping()))
         theirs.settimeout(PATIENCE)
