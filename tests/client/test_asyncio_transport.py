@@ -1,6 +1,7 @@
 """What asyncio's protocol does when an exception comes in the middle of reading or writing."""
 
 import asyncio
+import gc
 import socket
 from contextlib import contextmanager
 from functools import partial
@@ -9,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from interrupts import interrupt_after, locals_of
-from stereos_proto import ConnectionLost, InjectSecret, Lifecycle, Pong, Role, encode
+from stereos_proto import ConnectionLost, InjectSecret, Lifecycle, Ping, Pong, Role, encode
 from stereos_proto_io.asyncio import Client
+from stereos_proto_io.asyncio._transport import fulfil
 
 from .guests import PING, PONG
 from .harness import PATIENCE
@@ -90,6 +92,26 @@ def test_bytes_that_an_interrupt_in_the_loop_has_lost_are_noticed():
         theirs.settimeout(PATIENCE)
         assert theirs.recv(1000) == PING
         assert theirs.recv(1000) == b""
+
+
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+def test_a_connection_of_a_closed_loop_does_no_harm_to_the_next_one():
+    def leave_behind():
+        loop = asyncio.new_event_loop()
+        client = loop.run_until_complete(Client.attach(ours))
+        call = client._session.request(Ping())
+        call.context = partial(fulfil, loop.create_future())
+        client._protocol.get_buffer(-1)[0] = PONG[0]
+        loop.close()
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        leave_behind()
+        with loop_with(1) as (loop, [client], [other_end]):
+            for _ in range(2):
+                other_end.sendall(PONG)
+                assert loop.run_until_complete(outcome(client.ping())) == Pong()
+        gc.collect()
 
 
 def test_a_read_that_finds_nothing_is_no_loss():

@@ -46,7 +46,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
         self.transport: Any = None
         # Done when the transport is gone.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._pull = turns.pump
         # Whether the transport's buffer is full, and whether the pump goes on in a later turn.
         self._full = self._behind = False
@@ -62,7 +62,8 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Return the place to read into."""
         scratch = _SCRATCH
-        if scratch.reader is not None and scratch.buffer[0]:
+        # A loop that was closed since has nobody who waits.
+        if scratch.reader is not None and scratch.buffer[0] and not scratch.reader.loop.is_closed():
             scratch.reader.break_off()
         scratch.reader = self
         scratch.buffer[0] = 0
@@ -109,7 +110,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on writing, in a later turn: a write that fails in here would end the transport twice."""
         self._full = False
-        self._loop.call_soon(self.pump)
+        self.loop.call_soon(self.pump)
 
     # -- the pump --------------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class SessionProtocol(asyncio.BufferedProtocol):
             if not self._behind:
                 self._behind = True
                 self.change_reading("pause_reading")
-                self._loop.call_soon(self._catch_up)
+                self.loop.call_soon(self._catch_up)
         elif self.session.ended is not None:
             self.abort()
             return
