@@ -161,9 +161,8 @@ class SessionProtocol(asyncio.BufferedProtocol):
             raise
 
     def break_off(self) -> None:
-        """End the session where it is not known what was read or written, and let everybody know."""
+        """End the session where it is not known what was read or written. `connection_lost` lets everybody know."""
         self.session.abort()
-        self._pull()
         self.abort()
 
     def abort(self) -> None:
