@@ -114,7 +114,7 @@ ROOMS: Final = (
             *(f"stereos_proto_io/driver/_{name}_client" for name in ("async", "fd", "loop", "poll", "sync")),
             *(f"stereos_proto_io/driver/_{name}" for name in ("async_dial", "sync_dial", "dialling", "sync_runner")),
             *(f"stereos_proto_io/driver/_{name}" for name in ("device", "device_transport", "outcomes", "streams")),
-            "stereos_proto_io/driver/_verbs",
+            *(f"stereos_proto_io/driver/_{name}" for name in ("asyncio_reading", "verbs")),
         ),
         (*_CLIENTS, "guest/test_device_transport.py", "project/test_secrets.py"),
     ),

@@ -241,7 +241,7 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "a write inside of resume_writing": Fault(
         f"{IO}/asyncio/_transport.py",
-        "        self._loop.call_soon(self.pump)\n",
+        "        self.loop.call_soon(self.pump)\n",
         "        self.pump()\n",
         "",
         ("tests/client/test_hostile.py",),

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from stereos_proto_io.addresses import Address, Attempt
-from stereos_proto_io.driver import READ, READ_SIZE, Device, Dialling, begin_lookup, connect_error, open_stream
+from stereos_proto_io.driver import READ, Device, Dialling, begin_lookup, connect_error, open_stream
+from stereos_proto_io.driver._asyncio_reading import drain
 from stereos_proto_io.driver._device_transport import DeviceTransport
 from stereos_proto_io.driver._streams import check_stream, make_raw, one_pair
 
@@ -94,7 +95,7 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         protocol.lost.add_done_callback(lambda _future: writer)
     check_stream(stream, "set_protocol")
     error = None if reader is None else reader.exception()
-    early = _drain(reader) if reader and error is None else []
+    early = drain(reader) if reader and error is None else []
     stream.set_protocol(protocol)
     protocol.connection_made(stream)
     for data in early:
@@ -103,19 +104,3 @@ async def adopt(stream: Any, protocol: SessionProtocol) -> None:
         # It may have told its last protocol already, and tells that only once.
         protocol.connection_lost(error)
     protocol.change_reading("resume_reading")
-
-
-def _drain(reader: asyncio.StreamReader) -> list[bytes]:
-    """What `reader` has read already; the last is b"" where that was the end of the stream."""
-    early: list[bytes] = []
-    while not early or early[-1]:
-        # Run by hand, as far as it comes: it waits where there is nothing more.
-        reading = reader.read(READ_SIZE)
-        try:
-            reading.send(None)
-        except StopIteration as stop:
-            early.append(stop.value)
-        else:
-            reading.close()
-            break
-    return early

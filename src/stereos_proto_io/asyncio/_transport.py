@@ -5,40 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 from contextlib import suppress
 from typing import Any, Final
 
 from stereos_proto import HostSession, Turns, forget_locals
 from stereos_proto_io.driver import EVENTS_PER_TURN, READ_SIZE
+from stereos_proto_io.driver._asyncio_reading import SharedBufferProtocol
 
 #: Reads of what a socket still holds when writing to it has failed: 1 MiB at most.
 _LAST_READS: Final = 16
 
 
-class _Scratch(threading.local):
-    """What every connection of a thread reads into. It is filled and emptied before anything else runs there."""
-
-    def __init__(self) -> None:
-        self.buffer = memoryview(bytearray(READ_SIZE))
-        # Who reads into it.
-        self.reader: SessionProtocol | None = None
-
-
-_SCRATCH: Final = _Scratch()
-
-
-class SessionProtocol(asyncio.BufferedProtocol):
+class SessionProtocol(SharedBufferProtocol):
     """The protocol that a transport calls. It feeds the session, and pulls a limited number of events in each turn of
     the loop.
 
-    A `BufferedProtocol`, since asyncio makes 256 KiB for every read of the other kind: for a short reply that is
-    more work than all the rest. `data_received` is for transports that know that kind only.
-
-    An exception in the middle of reading or writing, such as the KeyboardInterrupt of a signal handler, ends the
-    session: bytes are lost then, so later replies would be taken for those of other requests. One that comes within the
-    loop, after it has read and before it calls `buffer_updated`, is noticed at the next read of the thread, since the
-    buffer is not as it was.
+    An exception in the middle of reading or writing ends the session: bytes are lost then, so later replies would be
+    taken for those of other requests.
     """
 
     def __init__(self, session: HostSession, turns: Turns) -> None:
@@ -58,22 +41,6 @@ class SessionProtocol(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Return the place to read into."""
-        scratch = _SCRATCH
-        # A loop that was closed since has nobody who waits.
-        if scratch.reader is not None and scratch.buffer[0] and not scratch.reader.loop.is_closed():
-            scratch.reader.break_off()
-        scratch.reader = self
-        scratch.buffer[0] = 0
-        return scratch.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take bytes that were read into it."""
-        scratch = _SCRATCH
-        self.data_received(bytes(scratch.buffer[:nbytes]))
-        scratch.reader = None
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the guest."""

@@ -48,8 +48,9 @@ def expect(client: object, wanted: type[Client]) -> Client:
 
 #: What can be asked again, since it changes nothing. A set of classes costs a request no call.
 QUESTIONS: Final = frozenset({Ping, GetHealth})
-#: Reads before a change at most: a guest that sends without pause must not delay the request for ever.
-_LOOKS: Final = 8
+#: Reads before a change at most: a guest that sends without pause must not delay the request, nor other tasks. The
+#: second one finds the end behind what the first one has read.
+_LOOKS: Final = 2
 
 
 def look(turns: Turns, stream: Stream) -> None:
