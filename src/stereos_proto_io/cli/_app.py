@@ -19,6 +19,7 @@ from ._console import (
     STDIN,
     error_console,
     forget_lost_output,
+    is_output_lost,
     leave_what_fails,
     let_streams_wait,
     open_closed_streams,
@@ -92,6 +93,10 @@ def run(arguments: Sequence[str], app: App | None = None) -> int:
         with suppress(BrokenOutput, OutputFailed, KeyboardInterrupt):
             error_console().print(Text("interrupted", "dim"))
         return code_of(exc)
+    finally:
+        if is_output_lost():
+            # Python would write what is left of it at the end of the process, and replace the exit code.
+            leave_what_fails()
 
 
 def _in_full(arguments: Sequence[str]) -> list[str]:
