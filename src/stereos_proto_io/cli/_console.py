@@ -158,11 +158,14 @@ class _Waiting(io.RawIOBase):
         return len(data)
 
     def write(self, data: Any) -> int:
-        while True:
+        """Write all of it. A signal handler may write in the middle: a buffer above would refuse that."""
+        left = memoryview(data)
+        while left:
             try:
-                return os.write(self._number, data)
+                left = left[os.write(self._number, left) :]
             except BlockingIOError:
                 select.select([], [self._number], [])
+        return len(data)
 
 
 def read_when_there_is(number: int, most: int) -> bytes:
@@ -184,12 +187,13 @@ def let_streams_wait() -> None:
         with suppress(OSError, ValueError, AttributeError):  # a stand-in, without a descriptor
             stream = getattr(sys, name)
             number, buffer = stream.fileno(), stream.buffer
-            waits = os.get_blocking(number) or isinstance(getattr(buffer, "raw", None), _Waiting)
-            if waits and not isinstance(buffer, io.RawIOBase):
+            if isinstance(buffer, _Waiting) or isinstance(getattr(buffer, "raw", None), _Waiting):
                 continue
-            layer = io.BufferedReader if name == "stdin" else io.BufferedWriter
-            text = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": True}
-            setattr(sys, name, io.TextIOWrapper(layer(_Waiting(number)), **text))
+            if os.get_blocking(number) and not isinstance(buffer, io.RawIOBase):
+                continue
+            waiting: Any = io.BufferedReader(_Waiting(number)) if name == "stdin" else _Waiting(number)
+            text = io.TextIOWrapper(waiting, stream.encoding, stream.errors, write_through=True)
+            setattr(sys, name, text)
 
 
 def console() -> Output:
