@@ -55,7 +55,7 @@ async def try_one(address, plan, show):
         await bring_up(address, plan, show)
     except StereosError as exc:
         show(None, "failed")
-        # Above the table, which would cut it.
+        # Printed above the table, whose cells would cut the sentence.
         print(f"{address}: {exc}")
         return False
     return True

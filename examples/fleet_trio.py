@@ -62,7 +62,7 @@ async def main(plan, *addresses):
         except StereosError as exc:
             # Kept here: an exception in a nursery would cancel the other guests.
             show(None, "failed")
-            # Above the table, which would cut it.
+            # Printed above the table, whose cells would cut the sentence.
             print(f"{name}: {exc}")
         else:
             up.append(name)

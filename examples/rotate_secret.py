@@ -24,7 +24,7 @@ async def rotate(address, name, value):
     except StereosError as exc:
         return f"failed: {exc}"
     except TimeoutError:
-        # This scope also ends a request that the guest has, and does not tell.
+        # The scope does not tell whether the guest already has the request.
         return f"unknown, run it again: not done within {SECONDS} s"
     return "done"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 import signal
 import subprocess
 
@@ -156,25 +155,26 @@ def test_unknown_mounts_are_repeated_on_demand(tmp_path, cli):
         assert [mount.guest_path for mount in taken(guests["a"], "mount")] == ["/workspace", "/data", "/data"]
 
 
+def rebooted_since(book, names="a", seconds=60):
+    """Make a journal that of a first try to guests that had booted so many seconds before these did."""
+    moved = lines(book)
+    for line in moved:
+        if line["guest"] in names and line["booted"]:
+            line["booted"] -= seconds
+    book.write_text("".join(f"{json.dumps(line)}\n" for line in moved))
+
+
 @pytest.mark.parametrize("moved", [60, 2.5, -2.5])
 def test_what_a_reboot_has_undone_is_not_taken_for_done(moved, tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {"faults": ["fail:no@mount#2"]}}) as guests:
         assert cli("--vm", "a", "--journal", str(book)).code == 1
-        # As if the first try had been to a guest that booted a while before this one.
-        text = re.sub(r'"booted": ([0-9.]+)', lambda match: f'"booted": {float(match[1]) - moved}', book.read_text())
-        book.write_text(text)
+        rebooted_since(book, seconds=moved)
         sent = len(taken(guests["a"], "mount"))
         again = cli("--resume", str(book))
         assert again.code == 2
         assert "\nstereosctl: a has been rebooted since the steps" in again.err
         assert len(taken(guests["a"], "mount")) == sent
-
-
-def rebooted_since(book):
-    """Make a journal that of a first try to guests that have been rebooted since."""
-    moved = [{**line, "booted": line["booted"] and line["booted"] - 60} for line in lines(book)]
-    book.write_text("".join(f"{json.dumps(line)}\n" for line in moved))
 
 
 @pytest.mark.parametrize("fault", ["fail:no@mount#2", "stall@mount#2", "stall@set_config#1"])
@@ -241,11 +241,8 @@ def test_a_guest_of_which_nothing_is_left_is_asked_all_the_same(tmp_path, cli):
     book = tmp_path / "first.jsonl"
     with fleet(tmp_path, {"a": {}, "b": {}, "c": {}}) as guests:
         assert cli("--all", "--journal", str(book)).code == 0
-        # As if b had been booted anew since then, and c were switched off.
-        earlier = [
-            {**line, "booted": line["booted"] and line["booted"] - 60 * (line["guest"] == "b")} for line in lines(book)
-        ]
-        book.write_text("".join(f"{json.dumps(line)}\n" for line in earlier))
+        rebooted_since(book, "b")
+        # As if c were switched off.
         (tmp_path / "vms" / "c" / "state.json").write_text('{"backend": "qemu", "vsock_port": 1}')
         again = cli("--all", "--resume", str(book), "--json")
         assert [each["code"] for each in json.loads(again.out)] == [0, 2, 3]

@@ -187,9 +187,9 @@ def let_streams_wait() -> None:
         with suppress(OSError, ValueError, AttributeError):  # a stand-in, without a descriptor
             stream = getattr(sys, name)
             number, buffer = stream.fileno(), stream.buffer
-            if isinstance(buffer, _Waiting) or isinstance(getattr(buffer, "raw", None), _Waiting):
-                continue
-            if os.get_blocking(number) and not isinstance(buffer, io.RawIOBase):
+            # Without a buffer, the layer below the text is the raw one.
+            raw = getattr(buffer, "raw", buffer)
+            if isinstance(raw, _Waiting) or (os.get_blocking(number) and raw is not buffer):
                 continue
             waiting: Any = io.BufferedReader(_Waiting(number)) if name == "stdin" else _Waiting(number)
             text = io.TextIOWrapper(waiting, stream.encoding, stream.errors, write_through=True)

@@ -452,15 +452,12 @@ def _say_what_is_left(book: Journal, path: Path | None, plans: Mapping[str, Prov
         left = {type(request) for name in partly for request in book.left(name)}
         *some, last = (f"`{command}`" for kind, command in _COMMANDS.items() if kind in left)
         commands = f"{', '.join(some)} and {last}" if some else last
-        say(
-            f"a second try mounts again what is mounted: send the rest by `stereosctl {commands[1:]}; "
-            "next time, --journal FILE lets --resume FILE do that"
-        )
+        advice = f"send the rest by `stereosctl {commands[1:]}"
     elif names and any(map(book.mounted, plans)):
-        say(
-            "a second try mounts again what is mounted: name only the guests that failed; "
-            "next time, --journal FILE lets --resume FILE do that"
-        )
+        advice = "name only the guests that failed"
+    else:
+        return
+    say(f"a second try mounts again what is mounted: {advice}; next time, --journal FILE lets --resume FILE do that")
 
 
 # ----------------------------------------------------------------------------------------------- which plan

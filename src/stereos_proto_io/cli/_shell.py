@@ -27,10 +27,11 @@ _LEAVE: Final = frozenset({"exit", "quit"})
 #: Lines with one of these words never go to the history: a secret may be typed where it does not belong.
 _FORGOTTEN: Final = frozenset({"secret", "send"})
 _HISTORY_LINES: Final = 1000
+_BLANKS: Final = " \t\r\n"
 #: A piece of a line: blanks, or a part of a word.
 _PIECE: Final = re.compile(
-    r"""(?P<blanks>[ \t\r\n]+)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|\\(?P<escaped>.)"""
-    r"""|(?P<plain>[^ \t\r\n'"\\]+)""",
+    rf"""(?P<blanks>[{_BLANKS}]+)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|\\(?P<escaped>.)"""
+    rf"""|(?P<plain>[^{_BLANKS}'"\\]+)""",
     re.DOTALL,
 )
 #: What a backslash is for within double quotes.
@@ -110,7 +111,7 @@ def _words(line: str) -> list[str]:
         if kind == "plain" and not word:
             if text.startswith("#"):
                 break
-            text = _first_piece(text, is_whole=place == len(line) or line[place] in " \t\r\n")
+            text = _first_piece(text, is_whole=place == len(line) or line[place] in _BLANKS)
         elif kind == "double":
             text = _ESCAPED.sub(r"\1", text)
         word.append(text)

@@ -47,7 +47,7 @@ class SharedBufferProtocol(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Return the place to read into."""
         scratch = _SCRATCH
-        # A loop that was closed since has nobody who waits.
+        # The bytes of `reader` are lost. Where its loop is closed, no task waits for them, and `break_off` would raise.
         if scratch.reader is not None and scratch.buffer[0] and not scratch.reader.loop.is_closed():
             scratch.reader.break_off()
         scratch.reader = self

@@ -211,7 +211,8 @@ class LoopClient(PollClient):
 
     def _wake(self) -> None:
         if not self._is_woken:
-            # First, since a loop that calls back at once finds it set; a loop that refuses is asked again next time.
+            # Set before the call, since a loop may call `turn` at once. Reset if the loop refuses: the next request
+            # then asks again.
             self._is_woken = True
             try:
                 self.call_soon(self.turn)
